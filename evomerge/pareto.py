@@ -1,0 +1,57 @@
+"""Dominance, hypervolume and picks on plain arrays. All values are minimised; nothing may be NaN."""
+
+from __future__ import annotations
+
+import moocore
+import numpy as np
+
+REFERENCE = 1.1
+"""Hypervolume reference per scaled objective (0 = best expert, 1 = worst of base and experts)."""
+
+
+def _checked(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"expected an array [points, objectives], found shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite; a failed candidate has no place in a front")
+    return values
+
+
+def dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether `a` is nowhere worse and somewhere better than `b` ([objectives], minimised)."""
+    return bool(np.all(a <= b) and np.any(a < b))
+
+
+def non_dominated(values: np.ndarray) -> np.ndarray:
+    """Bool [points]: which rows no other row dominates; equal rows all stay."""
+    values = _checked(values)
+    if len(values) == 0:
+        return np.zeros(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(values, keep_weakly=True), dtype=bool)
+
+
+def hypervolume(scaled: np.ndarray, reference: float = REFERENCE) -> float:
+    """Volume between the rows and `reference` in every scaled objective; 0 if none is inside."""
+    scaled = _checked(scaled)
+    if len(scaled) == 0:
+        return 0.0
+    return float(moocore.hypervolume(scaled, ref=np.full(scaled.shape[1], reference)))
+
+
+def knee(scaled: np.ndarray) -> int:
+    """Row with the smallest Chebyshev distance to the ideal, ties broken by the sum, then the index.
+
+    The equal-weight case of `preferred`; on a front it is the member whose worst objective is best.
+    """
+    scaled = _checked(scaled)
+    return preferred(scaled, np.full(scaled.shape[1], 1.0 / scaled.shape[1]))
+
+
+def preferred(scaled: np.ndarray, weights: np.ndarray, rho: float = 1e-3) -> int:
+    """Row that minimises the augmented Chebyshev function for `weights` [objectives].
+
+    max_k w_k g_k + rho * sum_k w_k g_k (Steuer and Choo 1983) on scaled objectives g.
+    """
+    weighted = _checked(scaled) * np.asarray(weights, dtype=np.float64)
+    return int(np.argmin(weighted.max(axis=1) + rho * weighted.sum(axis=1)))

@@ -1,0 +1,58 @@
+"""Scores: what an evaluator says of one model, with standard errors and per-item results.
+
+Plain data and NumPy, so that the driver can read scores without torch or lm-eval.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Split = Literal["search", "selection", "test"]
+SPLITS: tuple[Split, ...] = ("search", "selection", "test")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value with its standard error and the number of items it was measured on."""
+
+    value: float
+    stderr: float
+    items: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {"value": self.value, "stderr": self.stderr, "items": self.items}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Metric:
+        """Read what `to_json` wrote."""
+        return Metric(float(data["value"]), float(data["stderr"]), int(data["items"]))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one model on one split.
+
+    Attributes:
+        metrics: `EVALUATOR.METRIC` (for example `math.acc`) to its `Metric`.
+        items: the same names to float64 [items] arrays of per-item results, in the evaluator's fixed
+            item order; a metric that is no mean over items has no entry.
+    """
+
+    metrics: dict[str, Metric]
+    items: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def non_finite(self) -> list[str]:
+        """Names of the metrics whose value is not a finite number."""
+        return sorted(name for name, m in self.metrics.items() if not math.isfinite(m.value))
+
+
+def mean_metric(values: np.ndarray) -> Metric:
+    """Mean of float [items] results with the sample standard error (0 for a single item)."""
+    count = len(values)
+    spread = float(np.std(values, ddof=1)) if count > 1 else 0.0
+    return Metric(float(np.mean(values)), spread / math.sqrt(max(count, 1)), count)

@@ -1,0 +1,191 @@
+"""YAML files people write: a YAML 1.2 loader with positions, and validation that lists every fault.
+
+PyYAML reads `1e-3` as text, `no` as a boolean and keeps the last of two equal keys without a word, so
+ruamel.yaml (YAML 1.2) is used. Tags, duplicate keys, huge and deeply nested documents are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from evomerge.errors import ConfigError, Problem
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_NODES = 100_000
+
+Positions = Mapping[tuple[str | int, ...], tuple[int, int]]
+"""Path into the document to (line, column), 1-based."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
+    """Read a YAML mapping and the position of every field.
+
+    Raises:
+        ConfigError: E101 missing or unreadable, E102 syntax, E103 not a mapping, E105 duplicate keys,
+            E106 tags, E107 too large, too deep or too many aliases; all faults found, together.
+    """
+    file = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(Problem("E101", "no such file", todo="check the path", file=file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(Problem("E101", "cannot read the file", str(error), file=file)) from None
+    if len(text) > MAX_BYTES:
+        found = f"{len(text)} bytes"
+        raise ConfigError(Problem("E107", f"larger than {MAX_BYTES} bytes", found, file=file))
+    try:
+        node = YAML(typ="safe", pure=True).compose(text)
+    except RecursionError:
+        raise ConfigError(Problem("E107", "nested too deeply", file=file)) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        wrong = f"YAML syntax: {error.problem or error.context or 'cannot parse'}"
+        shown = text.splitlines()[line - 1].strip() if mark and line <= text.count("\n") + 1 else ""
+        found = f"the line is {shown!r}" if shown else ""
+        problem = Problem("E102", wrong, found, "", file, line, column)
+        raise ConfigError(problem) from None
+    except YAMLError as error:
+        raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
+    if not isinstance(node, MappingNode):
+        raise ConfigError(Problem("E103", "the document must be a mapping of fields", file=file))
+    walk = _Walk(file)
+    walk.visit(node, (), 0)
+    if walk.problems:
+        raise ConfigError(walk.problems)
+    data = YAML(typ="safe", pure=True).load(text)
+    return data, walk.positions
+
+
+class _Walk:
+    """Collects positions and faults of a composed document."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.positions: dict[tuple[str | int, ...], tuple[int, int]] = {}
+        self.problems: list[Problem] = []
+        self.nodes = 0
+
+    def fault(self, code: str, wrong: str, node: Node, path: tuple[str | int, ...]) -> None:
+        mark = node.start_mark
+        self.problems.append(
+            Problem(code, wrong, "", "", self.file, mark.line + 1, mark.column + 1, dotted(path))
+        )
+
+    def visit(self, node: Node, path: tuple[str | int, ...], depth: int) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            if not any(problem.code == "E107" for problem in self.problems):
+                self.fault("E107", "the document is too large or too nested", node, path)
+            return
+        self.positions.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
+        tag = str(node.tag)
+        if not tag.startswith("tag:yaml.org,2002:") or "python" in tag:
+            self.fault("E106", f"YAML tags are not allowed ({tag})", node, path)
+            return
+        if isinstance(node, MappingNode):
+            seen: dict[str, int] = {}
+            for key, value in node.value:
+                if not isinstance(key, ScalarNode):
+                    self.fault("E102", "a field name must be plain text", key, path)
+                    continue
+                name = str(key.value)
+                line = key.start_mark.line + 1
+                if name in seen:
+                    wrong = f"`{name}` given twice, lines {seen[name]} and {line}"
+                    self.fault("E105", wrong, key, (*path, name))
+                seen[name] = line
+                self.positions[(*path, name)] = (line, key.start_mark.column + 1)
+                self.visit(value, (*path, name), depth + 1)
+        elif isinstance(node, SequenceNode):
+            for index, value in enumerate(node.value):
+                self.visit(value, (*path, index), depth + 1)
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """`("experts", 0, "path")` as `experts[0].path`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def position(positions: Positions, path: tuple[str | int, ...]) -> tuple[int, int]:
+    """The position of `path` or of its nearest known parent; (0, 0) if there is none."""
+    for length in range(len(path), -1, -1):
+        if path[:length] in positions:
+            return positions[path[:length]]
+    return (0, 0)
+
+
+def validate(model: type[Model], data: Any, positions: Positions, file: str) -> Model:
+    """Check `data` against a pydantic model.
+
+    Raises:
+        ConfigError: with one problem for each fault, in the order of the file.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(model, fault, positions, file) for fault in error.errors()]
+        problems.sort(key=lambda problem: (problem.line, problem.column))
+        raise ConfigError(problems) from None
+
+
+def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str) -> Problem:
+    path = tuple(part for part in fault["loc"] if not _is_union_label(part, positions, fault["loc"]))
+    line, column = position(positions, path)
+    where = (file, line, column, dotted(path))
+    kind = fault["type"]
+    shown = fault.get("input")
+    found = f"found {shown!r}" if not isinstance(shown, dict | list) else ""
+    if kind == "extra_forbidden":
+        known = _fields_at(model, fault["loc"][:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1)
+        todo = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(sorted(known))}"
+        return Problem("E104", "unknown field", "", todo, *where)
+    if kind == "missing":
+        return Problem("E103", "missing field", "", f"add `{path[-1]}`", *where)
+    code = "E109" if isinstance(shown, float) and not math.isfinite(shown) else "E108"
+    context = fault.get("ctx", {}).get("error")
+    if isinstance(context, ValueError) and len(context.args) == 2:
+        code, message = context.args
+        return Problem(str(code), str(message), found, "", *where)
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return Problem(code, message[:1].lower() + message[1:], found, "", *where)
+
+
+def _is_union_label(part: str | int, positions: Positions, loc: tuple[str | int, ...]) -> bool:
+    """Whether `part` is a label pydantic adds for a union's member instead of a field of the file."""
+    if not isinstance(part, str) or part == loc[-1]:
+        return False
+    return not any(part in path for path in positions)
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    current: Any = model
+    for part in loc:
+        fields = getattr(current, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else current
+        current = next(
+            (
+                option
+                for option in (annotation, *getattr(annotation, "__args__", ()))
+                if isinstance(option, type) and issubclass(option, BaseModel)
+            ),
+            current,
+        )
+    return list(getattr(current, "model_fields", {}))
