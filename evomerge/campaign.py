@@ -1,0 +1,286 @@
+"""Campaign: all that must be stated before a search may start.
+
+The file is read here and validated as far as it goes by itself; what needs the checkpoints or the
+evaluators is found by `evomerge.check`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.objective import Direction, Objective
+from evomerge.recipe import MERGED, canonical_json
+from evomerge.search_space import SearchSpaceDeclaration, load_search_space
+from evomerge.yaml_file import load_yaml, position, validate
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED_NAMES = ("base", "uniform", "single", MERGED)
+CHANGEABLE = ("budget", "workers")
+"""Fields that may differ between two runs of one campaign folder."""
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CheckpointReference(_Section):
+    """A model folder or adapter folder by path, or a hub model by id and commit (local cache only)."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CheckpointReference:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("E103", "give either `path` or `hub` with `revision`")
+        if self.hub is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(
+                "E237", "a hub model needs `revision`, the 40 hex digits of a commit (no branch)"
+            )
+        if self.hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.hub):
+            raise ValueError("E201", f"`{self.hub}` is no hub id (org/name)")
+        return self
+
+
+class ObjectiveSection(_Section):
+    """A metric and the direction in which it gets better."""
+
+    metric: str
+    direction: Direction
+
+
+class OptimizerSection(_Section):
+    """Which optimizer asks, how many candidates are told together."""
+
+    kind: Literal["nsga2", "random"] = "nsga2"
+    population: Annotated[int, Field(ge=4, le=10_000)] = 20
+    schedule: Literal["generational"] = "generational"
+    options: dict[str, str | float | bool] = {}
+
+
+class BudgetSection(_Section):
+    """When to stop: whichever limit is reached first."""
+
+    evaluations: PositiveInt | None = None
+    hours: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> BudgetSection:
+        if self.evaluations is None and self.hours is None:
+            raise ValueError("E113", "give `evaluations` or `hours`, or both")
+        return self
+
+
+class EvaluationSection(_Section):
+    """How a candidate is held and scored; every field here changes scores or their last digits."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: PositiveInt = 32
+    threads: PositiveInt = 1
+    device: str = "cpu"
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError("E129", "scores depend on the batch size; give a number, not `auto`")
+        return value
+
+
+class WorkersSection(_Section):
+    """Where candidates are evaluated: in this process, in local processes or on Ray."""
+
+    pool: Literal["inline", "local", "ray"] = "local"
+    count: PositiveInt = 1
+    address: str | None = None
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    deadline: PositiveFloat | Literal["auto"] = "auto"
+
+
+class CampaignFile(_Section):
+    """The campaign file as written."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    base: CheckpointReference
+    experts: dict[str, CheckpointReference]
+    search_space: str
+    evaluators: list[str]
+    objectives: list[ObjectiveSection]
+    optimizer: OptimizerSection = OptimizerSection()
+    budget: BudgetSection
+    evaluation: EvaluationSection = EvaluationSection()
+    workers: WorkersSection = WorkersSection()
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("E136", "a name has letters, digits, `.`, `_` and `-` only")
+        return value
+
+    @field_validator("experts")
+    @classmethod
+    def _expert_names(cls, value: dict[str, CheckpointReference]) -> dict[str, CheckpointReference]:
+        if not value:
+            raise ValueError("E116", "a merge needs at least one expert besides the base")
+        for name in value:
+            if not NAME.fullmatch(name) or "." in name:
+                raise ValueError("E136", f"expert name `{name}`: letters, digits, `_` and `-` only")
+            if name in RESERVED_NAMES:
+                raise ValueError("E136", f"`{name}` is a reserved name; call the expert otherwise")
+            if re.fullmatch(r"c\d+", name):
+                raise ValueError("E136", f"`{name}` looks like a candidate's id")
+        places = [(r.path, r.hub, r.revision) for r in value.values()]
+        for first in range(len(places)):
+            for second in range(first + 1, len(places)):
+                if places[first] == places[second]:
+                    names = list(value)
+                    wrong = f"experts `{names[first]}` and `{names[second]}` are the same files"
+                    raise ValueError("E117", wrong)
+        return value
+
+    @field_validator("evaluators")
+    @classmethod
+    def _some_evaluator(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("E122", "give at least one evaluator file")
+        if len(set(value)) != len(value):
+            raise ValueError("E122", "an evaluator is listed twice")
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _some_objective(cls, value: list[ObjectiveSection]) -> list[ObjectiveSection]:
+        if not value:
+            raise ValueError("E130", "give at least one objective")
+        names = [objective.metric for objective in value]
+        if len(set(names)) != len(names):
+            raise ValueError("E130", "a metric is an objective twice")
+        return value
+
+    @model_validator(mode="after")
+    def _budget_fits(self) -> CampaignFile:
+        evaluations = self.budget.evaluations
+        if evaluations is not None and evaluations < self.optimizer.population:
+            wrong = f"population {self.optimizer.population} needs a budget of at least as many"
+            raise ValueError("E112", f"{wrong} evaluations; the budget is {evaluations}")
+        return self
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A validated campaign file with its search space, paths made absolute.
+
+    `file` is where it was read from; `config` is the file's content with absolute paths and every
+    default filled in, as it goes into the ledger.
+    """
+
+    file: Path
+    config: CampaignFile
+    space: SearchSpaceDeclaration
+    evaluator_files: tuple[Path, ...]
+    space_file: Path
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives in file order."""
+        return tuple(Objective(o.metric, o.direction) for o in self.config.objectives)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The experts' names in file order."""
+        return tuple(self.config.experts)
+
+    def references(self) -> dict[str, CheckpointReference]:
+        """`base` and every expert; relative paths resolved against the campaign file."""
+        folder = self.file.parent
+        return {
+            name: reference
+            if reference.path is None
+            else reference.model_copy(update={"path": str((folder / reference.path).resolve())})
+            for name, reference in {"base": self.config.base, **self.config.experts}.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole configuration as plain data, for the ledger's first line."""
+        data = self.config.model_dump(mode="json", by_alias=True)
+        data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
+        data["evaluators"] = [str(path) for path in self.evaluator_files]
+        references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
+        data["base"], data["experts"] = references.pop("base"), references
+        data["file"] = str(self.file)
+        return data
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `Campaign.to_json` that must not change between runs of one campaign folder.
+
+    Left out: the changeable fields, and paths, for which content digests stand in the `prepared`
+    event.
+    """
+    data = {k: v for k, v in config.items() if k not in (*CHANGEABLE, "file", "evaluators", "base")}
+    data["experts"] = sorted(config["experts"])
+    return data
+
+
+def identity_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of `identity`."""
+    return hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read a campaign file and the search space it names.
+
+    Raises:
+        ConfigError: with every fault of both files.
+    """
+    path = Path(path).resolve()
+    data, positions = load_yaml(path)
+    problems: list[Problem] = []
+    config: CampaignFile | None = None
+    space: SearchSpaceDeclaration | None = None
+    try:
+        config = validate(CampaignFile, data, positions, str(path))
+    except ConfigError as error:
+        problems += error.problems
+    space_file = path.parent / str(data.get("search_space", ""))
+    if isinstance(data.get("search_space"), str):
+        try:
+            space = load_search_space(space_file.resolve())
+        except ConfigError as error:
+            problems += error.problems
+    files = data.get("evaluators")
+    evaluator_files = []
+    for index, name in enumerate(files if isinstance(files, list) else []):
+        evaluator_files.append((path.parent / str(name)).resolve())
+        if not evaluator_files[-1].is_file():
+            line, column = position(positions, ("evaluators", index))
+            where = (str(path), line, column, f"evaluators[{index}]")
+            problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", "", *where))
+    if problems or config is None or space is None:
+        raise ConfigError(problems)
+    return Campaign(path, config, space, tuple(evaluator_files), space_file.resolve())
+
+
+def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
+    """The campaign a ledger's first line recorded (paths absolute, search space inlined)."""
+    config = dict(data)
+    file = Path(config.pop("file"))
+    space = SearchSpaceDeclaration.model_validate(config["search_space"])
+    evaluators = tuple(Path(name) for name in config["evaluators"])
+    config["search_space"] = "search_space"
+    return Campaign(file, CampaignFile.model_validate(config), space, evaluators, file)
