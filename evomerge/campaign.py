@@ -108,6 +108,19 @@ class WorkersSection(_Section):
     deadline: PositiveFloat | Literal["auto"] = "auto"
 
 
+class BaselinesSection(_Section):
+    """Coefficients tried for the best single-coefficient merge."""
+
+    single: list[PositiveFloat] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+
+    @field_validator("single")
+    @classmethod
+    def _distinct(cls, value: list[float]) -> list[float]:
+        if len({f"{c:g}" for c in value}) != len(value):
+            raise ValueError("E130", "a coefficient is listed twice")
+        return value
+
+
 class CampaignFile(_Section):
     """The campaign file as written."""
 
@@ -123,6 +136,7 @@ class CampaignFile(_Section):
     budget: BudgetSection
     evaluation: EvaluationSection = EvaluationSection()
     workers: WorkersSection = WorkersSection()
+    baselines: BaselinesSection = BaselinesSection()
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
 
     @field_validator("name")

@@ -200,6 +200,14 @@ def _source_to_json(source: Source) -> dict[str, Any]:
     return data
 
 
+def checkpoint_recipe(
+    sources: Mapping[str, CheckpointSource], name: str, layers: int, dtype: str
+) -> Recipe:
+    """The recipe that is the base or one expert as it stands, with the base's tokenizer."""
+    kept = {key: sources[key] for key in dict.fromkeys(("base", name))}
+    return single_source_recipe(kept, name, layers, dtype)
+
+
 def recipe_from_json(data: Any, file: str = "") -> Recipe:
     """Read a recipe from JSON data as `Recipe.to_json` writes it.
 

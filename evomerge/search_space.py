@@ -24,6 +24,7 @@ from evomerge.recipe import (
     MergedSource,
     Recipe,
     Source,
+    checkpoint_recipe,
     compact,
     lookup,
     single_source_recipe,
@@ -193,6 +194,9 @@ class SearchSpace:
                 for place in gene.places:
                     leaves[gene.coefficient][name][place] = value
         self._canonicalise(leaves)
+        plain = self._plain_source(leaves)
+        if plain is not None:
+            return checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype)
         merged = MergedSource(
             method=self.method.name,
             inputs=self.experts,
@@ -208,7 +212,12 @@ class SearchSpace:
         return single_source_recipe(sources, MERGED, self.layout.layers, self.dtype)
 
     def _canonicalise(self, leaves: dict[str, dict[str, dict[str, float]]]) -> None:
-        """Neutral values where a coefficient does nothing: inactive places, density at weight 0."""
+        """Neutral values where a coefficient does nothing: inactive places, density at weight 0.
+
+        Not where signs are elected: there an expert votes and is counted whatever its weight.
+        """
+        if self.method.elect:
+            return
         active = self.layout.active
         weights = leaves.get("weight", {})
         for expert, table in weights.items():
@@ -224,8 +233,32 @@ class SearchSpace:
                     if weight == 0.0:
                         by_input[expert][place] = declared.default
 
+    def _plain_source(self, leaves: dict[str, dict[str, dict[str, float]]]) -> str | None:
+        """`base` or the expert that the merge equals bit for bit, or None.
+
+        So that such a candidate has the recipe of the baseline and is not computed twice.
+        """
+        if self.method.elect or not self.method.needs_base:
+            return None
+        for density in leaves.get("density", {}).values():
+            if set(density.values()) != {1.0}:
+                return None
+        active = self.layout.active
+        whole = []
+        for expert, table in leaves["weight"].items():
+            places = self.layout.places if active is None else active[expert]
+            if all(table[place] == 1.0 for place in places):
+                whole.append(expert)
+            elif any(table.values()):
+                return None
+        return "base" if not whole else whole[0] if len(whole) == 1 else None
+
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
+        plain = {step.source for step in recipe.path}
+        if self.method.needs_base and plain <= {"base", *self.experts}:
+            genome = self.uniform({e: float(e in plain) for e in self.experts})
+            return genome if self.decode(genome).digest == recipe.digest else None
         source = recipe.sources.get(MERGED)
         if not isinstance(source, MergedSource) or source.method != self.method.name:
             return None

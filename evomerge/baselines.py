@@ -1,0 +1,90 @@
+"""Baselines: what a front has to beat, evaluated before the search and at no cost to its budget.
+
+The base, every expert, the uniform average and merges with one coefficient for all experts
+(`base + c * sum of task vectors`). Ideal and nadir of every objective come from base and experts on
+search items; the best single coefficient is chosen there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evomerge.objective import Objective, Scaling, complete
+from evomerge.recipe import (
+    MERGED,
+    CheckpointSource,
+    MergedSource,
+    Recipe,
+    checkpoint_recipe,
+    single_source_recipe,
+)
+from evomerge.scores import Metric
+
+UNIFORM = "uniform"
+
+
+def single_coefficient_recipe(
+    sources: Mapping[str, CheckpointSource],
+    experts: Sequence[str],
+    coefficient: float,
+    layers: int,
+    dtype: str,
+) -> Recipe:
+    """Task arithmetic with one coefficient for all experts and tensors."""
+    merged = MergedSource(
+        method="task_arithmetic",
+        inputs=tuple(experts),
+        base="base",
+        coefficients={"weight": {name: {"": coefficient} for name in experts}},
+    )
+    return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
+
+
+def baseline_recipes(
+    sources: Mapping[str, CheckpointSource],
+    experts: Sequence[str],
+    coefficients: Sequence[float],
+    layers: int,
+    dtype: str,
+) -> dict[str, Recipe]:
+    """Id to recipe, in the order in which they are evaluated.
+
+    Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C.
+    """
+    recipes = {name: checkpoint_recipe(sources, name, layers, dtype) for name in ("base", *experts)}
+    share = 1.0 / len(experts)
+    recipes[UNIFORM] = single_coefficient_recipe(sources, experts, share, layers, dtype)
+    for coefficient in coefficients:
+        recipe = single_coefficient_recipe(sources, experts, coefficient, layers, dtype)
+        recipes[f"single-{coefficient:g}"] = recipe
+    return recipes
+
+
+def freeze(
+    objectives: Sequence[Objective],
+    metrics: Mapping[str, Mapping[str, Metric]],
+    experts: Sequence[str],
+) -> dict[str, Any]:
+    """The `baselines` event: scaling, the best single coefficient and the ids tables show.
+
+    Args:
+        objectives: in campaign order.
+        metrics: baseline id to its metrics on search items; must hold base and experts.
+        experts: the experts' names.
+    """
+    values = {name: complete(objectives, m).values for name, m in metrics.items()}
+    scaling = Scaling.from_values(np.array([values[name] for name in ("base", *experts)]))
+    singles = [name for name in values if name.startswith("single-")]
+    means = {name: float(scaling.scale(np.array([values[name]])).mean()) for name in singles}
+    best = min(singles, key=lambda name: (means[name], name)) if singles else None
+    shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else []), *([best] if best else [])]
+    return {
+        "event": "baselines",
+        "ideal": list(scaling.ideal),
+        "nadir": list(scaling.nadir),
+        "single": best,
+        "shown": shown,
+    }

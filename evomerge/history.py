@@ -1,0 +1,186 @@
+"""History: what a campaign has done so far, folded from its ledger. Computed, never stored.
+
+Events, in the order in which they first appear:
+
+===========  ==========================================================================
+`campaign`   the configuration, versions and format; always the first line
+`prepared`   what the `prepare` job found: digests, layout, item index, timings
+`evaluated`  metrics of one candidate or baseline on one split, where its items lie
+`failed`     a candidate without scores, with its class and message
+`baselines`  scaling (ideal and nadir) and the best single coefficient, frozen
+`asked`      the genomes of one generation
+`told`       a generation was told to the optimizer; digest of the optimizer's state
+`lost`       an attempt that was lost with its worker and will be tried again
+`stopped`    why a session ended: budget, hours, signal, breaker
+`selection`  which candidates were re-scored on the selection split
+===========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.objective import Scaling
+from evomerge.scores import Metric
+
+FORMAT = 1
+LEDGER_FILE = "ledger.jsonl"
+EXPORTS_FILE = "exports.jsonl"
+ITEMS_FOLDER = "items"
+CACHE_FOLDER = "cache"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split; `items` maps evaluator to its item-store reference."""
+
+    split: str
+    key: str
+    metrics: Mapping[str, Metric]
+    items: Mapping[str, Mapping[str, Any]]
+    seconds: Mapping[str, float]
+    statistics: Mapping[str, float]
+    same_as: str | None = None
+
+
+@dataclass
+class Candidate:
+    """A genome that was asked for, or a baseline (`genome` None)."""
+
+    id: str
+    recipe: str
+    genome: tuple[float, ...] | None = None
+    generation: int = -1
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    failure: str | None = None
+    message: str = ""
+    attempts_lost: int = 0
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a point of comparison rather than a result of the search."""
+        return self.generation < 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has scores on search items or has failed."""
+        return "search" in self.evaluations or self.failure is not None
+
+
+@dataclass
+class History:
+    """The state of a campaign after some prefix of its ledger."""
+
+    campaign: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[str, Any] | None = None
+    baselines: dict[str, Any] | None = None
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    generations: list[list[str]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    selection: list[str] | None = None
+    stopped: str | None = None
+    by_key: dict[str, Evaluation] = field(default_factory=dict)
+    started: float = 0.0
+    last: float = 0.0
+
+    @staticmethod
+    def fold(events: Iterable[Mapping[str, Any]]) -> History:
+        """The history of a sequence of events."""
+        history = History()
+        for event in events:
+            history.apply(event)
+        return history
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in one more event."""
+        kind = event["event"]
+        self.last = event.get("time", self.last)
+        if kind == "campaign":
+            self.campaign = dict(event)
+            self.started = event["time"]
+        elif kind == "prepared":
+            self.prepared = dict(event)
+        elif kind == "evaluated":
+            self._evaluated(event)
+        elif kind == "failed":
+            candidate = self._candidate(event)
+            candidate.failure, candidate.message = event["failure"], event["message"]
+        elif kind == "lost":
+            self._candidate(event).attempts_lost += 1
+        elif kind == "baselines":
+            self.baselines = dict(event)
+        elif kind == "asked":
+            self.generations.append([entry["id"] for entry in event["candidates"]])
+            for entry in event["candidates"]:
+                self.candidates[entry["id"]] = Candidate(
+                    entry["id"], entry["recipe"], tuple(entry["genome"]), event["generation"]
+                )
+            self.selection = None
+        elif kind == "told":
+            self.told.append(event["state"])
+        elif kind == "selection":
+            self.selection = list(event["ids"])
+        if kind == "stopped":
+            self.stopped = event["reason"]
+        elif kind != "selection":
+            self.stopped = None
+
+    def _candidate(self, event: Mapping[str, Any]) -> Candidate:
+        name = event["id"]
+        if name not in self.candidates:
+            self.candidates[name] = Candidate(name, event["recipe"])
+        return self.candidates[name]
+
+    def _evaluated(self, event: Mapping[str, Any]) -> None:
+        candidate = self._candidate(event)
+        evaluation = Evaluation(
+            split=event["split"],
+            key=event["key"],
+            metrics={name: Metric.from_json(data) for name, data in event["metrics"].items()},
+            items=event["items"],
+            seconds=event.get("seconds", {}),
+            statistics=event.get("statistics", {}),
+            same_as=event.get("same_as"),
+        )
+        candidate.evaluations[evaluation.split] = evaluation
+        self.by_key.setdefault(evaluation.key, evaluation)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """Ideal and nadir, once the baselines are known."""
+        if self.baselines is None:
+            return None
+        return Scaling(tuple(self.baselines["ideal"]), tuple(self.baselines["nadir"]))
+
+    @property
+    def budget_used(self) -> int:
+        """Accepted results of the search: scored or failed candidates, repeats and baselines apart."""
+        return sum(
+            1
+            for candidate in self.candidates.values()
+            if not candidate.is_baseline
+            and candidate.is_settled
+            and not ("search" in candidate.evaluations and candidate.evaluations["search"].same_as)
+        )
+
+    def searched(self) -> list[Candidate]:
+        """Candidates of the search with scores on search items, in ask order."""
+        return [
+            candidate
+            for candidate in self.candidates.values()
+            if not candidate.is_baseline and "search" in candidate.evaluations
+        ]
+
+    def reference_ids(self) -> list[str]:
+        """Baselines shown beside a front: base, experts, uniform average, best single coefficient."""
+        return list(self.baselines["shown"]) if self.baselines else []
+
+    def failures(self) -> dict[str, int]:
+        """Number of failed candidates by class."""
+        counts: dict[str, int] = {}
+        for candidate in self.candidates.values():
+            if candidate.failure is not None:
+                counts[candidate.failure] = counts.get(candidate.failure, 0) + 1
+        return dict(sorted(counts.items()))

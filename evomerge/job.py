@@ -1,0 +1,75 @@
+"""Jobs and what comes back: the plain data that crosses the seam between driver and workers.
+
+Torch-free and picklable by the standard library alone, so that a driver needs no torch and a worker
+no pymoo. A worker never raises across the seam: an exception class that the driver cannot rebuild
+would hide the failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from evomerge.scores import Split
+
+JobKind = Literal["prepare", "evaluate"]
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What every worker of a campaign is told once.
+
+    Attributes:
+        sources: `base` and the experts, name to folder.
+        evaluators: evaluator files.
+        methods: names of the merge methods the campaign may use.
+        dtype: evaluation dtype; `storage` the dtype merges are rounded to.
+        cache: folder for prepared statistics, shared by the workers of a node.
+    """
+
+    sources: Mapping[str, str]
+    evaluators: tuple[str, ...]
+    methods: tuple[str, ...]
+    dtype: str
+    storage: str
+    device: str
+    threads: int
+    batch_size: int
+    cache: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none."""
+
+    id: str
+    kind: JobKind
+    recipe: Mapping[str, Any] | None = None
+    split: Split = "search"
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        status: `ok`; `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
+            deadline or could not be reached).
+        failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `deadline`.
+        message: one line for people.
+        data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
+        items: per-item results, metric name to float64 [items].
+        seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
+    """
+
+    id: str
+    status: Literal["ok", "failed", "lost"]
+    failure: str = ""
+    message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,34 @@
+"""Jobs in the driver's own process, one after the other: for debugging and for tiny models.
+
+Deadlines cannot be kept here, since nothing can stop the process's own code.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from evomerge.job import Job, JobResult, WorkerSetup
+
+
+class InlinePool:
+    """A pool of one worker that runs when its result is asked for."""
+
+    size = 1
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        from evomerge.worker import Worker
+
+        self._worker = Worker(setup)
+        self._queue: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        self._queue.append(job)
+
+    def next(self, timeout: float) -> JobResult | None:
+        """Run the oldest queued job; None if there is none. `timeout` cannot be kept."""
+        return self._worker.run(self._queue.popleft()) if self._queue else None
+
+    def close(self) -> None:
+        """Drop what is queued."""
+        self._queue.clear()
