@@ -1,0 +1,199 @@
+"""The grid that genomes live on, how genes hang together, and which genomes were asked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from evomerge.objective import Complete, Outcome, Raced
+from evomerge.search_space import Gene, Genome
+
+_TABLE_LIMIT = 100_000
+"""Most grid points that are listed: per gene for its table of values, and of a whole space."""
+
+
+class Grid:
+    """Genes as arrays. Values are those of `Gene.snap`, bit for bit.
+
+    Attributes:
+        low, high: bounds, float64 [genes].
+        groups: for each (coefficient, input) the indices of its genes, in model order.
+        inputs: for each input (expert, or `*`) the indices of all its genes.
+        depth: where a gene stands from embeddings (0) to head, int64 [genes]; equal for one layer.
+    """
+
+    def __init__(self, genes: Sequence[Gene]) -> None:
+        if not genes:
+            raise ValueError("a search needs at least one gene")
+        self.genes = tuple(genes)
+        self.low = np.array([gene.low for gene in genes], dtype=np.float64)
+        self.high = np.array([gene.high for gene in genes], dtype=np.float64)
+        self._step = np.array([gene.step for gene in genes], dtype=np.float64)
+        self._steps = np.floor((self.high - self.low) / self._step + 1e-9)
+        tables: dict[tuple[float, float, float], np.ndarray] = {}
+        self._tables: list[np.ndarray | None] = []
+        for gene, steps in zip(genes, self._steps, strict=True):
+            key = (gene.low, gene.high, gene.step)
+            if key not in tables and steps < _TABLE_LIMIT:
+                points = [gene.snap(gene.low + i * gene.step) for i in range(int(steps) + 1)]
+                tables[key] = np.array(points, dtype=np.float64)
+            self._tables.append(tables.get(key))
+        self.depth = _depths(genes)
+        order = np.argsort(self.depth, kind="stable")
+        by_group: dict[tuple[str, str], list[int]] = {}
+        by_input: dict[str, list[int]] = {}
+        for index in order.tolist():
+            gene = genes[index]
+            by_group.setdefault((gene.coefficient, gene.input), []).append(index)
+            by_input.setdefault(gene.input, []).append(index)
+        self.groups = [np.array(by_group[key]) for key in sorted(by_group)]
+        self.inputs = [np.array(by_input[key]) for key in sorted(by_input)]
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def snap(self, values: np.ndarray) -> np.ndarray:
+        """The nearest grid points within the bounds, float64 [n, genes]."""
+        index = np.clip(np.rint((values - self.low) / self._step), 0, self._steps).astype(np.int64)
+        snapped = np.empty(values.shape, dtype=np.float64)
+        for column, (gene, table) in enumerate(zip(self.genes, self._tables, strict=True)):
+            if table is None:
+                snapped[:, column] = [gene.snap(value) for value in values[:, column].tolist()]
+            else:
+                snapped[:, column] = table[index[:, column]]
+        return snapped
+
+    def from_unit(self, unit: np.ndarray) -> np.ndarray:
+        """Grid points for numbers in [0, 1), each point of a gene's grid equally likely."""
+        index = np.minimum(np.floor(unit * (self._steps + 1)), self._steps)
+        return self.snap(self.low + index * self._step)
+
+    def global_from_unit(self, unit: np.ndarray) -> np.ndarray:
+        """Points with one value per group in every place, from [n, groups] numbers in [0, 1)."""
+        full = np.empty((len(unit), len(self)))
+        for column, group in enumerate(self.groups):
+            full[:, group] = unit[:, [column]]
+        return self.from_unit(full)
+
+    def all_points(self) -> Iterable[Genome] | None:
+        """Every genome in lexicographic order, or None if there are too many to list."""
+        if math.prod((int(steps) + 1 for steps in self._steps), start=1) > _TABLE_LIMIT:
+            return None
+        axes = [table.tolist() for table in self._tables if table is not None]
+        return itertools.product(*axes)
+
+
+def _depths(genes: Sequence[Gene]) -> np.ndarray:
+    def depth(gene: Gene) -> tuple[int, int]:
+        place = gene.places[0] if gene.places else ""
+        if place == "embed":
+            return (0, 0)
+        if place.startswith("layers."):
+            return (1, int(place.split(".")[1]))
+        return (2, 0) if place == "final_norm" else (3, 0) if place == "head" else (1, 0)
+
+    ranks = {key: rank for rank, key in enumerate(sorted({depth(gene) for gene in genes}))}
+    return np.array([ranks[depth(gene)] for gene in genes], dtype=np.int64)
+
+
+class Turns:
+    """Keeps ask and tell in order, checks what is told, and remembers every genome asked.
+
+    `digest` runs over the asked genomes; two histories with equal digests avoid the same duplicates.
+    """
+
+    def __init__(self, objectives: int) -> None:
+        self._objectives = objectives
+        self._seen: set[Genome] = set()
+        self._digest = hashlib.sha256()
+        self._pending: list[Genome] | None = None
+
+    def may_ask(self) -> None:
+        """Raise RuntimeError if the last batch was not told."""
+        if self._pending is not None:
+            raise RuntimeError(
+                f"ask() again before tell(): {len(self._pending)} asked candidates wait for outcomes"
+            )
+
+    def was_asked(self, genome: Genome) -> bool:
+        """Whether this genome stood in any batch."""
+        return genome in self._seen
+
+    def asked(self, batch: list[Genome]) -> list[Genome]:
+        """Note a batch as asked and hand it back."""
+        self._pending = batch
+        self._seen.update(batch)
+        self._digest.update(np.array(batch, dtype="<f8").tobytes())
+        return list(batch)
+
+    def told(self, outcomes: Sequence[Outcome]) -> list[Genome]:
+        """Check outcomes against the pending batch, which is handed back and no longer pending.
+
+        Raises:
+            RuntimeError: nothing is pending, or the number of outcomes is another.
+            ValueError: a value or bound is not finite, or there is not one per objective.
+        """
+        if self._pending is None:
+            raise RuntimeError("tell() out of turn: nothing was asked since the last tell()")
+        if len(outcomes) != len(self._pending):
+            raise RuntimeError(
+                f"tell() needs one outcome per asked candidate: "
+                f"{len(self._pending)} were asked, {len(outcomes)} were told"
+            )
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Complete):
+                self._check(index, outcome.values)
+                if not all(map(math.isfinite, outcome.violations)):
+                    raise ValueError(f"outcome {index} has a violation that is not finite")
+            elif isinstance(outcome, Raced):
+                self._check(index, outcome.bound)
+        batch, self._pending = self._pending, None
+        return batch
+
+    def _check(self, index: int, values: Sequence[float]) -> None:
+        if len(values) != self._objectives:
+            raise ValueError(
+                f"outcome {index} has {len(values)} values for {self._objectives} objectives"
+            )
+        if not all(map(math.isfinite, values)):
+            raise ValueError(
+                f"outcome {index} has values that are not finite: {tuple(values)}; "
+                "a candidate without scores is told as Failed"
+            )
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over all asked genomes and whether the last batch is still pending."""
+        both = self._digest.copy()
+        both.update(b"pending" if self._pending is not None else b"told")
+        return both.hexdigest()
+
+
+def leftovers(
+    grid: Grid, turns: Turns, batch: Sequence[Genome], count: int, rng: np.random.Generator
+) -> list[Genome]:
+    """Up to `count` random genomes that neither were asked nor stand in `batch`.
+
+    For when chance finds none any more; a space too large to be listed gives none here.
+    """
+    taken = set(batch)
+    points = grid.all_points() or ()
+    left = [point for point in points if point not in taken and not turns.was_asked(point)]
+    if not left:
+        return []
+    return [left[index] for index in rng.permutation(len(left))[:count]]
+
+
+def add_new(batch: list[Genome], points: np.ndarray, limit: int, turns: Turns) -> None:
+    """Extend `batch` up to `limit` by the rows that are new, in order."""
+    taken = set(batch)
+    for row in points.tolist():
+        genome = tuple(row)
+        if len(batch) >= limit:
+            return
+        if genome not in taken and not turns.was_asked(genome):
+            taken.add(genome)
+            batch.append(genome)

@@ -1,0 +1,327 @@
+"""NSGA-II (Deb et al. 2002) by pymoo, generational, for merge genomes. The only file that knows pymoo.
+
+Differences from pymoo's own: a structured start, variation by experts and layer ranges next to SBX and
+polynomial mutation, everything on the grid, no genome asked twice, and survival with a defined order of
+ties. Only complete candidates ever enter the population: a failed one is infeasible without degree, a
+raced one has no values to be compared by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
+from pymoo.config import Config
+from pymoo.core.crossover import Crossover
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.mating import Mating
+from pymoo.core.mutation import Mutation
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.core.repair import Repair
+from pymoo.core.termination import NoTermination
+from pymoo.operators.crossover.sbx import cross_sbx
+from pymoo.operators.mutation.pm import mut_pm
+from pymoo.operators.selection.tournament import TournamentSelection
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+
+from evomerge.objective import Complete, Outcome
+from evomerge.optimizers import structured
+from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.options import read_options
+from evomerge.recipe import canonical_json
+from evomerge.search_space import Gene, Genome
+
+# pymoo prints hints to stdout, where tables and JSON go.
+Config.show_compile_hint = False
+Config.warnings["not_compiled"] = False
+
+_TRIES = 20
+_OPTIONS: Mapping[str, tuple[str | float, tuple[str, ...] | tuple[float, float]]] = {
+    "start": ("structured", ("structured", "random")),
+    "operators": ("structured", ("structured", "standard")),
+    "global_generations": (3.0, (0.0, 10_000.0)),
+    "eta_crossover": (15.0, (1.0, 100.0)),
+    "eta_mutation": (20.0, (1.0, 100.0)),
+}
+
+
+class Nsga2:
+    """NSGA-II on the grid; see `Optimizer`.
+
+    Options: `start` and `operators` (`structured`, or `random` and `standard` as pymoo has them),
+    `global_generations` (so many generations after the first vary whole experts only),
+    `eta_crossover`, `eta_mutation` (spread of SBX and polynomial mutation; larger is narrower).
+    """
+
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        objectives: int,
+        population: int,
+        seed: int,
+        initial: Sequence[Genome] = (),
+        options: Mapping[str, str | float | bool] | None = None,
+    ) -> None:
+        settings = read_options("nsga2", options or {}, _OPTIONS)
+        self._grid = Grid(genes)
+        self._turns = Turns(objectives)
+        self._population = population
+        self._structured_start = settings["start"] == "structured"
+        self._rng = np.random.default_rng(seed)
+        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
+        self._given = self._grid.snap(given)
+        self._generation = 0
+        self._algorithm = _Algorithm(
+            pop_size=population,
+            # Never used: every batch without parents is made here.
+            sampling=np.empty((0, len(self._grid))),
+            survival=_Survival(),
+            mating=Mating(
+                TournamentSelection(func_comp=binary_tournament),
+                _BlockCrossover(self._grid, settings),
+                _BlockMutation(self._grid, settings),
+                repair=_Snap(self._grid),
+                eliminate_duplicates=_NotAsked(self._turns),
+                n_max_iterations=_TRIES,
+            ),
+            output=None,
+            seed=self._rng,
+        )
+        problem = Problem(
+            n_var=len(self._grid),
+            n_obj=objectives,
+            n_ieq_constr=1,
+            xl=self._grid.low,
+            xu=self._grid.high,
+        )
+        self._algorithm.setup(problem, termination=NoTermination())
+        self._algorithm.pop = Population.empty()
+        self._algorithm.is_initialized = True
+        self._algorithm.n_iter = 1
+
+    def ask(self) -> list[Genome]:
+        """The next generation."""
+        self._turns.may_ask()
+        batch: list[Genome] = []
+        limit = self._population
+        if self._generation == 0:
+            add_new(batch, self._given, len(self._given), self._turns)
+            limit = max(limit, len(batch))
+        if len(self._algorithm.pop):
+            offspring = self._algorithm.ask()
+            if offspring is not None:
+                add_new(batch, offspring.get("X"), limit, self._turns)
+        for _ in range(_TRIES):
+            if len(batch) < limit:
+                add_new(batch, self._fresh(limit - len(batch)), limit, self._turns)
+        if len(batch) < limit:
+            batch += leftovers(self._grid, self._turns, batch, limit - len(batch), self._rng)
+        return self._turns.asked(batch)
+
+    def _fresh(self, count: int) -> np.ndarray:
+        """Points without parents, or far mutations of members when mating gives only known ones."""
+        members = self._algorithm.pop
+        if len(members):
+            points = members.get("X")[self._rng.integers(len(members), size=count)]
+            anew = self._rng.random(points.shape) < 0.5
+            drawn = self._grid.from_unit(self._rng.random(points.shape))
+            return np.where(anew, drawn, points)
+        if self._structured_start:
+            return structured.start_points(self._grid, self._given, count, self._rng)
+        return self._grid.from_unit(self._rng.random((count, len(self._grid))))
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Select the next parents among the last ones and the complete candidates told."""
+        batch = self._turns.told(outcomes)
+        told = [(g, o) for g, o in zip(batch, outcomes, strict=True) if isinstance(o, Complete)]
+        self._generation += 1
+        if not told:
+            return
+        infills = Population.new("X", np.array([genome for genome, _ in told]))
+        infills.set("F", np.array([outcome.values for _, outcome in told], dtype=np.float64))
+        excess = [[sum(max(v, 0.0) for v in outcome.violations)] for _, outcome in told]
+        infills.set("G", np.array(excess, dtype=np.float64))
+        self._algorithm.tell(infills=infills)
+
+    def state_digest(self) -> str:
+        """SHA-256 over members, their values, what was asked, and the random state."""
+        members = self._algorithm.pop
+        digest = hashlib.sha256()
+        for name in ("X", "F", "G") if len(members) else ():
+            digest.update(members.get(name).astype("<f8").tobytes())
+        state = str(self._rng.bit_generator.state)
+        rest = [self._generation, len(members), self._turns.digest(), state]
+        digest.update(canonical_json(rest).encode())
+        return digest.hexdigest()
+
+
+class _Algorithm(NSGA2):  # type: ignore[misc]
+    def _set_optimum(self, **kwargs: Any) -> None:
+        """Nothing: fronts come from the ledger."""
+
+
+class _Survival(RankAndCrowding):  # type: ignore[misc]
+    """Rank and crowding, feasible first, with ties broken by chance in a defined order.
+
+    pymoo sorts crowding (where infinities tie) by quicksort, whose order of ties depends on the
+    processor; a resume on another machine would then go another way.
+    """
+
+    def do(
+        self,
+        problem: Any,
+        pop: Any,
+        *args: Any,
+        n_survive: int | None = None,
+        random_state: np.random.Generator | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if len(pop) == 0:
+            return pop
+        assert random_state is not None
+        limit = len(pop) if n_survive is None else min(n_survive, len(pop))
+        violation = pop.get("CV")[:, 0]
+        feasible = np.flatnonzero(violation <= 0.0)
+        infeasible = np.flatnonzero(violation > 0.0)
+        survivors: list[int] = []
+        values = pop.get("F").astype(np.float64)
+        if len(feasible):
+            fronts = self.nds.do(values[feasible], n_stop_if_ranked=min(limit, len(feasible)))
+            for rank, front in enumerate(fronts):
+                members = feasible[front]
+                room = limit - len(survivors)
+                crowding = self.crowding_func.do(values[members], n_remove=max(len(members) - room, 0))
+                for member, distance in zip(members, crowding, strict=True):
+                    pop[member].set("rank", rank)
+                    pop[member].set("crowding", distance)
+                if len(members) > room:
+                    shuffled = random_state.permutation(len(members))
+                    order = shuffled[np.argsort(-crowding[shuffled], kind="stable")]
+                    members = members[order[:room]]
+                survivors.extend(members.tolist())
+        order = infeasible[np.argsort(violation[infeasible], kind="stable")]
+        survivors.extend(order[: limit - len(survivors)].tolist())
+        return pop[survivors]
+
+
+class _Snap(Repair):  # type: ignore[misc]
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self._grid = grid
+
+    def _do(self, problem: Any, X: np.ndarray, **kwargs: Any) -> np.ndarray:  # noqa: N803
+        return self._grid.snap(X)
+
+
+class _NotAsked(DuplicateElimination):  # type: ignore[misc]
+    """Keeps what was never asked, and one of equals; set look-ups instead of distances."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def do(self, pop: Any, *args: Any, **kwargs: Any) -> Any:
+        taken = {tuple(row) for other in args if len(other) for row in other.get("X").tolist()}
+        kept = []
+        for index, row in enumerate(pop.get("X").tolist()):
+            genome = tuple(row)
+            if genome not in taken and not self._turns.was_asked(genome):
+                taken.add(genome)
+                kept.append(index)
+        return pop[kept]
+
+
+class _BlockCrossover(Crossover):  # type: ignore[misc]
+    """Per couple either SBX on single genes or one of the block crossovers."""
+
+    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
+        super().__init__(2, 2, prob=0.9)
+        self._grid = grid
+        self._plain = settings["operators"] == "standard"
+        self._global = float(settings["global_generations"])
+        self._eta = float(settings["eta_crossover"])
+
+    def _do(
+        self,
+        problem: Any,
+        X: np.ndarray,  # noqa: N803
+        *args: Any,
+        random_state: np.random.Generator,
+        algorithm: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        couples = X.shape[1]
+        column = np.ones((couples, 1))
+        children: np.ndarray = cross_sbx(
+            X.astype(np.float64),
+            problem.xl,
+            problem.xu,
+            self._eta * column,
+            0.5,
+            0.5 * column,
+            random_state=random_state,
+        )
+        if self._plain:
+            return children
+        if algorithm.n_iter - 1 <= self._global:
+            kinds = random_state.choice(structured.GLOBAL_CROSSOVERS, size=couples)
+        else:
+            kinds = random_state.choice(
+                structured.CROSSOVERS, size=couples, p=structured.CROSSOVER_WEIGHTS
+            )
+        for couple, kind in enumerate(kinds.tolist()):
+            if kind != "genes":
+                children[0, couple], children[1, couple] = structured.cross(
+                    self._grid, X[0, couple], X[1, couple], kind, random_state
+                )
+        return children
+
+
+class _BlockMutation(Mutation):  # type: ignore[misc]
+    """Per child either polynomial mutation of single genes or one of the block mutations."""
+
+    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
+        super().__init__(prob=1.0)
+        self._grid = grid
+        self._plain = settings["operators"] == "standard"
+        self._global = float(settings["global_generations"])
+        self._eta = float(settings["eta_mutation"])
+
+    def _do(
+        self,
+        problem: Any,
+        X: np.ndarray,  # noqa: N803
+        *args: Any,
+        random_state: np.random.Generator,
+        algorithm: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        # Within bounds first: blends may leave them, and the polynomial has no value outside.
+        inside = np.clip(X.astype(np.float64), problem.xl, problem.xu)
+        count = len(inside)
+        share = np.full(count, min(0.5, 1.0 / problem.n_var))
+        mutants: np.ndarray = mut_pm(
+            inside,
+            problem.xl,
+            problem.xu,
+            np.full(count, self._eta),
+            share,
+            at_least_once=False,
+            random_state=random_state,
+        )
+        if self._plain:
+            return mutants
+        if algorithm.n_iter - 1 <= self._global:
+            kinds = np.full(count, "group")
+        else:
+            kinds = random_state.choice(structured.MUTATIONS, size=count, p=structured.MUTATION_WEIGHTS)
+        for index, kind in enumerate(kinds.tolist()):
+            if kind == "none":
+                mutants[index] = inside[index]
+            elif kind != "genes":
+                mutants[index] = structured.mutate(self._grid, inside[index], kind, random_state)
+        return np.asarray(np.clip(mutants, problem.xl, problem.xu))

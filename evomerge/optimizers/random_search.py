@@ -1,0 +1,82 @@
+"""Random search on the grid: the baseline that every optimizer must beat.
+
+Bergstra and Bengio (2012), "Random Search for Hyper-Parameter Optimization". With `structure: global`
+all genes of one expert and coefficient share a value, which is a strong baseline for merges: most of
+what one coefficient per expert can reach is found by 100 random points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evomerge.objective import Complete, Outcome
+from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.options import read_options
+from evomerge.recipe import canonical_json
+from evomerge.search_space import Gene, Genome
+
+_TRIES = 20
+
+
+class RandomSearch:
+    """Uniform on the grid, in batches; see `Optimizer`. Asks `initial` first.
+
+    Option `structure`: `independent` (default) or `global`. When all global points were asked, it
+    goes on with independent ones.
+    """
+
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        objectives: int,
+        population: int,
+        seed: int,
+        initial: Sequence[Genome] = (),
+        options: Mapping[str, str | float | bool] | None = None,
+    ) -> None:
+        known = {"structure": ("independent", ("independent", "global"))}
+        self._global = read_options("random", options or {}, known)["structure"] == "global"
+        self._grid = Grid(genes)
+        self._turns = Turns(objectives)
+        self._population = population
+        self._rng = np.random.default_rng(seed)
+        self._told = hashlib.sha256()
+        self._first = [tuple(genome) for genome in initial]
+
+    def ask(self) -> list[Genome]:
+        """A batch of new genomes."""
+        self._turns.may_ask()
+        batch: list[Genome] = []
+        limit = max(self._population, len(self._first))
+        if self._first:
+            first = self._grid.snap(np.array(self._first, dtype=np.float64))
+            add_new(batch, first, limit, self._turns)
+            self._first = []
+            limit = max(self._population, len(batch))
+        for spread in ([True] if self._global else []) + [False]:
+            for _ in range(_TRIES):
+                if len(batch) < limit:
+                    add_new(batch, self._draw(limit - len(batch), spread), limit, self._turns)
+        if len(batch) < limit:
+            batch += leftovers(self._grid, self._turns, batch, limit - len(batch), self._rng)
+        return self._turns.asked(batch)
+
+    def _draw(self, count: int, spread: bool) -> np.ndarray:
+        if spread:
+            return self._grid.global_from_unit(self._rng.random((count, len(self._grid.groups))))
+        return self._grid.from_unit(self._rng.random((count, len(self._grid))))
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of outcomes; they change nothing but the digest."""
+        self._turns.told(outcomes)
+        for outcome in outcomes:
+            values = outcome.values if isinstance(outcome, Complete) else ()
+            self._told.update(np.array([len(values), *values], dtype="<f8").tobytes())
+
+    def state_digest(self) -> str:
+        """SHA-256 over everything asked and told and the random state."""
+        parts = [self._turns.digest(), self._told.hexdigest(), str(self._rng.bit_generator.state)]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
