@@ -133,7 +133,10 @@ def _deciding_split(history: History) -> Split:
     if history.selection is None:
         return "search"
     wanted = (*history.selection, *history.reference_ids())
-    done = all("selection" in history.candidates[name].evaluations for name in wanted)
+    done = all(
+        "selection" in {*history.candidates[name].evaluations, *history.candidates[name].failed_splits}
+        for name in wanted
+    )
     return "selection" if done else "search"
 
 

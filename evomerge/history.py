@@ -57,6 +57,7 @@ class Candidate:
     failure: str | None = None
     message: str = ""
     attempts_lost: int = 0
+    failed_splits: set[str] = field(default_factory=set)
 
     @property
     def is_baseline(self) -> bool:
@@ -81,7 +82,7 @@ class History:
     told: list[str] = field(default_factory=list)
     selection: list[str] | None = None
     stopped: str | None = None
-    by_key: dict[str, Evaluation] = field(default_factory=dict)
+    by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
     started: float = 0.0
     last: float = 0.0
 
@@ -106,7 +107,11 @@ class History:
             self._evaluated(event)
         elif kind == "failed":
             candidate = self._candidate(event)
-            candidate.failure, candidate.message = event["failure"], event["message"]
+            candidate.failed_splits.add(event["split"])
+            # What was told to the optimizer must not change: a failure on held-out items does not
+            # take back the scores on search items.
+            if event["split"] == "search":
+                candidate.failure, candidate.message = event["failure"], event["message"]
         elif kind == "lost":
             self._candidate(event).attempts_lost += 1
         elif kind == "baselines":
@@ -145,7 +150,7 @@ class History:
             same_as=event.get("same_as"),
         )
         candidate.evaluations[evaluation.split] = evaluation
-        self.by_key.setdefault(evaluation.key, evaluation)
+        self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
 
     @property
     def scaling(self) -> Scaling | None:

@@ -1,0 +1,271 @@
+"""Check: every fault of a campaign that can be seen without reading a weight, all in one report.
+
+Headers, configs and task files only: no torch, no Ray, no device. What needs the weights themselves
+(NaN, an expert equal to the base) is found by the `prepare` job before the first candidate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign import Campaign, CheckpointReference
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.layout import layout_of
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
+from evomerge.evaluators.declaration import (
+    EvaluatorDeclaration,
+    check_evaluator,
+    load_evaluator,
+    metric_directions,
+    task_files,
+)
+from evomerge.recipe import DTYPES, CheckpointSource
+from evomerge.search_space import ModelLayout, build_search_space
+
+STORAGE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+WORKER_BASE_BYTES = 450_000_000
+"""Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    Attributes:
+        problems: faults that stop a run; `warnings` do not.
+        paths: `base` and experts to their folders, as far as found.
+        storage: dtype merges are rounded to.
+        layout: of the base, None if it cannot be read.
+        genes: number of genes, before `prepare` drops those without effect.
+        estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
+            `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export).
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
+    storage: str = "bfloat16"
+    layout: ModelLayout | None = None
+    genes: int = 0
+    estimates: dict[str, float] = field(default_factory=dict)
+
+
+def check_campaign(campaign: Campaign) -> CheckReport:
+    """Look at everything a campaign names; faults are collected, never raised."""
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    paths, folders = _open_checkpoints(campaign, problems)
+    base = folders.get("base")
+    storage = campaign.config.dtype or "bfloat16"
+    layout, genes = None, 0
+    if isinstance(base, CheckpointFolder):
+        storage = campaign.config.dtype or _storage_dtype(base)
+        layout = layout_of(base)
+        experts = [folders[name] for name in campaign.experts if name in folders]
+        for found in compare_with_base(base, experts):
+            (warnings if found.code == "E231" else problems).append(found)
+        for expert in experts:
+            if isinstance(expert, AdapterFolder):
+                warnings += expert.warnings
+        genes = _count_genes(campaign, layout, paths, problems)
+    declarations = _open_evaluators(campaign, problems)
+    _check_objectives(campaign, declarations, problems)
+    estimates: dict[str, float] = {}
+    if layout is not None and not problems:
+        estimates = _estimates(campaign, layout, storage, declarations)
+    return CheckReport(problems, warnings, paths, storage, layout, genes, estimates)
+
+
+def locate(name: str, reference: CheckpointReference) -> str:
+    """The folder of a checkpoint reference; hub models come from the local cache only.
+
+    Raises:
+        CheckpointError: E201, if a hub model is not in the cache.
+    """
+    if reference.path is not None:
+        return reference.path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return str(
+            snapshot_download(str(reference.hub), revision=reference.revision, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        todo = (
+            f"download it before the run: hf download {reference.hub} --revision {reference.revision}"
+        )
+        wrong = f"`{name}`: this commit of {reference.hub} is not in the local hub cache"
+        raise CheckpointError(Problem("E201", wrong, "", todo, field=name)) from None
+
+
+def _open_checkpoints(
+    campaign: Campaign, problems: list[Problem]
+) -> tuple[dict[str, str], dict[str, CheckpointFolder | AdapterFolder]]:
+    paths: dict[str, str] = {}
+    folders: dict[str, CheckpointFolder | AdapterFolder] = {}
+    for name, reference in campaign.references().items():
+        try:
+            paths[name] = locate(name, reference)
+            base = folders.get("base")
+            if name == "base":
+                folders[name] = open_folder(paths[name], name)
+            elif isinstance(base, CheckpointFolder):
+                folders[name] = open_source(paths[name], name, base)
+            elif not (Path(paths[name]) / "adapter_config.json").is_file():
+                folders[name] = open_folder(paths[name], name)
+        except CheckpointError as error:
+            problems += error.problems
+    return paths, folders
+
+
+def _storage_dtype(base: CheckpointFolder) -> str:
+    """The dtype that most of the base's parameters have."""
+    elements: dict[str, int] = {}
+    for header in base.tensors.values():
+        elements[header.dtype] = elements.get(header.dtype, 0) + header.elements
+    most = max(elements, key=lambda dtype: elements[dtype])
+    return STORAGE_DTYPES.get(most, DTYPES[0])
+
+
+def _count_genes(
+    campaign: Campaign, layout: ModelLayout, paths: Mapping[str, str], problems: list[Problem]
+) -> int:
+    sources = {name: CheckpointSource(paths.get(name, "")) for name in ("base", *campaign.experts)}
+    try:
+        space = build_search_space(
+            campaign.space,
+            layout,
+            sources,
+            campaign.experts,
+            "bfloat16",
+            campaign.config.seed,
+            str(campaign.space_file),
+        )
+    except ConfigError as error:
+        problems += error.problems
+        return 0
+    return len(space.genes)
+
+
+def _open_evaluators(campaign: Campaign, problems: list[Problem]) -> dict[Path, EvaluatorDeclaration]:
+    declarations: dict[Path, EvaluatorDeclaration] = {}
+    names: dict[str, Path] = {}
+    for path in campaign.evaluator_files:
+        try:
+            declaration = load_evaluator(path)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        found = check_evaluator(declaration)
+        problems += found
+        if declaration.name in names:
+            wrong = f"two evaluators are called `{declaration.name}`"
+            problems.append(Problem("E122", wrong, todo="rename one", file=str(path), field="name"))
+        names[declaration.name] = path
+        declarations[path] = declaration
+    return declarations
+
+
+def _check_objectives(
+    campaign: Campaign, declarations: Mapping[Path, EvaluatorDeclaration], problems: list[Problem]
+) -> None:
+    directions: dict[str, bool | None] = {}
+    for declaration in declarations.values():
+        try:
+            directions |= metric_directions(declaration)
+        except ConfigError:
+            directions |= dict.fromkeys(declaration.metric_names)
+    if len(declarations) < len(campaign.evaluator_files):
+        return
+    for index, objective in enumerate(campaign.objectives):
+        where = f"objectives[{index}]"
+        if objective.metric not in directions:
+            near = difflib.get_close_matches(objective.metric, directions, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
+            wrong = f"no evaluator gives the metric `{objective.metric}`"
+            problems.append(Problem("E124", wrong, "", hint, str(campaign.file), field=where))
+            continue
+        higher = directions[objective.metric]
+        if higher is not None and higher != (objective.direction == "maximize"):
+            right = "maximize" if higher else "minimize"
+            wrong = f"lm-eval says that {objective.metric} gets better the other way"
+            problems.append(
+                Problem("E125", wrong, f"found {objective.direction}", f"write `{right}`",
+                        str(campaign.file), field=f"{where}.direction")
+            )  # fmt: skip
+
+
+def _estimates(
+    campaign: Campaign,
+    layout: ModelLayout,
+    storage: str,
+    declarations: Mapping[Path, EvaluatorDeclaration],
+) -> dict[str, float]:
+    config = campaign.config
+    size = layout.parameters * BYTES[storage]
+    live = layout.parameters * BYTES[config.evaluation.dtype]
+    workers = 1 if config.workers.pool == "inline" else config.workers.count
+    items = 0
+    for declaration in declarations.values():
+        found = task_files(declaration)["search"].local_item_ids()
+        items += len(found) if found is not None else 0
+    evaluations = config.budget.evaluations or 0
+    # Mapped experts are shared by the workers of a node; each worker holds one live model.
+    memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
+    folder = evaluations * (items + 4_000) + size
+    return {
+        "parameters": float(layout.parameters),
+        "items": float(items),
+        "evaluations": float(evaluations),
+        "memory_bytes": float(memory),
+        "disk_bytes": float(folder),
+    }
+
+
+def raise_problems(report: CheckReport) -> None:
+    """Raise what stops a run: checkpoint faults if there are any, and the others with them.
+
+    Raises:
+        CheckpointError: if only checkpoints have faults.
+        ConfigError: otherwise.
+    """
+    if not report.problems:
+        return
+    if all(problem.code.startswith("E2") for problem in report.problems):
+        raise CheckpointError(report.problems)
+    raise ConfigError(report.problems)
+
+
+def check_device(device: str) -> None:
+    """See that a CUDA device exists before workers are started; loads torch only for such a device.
+
+    Raises:
+        EnvironmentFault: E401.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        todo = "set `evaluation.device: cpu` for a trial"
+        raise EnvironmentFault(Problem("E401", f"no device `{device}` here", "", todo))
+
+
+def report_to_json(report: CheckReport) -> dict[str, Any]:
+    """The report as plain JSON data."""
+    return {
+        "problems": [json.loads(json.dumps(problem.__dict__)) for problem in report.problems],
+        "warnings": [json.loads(json.dumps(problem.__dict__)) for problem in report.warnings],
+        "storage": report.storage,
+        "genes": report.genes,
+        "estimates": report.estimates,
+    }

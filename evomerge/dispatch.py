@@ -1,0 +1,314 @@
+"""Dispatch: hand jobs to a pool, take results into the ledger, decide what a failure means.
+
+Work is done at least once and counted exactly once: equal evaluation keys are computed one time, a job
+lost with its worker is tried again, and whatever is acknowledged has been fsynced before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign import Campaign
+from evomerge.errors import EnvironmentFault, EvomergeError, Problem, TooManyFailures
+from evomerge.history import ITEMS_FOLDER, History
+from evomerge.item_store import ItemStore
+from evomerge.job import Job, JobResult
+from evomerge.ledger import Ledger
+from evomerge.pool import Pool
+from evomerge.recipe import Recipe, canonical_json
+from evomerge.scores import Split
+
+POLL = 0.25
+"""Seconds between looks at signals and limits while jobs run."""
+
+POISON = 2
+"""A candidate that lost this many workers is given up: it is likely what kills them."""
+
+MAX_LOST = 5
+BREAKER_ALIKE = 8
+BREAKER_FINISHED = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is going on right now, for a live display.
+
+    `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way.
+    """
+
+    phase: str
+    running: tuple[str, ...]
+    budget: int | None
+    done_in_session: int
+    seconds_in_session: float
+
+
+Observer = Callable[[History, Progress], None]
+StopRequest = Callable[[], EvomergeError | None]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """All ids that wait for one evaluation key; the first owns the job."""
+
+    key: str
+    entries: list[tuple[str, Recipe]]
+
+    @property
+    def id(self) -> str:
+        return self.entries[0][0]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.entries[0][1]
+
+
+class Dispatcher:
+    """Everything between the driver's decisions and the workers."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        directory: Path,
+        ledger: Ledger,
+        history: History,
+        pool: Pool,
+        observer: Observer | None,
+        stop_request: StopRequest,
+    ) -> None:
+        self.campaign, self.ledger, self.history, self.pool = campaign, ledger, history, pool
+        self.items = ItemStore(directory / ITEMS_FOLDER)
+        self.observer, self.stop_request = observer, stop_request
+        self.phase = "prepare"
+        self.running: set[str] = set()
+        self.done = 0
+        self.began = time.monotonic()
+        self.hours_before = max(0.0, history.last - history.started) / 3600
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Append an event and take it into the history; the only way anything becomes known."""
+        event["time"] = round(time.time(), 3)
+        self.ledger.append(event)
+        self.history.apply(self.ledger.events[-1])
+        self.notify()
+
+    def notify(self) -> None:
+        """Show where things stand."""
+        if self.observer is not None:
+            seconds = time.monotonic() - self.began
+            budget = self.campaign.config.budget.evaluations
+            running = tuple(sorted(self.running))
+            self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
+
+    def spent(self) -> str | None:
+        """`budget` or `hours` if that limit is reached."""
+        budget = self.campaign.config.budget
+        if budget.evaluations is not None and self.history.budget_used >= budget.evaluations:
+            return "budget"
+        if budget.hours is not None:
+            hours = self.hours_before + (time.monotonic() - self.began) / 3600
+            if hours >= budget.hours:
+                return "hours"
+        return None
+
+    def key(self, recipe: Recipe, split: Split) -> str:
+        """Evaluation key: what the scores depend on, and nothing else."""
+        assert self.history.prepared is not None
+        evaluation = self.campaign.config.evaluation
+        parts = {
+            "recipe": recipe.digest,
+            "evaluators": {n: e["digest"] for n, e in self.history.prepared["evaluators"].items()},
+            "split": split,
+            "blocks": "all",
+            "dtype": evaluation.dtype,
+            "batch_size": evaluation.batch_size,
+        }
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def run_once(self, job: Job) -> dict[str, Any]:
+        """Run one job by itself and return its data, trying again if its worker is lost.
+
+        Raises:
+            EnvironmentFault: if it fails, or loses its worker again and again.
+        """
+        message = ""
+        for _ in range(MAX_LOST):
+            self.pool.submit(job)
+            self.running.add(job.id)
+            result = None
+            while result is None:
+                result = self._wait()
+            if result.status == "ok":
+                return dict(result.data)
+            message = f"{result.failure}: {result.message}"
+            if result.status == "failed":
+                break
+        raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", message))
+
+    def evaluate(
+        self, wanted: Sequence[tuple[str, Recipe]], split: Split, *, limited: bool = False
+    ) -> str | None:
+        """Score recipes on a split, each evaluation key once.
+
+        Args:
+            wanted: (id, recipe) in the order in which they are handed out.
+            split: whose items to score.
+            limited: whether a limit in hours may cut it short.
+
+        Returns:
+            `hours` if it was cut short, otherwise None.
+        """
+        waiting = self._missing(wanted, split)
+        queue = deque(Job(w.id, "evaluate", w.recipe.to_json(), split) for w in waiting.values())
+        while queue or self.running:
+            if limited and queue and self.spent() == "hours":
+                queue.clear()
+                continue
+            while queue and len(self.running) < self.pool.size:
+                job = replace(queue.popleft(), deadline=self._deadline())
+                self.pool.submit(job)
+                self.running.add(job.id)
+            result = self._wait()
+            if result is None:
+                continue
+            entry = waiting[result.id]
+            if result.status == "lost" and not self._given_up(result, entry):
+                queue.appendleft(Job(entry.id, "evaluate", entry.recipe.to_json(), split))
+                continue
+            self._record_result(result, entry, split)
+            del waiting[result.id]
+        return "hours" if waiting else None
+
+    def _missing(self, wanted: Sequence[tuple[str, Recipe]], split: Split) -> dict[str, _Wanted]:
+        """What must be computed, by id of the job; what is known by key is recorded at once."""
+        by_key: dict[str, _Wanted] = {}
+        for name, recipe in wanted:
+            known = self.history.candidates.get(name)
+            if known and (split in known.evaluations or split in known.failed_splits):
+                continue
+            key = self.key(recipe, split)
+            if key in self.history.by_key:
+                self._record_same(name, recipe, key)
+            elif key in by_key:
+                by_key[key].entries.append((name, recipe))
+            else:
+                by_key[key] = _Wanted(key, [(name, recipe)])
+        return {entry.id: entry for entry in by_key.values()}
+
+    def _wait(self) -> JobResult | None:
+        stop = self.stop_request()
+        if stop is not None:
+            self.record({"event": "stopped", "reason": type(stop).__name__.lower()})
+            raise stop
+        result = self.pool.next(POLL)
+        if result is None:
+            self.notify()
+        else:
+            self.running.discard(result.id)
+        return result
+
+    def _record_result(self, result: JobResult, entry: _Wanted, split: Split) -> None:
+        self.done += 1
+        if result.status != "ok":
+            for name, recipe in entry.entries:
+                self.record(
+                    {
+                        "event": "failed",
+                        "id": name,
+                        "recipe": recipe.digest,
+                        "split": split,
+                        "failure": result.failure,
+                        "message": result.message[:2000],
+                    }
+                )
+            self._breaker()
+            return
+        self.record(
+            {
+                "event": "evaluated",
+                "id": entry.id,
+                "recipe": entry.recipe.digest,
+                "split": split,
+                "key": entry.key,
+                "metrics": dict(result.data["metrics"]),
+                "items": self._store_items(result),
+                "statistics": dict(result.data.get("statistics", {})),
+                "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
+            }
+        )
+        for name, recipe in entry.entries[1:]:
+            self._record_same(name, recipe, entry.key)
+
+    def _record_same(self, name: str, recipe: Recipe, key: str) -> None:
+        """The same merge under another id: its scores are those of the first."""
+        owner, first = self.history.by_key[key]
+        self.record(
+            {
+                "event": "evaluated",
+                "id": name,
+                "recipe": recipe.digest,
+                "split": first.split,
+                "key": key,
+                "metrics": {metric: m.to_json() for metric, m in first.metrics.items()},
+                "items": dict(first.items),
+                "statistics": dict(first.statistics),
+                "same_as": owner,
+            }
+        )
+
+    def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
+        """Note a lost attempt; whether the candidate has lost too many workers."""
+        self.record(
+            {
+                "event": "lost",
+                "id": entry.id,
+                "recipe": entry.recipe.digest,
+                "failure": result.failure,
+                "message": result.message[:2000],
+            }
+        )
+        return self.history.candidates[entry.id].attempts_lost >= POISON
+
+    def _store_items(self, result: JobResult) -> dict[str, Any]:
+        grouped: dict[str, dict[str, Any]] = {}
+        for metric, values in result.items.items():
+            grouped.setdefault(metric.split(".")[0], {})[metric] = values
+        return {name: self.items.append(name, arrays) for name, arrays in grouped.items()}
+
+    def _breaker(self) -> None:
+        """Stop a campaign in which candidates fail alike or mostly (after Ax's failure-rate limit).
+
+        Raises:
+            TooManyFailures: quoting the last failure.
+        """
+        settled = [c for c in self.history.candidates.values() if not c.is_baseline and c.is_settled]
+        failed = [c for c in settled if c.failure is not None]
+        alike = len(failed) == len(settled) and len({c.failure for c in failed}) == 1
+        mostly = 2 * len(failed) > len(settled)
+        if not (
+            (len(settled) >= BREAKER_ALIKE and alike) or (len(settled) >= BREAKER_FINISHED and mostly)
+        ):
+            return
+        self.record({"event": "stopped", "reason": "breaker"})
+        found = f"the last one: {failed[-1].failure}: {failed[-1].message}"
+        wrong = f"{len(failed)} of {len(settled)} candidates failed"
+        raise TooManyFailures(Problem("E508", wrong, found, "mend the cause, then run again"))
+
+    def _deadline(self) -> float | None:
+        """Seconds a candidate may take: the campaign's figure, or 4 times the slowest expert's."""
+        chosen = self.campaign.config.workers.deadline
+        if chosen != "auto":
+            return chosen
+        measured = [
+            sum(evaluation.seconds.values())
+            for name in ("base", *self.campaign.experts)
+            if name in self.history.candidates
+            for evaluation in self.history.candidates[name].evaluations.values()
+        ]
+        return max(60.0, 4 * max(measured)) if measured else None

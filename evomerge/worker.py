@@ -1,0 +1,254 @@
+"""Worker: a plain object that keeps one live model and scores merges in it.
+
+What runs on every worker, whichever pool holds it. It knows nothing of pools, ledgers or optimizers.
+A worker never raises across the seam: every fault comes back as a `JobResult`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from evomerge.errors import CandidateError, CheckpointError, EvomergeError, Problem
+from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.scores import SPLITS, Scores, Split
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.folder import CheckpointFolder
+    from evomerge.evaluators import Evaluator
+    from evomerge.materialize import LiveModel
+
+
+class Worker:
+    """Holds what one campaign needs, loaded when the first job asks for it."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        # Nothing may look for a hub: data and models were resolved before the run.
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self.setup = setup
+        self._engine: _Engine | None = None
+
+    def run(self, job: Job) -> JobResult:
+        """Do a job; any fault becomes a failed result."""
+        try:
+            engine = self._loaded()
+            if job.kind == "prepare":
+                return engine.prepare(job)
+            return engine.evaluate(job)
+        except CandidateError as error:
+            return JobResult(job.id, "failed", error.kind, str(error))
+        except EvomergeError as error:
+            return JobResult(job.id, "failed", type(error).__name__, str(error))
+        except Exception as error:  # the seam: a candidate must not take the worker down
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(last.filename).name}:{last.lineno}"
+            message = f"{type(error).__name__}: {error} ({place})"
+            return JobResult(job.id, "failed", _class_of(error), message)
+
+    def _loaded(self) -> _Engine:
+        if self._engine is None:
+            self._engine = _Engine(self.setup)
+        return self._engine
+
+
+def _class_of(error: Exception) -> str:
+    """Failure class of an unforeseen exception."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    return "error"
+
+
+class _Engine:
+    """The loaded half of a worker: sources, live model, evaluators."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        import torch
+
+        from evomerge.checkpoint.folder import open_folder, open_source
+        from evomerge.checkpoint.reader import open_readers
+        from evomerge.evaluators import open_evaluator
+        from evomerge.evaluators.declaration import load_evaluator
+        from evomerge.weight_statistics import WeightStatistics
+
+        torch.set_num_threads(setup.threads)
+        self.setup = setup
+        base = open_folder(setup.sources["base"], "base")
+        self.folders = {"base": base} | {
+            name: open_source(path, name, base)
+            for name, path in setup.sources.items()
+            if name != "base"
+        }
+        self.readers = open_readers(self.folders)
+        self.statistics = WeightStatistics(self.readers, Path(setup.cache))
+        self.evaluators: list[Evaluator] = [
+            open_evaluator(load_evaluator(Path(path))) for path in setup.evaluators
+        ]
+        self._live: LiveModel | None = None
+        self._tokenizer: Any = None
+
+    @property
+    def base(self) -> CheckpointFolder:
+        return cast("CheckpointFolder", self.folders["base"])
+
+    def live(self) -> LiveModel:
+        """The resident model, built once."""
+        from evomerge.materialize import LiveModel
+
+        if self._live is None:
+            dtype = _torch_dtype(self.setup.dtype)
+            self._live = LiveModel.load(self.base, dtype=dtype, device=self.setup.device)
+        return self._live
+
+    def tokenizer(self) -> Any:
+        """The base's tokenizer, loaded once."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base.path)
+        return self._tokenizer
+
+    def prepare(self, job: Job) -> JobResult:
+        """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
+        from evomerge.evaluators.declaration import digest, load_evaluator
+        from evomerge.prepared import layout_to_json
+        from evomerge.weight_statistics import prepare_statistics
+
+        start = time.perf_counter()
+        found = prepare_statistics(self.folders, self.statistics, self.setup.methods)
+        declared = [load_evaluator(Path(path)) for path in self.setup.evaluators]
+        evaluators = {
+            evaluator.name: {
+                "digest": digest(declaration),
+                "metrics": list(evaluator.metrics),
+                "items": {split: evaluator.item_count(split) for split in SPLITS},
+            }
+            for evaluator, declaration in zip(self.evaluators, declared, strict=True)
+        }
+        data = {
+            "checkpoints": dict(found.digests),
+            "layout": layout_to_json(found.layout),
+            "evaluators": evaluators,
+            "storage": self.setup.storage,
+            "problems": [problem.__dict__ for problem in found.problems],
+            "warnings": [problem.__dict__ for problem in found.warnings],
+        }
+        return JobResult(job.id, "ok", data=data, seconds={"prepare": time.perf_counter() - start})
+
+    def evaluate(self, job: Job) -> JobResult:
+        """Merge into the live model and score it."""
+        from evomerge.plan import make_plan
+        from evomerge.recipe import recipe_from_json
+
+        assert job.recipe is not None
+        start = time.perf_counter()
+        recipe = recipe_from_json(dict(job.recipe))
+        live = self.live()
+        loaded = time.perf_counter()
+        plan = make_plan(recipe, self.folders, self.statistics)
+        report = live.materialize(plan, self.readers)
+        merged = time.perf_counter()
+        statistics = {"tensors_written": float(report.tensors_written)}
+        subject_statistics: Mapping[str, float] = statistics
+        scores = self._score(live.model, recipe, subject_statistics, job.split)
+        done = time.perf_counter()
+        return JobResult(
+            job.id,
+            "ok",
+            data={
+                "metrics": {name: m.to_json() for name, m in scores.metrics.items()},
+                "statistics": statistics,
+            },
+            items=scores.items,
+            seconds={
+                "load": loaded - start,
+                "merge": merged - loaded,
+                "evaluate": done - merged,
+            },
+        )
+
+    def _score(self, model: Any, recipe: Any, statistics: Mapping[str, float], split: Split) -> Scores:
+        from evomerge.evaluators import Subject
+
+        subject = Subject(
+            model=model,
+            tokenizer=self.tokenizer(),
+            recipe=recipe,
+            statistics=statistics,
+            device=self.setup.device,
+            batch_size=self.setup.batch_size,
+        )
+        metrics, items = {}, {}
+        for evaluator in self.evaluators:
+            scores = evaluator.evaluate(subject, split)
+            bad = scores.non_finite()
+            if bad:
+                raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
+            metrics |= scores.metrics
+            items |= scores.items
+        return Scores(metrics, items)
+
+
+def score_checkpoint(
+    model: Path, evaluator: Path, *, split: Split, dtype: str, batch_size: int, device: str
+) -> dict[str, Any]:
+    """Score one checkpoint folder with one evaluator by the worker's own code.
+
+    Returns:
+        `metrics` (name to value, stderr, items) and `items` (name to per-item results).
+
+    Raises:
+        CheckpointError: if the folder cannot be read.
+        ConfigError: if the evaluator has faults.
+        CandidateError: if the model's outputs are not finite.
+    """
+    from evomerge.checkpoint.folder import open_folder
+    from evomerge.evaluators import Subject, open_evaluator
+    from evomerge.evaluators.declaration import load_evaluator
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    opened = open_evaluator(load_evaluator(evaluator))
+    open_folder(model, model.name)
+    from transformers import AutoModelForCausalLM
+
+    live = AutoModelForCausalLM.from_pretrained(
+        model, dtype=_torch_dtype(dtype), trust_remote_code=False
+    )
+    subject = Subject(
+        model=live.to(device).eval(),
+        tokenizer=load_tokenizer(model),
+        device=device,
+        batch_size=batch_size,
+    )
+    scores = opened.evaluate(subject, split)
+    return {
+        "metrics": {name: metric.to_json() for name, metric in scores.metrics.items()},
+        "items": {name: values.tolist() for name, values in scores.items.items()},
+    }
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        CheckpointError: E234, if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        found = str(error).splitlines()[0]
+        raise CheckpointError(
+            Problem("E234", "the tokenizer cannot be loaded", found, file=str(folder))
+        ) from error
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
