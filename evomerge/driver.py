@@ -285,6 +285,7 @@ def _worker_setup(
         sources=dict(paths),
         evaluators=tuple(str(path) for path in campaign.evaluator_files),
         methods=tuple(dict.fromkeys((campaign.space.method, "task_arithmetic"))),
+        trims=(str(campaign.space.options.get("trim", "tensor")),),
         dtype=evaluation.dtype,
         storage=storage,
         device=evaluation.device,

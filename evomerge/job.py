@@ -26,6 +26,7 @@ class WorkerSetup:
         sources: `base` and the experts, name to folder.
         evaluators: evaluator files.
         methods: names of the merge methods the campaign may use.
+        trims: scopes of magnitude trimming it may use, `tensor` or `model`.
         dtype: evaluation dtype; `storage` the dtype merges are rounded to.
         cache: folder for prepared statistics, shared by the workers of a node.
     """
@@ -33,6 +34,7 @@ class WorkerSetup:
     sources: Mapping[str, str]
     evaluators: tuple[str, ...]
     methods: tuple[str, ...]
+    trims: tuple[str, ...]
     dtype: str
     storage: str
     device: str

@@ -10,6 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,7 +86,9 @@ class _Engine:
             if name != "base"
         }
         self.readers = open_readers(self.folders)
-        self.statistics = WeightStatistics(self.readers, Path(setup.cache))
+        self.statistics = WeightStatistics(
+            self.folders, directory=Path(setup.cache), readers=self.readers
+        )
         self.evaluators: list[Evaluator] = [
             open_evaluator(load_evaluator(Path(path))) for path in setup.evaluators
         ]
@@ -113,12 +116,26 @@ class _Engine:
 
     def prepare(self, job: Job) -> JobResult:
         """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
+        from evomerge.checkpoint.digest import content_digest
+        from evomerge.checkpoint.layout import layout_of
         from evomerge.evaluators.declaration import digest, load_evaluator
         from evomerge.prepared import layout_to_json
         from evomerge.weight_statistics import prepare_statistics
 
         start = time.perf_counter()
-        found = prepare_statistics(self.folders, self.statistics, self.setup.methods)
+        data: dict[str, Any] = {
+            "checkpoints": {name: content_digest(f) for name, f in self.folders.items()},
+            "storage": self.setup.storage,
+            "problems": [],
+            "warnings": [],
+        }
+        try:
+            found = prepare_statistics(
+                self.statistics, self.folders, "base", self.setup.methods, self.setup.trims
+            )
+        except CheckpointError as error:
+            data["problems"] = [problem.__dict__ for problem in error.problems]
+            return JobResult(job.id, "ok", data=data)
         declared = [load_evaluator(Path(path)) for path in self.setup.evaluators]
         evaluators = {
             evaluator.name: {
@@ -128,14 +145,10 @@ class _Engine:
             }
             for evaluator, declaration in zip(self.evaluators, declared, strict=True)
         }
-        data = {
-            "checkpoints": dict(found.digests),
-            "layout": layout_to_json(found.layout),
-            "evaluators": evaluators,
-            "storage": self.setup.storage,
-            "problems": [problem.__dict__ for problem in found.problems],
-            "warnings": [problem.__dict__ for problem in found.warnings],
-        }
+        layout = replace(layout_of(self.base), active=found.active)
+        data["layout"] = layout_to_json(layout)
+        data["evaluators"] = evaluators
+        data["warnings"] = [problem.__dict__ for problem in found.warnings]
         return JobResult(job.id, "ok", data=data, seconds={"prepare": time.perf_counter() - start})
 
     def evaluate(self, job: Job) -> JobResult:
