@@ -1,0 +1,189 @@
+"""LoRA adapters in PEFT's format, read as low-rank factors against a base. Torch-free.
+
+`delta = scale * B @ A` for a module with weight [out, in], A [r, in], B [out, r] (Hu et al. 2021,
+arXiv:2106.09685); `scale = alpha / r`, or `alpha / sqrt(r)` for rank-stabilised adapters (Kalajdzievski
+2023, arXiv:2312.03732). Embeddings and transposed layers (`fan_in_fan_out`) store the transpose.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.folder import CheckpointFolder, read_json
+from evomerge.checkpoint.header import TensorHeader, read_header
+from evomerge.errors import CheckpointError, Problem
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(
+    r"^(.*)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?$"
+)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One tensor's delta, `scale * left @ right`; with `transposed`, its transpose is what is stored.
+
+    Attributes:
+        a: factor with shape [r, in]; `b` with shape [out, r], as PEFT names them.
+        scale: the adapter's own factor.
+        transposed: whether the base tensor has shape [in, out].
+    """
+
+    a: TensorHeader
+    b: TensorHeader
+    scale: float
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A LoRA adapter and the full model it is read against.
+
+    Attributes:
+        factors: base tensor name to its low-rank delta.
+        warnings: what a person should know and what does not stop a merge (E205).
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    base: CheckpointFolder
+    factors: Mapping[str, LowRank]
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """The tensors the merged model has: those of the base."""
+        return self.base.tensors
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The weight files."""
+        return (WEIGHTS,)
+
+
+def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> AdapterFolder:
+    """Open a PEFT LoRA adapter against `base`.
+
+    Raises:
+        CheckpointError: E201 no folder, E202 no config, E206 pickle weights, E215 no weights, E208 to E214
+            damaged file, E221 a module the base does not have, E223 a factor of the wrong shape, E234 a
+            feature that is not a plain LoRA (DoRA, trained biases, whole modules saved, other methods).
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(Problem("E201", f"{name}: no such folder", file=str(folder)))
+    config = read_json(folder / "adapter_config.json", "E202", f"{name}: adapter config unreadable")
+    _refuse_unsupported(config, name, folder)
+    if not (folder / WEIGHTS).exists():
+        if (folder / "adapter_model.bin").exists():
+            raise CheckpointError(
+                Problem("E206", f"{name}: pickle weights are refused, they can run code",
+                        "adapter_model.bin", "save the adapter as safetensors", str(folder))
+            )  # fmt: skip
+        raise CheckpointError(Problem("E215", f"{name} has no {WEIGHTS}", file=str(folder)))
+    headers = read_header(folder / WEIGHTS)
+    factors = _factors(headers, config, base, str(folder / WEIGHTS))
+    stated = str(config.get("base_model_name_or_path") or "")
+    own = {str(base.path), base.path.name, str(base.config.get("_name_or_path", ""))}
+    warnings: tuple[Problem, ...] = ()
+    if stated and stated not in own and Path(stated).name not in own:
+        found = f"trained on {stated}, the base here is {base.path}"
+        warnings = (
+            Problem("E205", f"{name}: the adapter names another base", found,
+                    "make sure they are the same weights", str(folder)),
+        )  # fmt: skip
+    return AdapterFolder(name, folder, config, base, factors, warnings)
+
+
+def _refuse_unsupported(config: Mapping[str, Any], name: str, folder: Path) -> None:
+    problems = []
+
+    def refuse(field: str, what: str) -> None:
+        found = f"{field} is {config.get(field)!r}"
+        todo = "merge it into its base with PEFT and give the full model"
+        problems.append(Problem("E234", f"{name}: {what}", found, todo, str(folder), field=field))
+
+    if config.get("peft_type") != "LORA":
+        refuse("peft_type", "only LoRA adapters can be read as low-rank factors")
+    if config.get("use_dora"):
+        refuse("use_dora", "DoRA adapters are not supported")
+    if config.get("bias", "none") != "none":
+        refuse("bias", "adapters with trained biases are not supported")
+    if config.get("lora_bias"):
+        refuse("lora_bias", "adapters with trained biases are not supported")
+    for field in ("modules_to_save", "trainable_token_indices", "target_parameters"):
+        if config.get(field):
+            refuse(field, "adapters that carry whole modules or parameters are not supported")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1:
+        refuse("r", "the rank must be a positive integer")
+    if not isinstance(alpha, int | float):
+        refuse("lora_alpha", "lora_alpha must be a number")
+    if problems:
+        raise CheckpointError(problems)
+
+
+def _pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """PEFT's rule: the first key that matches the end of the module's name, at a dot."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _factors(
+    headers: Mapping[str, TensorHeader],
+    config: Mapping[str, Any],
+    base: CheckpointFolder,
+    file: str,
+) -> dict[str, LowRank]:
+    problems: list[Problem] = []
+    modules: dict[str, dict[str, TensorHeader]] = {}
+    for key, header in headers.items():
+        match = _FACTOR.match(key)
+        if match is None:
+            problems.append(
+                Problem(
+                    "E234", "not a LoRA factor", "", "only plain LoRA is supported", file, field=key
+                )
+            )
+            continue
+        modules.setdefault(match.group(1).removeprefix(_PREFIX), {})[match.group(2)] = header
+    factors: dict[str, LowRank] = {}
+    for module, parts in modules.items():
+        tensor = f"{module}.weight"
+        embedding = "lora_embedding_A" in parts
+        a = parts.get("lora_embedding_A" if embedding else "lora_A")
+        b = parts.get("lora_embedding_B" if embedding else "lora_B")
+        if a is None or b is None:
+            found = f"found {', '.join(sorted(parts))}"
+            problems.append(Problem("E220", "one factor is missing", found, "", file, field=module))
+            continue
+        target = base.tensors.get(tensor)
+        if target is None:
+            found = f"{base.path} has no tensor {tensor}"
+            problems.append(
+                Problem("E221", "the base has no such module", found, "", file, field=module)
+            )
+            continue
+        rank = _pattern_value(config.get("rank_pattern") or {}, module, config["r"])
+        alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        transposed = embedding or bool(config.get("fan_in_fan_out"))
+        wanted = target.shape[::-1] if transposed else target.shape
+        shapes_fit = len(wanted) == 2 and (a.shape, b.shape) == ((rank, wanted[1]), (wanted[0], rank))
+        if not shapes_fit:
+            found = f"A {list(a.shape)}, B {list(b.shape)}, base {list(target.shape)}, rank {rank}"
+            problems.append(Problem("E223", "factor of the wrong shape", found, "", file, field=module))
+            continue
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        factors[tensor] = LowRank(a, b, float(scale), transposed)
+    if problems:
+        raise CheckpointError(problems)
+    return factors

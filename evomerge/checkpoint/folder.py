@@ -1,0 +1,235 @@
+"""A model folder as data: config, index and headers, checked before a weight is read. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from evomerge.checkpoint.header import TensorHeader, read_header
+from evomerge.checkpoint.layout import LayerNames, layer_names, place_of
+from evomerge.errors import CheckpointError, Problem
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.adapter import AdapterFolder
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+JSON_LIMIT = 256 * 1024 * 1024
+_LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A full model.
+
+    Attributes:
+        name: what the campaign calls it (`base`, an expert's name).
+        path: its folder.
+        config: `config.json`.
+        tensors: checkpoint tensor name to where it lies; without `redundant`.
+        tied: whether the head is the embedding.
+        layers: number of layers.
+        names: how the layers are numbered.
+        redundant: tensors in the files that tying makes copies of others, name to name.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorHeader]
+    tied: bool
+    layers: int
+    names: LayerNames
+    redundant: Mapping[str, TensorHeader] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters; a tied head counts once."""
+        return sum(header.elements for header in self.tensors.values() if header.is_float)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The weight files, sorted."""
+        headers = (*self.tensors.values(), *self.redundant.values())
+        return tuple(sorted({header.file for header in headers}))
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that describes the decoder."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def config_layers(config: Mapping[str, Any]) -> int | None:
+    """The number of layers a config states, under any of the names in use."""
+    part = text_config(config)
+    return next((part[key] for key in _LAYER_FIELDS if isinstance(part.get(key), int)), None)
+
+
+def open_source(
+    path: str | Path, name: str, base: CheckpointFolder | None = None
+) -> CheckpointFolder | AdapterFolder:
+    """Open a folder as what its files say it is: a full model, or an adapter of `base`.
+
+    Raises:
+        CheckpointError: as `open_folder` and `open_adapter` do.
+    """
+    from evomerge.checkpoint.adapter import open_adapter
+
+    folder = Path(path)
+    if base is not None and (folder / "adapter_config.json").is_file():
+        return open_adapter(folder, name, base)
+    return open_folder(folder, name)
+
+
+def open_folder(path: str | Path, name: str) -> CheckpointFolder:
+    """Open a full model: config, index, and the header of every weight file.
+
+    Raises:
+        CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 pickle weights only,
+            E208 to E214 damaged files, E215 to E219 index faults, E222 another number of layers, E240.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(_missing_folder(folder, name))
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        base = _hub_base(folder)
+        raise CheckpointError(
+            Problem("E204", f"{name} is an adapter, not a full model", f"its base is {base}",
+                    "list it under `experts` with its base as `base`", str(folder))
+        )  # fmt: skip
+    config = read_json(folder / "config.json", "E202", f"{name} has no usable config.json")
+    everything = _weight_headers(folder, name)
+    names = layer_names(everything)
+    heads = {t: h for t, h in everything.items() if place_of(t, names, h) == "head"}
+    flag = text_config(config).get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    redundant = heads if flag is True else {}
+    stated = config_layers(config)
+    if stated is not None and stated != names.count:
+        found = f"config says {stated}, the files have {names.count}"
+        raise CheckpointError(
+            Problem("E222", f"{name}: number of layers differs", found, file=str(folder))
+        )
+    return CheckpointFolder(
+        name=name,
+        path=folder,
+        config=config,
+        tensors={t: h for t, h in everything.items() if t not in redundant},
+        tied=flag is True or not heads,
+        layers=names.count,
+        names=names,
+        redundant=redundant,
+    )
+
+
+def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: with `code` and `wrong` if it is missing, too large, or not a JSON object.
+    """
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise CheckpointError(Problem(code, wrong, "the file is too large", file=str(path)))
+        data = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise CheckpointError(Problem(code, wrong, found, file=str(path))) from error
+    except (ValueError, RecursionError) as error:
+        found = f"not JSON: {error}"
+        raise CheckpointError(Problem(code, wrong, found, file=str(path))) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(Problem(code, wrong, "not a JSON object", file=str(path)))
+    return data
+
+
+def _missing_folder(folder: Path, name: str) -> Problem:
+    near: list[str] = []
+    if folder.parent.is_dir():
+        siblings = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
+        near = difflib.get_close_matches(folder.name, siblings, n=1)
+    todo = f"did you mean {folder.parent / near[0]}?" if near else "check the path"
+    return Problem("E201", f"{name}: no such folder", "", todo, file=str(folder))
+
+
+def _hub_base(folder: Path) -> str:
+    config = read_json(folder / "adapter_config.json", "E214", "adapter config unreadable")
+    return str(config.get("base_model_name_or_path") or "not stated")
+
+
+def _weight_headers(folder: Path, name: str) -> dict[str, TensorHeader]:
+    if (folder / INDEX_FILE).exists():
+        return _indexed(folder)
+    if (folder / SINGLE_FILE).exists():
+        return read_header(folder / SINGLE_FILE)
+    files = sorted(entry.name for entry in os.scandir(folder))
+    shards = [file for file in files if file.endswith(".safetensors") and "-of-" in file]
+    if shards:
+        raise CheckpointError(
+            Problem("E216", "shards without an index", f"{len(shards)} shards",
+                    f"add {INDEX_FILE}", str(folder))
+        )  # fmt: skip
+    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if pickles:
+        raise CheckpointError(
+            Problem("E206", f"{name}: pickle weights are refused, they can run code", pickles[0],
+                    "convert them to safetensors with save_pretrained", str(folder))
+        )  # fmt: skip
+    raise CheckpointError(
+        Problem("E215", f"{name} has no weights", f"neither {SINGLE_FILE} nor {INDEX_FILE}",
+                file=str(folder))
+    )  # fmt: skip
+
+
+def _indexed(folder: Path) -> dict[str, TensorHeader]:
+    index_path = folder / INDEX_FILE
+    where = str(index_path)
+    index = read_json(index_path, "E217", "index unreadable")
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(Problem("E217", "index has no weight_map", file=where))
+    unsafe = sorted({str(file) for file in weight_map.values() if not _is_plain_name(file)})
+    if unsafe:
+        raise CheckpointError(
+            Problem("E218", "unsafe path in the index", unsafe[0], "only plain file names", where)
+        )
+    files = sorted(set(weight_map.values()))
+    missing = [file for file in files if not (folder / file).exists()]
+    if missing:
+        found = f"{len(files)} named, missing: {', '.join(missing[:5])}"
+        raise CheckpointError(Problem("E215", "shard missing", found, "download it again", where))
+    problems: list[Problem] = []
+    tensors: dict[str, TensorHeader] = {}
+    for file in files:
+        for tensor, header in read_header(folder / file).items():
+            said = weight_map.get(tensor)
+            if tensor in tensors:
+                found = f"in {tensors[tensor].file} and in {file}"
+                problems.append(Problem("E219", "tensor in two shards", found, "", where, field=tensor))
+            elif said != file:
+                found = f"index says {said or 'nothing'}, found in {file}"
+                problems.append(
+                    Problem("E219", "index and shard disagree", found, "", where, field=tensor)
+                )
+            else:
+                tensors[tensor] = header
+    reported = {problem.field for problem in problems}
+    for tensor in weight_map:
+        if tensor not in tensors and tensor not in reported:
+            found = f"index says {weight_map[tensor]}"
+            problems.append(Problem("E219", "tensor not in its shard", found, "", where, field=tensor))
+    if problems:
+        raise CheckpointError(problems)
+    return {tensor: tensors[tensor] for tensor in weight_map}
+
+
+def _is_plain_name(file: object) -> bool:
+    if not isinstance(file, str) or not file.endswith(".safetensors"):
+        return False
+    return PurePosixPath(file).name == file and "\\" not in file and "\0" not in file

@@ -1,0 +1,109 @@
+"""Where tensors stand: place of a checkpoint tensor, derived from the checkpoint's own names.
+
+The layers are the largest numbered family of tensors (`PREFIX.I.…`). Outside them, what lies under the
+same root as the layers comes before the final norm (embeddings: matrices, or names that say so) or is
+the final norm; what lies beside that root is the head. No list of architectures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evomerge.checkpoint.header import TensorHeader
+from evomerge.recipe import MODULES, OUTER_PLACES, leaf_places
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.folder import CheckpointFolder
+    from evomerge.search_space import ModelLayout
+
+_ATTENTION = ("attn", "attention")
+_MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "expert")
+_NORM = ("norm", "ln_", "layer_norm")
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """How a checkpoint numbers its layers: `prefix` ends before the number, without the dot."""
+
+    prefix: str
+    count: int
+
+    def split(self, tensor: str) -> tuple[int, str] | None:
+        """(layer, rest of the name) of a tensor inside a layer, else None."""
+        head = self.prefix + "." if self.prefix else ""
+        if not tensor.startswith(head):
+            return None
+        number, dot, rest = tensor[len(head) :].partition(".")
+        return (int(number), rest) if dot and number.isdecimal() else None
+
+    def join(self, layer: int, rest: str) -> str:
+        """The name of tensor `rest` in layer `layer`."""
+        return f"{self.prefix}.{layer}.{rest}" if self.prefix else f"{layer}.{rest}"
+
+
+def layer_names(tensors: Iterable[str]) -> LayerNames:
+    """The numbered family with the most tensors; `LayerNames("", 0)` if nothing is numbered."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    sizes: dict[str, int] = defaultdict(int)
+    for name in tensors:
+        match = re.match(r"(?:(.*?)\.)?(\d+)\.", name)
+        if match:
+            prefix = match.group(1) or ""
+            numbers[prefix].add(int(match.group(2)))
+            sizes[prefix] += 1
+    if not sizes:
+        return LayerNames("", 0)
+    prefix = max(sizes, key=lambda key: (sizes[key], key))
+    return LayerNames(prefix, max(numbers[prefix]) + 1)
+
+
+def place_of(tensor: str, names: LayerNames, header: TensorHeader | None = None) -> str:
+    """The place of a tensor: `embed`, `layers.I.attn|mlp|norm|other`, `final_norm` or `head`."""
+    inside = names.split(tensor)
+    if inside is not None:
+        layer, rest = inside
+        return f"layers.{layer}.{_module_of(rest)}"
+    root = names.prefix.split(".")[0] if "." in names.prefix else ""
+    if root and not tensor.startswith(root + "."):
+        return "head"
+    words = tensor.lower()
+    if "embed_out" in words or "lm_head" in words:
+        return "head"
+    matrix = header is not None and len(header.shape) > 1
+    return "embed" if matrix or "embed" in words else "final_norm"
+
+
+def _module_of(rest: str) -> str:
+    words = rest.lower().split(".")
+    if any(part in word for word in words for part in _NORM):
+        return "norm"
+    for word in words:
+        if any(part in word for part in _ATTENTION):
+            return "attn"
+        if any(part in word for part in _MLP):
+            return "mlp"
+    return "other"
+
+
+def places_of(tensors: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """The place of every tensor of a checkpoint."""
+    names = layer_names(tensors)
+    return {name: place_of(name, names, header) for name, header in tensors.items()}
+
+
+def layout_of(folder: CheckpointFolder) -> ModelLayout:
+    """What a search space must know of a base model; `active` is None until weights were read."""
+    from evomerge.search_space import ModelLayout
+
+    used = set(places_of(folder.tensors).values())
+    outer = [place for place in OUTER_PLACES if place in used]
+    places = leaf_places(folder.layers, MODULES, outer)
+    return ModelLayout(
+        layers=folder.layers,
+        places=tuple(place for place in places if place in used),
+        parameters=folder.parameters,
+    )

@@ -1,0 +1,235 @@
+"""Carry out a merge plan: into a live model for evaluation, or into a folder for publishing.
+
+Both go through `methods.execute`, tensor by tensor, so the exported checkpoint holds the bits that were
+scored. A live model keeps what the last plan wrote; tensors whose entry is the same are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from evomerge.binding import Binding, bind
+from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.reader import Reader
+from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
+from evomerge.errors import CandidateError, CheckpointError, Problem
+from evomerge.methods.blocks import BLOCK, Scratch
+from evomerge.methods.execute import execute
+from evomerge.plan import MergePlan, TensorPlan
+from evomerge.skeleton import allocate, build_skeleton
+
+
+@dataclass(frozen=True)
+class PlanStatistics:
+    """What carrying out a plan did.
+
+    Attributes:
+        tensors: tensors of the plan; `written` of them were computed, the others were resident.
+        bytes: bytes written.
+        seconds: wall time.
+        l1: sum of |merged - base| over all parameters, as stored; None if it was not asked for.
+        l2: root of the sum of squares of the same.
+    """
+
+    tensors: int
+    written: int
+    bytes: int
+    seconds: float
+    l1: float | None = None
+    l2: float | None = None
+
+
+class LiveModel:
+    """A resident model whose parameters are rewritten for each candidate.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        folder: the base checkpoint, whose architecture and names it has.
+        dtype: the evaluation dtype.
+        bindings: checkpoint tensor to where it lives.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        folder: CheckpointFolder,
+        dtype: torch.dtype,
+        device: torch.device,
+        bindings: list[Binding],
+        buffers: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.model = model
+        self.folder = folder
+        self.dtype = dtype
+        self.device = device
+        self.bindings = bindings
+        self.buffers = buffers
+        self._scratch = Scratch(device)
+        state = model.state_dict(keep_vars=True)
+        self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
+        self._resident: dict[str, TensorPlan] = {}
+        self._distances: dict[str, tuple[float, float]] = {}
+        self._readers: dict[str, Reader] = {}
+
+    @staticmethod
+    def load(
+        base: CheckpointFolder, dtype: torch.dtype | str = "bfloat16", device: str = "cpu"
+    ) -> LiveModel:
+        """Build the body of a base model and bind its checkpoint; weights come with the first plan.
+
+        Args:
+            base: the opened base; only its config and headers are read.
+            dtype: evaluation dtype.
+            device: where the model lives.
+
+        Raises:
+            CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
+        """
+        kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model = build_skeleton(base, kind)
+        bindings = bind(model, base)
+        buffers = allocate(model, device)
+        return LiveModel(model, base, kind, torch.device(device), bindings, buffers)
+
+    @torch.no_grad()
+    def materialize(
+        self, plan: MergePlan, readers: Mapping[str, Reader], distance: bool = False
+    ) -> PlanStatistics:
+        """Write a plan's tensors into the model, every parameter from exactly one entry.
+
+        Args:
+            plan: from `make_plan`; its path must be the layers of the base in order.
+            readers: by source name; a source whose reader is another object than last time is read anew.
+            distance: whether to measure how far the result is from the base.
+
+        Raises:
+            CandidateError: `nonfinite_weights`; the model then holds nothing that can be trusted, and the
+                next plan rewrites all of it.
+            CheckpointError: E234 for a path the live model cannot take, E220 for a parameter without entry.
+        """
+        started = time.perf_counter()
+        self._check_path(plan)
+        if any(self._readers.get(name) is not reader for name, reader in readers.items()):
+            self._forget()
+            self._readers = dict(readers)
+        entries = plan.by_name
+        missing = [name for name in self._slots if name not in entries]
+        if missing:
+            raise CheckpointError(
+                Problem("E220", "the plan has no entry for this tensor", field=missing[0])
+            )
+        written = bytes_written = 0
+        for name, slot in self._slots.items():
+            entry = entries[name]
+            known = self._resident.get(name) == entry and (not distance or name in self._distances)
+            if known:
+                continue
+            self._resident.pop(name, None)
+            self._distances.pop(name, None)
+            try:
+                self._write(entry, slot, readers)
+                if distance:
+                    base = readers[self._base_name(readers)].read(name)
+                    self._distances[name] = _distance(slot, base, self._scratch)
+            except BaseException:
+                self._forget()
+                raise
+            self._resident[name] = entry
+            written += 1
+            bytes_written += slot.numel() * slot.element_size()
+        l1 = l2 = None
+        if distance:
+            l1 = math.fsum(self._distances[name][0] for name in self._slots)
+            l2 = math.sqrt(math.fsum(self._distances[name][1] for name in self._slots))
+        seconds = time.perf_counter() - started
+        return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
+
+    def _write(self, entry: TensorPlan, slot: torch.Tensor, readers: Mapping[str, Reader]) -> None:
+        if slot.is_contiguous():
+            finite = execute(entry, readers, slot, self._scratch)
+        else:
+            whole = torch.empty(entry.shape, dtype=slot.dtype, device=self.device)
+            finite = execute(entry, readers, whole, self._scratch)
+            slot.copy_(whole)
+        if not finite:
+            raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+
+    def _forget(self) -> None:
+        self._resident.clear()
+        self._distances.clear()
+
+    def _base_name(self, readers: Mapping[str, Reader]) -> str:
+        for name, reader in readers.items():
+            if reader.folder is self.folder:
+                return name
+        raise ValueError("the distance to the base needs a reader of the base")
+
+    def _check_path(self, plan: MergePlan) -> None:
+        order = [layer for _, layer, _ in plan.path]
+        if order != list(range(self.folder.layers)):
+            raise CheckpointError(
+                Problem("E234", "the live model cannot take this path of layers",
+                        f"{len(order)} layers, the base has {self.folder.layers} in order",
+                        "export the recipe and score the checkpoint")
+            )  # fmt: skip
+
+
+def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tuple[float, float]:
+    """Sums of |merged - base| and of its square; float32 inside a block, float64 over blocks."""
+    if not merged.is_floating_point() or merged.shape != base.shape:
+        return 0.0, 0.0
+    left, right = merged.reshape(-1), base.reshape(-1)
+    absolute = squares = 0.0
+    for start in range(0, left.numel(), BLOCK):
+        stop = min(start + BLOCK, left.numel())
+        difference, origin = scratch.rows(2, stop - start)
+        difference.copy_(left[start:stop])
+        difference.sub_(origin.copy_(right[start:stop]))
+        absolute += float(difference.abs_().sum(dtype=torch.float64))
+        squares += float(torch.dot(difference, difference))
+    return absolute, squares
+
+
+@torch.no_grad()
+def write_checkpoint(
+    plan: MergePlan, readers: Mapping[str, Reader], out_dir: Path, shard_bytes: int = 5_000_000_000
+) -> PlanStatistics:
+    """Stream a plan's tensors to safetensors files in an existing folder.
+
+    Holds one tensor at a time. Files and folder are synced; giving the folder its final name is the
+    caller's part.
+
+    Args:
+        plan: any path.
+        readers: by source name.
+        out_dir: existing folder.
+        shard_bytes: most bytes of one file.
+
+    Raises:
+        CandidateError: `nonfinite_weights`; the folder is then incomplete.
+    """
+    started = time.perf_counter()
+    specs = [TensorSpec(entry.name, entry.dtype, entry.shape) for entry in plan.tensors]
+    writer = CheckpointWriter(out_dir, specs, shard_bytes)
+    scratch = Scratch()
+    total = 0
+    try:
+        for entry in plan.tensors:
+            out = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
+            if not execute(entry, readers, out, scratch):
+                raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+            writer.write(entry.name, out)
+            total += out.numel() * out.element_size()
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    count = len(plan.tensors)
+    return PlanStatistics(count, count, total, time.perf_counter() - started)

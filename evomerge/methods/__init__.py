@@ -1,0 +1,5 @@
+"""The arithmetic of merging: pure passes over flat tensors, float32 inside, rounded once.
+
+`scalars` turns coefficients into one number per input, `masks` draws reproducible random masks,
+`weighted_sum` and `sparsified_sum` are the two elementwise passes all methods are made of.
+"""

@@ -1,0 +1,68 @@
+"""Carry out one entry of a plan: fetch its tensors, choose the pass, fill the output.
+
+The one door to the kernels: live materialisation and export both come through here, which is why they
+agree to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from evomerge.checkpoint.reader import Reader
+from evomerge.methods.blocks import Dense, LowRankDelta, Operand, Scratch
+from evomerge.methods.sparsified_sum import Sparsity, sparsified_sum
+from evomerge.methods.weighted_sum import weighted_sum
+from evomerge.plan import PlanInput, TensorPlan
+
+
+def execute(
+    entry: TensorPlan, readers: Mapping[str, Reader], out: torch.Tensor, scratch: Scratch
+) -> bool:
+    """Fill `out` with a planned tensor, rounded to the entry's dtype and held in `out`'s.
+
+    Args:
+        entry: the plan of one tensor.
+        readers: by source name.
+        out: contiguous, of the entry's shape (or flat), on the scratch's device.
+        scratch: reused over entries.
+
+    Returns:
+        Whether every element is finite.
+    """
+    target = out.view(-1)
+    storage: torch.dtype = getattr(torch, entry.dtype)
+    if not storage.is_floating_point:
+        source = entry.inputs[0]
+        target.copy_(readers[source.source].read(source.tensor).reshape(-1))
+        return True
+    operands = [_operand(one, readers, scratch.device) for one in entry.inputs]
+    weights = [one.weight for one in entry.inputs]
+    base = None
+    if entry.base is not None:
+        base = _flat(readers[entry.base[0]].read(entry.base[1]), scratch.device)
+    size = target.numel()
+    if size == 0:
+        return True
+    if entry.is_sparse:
+        assert base is not None
+        sparsities = [Sparsity(one.threshold, one.keep, one.rescale, one.key) for one in entry.inputs]
+        return sparsified_sum(
+            base, operands, weights, sparsities, entry.elect, entry.mean_of_agreeing, entry.scale,
+            size, target, storage, scratch,
+        )  # fmt: skip
+    return weighted_sum(base, operands, weights, entry.scale, size, target, storage, scratch)
+
+
+def _flat(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.reshape(-1).to(device)
+
+
+def _operand(entry: PlanInput, readers: Mapping[str, Reader], device: torch.device) -> Operand:
+    reader = readers[entry.source]
+    flat = _flat(reader.read(entry.tensor), device)
+    factors = reader.delta(entry.tensor)
+    if factors is None:
+        return Dense(flat)
+    return LowRankDelta(flat, factors[0].to(device), factors[1].to(device))

@@ -1,0 +1,95 @@
+"""The live model's body without its weights, and its parameters as views of flat per-layer buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.layout import layer_names
+from evomerge.errors import CheckpointError, Problem
+
+_ALIGN = 64
+"""Bytes; a parameter begins on a cache line of its buffer."""
+
+
+def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder's config on the meta device: no memory, no random initialisation.
+
+    Raises:
+        CheckpointError: E203 if transformers does not know the architecture, E235 if it needs code of
+            its own.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        code = "E235" if "trust_remote_code" in str(error) else "E203"
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            Problem(code, "transformers cannot build this architecture", found, file=str(folder.path))
+        ) from error
+    model.eval()
+    return model
+
+
+def allocate(model: PreTrainedModel, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Give a meta model real memory: one flat buffer for each layer and one for the rest.
+
+    Parameters become views without gradients; their contents are undefined until they are written.
+    Persistent buffers are allocated likewise; the others (rotary frequencies, say) are computed by the
+    model's own initialisation.
+
+    Returns:
+        The flat buffers by layer prefix (`model.layers.0`; the empty string for the rest).
+    """
+    parameters = dict(model.named_parameters())
+    names = layer_names(parameters)
+    groups: dict[str, list[str]] = {}
+    for name in parameters:
+        split = names.split(name)
+        key = "" if split is None else f"{names.prefix}.{split[0]}"
+        groups.setdefault(key, []).append(name)
+    buffers: dict[str, torch.Tensor] = {}
+    replacement: dict[int, torch.nn.Parameter] = {}
+    for key, members in groups.items():
+        for dtype in {parameters[name].dtype for name in members}:
+            chosen = [name for name in members if parameters[name].dtype == dtype]
+            flat, views = _flat_views({name: parameters[name].shape for name in chosen}, dtype, device)
+            label = key if len({parameters[name].dtype for name in members}) == 1 else f"{key}:{dtype}"
+            buffers[label] = flat
+            for name in chosen:
+                fresh = torch.nn.Parameter(views[name], requires_grad=False)
+                # transformers initialises what is not marked; these are written by the first merge.
+                fresh._is_hf_initialized = True  # type: ignore[attr-defined]
+                replacement[id(parameters[name])] = fresh
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = replacement[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                fresh_buffer: Any = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
+                if name not in module._non_persistent_buffers_set:
+                    fresh_buffer._is_hf_initialized = True
+                module._buffers[name] = fresh_buffer
+    model.initialize_weights()
+    return buffers
+
+
+def _flat_views(
+    shapes: Mapping[str, torch.Size], dtype: torch.dtype, device: torch.device | str
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    step = max(1, _ALIGN // dtype.itemsize)
+    offsets: dict[str, int] = {}
+    position = 0
+    for name, shape in shapes.items():
+        offsets[name] = position
+        position += -(-shape.numel() // step) * step
+    flat = torch.empty(position, dtype=dtype, device=device)
+    views = {n: flat[offsets[n] : offsets[n] + s.numel()].view(s) for n, s in shapes.items()}
+    return flat, views
