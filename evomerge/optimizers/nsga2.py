@@ -43,7 +43,7 @@ _TRIES = 20
 _OPTIONS: Mapping[str, tuple[str | float, tuple[str, ...] | tuple[float, float]]] = {
     "start": ("structured", ("structured", "random")),
     "operators": ("structured", ("structured", "standard")),
-    "global_generations": (3.0, (0.0, 10_000.0)),
+    "global_generations": (4.0, (0.0, 10_000.0)),
     "eta_crossover": (15.0, (1.0, 100.0)),
     "eta_mutation": (20.0, (1.0, 100.0)),
 }
@@ -98,7 +98,7 @@ class Nsga2:
             xl=self._grid.low,
             xu=self._grid.high,
         )
-        self._algorithm.setup(problem, termination=NoTermination())
+        self._algorithm.setup(problem, termination=_Endless())
         self._algorithm.pop = Population.empty()
         self._algorithm.is_initialized = True
         self._algorithm.n_iter = 1
@@ -162,6 +162,13 @@ class Nsga2:
 class _Algorithm(NSGA2):  # type: ignore[misc]
     def _set_optimum(self, **kwargs: Any) -> None:
         """Nothing: fronts come from the ledger."""
+
+
+class _Endless(NoTermination):  # type: ignore[misc]
+    """Goes on even when mating finds nothing new, after which pymoo would stop for good."""
+
+    def has_terminated(self) -> bool:
+        return False
 
 
 class _Survival(RankAndCrowding):  # type: ignore[misc]

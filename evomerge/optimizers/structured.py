@@ -13,23 +13,23 @@ from scipy.stats import qmc
 
 from evomerge.optimizers.grid import Grid
 
-GLOBAL_SHARE, NEAR_SHARE = 0.5, 0.35
+GLOBAL_SHARE, NEAR_SHARE = 0.65, 0.25
 """Of the points added to the given ones: global points, and jittered copies; the rest is Sobol."""
 
 CROSSOVERS = ("genes", "layers", "experts", "blend")
-CROSSOVER_WEIGHTS = (0.25, 0.30, 0.20, 0.25)
+CROSSOVER_WEIGHTS = (0.10, 0.20, 0.15, 0.55)
 MUTATIONS = ("genes", "layers", "group", "level", "none")
 MUTATION_WEIGHTS = (0.25, 0.30, 0.30, 0.05, 0.10)
 GLOBAL_CROSSOVERS = ("experts", "blend")
-SHIFT = 0.15
+SHIFT = 0.12
 """Standard deviation of a common shift, as a share of the gene's range."""
 
 
 def start_points(grid: Grid, given: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` points on the grid to start from besides the `given` ones, float64 [count, genes].
 
-    Half are global (one value per group: Sobol points, and blends of given ones where there are two),
-    then come jittered copies of given and global points, and scrambled Sobol points over all genes.
+    Most are global (one value per group: Sobol points, and blends of given ones where there are two),
+    then come jittered copies of given and global points, and a few Sobol points over all genes.
     """
     number_global = round(GLOBAL_SHARE * count)
     number_near = round(NEAR_SHARE * count)

@@ -1,0 +1,1 @@
+"""Checks that parts written by others can run against evomerge's seams."""

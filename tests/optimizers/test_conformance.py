@@ -1,0 +1,91 @@
+"""Every optimizer kind passes the suite that third parties run, also with each of its options."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import KINDS, make_optimizer
+from evomerge.testing.optimizers import CHECKS, OBJECTIVES, example_genes, run
+
+VARIANTS = [
+    ("nsga2", {}),
+    ("nsga2", {"start": "random", "operators": "standard"}),
+    ("nsga2", {"global_generations": 0.0}),
+    ("random", {}),
+    ("random", {"structure": "global"}),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=str)
+def test_conformance(check, kind, options):
+    def factory(genes, objectives, population, seed, initial):
+        return make_optimizer(
+            kind,
+            genes,
+            objectives,
+            population=population,
+            seed=seed,
+            initial=initial,
+            options=options,
+        )
+
+    check(factory)
+
+
+def test_all_kinds_are_checked():
+    assert {kind for kind, _ in VARIANTS} == set(KINDS)
+
+
+REPLAY = """
+import numpy, random
+numpy.random.seed({other}); random.seed({other})
+from evomerge.optimizers import make_optimizer
+from evomerge.testing.optimizers import OBJECTIVES, example_genes, run
+optimizer = make_optimizer({kind!r}, example_genes(), OBJECTIVES, population=10, seed=11)
+run(optimizer, 12)
+print(optimizer.state_digest())
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_another_process_asks_the_same(kind):
+    optimizer = make_optimizer(kind, example_genes(), OBJECTIVES, population=10, seed=11)
+    run(optimizer, 12)
+    for other in (1, 2):
+        script = REPLAY.format(kind=kind, other=other)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.strip() == optimizer.state_digest()
+
+
+def test_the_drivers_modules_load_no_pymoo_before_it_is_made():
+    script = """
+import sys
+import evomerge.optimizers, evomerge.ledger, evomerge.item_store, evomerge.front_statistics
+from evomerge.optimizers import make_optimizer
+from evomerge.testing.optimizers import OBJECTIVES, example_genes
+make_optimizer("random", example_genes(), OBJECTIVES, population=4, seed=0)
+assert "pymoo" not in sys.modules
+make_optimizer("nsga2", example_genes(), OBJECTIVES, population=4, seed=0)
+assert not {"torch", "transformers", "lm_eval", "ray", "matplotlib"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_unknown_kinds_and_options_are_refused():
+    def make(kind, **options):
+        make_optimizer(kind, example_genes(), OBJECTIVES, population=4, seed=0, options=options)
+
+    with pytest.raises(ConfigError, match=r"E104.*unknown optimizer `cma`; kinds: nsga2, random"):
+        make("cma")
+    with pytest.raises(ConfigError, match=r"E108.*structure: must be one of independent, global"):
+        make("random", structure="layers")
+    with pytest.raises(ConfigError) as caught:
+        make("nsga2", eta_mutation=True, star="random")
+    assert [problem.code for problem in caught.value.problems] == ["E108", "E104"]
