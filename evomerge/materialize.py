@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,7 +199,11 @@ def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tup
 
 @torch.no_grad()
 def write_checkpoint(
-    plan: MergePlan, readers: Mapping[str, Reader], out_dir: Path, shard_bytes: int = 5_000_000_000
+    plan: MergePlan,
+    readers: Mapping[str, Reader],
+    out_dir: Path,
+    shard_bytes: int = 5_000_000_000,
+    written: Callable[[str, torch.Tensor], None] | None = None,
 ) -> PlanStatistics:
     """Stream a plan's tensors to safetensors files in an existing folder.
 
@@ -211,6 +215,7 @@ def write_checkpoint(
         readers: by source name.
         out_dir: existing folder.
         shard_bytes: most bytes of one file.
+        written: called with each tensor's name and content once it is written.
 
     Raises:
         CandidateError: `nonfinite_weights`; the folder is then incomplete.
@@ -226,6 +231,8 @@ def write_checkpoint(
             if not execute(entry, readers, out, scratch):
                 raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
             writer.write(entry.name, out)
+            if written is not None:
+                written(entry.name, out)
             total += out.numel() * out.element_size()
         writer.close()
     except BaseException:
