@@ -17,7 +17,7 @@ from evomerge.baselines import UNIFORM, baseline_recipes, freeze
 from evomerge.campaign import Campaign, identity, identity_digest
 from evomerge.dispatch import Dispatcher, Observer, Progress, StopRequest
 from evomerge.errors import CheckpointError, ConfigError, LedgerDamaged, Problem
-from evomerge.history import CACHE_FOLDER, EXPORTS_FILE, FORMAT, ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.history import CACHE_FOLDER, EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
 from evomerge.objective import Failed, Outcome, complete
@@ -88,7 +88,6 @@ class _Driver:
             record(
                 {
                     "event": "campaign",
-                    "format": FORMAT,
                     "config": config,
                     "identity": identity_digest(config),
                     "versions": _versions(),

@@ -25,7 +25,6 @@ from typing import Any
 from evomerge.objective import Scaling
 from evomerge.scores import Metric
 
-FORMAT = 1
 LEDGER_FILE = "ledger.jsonl"
 EXPORTS_FILE = "exports.jsonl"
 ITEMS_FOLDER = "items"
