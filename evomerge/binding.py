@@ -1,9 +1,9 @@
 """Binding: each checkpoint tensor to the live parameter, or part of one, that holds it.
 
 transformers renames and fuses tensors while loading (experts of a mixture are stacked, say). Its own
-conversion is run backwards over the live model's tensors with copies turned off, so that each checkpoint
-tensor comes out as a view of the parameter it belongs to; the view tells the slice. Nothing is hard-coded
-for any architecture, and a conversion that is no slice is refused by name.
+conversion is run backwards over the live model's tensors with copies turned off, so that each
+checkpoint tensor comes out as a view of the parameter it belongs to; the view tells the slice. Nothing
+is hard-coded for any architecture, and a conversion that is no slice is refused by name.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def bind(model: PreTrainedModel, folder: CheckpointFolder) -> list[Binding]:
         folder: the checkpoint.
 
     Raises:
-        CheckpointError: E220 a live parameter or persistent buffer without a tensor, E221 a tensor without
-            a place, E223 a wrong shape, E219 two tensors for one place, E234 a conversion that is no slice;
-            all together.
+        CheckpointError: E220 a live parameter or persistent buffer without a tensor, E221 a tensor
+            without a place, E223 a wrong shape, E219 two tensors for one place, E234 a conversion that
+            is no slice; all together.
     """
     live = _unique_state(model)
     stand_ins = {

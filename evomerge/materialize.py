@@ -31,7 +31,7 @@ class PlanStatistics:
     """What carrying out a plan did.
 
     Attributes:
-        tensors: tensors of the plan; `written` of them were computed, the others were resident.
+        tensors: tensors of the plan; `tensors_written` of them were computed, the others were resident.
         bytes: bytes written.
         seconds: wall time.
         l1: sum of |merged - base| over all parameters, as stored; None if it was not asked for.
@@ -39,7 +39,7 @@ class PlanStatistics:
     """
 
     tensors: int
-    written: int
+    tensors_written: int
     bytes: int
     seconds: float
     l1: float | None = None
@@ -106,13 +106,13 @@ class LiveModel:
 
         Args:
             plan: from `make_plan`; its path must be the layers of the base in order.
-            readers: by source name; a source whose reader is another object than last time is read anew.
+            readers: by source name; other reader objects than last time make everything stale.
             distance: whether to measure how far the result is from the base.
 
         Raises:
-            CandidateError: `nonfinite_weights`; the model then holds nothing that can be trusted, and the
-                next plan rewrites all of it.
-            CheckpointError: E234 for a path the live model cannot take, E220 for a parameter without entry.
+            CandidateError: `nonfinite_weights`; nothing in the model can be trusted then, and the next
+                plan rewrites all of it.
+            CheckpointError: E234 a path the live model cannot take, E220 a parameter without entry.
         """
         started = time.perf_counter()
         self._check_path(plan)

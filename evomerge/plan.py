@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.folder import LAYER_FIELDS, CheckpointFolder, config_layers, text_config
 from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.errors import CheckpointError, ConfigError, Problem
@@ -125,11 +125,11 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
         statistics: thresholds and inner products of these sources.
 
     Raises:
-        ConfigError: E111 a coefficient that is missing or out of range, E114 unknown method, E115 a method
-            that needs a base, E118 a wrong number of inputs, E119 a layer a source does not have, E138 a
-            place without a source.
-        CheckpointError: E220 a tensor that a source lacks, E234 a layer scale that cannot be folded into
-            the weights.
+        ConfigError: E111 a coefficient or option that is missing or out of range, E114 unknown method,
+            E115 a method that needs a base, E118 a wrong number of inputs, E119 a layer a source does
+            not have, E138 a place without a source.
+        CheckpointError: E220 a tensor that a source lacks, E234 a layer scale that cannot be folded
+            into the weights.
         CandidateError: `degenerate_coefficients`.
     """
     makers = {
@@ -150,7 +150,8 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
     if problems:
         raise ConfigError(problems)
 
-    before, after = [], []
+    before: list[TensorPlan] = []
+    after: list[TensorPlan] = []
     seen_layer = False
     for tensor, place in places.items():
         if place.startswith("layers."):
@@ -178,7 +179,7 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
 
 
 def _path_config(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Config keys that follow from the path: the number of layers, and every list with one entry a layer."""
+    """Config keys that follow from the path: the layer count, and lists with one entry a layer."""
     layers = config_layers(config)
     order = [step.layer for step in recipe.path]
     if layers is None or order == list(range(layers)):
@@ -186,9 +187,8 @@ def _path_config(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     part = text_config(config)
     changed: dict[str, Any] = {}
     for key, value in part.items():
-        if key.endswith("layers") or key in ("n_layer",):
-            if value == layers and isinstance(value, int):
-                changed[key] = len(order)
+        if key in LAYER_FIELDS and value == layers:
+            changed[key] = len(order)
         if isinstance(value, list) and len(value) == layers:
             changed[key] = [value[layer] for layer in order]
     if part is config:
@@ -236,7 +236,7 @@ class _Maker:
     def tensor(
         self, output: str, tensor: str, place: str, out_place: str, dtype: str, scale: float
     ) -> TensorPlan:
-        """The entry for `output`, made of `tensor` of this source, whose coefficients stand at `place`."""
+        """The entry for `output`, made of `tensor`, whose coefficients stand at `place`."""
         header = self.folder.tensors.get(tensor)
         if header is None:
             raise CheckpointError(

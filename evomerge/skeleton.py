@@ -23,10 +23,11 @@ def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedMo
         CheckpointError: E203 if transformers does not know the architecture, E235 if it needs code of
             its own.
     """
+    automatic: Any = AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            model: PreTrainedModel = automatic.from_config(config, dtype=dtype, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         code = "E235" if "trust_remote_code" in str(error) else "E203"
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -77,7 +78,8 @@ def allocate(model: PreTrainedModel, device: torch.device | str) -> dict[str, to
                 if name not in module._non_persistent_buffers_set:
                     fresh_buffer._is_hf_initialized = True
                 module._buffers[name] = fresh_buffer
-    model.initialize_weights()
+    initialiser: Any = model
+    initialiser.initialize_weights()
     return buffers
 
 

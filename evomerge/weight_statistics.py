@@ -1,8 +1,8 @@
 """WeightStatistics: what merge methods must know of the weights, computed once per set of checkpoints.
 
-Thresholds are exact: a table of 1000 order statistics of the float32 magnitudes of a task vector answers
-every density on the 1e-3 grid, and other densities are computed on demand. Tables for the whole model
-(TIES' original trim) come from a two-level radix histogram, since the vector itself would not fit.
+Thresholds are exact: a table of 1000 order statistics of the float32 magnitudes of a task vector
+answers every density on the 1e-3 grid, and other densities are computed on demand. Tables for the whole
+model (TIES' original trim) come from a two-level radix histogram: the vector itself would not fit.
 Results are kept in memory and, given a folder, on disk under the digests of the checkpoints.
 """
 
@@ -233,7 +233,8 @@ class WeightStatistics:
         return found.view(np.float32)
 
     def _magnitude_bits(self, base: str, expert: str, tensor: str) -> np.ndarray:
-        return np.abs(self._delta(base, expert, tensor)).view(np.uint32)
+        bits: np.ndarray = np.abs(self._delta(base, expert, tensor)).view(np.uint32)
+        return bits
 
     def _products(self, first: str, second: str) -> Arrays:
         products: Arrays = {}
@@ -293,7 +294,7 @@ class WeightStatistics:
 
 
 def low_rank_delta(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right`, flattened, multiplied in the row blocks of the passes: float32 [rows * columns]."""
+    """`left @ right`, flattened, multiplied in the row blocks of the passes: float32 [elements]."""
     from evomerge.methods.blocks import LowRankDelta, block_ranges
 
     size = left.shape[0] * right.shape[1]
@@ -331,7 +332,7 @@ class WeightReport:
 
     Attributes:
         active: expert to the places its task vector touches.
-        warnings: E229 and E233 problems that do not stop a campaign.
+        warnings: E233 problems, which do not stop a campaign.
     """
 
     active: Mapping[str, tuple[str, ...]]
@@ -348,8 +349,8 @@ def prepare_statistics(
     """Look at every weight once and compute what `methods` need, before the first candidate.
 
     Raises:
-        CheckpointError: E232 for every source with NaN or infinite weights, E229 where a config ties the
-            head and the files hold another one; all together.
+        CheckpointError: E232 for every source with NaN or infinite weights, E229 where a config ties
+            the head and the files hold another one; all together.
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []
@@ -402,7 +403,7 @@ def _untied_heads(folder: CheckpointFolder) -> list[Problem]:
         head = reader.read(name)
         if not any(head.shape == e.shape and torch.equal(head, e) for e in embeddings):
             problems.append(
-                Problem("E229", f"{folder.name}: the config ties the head, the files hold another one", "",
+                Problem("E229", f"{folder.name}: the config ties the head, the files hold another", "",
                         "set tie_word_embeddings to false, or remove the tensor", str(folder.path),
                         field=name)
             )  # fmt: skip

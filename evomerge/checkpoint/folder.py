@@ -21,7 +21,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 JSON_LIMIT = 256 * 1024 * 1024
-_LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def config_layers(config: Mapping[str, Any]) -> int | None:
     """The number of layers a config states, under any of the names in use."""
     part = text_config(config)
-    return next((part[key] for key in _LAYER_FIELDS if isinstance(part.get(key), int)), None)
+    return next((part[key] for key in LAYER_FIELDS if isinstance(part.get(key), int)), None)
 
 
 def open_source(
@@ -92,8 +92,9 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     """Open a full model: config, index, and the header of every weight file.
 
     Raises:
-        CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 pickle weights only,
-            E208 to E214 damaged files, E215 to E219 index faults, E222 another number of layers, E240.
+        CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 only pickle
+            weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of layers, E240
+            an unreadable file.
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -87,7 +87,7 @@ class CheckpointWriter:
         assert self._open is not None
         if tensor.numel():
             flat = tensor.contiguous().view(-1).view(torch.uint8).cpu().numpy()
-            self._open.write(memoryview(flat))
+            self._open.write(flat.data)
         self._left -= 1
 
     def close(self) -> None:

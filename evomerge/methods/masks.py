@@ -45,7 +45,8 @@ def apply_mask(
         probability: of keeping an element.
         start: index of the first element; a block must not cross a multiple of 2**32.
         counter: int32 [n], 0, 1, 2, ...
-        bits: int32 [n], scratch; `spare` likewise.
+        bits: int32 [n], scratch.
+        spare: int32 [n], scratch.
     """
     low_key, high_key = key % _WORD, key >> 32
     block = start >> 32

@@ -31,7 +31,9 @@ def slerp(t: float, aa: float, ab: float, bb: float) -> tuple[float, float]:
 
     Args:
         t: position; 0 is a, 1 is b.
-        aa: squared norm of a, with `ab` the inner product and `bb` the squared norm of b, in float64.
+        aa: squared norm of a, in float64.
+        ab: inner product of a and b.
+        bb: squared norm of b.
     """
     norms = math.sqrt(aa) * math.sqrt(bb)
     cosine = ab / norms if norms > 0.0 else 1.0

@@ -37,7 +37,7 @@ def sparsify(
 ) -> torch.Tensor:
     """Sparsify a block of a task vector; the result is `delta` or `spare` (both float32 [n])."""
     if sparsity.threshold > 0.0:
-        # hardshrink zeroes |x| <= bound; with the float32 below the threshold, it keeps |x| >= threshold.
+        # hardshrink zeroes |x| <= bound; the float32 below the threshold keeps |x| >= threshold.
         bound = _float32_below(sparsity.threshold)
         torch.ops.aten.hardshrink.out(delta, bound, out=spare)
         delta, spare = spare, delta
@@ -77,7 +77,9 @@ def sparsified_sum(
 
     Args:
         base: [size].
-        operands: the experts; `weights` and `sparsities` one each.
+        operands: the experts.
+        weights: one factor an operand.
+        sparsities: one an operand.
         elect: whether signs must agree.
         mean_of_agreeing: whether to divide by the count; only with `elect`.
         scale: factor of the whole result.

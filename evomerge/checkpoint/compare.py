@@ -1,0 +1,219 @@
+"""Whether experts fit a base, from configs and headers alone. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.layout import places_of
+from evomerge.errors import Problem
+
+Folder = CheckpointFolder | AdapterFolder
+
+_PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
+_PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
+_SHOWN = 5
+
+
+def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list[Problem]:
+    """Everything in which experts do not fit the base, in one list.
+
+    E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
+    heads, RoPE), E225 model type, E226 vocabulary size, E227 the same ids with other tokens, E229 tying, E230
+    quantised weights; and E231 mixed dtypes, which is a warning: merging computes in float32.
+    """
+    problems = _quantised(base)
+    for expert in experts:
+        if isinstance(expert, AdapterFolder):
+            continue  # checked against the base when it was opened
+        problems += _quantised(expert)
+        if base.config.get("model_type") != expert.config.get("model_type"):
+            found = f"base is {base.config.get('model_type')}, {expert.name} is "
+            found += f"{expert.config.get('model_type')}"
+            problems.append(
+                _problem("E225", expert, "architectures cannot be merged", found, field="model_type")
+            )
+            continue
+        problems += _numbers(base, expert) + _vocabulary(base, expert)
+        if base.tied != expert.tied:
+            found = f"base {_tying(base)}, {expert.name} {_tying(expert)}"
+            problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
+        problems += _tensors(base, expert)
+    return problems + _dtypes(base, experts)
+
+
+def _problem(
+    code: str, folder: Folder, wrong: str, found: str = "", todo: str = "", field: str = ""
+) -> Problem:
+    return Problem(code, f"{folder.name}: {wrong}", found, todo, str(folder.path), field=field)
+
+
+def _tying(folder: CheckpointFolder) -> str:
+    return "ties its head" if folder.tied else "has a head of its own"
+
+
+def _quantised(folder: CheckpointFolder) -> list[Problem]:
+    settings = folder.config.get("quantization_config")
+    method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else None
+    packed = [
+        name
+        for name, header in folder.tensors.items()
+        if name.endswith(_PACKED) or (header.dtype in _PACKED_DTYPES and len(header.shape) > 1)
+    ]
+    if method is None and not packed:
+        return []
+    found = f"quantization_config says {method}" if method else f"packed tensors such as {packed[0]}"
+    todo = "give the original weights"
+    return [_problem("E230", folder, "quantised weights cannot be merged", found, todo)]
+
+
+def _rope(part: Mapping[str, Any]) -> Any:
+    """RoPE settings in one form: transformers 5 nests what earlier versions kept apart."""
+    nested = part.get("rope_parameters")
+    if isinstance(nested, dict):
+        return {key: value for key, value in nested.items() if value is not None}
+    if "rope_theta" not in part:
+        return None
+    scaling = part.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    rest = {k: v for k, v in scaling.items() if k not in ("type", "rope_type")}
+    return {**rest, "rope_type": kind, "rope_theta": part["rope_theta"]}
+
+
+def _key_value_heads(part: Mapping[str, Any]) -> Any:
+    stated = part.get("num_key_value_heads")
+    return stated if stated is not None else part.get("num_attention_heads")
+
+
+def _head_size(part: Mapping[str, Any]) -> Any:
+    stated, hidden, heads = (part.get(k) for k in ("head_dim", "hidden_size", "num_attention_heads"))
+    if stated is None and isinstance(hidden, int) and isinstance(heads, int) and heads:
+        return hidden // heads
+    return stated
+
+
+def _plain(key: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda part: part.get(key)
+
+
+_NUMBERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "layers": config_layers,
+    "hidden_size": _plain("hidden_size"),
+    "intermediate_size": _plain("intermediate_size"),
+    "num_attention_heads": _plain("num_attention_heads"),
+    "num_key_value_heads": _key_value_heads,
+    "head_dim": _head_size,
+    "rope": _rope,
+    "partial_rotary_factor": _plain("partial_rotary_factor"),
+    "sliding_window": _plain("sliding_window"),
+    "layer_types": _plain("layer_types"),
+    "hidden_act": _plain("hidden_act"),
+    "num_local_experts": _plain("num_local_experts"),
+    "num_experts": _plain("num_experts"),
+    "num_experts_per_tok": _plain("num_experts_per_tok"),
+}
+
+
+def _numbers(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    ours, theirs = text_config(base.config), text_config(expert.config)
+    differing = []
+    for name, read in _NUMBERS.items():
+        left, right = read(ours), read(theirs)
+        # A field that one config leaves to the architecture's default cannot be compared.
+        if left is not None and right is not None and left != right:
+            differing.append(f"{name}: base {_shown(left)}, {expert.name} {_shown(right)}")
+    if not differing:
+        return []
+    return [_problem("E224", expert, "the architecture differs from the base's", "; ".join(differing))]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    left, right = (text_config(folder.config).get("vocab_size") for folder in (base, expert))
+    if left is not None and right is not None and left != right:
+        extra = sorted(set(_tokens(expert)) - set(_tokens(base)))[:_SHOWN]
+        found = f"base {left}, {expert.name} {right}" + (f"; new tokens: {extra}" if extra else "")
+        todo = "experts must share the base's vocabulary"
+        return [_problem("E226", expert, "vocabulary sizes differ", found, todo, "vocab_size")]
+    ours, theirs = _tokens(base), _tokens(expert)
+    moved = sorted(
+        (number, token) for token, number in ours.items() if theirs.get(token, number) != number
+    )
+    if ours and theirs and moved:
+        shown = ", ".join(
+            f"{token!r} is {number} and {theirs[token]}" for number, token in moved[:_SHOWN]
+        )
+        found = f"{len(moved)} tokens have other ids: {shown}"
+        return [_problem("E227", expert, "the same ids mean different tokens", found)]
+    return []
+
+
+def _tokens(folder: CheckpointFolder) -> dict[str, int]:
+    """The tokenizer's vocabulary without added tokens, or nothing where it cannot be read as such."""
+    path: Path = folder.path / "tokenizer.json"
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if isinstance(vocabulary, dict):
+        return {str(token): number for token, number in vocabulary.items() if isinstance(number, int)}
+    if isinstance(vocabulary, list):
+        return {
+            str(entry[0]): i for i, entry in enumerate(vocabulary) if isinstance(entry, list) and entry
+        }
+    return {}
+
+
+def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    problems = []
+    missing = [name for name in base.tensors if name not in expert.tensors]
+    unknown = [name for name in expert.tensors if name not in base.tensors]
+    if base.tied != expert.tied:
+        # Reported as E229 already.
+        heads = {
+            n for f in (base, expert) for n, place in places_of(f.tensors).items() if place == "head"
+        }
+        missing = [name for name in missing if name not in heads]
+        unknown = [name for name in unknown if name not in heads]
+    if missing:
+        found = _few(missing, len(base.tensors))
+        problems.append(_problem("E220", expert, "tensors missing", found, field=missing[0]))
+    if unknown:
+        found = _few(unknown, len(expert.tensors))
+        problems.append(
+            _problem("E221", expert, "tensors the base does not have", found, field=unknown[0])
+        )
+    for name, header in base.tensors.items():
+        other = expert.tensors.get(name)
+        if other is not None and other.shape != header.shape:
+            found = f"base {list(header.shape)}, {expert.name} {list(other.shape)}"
+            problems.append(_problem("E223", expert, "wrong shape", found, field=name))
+    return problems
+
+
+def _few(names: Sequence[str], total: int) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} of {total}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _dtypes(base: CheckpointFolder, experts: Sequence[Folder]) -> list[Problem]:
+    kinds = {
+        folder.name: Counter(h.dtype for h in folder.tensors.values() if h.is_float)
+        for folder in (base, *(e for e in experts if isinstance(e, CheckpointFolder)))
+    }
+    if len({kind for counts in kinds.values() for kind in counts}) <= 1:
+        return []
+    found = "; ".join(
+        f"{name} {', '.join(f'{kind} ({count})' for kind, count in sorted(counts.items()))}"
+        for name, counts in kinds.items()
+    )
+    return [_problem("E231", base, "mixed dtypes; merged in float32", found)]
