@@ -1,0 +1,26 @@
+"""What makes two items the same item: a hash of their content. Needs the standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+NAME_FIELDS = frozenset({"id", "_id", "idx", "index", "doc_id"})
+"""Top-level fields that name an item and are no part of what a model is asked."""
+
+
+def item_id(doc: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over the item's content, without the fields that only name it.
+
+    Values that JSON cannot hold (dates, images) count by their text.
+    """
+    content = {key: value for key, value in doc.items() if key not in NAME_FIELDS}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fixed_order(ids: list[str]) -> list[int]:
+    """Positions sorted by item id, equal ids by position: any prefix is a random sample of the task."""
+    return sorted(range(len(ids)), key=lambda position: (ids[position], position))

@@ -1,0 +1,363 @@
+"""lm-eval tasks on a live model: its prompts, metrics and aggregation, requests built only once.
+
+The only file that imports lm-eval. `simple_evaluate` builds and tokenises every request and starts a
+dozen processes for each call; here a split's requests are built once per tokenizer and every candidate
+answers the same ones, through lm-eval's own model class or through `packed`, whichever the declaration
+and the model allow. Numbers are those of stock lm-eval on the same task file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
+from evomerge.evaluators.canary import check_logits
+from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
+from evomerge.evaluators.items import fixed_order, item_id
+from evomerge.evaluators.layout import choose_layout
+from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
+from evomerge.evaluators.task_files import TaskFile
+from evomerge.scores import SPLITS, Metric, Scores, Split, mean_metric
+
+if TYPE_CHECKING:
+    from evomerge.evaluators import Subject
+
+FEWSHOT_SEED = 1234
+"""lm-eval's default seed of the few-shot sampler, so that its prompts are ours."""
+PROBED_ITEMS = 2
+RESAMPLES = 200
+
+
+@dataclass
+class _Split:
+    """One split's task and items; items stand in the fixed order."""
+
+    task: Any
+    docs: list[Any]
+    order: list[int]
+    ids: tuple[str, ...]
+
+
+@dataclass
+class _Requests:
+    """The requests of one split for one tokenizer.
+
+    `items` holds lm-eval's instances of each item; `tokens` the same, tokenised as lm-eval does it;
+    `packed` the batches made of them, by what they depend on.
+    """
+
+    tokenizer: Any
+    items: list[list[Instance]]
+    tokens: list[list[Request]] | None
+    packed: dict[tuple[Any, ...], PackedBlock] = field(default_factory=dict)
+
+
+class _Recorder(HFLM):  # type: ignore[misc]
+    """Tokenises log-likelihood requests as lm-eval does, and keeps them instead of running a model."""
+
+    recorded: list[Request]
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        self.recorded = [Request(tuple(context), tuple(rest)) for _, context, rest in requests]
+        return [(0.0, False)] * len(requests)
+
+
+class LmEvalTasks:
+    """The evaluator of an `lm_eval` declaration. Not thread-safe; keep one per process."""
+
+    def __init__(self, declaration: EvaluatorDeclaration) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        self.declaration = declaration
+        self._files = task_files(declaration)
+        self._splits: dict[Split, _Split] = {}
+        self._requests: dict[Split, _Requests] = {}
+        self._layouts: dict[tuple[Any, ...], Layout | None] = {}
+        if any(task.local_item_ids() is None for task in self._files.values()):
+            self._check_disjoint()
+
+    @property
+    def name(self) -> str:
+        """Prefix of the metrics."""
+        return self.declaration.name
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Full metric names."""
+        return self.declaration.metric_names
+
+    def item_count(self, split: Split) -> int:
+        """Number of items of a split."""
+        return len(self.item_ids(split))
+
+    def item_ids(self, split: Split) -> tuple[str, ...]:
+        """Content hash of each item, in the fixed order."""
+        return self._split(split).ids
+
+    def evaluate(self, subject: Subject, split: Split, blocks: Sequence[int] | None = None) -> Scores:
+        """Score a model on a split, or on some of its blocks; see `Evaluator.evaluate`."""
+        loaded = self._split(split)
+        size = self.declaration.block_size
+        known = range(-(-len(loaded.ids) // size))
+        chosen = list(known if blocks is None else blocks)
+        if not chosen or chosen != sorted(set(chosen) & set(known)):
+            raise ValueError(f"blocks must be ascending, each once, in 0..{len(known) - 1}: {chosen}")
+        lm = _language_model(HFLM, subject)
+        requests = self._requests_for(split, loaded, subject)
+        probes = [_probe(subject, item[0]) for item in requests.items[:PROBED_ITEMS]]
+        check_logits(subject.model, subject.tokenizer, probes)
+        layout = self._layout(subject, lm, split, requests)
+        values: dict[str, list[Any]] = {metric: [] for metric in self.declaration.metrics}
+        for block in chosen:
+            items = requests.items[block * size : (block + 1) * size]
+            flat = [instance for item in items for instance in item]
+            if layout is None:
+                answers = _lm_eval_answers(lm, flat)
+            else:
+                packed = self._packed(subject, lm, requests, layout, block)
+                found = answer(subject.model, packed, greedy=_needs_greedy(loaded.task))
+                answers = [[(each.loglikelihood, each.greedy)] for each in found]
+            _refuse_nan(answers)
+            self._collect(loaded.task, items, flat, answers, values)
+        return self._scores(loaded.task, values)
+
+    def _split(self, split: Split) -> _Split:
+        if split not in self._splits:
+            task = self._load(split, self._files[split])
+            docs = list(task.eval_docs)
+            ids = [item_id(doc) for doc in docs]
+            order = fixed_order(ids)
+            self._splits[split] = _Split(task, docs, order, tuple(ids[i] for i in order))
+        return self._splits[split]
+
+    def _load(self, split: Split, file: TaskFile) -> Any:
+        kwargs = file.dataset_kwargs
+        try:
+            with _quiet(), tempfile.TemporaryDirectory(prefix="evomerge-") as cache:
+                if file.data_files():
+                    # The shared cache tells files apart by path and time of change, not by content.
+                    kwargs |= {"cache_dir": cache, "keep_in_memory": True}
+                manager = TaskManager(include_path=str(self.declaration.folder), include_defaults=False)
+                # A group of one task is lm-eval's public way to load a task with fields replaced.
+                entry = {"task": file.name, "dataset_kwargs": kwargs}
+                group = {"group": f"evomerge_{file.name}", "task": [entry]}
+                task = manager.load(group)["tasks"][file.name]
+        except Exception as error:
+            # Whatever lm-eval, datasets or a template raises here is a fault of the task file.
+            wrong = f"lm-eval cannot load task {file.name}"
+            found = f"{type(error).__name__}: {error}"
+            problem = self.declaration.fault(f"tasks.{split}", "E123", wrong, found)
+            raise ConfigError(problem) from error
+        if self.declaration.num_fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=self.declaration.num_fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        return task
+
+    def _check_disjoint(self) -> None:
+        ids = {split: set(self.item_ids(split)) for split in SPLITS}
+        problems = []
+        for split in SPLITS:
+            for other in SPLITS[: SPLITS.index(split)]:
+                if shared := len(ids[split] & ids[other]):
+                    wrong, found = f"{other} and {split} share items", f"{shared} items are in both"
+                    fault = self.declaration.fault(f"tasks.{split}", "E128", wrong, found)
+                    problems.append(fault)
+        if problems:
+            raise ConfigError(problems)
+
+    def _requests_for(self, split: Split, loaded: _Split, subject: Subject) -> _Requests:
+        kept = self._requests.get(split)
+        if kept is not None and kept.tokenizer is subject.tokenizer:
+            return kept
+        recorder = _language_model(_Recorder, subject)
+        task, chat = loaded.task, self.declaration.apply_chat_template
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        with _quiet():
+            task.build_all_requests(
+                apply_chat_template=chat,
+                chat_template=recorder.apply_chat_template if chat else None,
+            )
+        by_doc: dict[int, list[Instance]] = defaultdict(list)
+        for instance in task.instances:
+            by_doc[instance.doc_id].append(instance)
+        items = [sorted(by_doc[doc], key=lambda instance: instance.idx) for doc in loaded.order]
+        if isinstance(task, ConfigurableTask):
+            _remember_fields(task, [item[0].doc for item in items])
+        tokens = None
+        if all(instance.request_type == "loglikelihood" for instance in task.instances):
+            recorder.loglikelihood([i for item in items for i in item], disable_tqdm=True)
+            flat = iter(recorder.recorded)
+            tokens = [[next(flat) for _ in item] for item in items]
+        self._requests[split] = _Requests(subject.tokenizer, items, tokens)
+        return self._requests[split]
+
+    def _packed(
+        self, subject: Subject, lm: Any, requests: _Requests, layout: Layout, block: int
+    ) -> PackedBlock:
+        assert requests.tokens is not None
+        key = (layout, block, subject.batch_size, lm.max_length, str(subject.model.device))
+        if key not in requests.packed:
+            size = self.declaration.block_size
+            items = requests.tokens[block * size : (block + 1) * size]
+            requests.packed[key] = _pack(items, layout, subject, lm.max_length)
+        return requests.packed[key]
+
+    def _layout(self, subject: Subject, lm: Any, split: Split, requests: _Requests) -> Layout | None:
+        """How requests are packed for this kind of model; None: they go through lm-eval's own class."""
+        if self.declaration.scorer == "lm_eval" or requests.tokens is None:
+            return None
+        model = subject.model
+        kind = (split, type(model), model.config._attn_implementation, model.device.type)
+        if kind not in self._layouts:
+            self._layouts[kind] = choose_layout(model, requests.tokens, lm.max_length)
+        layout = self._layouts[kind]
+        if layout is None and self.declaration.scorer == "packed":
+            wrong = f"the packed scorer does not fit {type(subject.model).__name__}"
+            raise EnvironmentFault(self.declaration.fault("scorer", "E141", wrong, "", "use `auto`"))
+        return layout
+
+    def _collect(
+        self,
+        task: Any,
+        items: Sequence[Sequence[Instance]],
+        flat: Sequence[Instance],
+        answers: Sequence[list[Any]],
+        values: Mapping[str, list[Any]],
+    ) -> None:
+        for instance, replies in zip(flat, answers, strict=True):
+            instance.resps = replies
+        # `Task.apply_filters` would want answers to every request of the task, also outside the blocks.
+        for ensemble in task._filters:
+            ensemble.apply(list(flat))
+        only = task._filters[0].name
+        for chosen in {metric.partition(",")[2] or only for metric in values}:
+            for item in items:
+                results = [instance.filtered_resps[chosen] for instance in item]
+                measured = task.process_results(item[0].doc, results)
+                for metric, kept in values.items():
+                    name, _, wanted = metric.partition(",")
+                    if (wanted or only) == chosen:
+                        kept.append(measured[name])
+        for instance in flat:
+            instance.resps, instance.filtered_resps = [], {}
+
+    def _scores(self, task: Any, values: Mapping[str, list[Any]]) -> Scores:
+        metrics: dict[str, Metric] = {}
+        items: dict[str, np.ndarray] = {}
+        for metric, results in values.items():
+            name = f"{self.name}.{metric}"
+            aggregate = task.aggregation().get(metric.partition(",")[0], mean)
+            value = float(aggregate(results))
+            if aggregate is mean:
+                items[name] = np.asarray(results, dtype=np.float64)
+                metrics[name] = Metric(value, mean_metric(items[name]).stderr, len(results))
+            else:
+                metrics[name] = Metric(value, _bootstrap(aggregate, results), len(results))
+        return Scores(metrics, items)
+
+
+def _language_model(kind: type[Any], subject: Subject) -> Any:
+    """lm-eval's wrapper around the live model: it keeps a reference and copies nothing."""
+    return kind(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size)
+
+
+def _lm_eval_answers(lm: Any, instances: Sequence[Instance]) -> list[list[Any]]:
+    """lm-eval's replies to each request, `repeats` of them."""
+    repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
+    with _quiet():
+        replies = iter(getattr(lm, instances[0].request_type)(repeated, disable_tqdm=True))
+    return [[next(replies) for _ in range(instance.repeats or 1)] for instance in instances]
+
+
+def _pack(
+    items: Sequence[Sequence[Request]], layout: Layout, subject: Subject, max_length: int
+) -> PackedBlock:
+    head: Any = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return pack(
+        items,
+        layout,
+        batch_size=subject.batch_size,
+        max_length=max_length,
+        vocabulary=head.weight.shape[0],
+        device=subject.model.device,
+    )
+
+
+def _probe(subject: Subject, instance: Instance) -> list[int]:
+    return list(subject.tokenizer.encode(str(instance.args[0])))
+
+
+def _refuse_nan(answers: Sequence[Sequence[Any]]) -> None:
+    """An arg-max over NaN is an answer like any other; it must not become a score."""
+    for replies in answers:
+        for reply in replies:
+            number = reply[0] if isinstance(reply, tuple) else reply
+            if isinstance(number, float) and number != number:
+                raise CandidateError("nonfinite_logits", "a log-likelihood is not a number")
+
+
+def _needs_greedy(task: Any) -> bool:
+    """Whether scoring may look at the greedy flag; multiple choice does for `exact_match` only."""
+    plain = isinstance(task, ConfigurableTask) and task.config.process_results is None
+    return not (
+        plain and task.OUTPUT_TYPE == "multiple_choice" and "exact_match" not in task.aggregation()
+    )
+
+
+def _remember_fields(task: Any, docs: Sequence[Any]) -> None:
+    """Make `doc_to_text`, `doc_to_choice` and `doc_to_target` of `docs` known after their first use.
+
+    lm-eval compiles their templates from source at every call, several times per item and candidate.
+    """
+    held = {id(doc) for doc in docs}
+
+    def remember(method: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[int, Any] = {}
+
+        def remembered(doc: Any, *override: Any) -> Any:
+            if override or id(doc) not in held:
+                return method(doc, *override)
+            if id(doc) not in known:
+                known[id(doc)] = method(doc)
+            return known[id(doc)]
+
+        return remembered
+
+    for name in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        setattr(task, name, remember(getattr(type(task), name).__get__(task)))
+
+
+def _bootstrap(aggregate: Callable[[list[Any]], float], results: Sequence[Any]) -> float:
+    """Standard error of a metric that is no mean, by resampling items with a fixed seed."""
+    draws = np.random.default_rng(0).integers(len(results), size=(RESAMPLES, len(results)))
+    return float(np.std([aggregate([results[i] for i in draw]) for draw in draws], ddof=1))
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """No progress bars: lm-eval and datasets offer no argument against all of theirs."""
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

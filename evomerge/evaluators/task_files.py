@@ -1,0 +1,231 @@
+"""lm-eval task files as data: found by name, read without importing lm-eval or running their code.
+
+lm-eval reads task YAML with PyYAML (YAML 1.1) and imports the Python that a `!function` tag names, so
+a task file can run code. Here the tag is only noted.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import Node
+
+from evomerge.evaluators.items import item_id
+
+MAX_BYTES = 1_000_000
+IGNORED_FOLDERS = frozenset({"__pycache__", ".ipynb_checkpoints"})
+DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
+    "loglikelihood": ("perplexity", "acc"),
+    "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "multiple_choice": ("acc", "acc_norm"),
+    "generate_until": ("exact_match",),
+}
+"""What lm-eval computes for each output type where a task file lists no metrics."""
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """One task of a folder.
+
+    Attributes:
+        name: the task's name.
+        path: its YAML file.
+        config: the file's fields, those of the files it includes merged in.
+        code: dotted fields through which the file would run Python, each with what it names.
+        sources: the YAML files it was read from, its own first.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    code: tuple[str, ...]
+    sources: tuple[Path, ...]
+
+    @property
+    def output_type(self) -> str:
+        """lm-eval's output type; its default is `generate_until`."""
+        return str(self.config.get("output_type", "generate_until"))
+
+    @property
+    def metrics(self) -> dict[str, bool | None]:
+        """Metric to whether higher is better (None where the file does not say)."""
+        listed = self.config.get("metric_list")
+        if not isinstance(listed, list):
+            return dict.fromkeys(DEFAULT_METRICS.get(self.output_type, ()))
+        return {
+            str(entry["metric"]): entry.get("higher_is_better")
+            for entry in listed
+            if isinstance(entry, dict) and "metric" in entry
+        }
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """Names of the answer filters; `none` where the file lists none."""
+        listed = self.config.get("filter_list")
+        if not isinstance(listed, list):
+            return ("none",)
+        return tuple(str(entry.get("name")) for entry in listed if isinstance(entry, dict))
+
+    @property
+    def scored_split(self) -> str | None:
+        """The data set's split whose items are scored."""
+        split = self.config.get("test_split") or self.config.get("validation_split")
+        return None if split is None else str(split)
+
+    @property
+    def dataset_kwargs(self) -> dict[str, Any]:
+        """`dataset_kwargs` with local `data_files` absolute: they are relative to the task file."""
+        kwargs = dict(self.config.get("dataset_kwargs") or {})
+        if "data_files" in kwargs:
+            kwargs["data_files"] = self._absolute(kwargs["data_files"])
+        return kwargs
+
+    def _absolute(self, entry: Any) -> Any:
+        if isinstance(entry, Mapping):
+            return {split: self._absolute(value) for split, value in entry.items()}
+        if isinstance(entry, list | tuple):
+            return [self._absolute(value) for value in entry]
+        text = str(entry)
+        return text if "://" in text else str(self.path.parent / text)
+
+    def data_patterns(self, split: str | None = None) -> list[str]:
+        """Local data files or glob patterns, of one split or of all."""
+        files = self.dataset_kwargs.get("data_files", {})
+        by_split = files if isinstance(files, Mapping) else {"train": files}
+        chosen = by_split.values() if split is None else [by_split.get(split, [])]
+        flat = [entry for value in chosen for entry in (value if isinstance(value, list) else [value])]
+        return [entry for entry in flat if "://" not in entry]
+
+    def data_files(self, split: str | None = None) -> list[Path]:
+        """The local data files that exist, in a fixed order."""
+        return sorted({path for p in self.data_patterns(split) for path in matching_files(p)})
+
+    def local_item_ids(self) -> list[str] | None:
+        """Ids of the scored items where they lie in local JSON lines; None elsewhere.
+
+        Raises:
+            ValueError: if a line is not a JSON object.
+        """
+        if self.config.get("dataset_path") != "json" or "field" in self.dataset_kwargs:
+            return None
+        files = self.data_files(self.scored_split)
+        if not files or any(path.suffix not in (".jsonl", ".json") for path in files):
+            return None
+        return [item_id(doc) for path in files for doc in _json_lines(path)]
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """The files a path or glob pattern names."""
+    return [path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file()]
+
+
+def find_tasks(folder: Path) -> tuple[dict[str, TaskFile], dict[Path, str]]:
+    """Every task below `folder` by name, and the YAML files that could not be read, with the reason.
+
+    As in lm-eval, of two files with one name the first in path order counts.
+    """
+    tasks: dict[str, TaskFile] = {}
+    unreadable: dict[Path, str] = {}
+    for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
+        if IGNORED_FOLDERS & set(path.parts):
+            continue
+        try:
+            config, sources = _read(path, ())
+        except (OSError, ValueError, YAMLError, RecursionError) as error:
+            unreadable[path] = (
+                str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+            )
+            continue
+        name = config.get("task")
+        if isinstance(name, str) and "group" not in config:
+            tasks.setdefault(name, TaskFile(name, path, config, tuple(_code(config)), sources))
+    return tasks, unreadable
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What a `!function` tag names; lm-eval would import it."""
+
+    name: str
+
+
+class _Constructor(SafeConstructor):
+    """Plain YAML data, with `!function` kept as a name."""
+
+
+def _function(constructor: SafeConstructor, node: Node) -> _Function:
+    return _Function(str(constructor.construct_scalar(node)))
+
+
+_Constructor.add_constructor("!function", _function)
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    if path in seen:
+        raise ValueError(f"{path.name} includes itself")
+    text = path.read_text(encoding="utf-8")
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = "1.1"
+    yaml.Constructor = _Constructor
+    data = yaml.load(text)
+    if not isinstance(data, dict):
+        raise ValueError("the document is not a mapping")
+    included = data.pop("include", [])
+    merged: dict[str, Any] = {}
+    sources: tuple[Path, ...] = (path,)
+    for name in included if isinstance(included, list) else [included]:
+        inner, more = _read((path.parent / str(name)).resolve(), (*seen, path))
+        inner.pop("task_list", None)
+        merged.update(inner)
+        sources += more
+    return merged | data, sources
+
+
+def _code(config: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that make lm-eval run Python of the task's or the model's making."""
+    for key in ("unsafe_code", "class"):
+        if config.get(key):
+            yield f"{key}: {_shown(config[key])}"
+    if (config.get("dataset_kwargs") or {}).get("trust_remote_code"):
+        yield "dataset_kwargs.trust_remote_code: true"
+    for place, function in _functions(config, ""):
+        yield f"{place}: !function {function.name}"
+
+
+def _shown(value: Any) -> str:
+    return f"!function {value.name}" if isinstance(value, _Function) else str(value).lower()
+
+
+def _functions(value: Any, place: str) -> Iterator[tuple[str, _Function]]:
+    if isinstance(value, _Function):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _functions(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _functions(inner, f"{place}[{index}]")
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                doc = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a JSON line ({error.msg})") from None
+            if not isinstance(doc, dict):
+                raise ValueError(f"{path}:{number}: an item is a JSON object")
+            yield doc
