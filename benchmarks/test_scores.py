@@ -1,0 +1,51 @@
+"""Scores on test items for benchmarks: recipes of a campaign, through the worker's own code.
+
+Kept out of `evomerge` on purpose: a campaign's own way to test items is `export`, which counts each use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from evomerge.campaign import Campaign
+from evomerge.job import Job, WorkerSetup
+from evomerge.objective import Objective
+from evomerge.recipe import Recipe
+from evomerge.scores import Split
+from evomerge.worker import Worker
+
+
+def open_worker(campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path) -> Worker:
+    """A worker in this process, set up as the campaign's are."""
+    evaluation = campaign.config.evaluation
+    return Worker(
+        WorkerSetup(
+            sources=dict(paths),
+            evaluators=tuple(str(path) for path in campaign.evaluator_files),
+            methods=(campaign.space.method, "task_arithmetic"),
+            trims=("tensor",),
+            dtype=evaluation.dtype,
+            storage=storage,
+            device=evaluation.device,
+            threads=evaluation.threads,
+            batch_size=evaluation.batch_size,
+            cache=str(cache),
+        )
+    )
+
+
+def item_scores(
+    worker: Worker, recipe: Recipe, objectives: tuple[Objective, ...], split: Split
+) -> list[np.ndarray]:
+    """Per objective the float64 [items] results of one merge.
+
+    Raises:
+        RuntimeError: if the merge cannot be scored.
+    """
+    result = worker.run(Job("benchmark", "evaluate", recipe.to_json(), split))
+    if result.status != "ok":
+        raise RuntimeError(f"{result.failure}: {result.message}")
+    return [np.asarray(result.items[objective.metric]) for objective in objectives]
