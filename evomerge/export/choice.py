@@ -1,0 +1,155 @@
+"""Which candidate of a campaign is meant, and its recipe, decoded again from the ledger."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.baselines import baseline_recipes
+from evomerge.campaign import Campaign, campaign_from_json
+from evomerge.check import locate
+from evomerge.errors import LedgerDamaged, Problem, UsageError
+from evomerge.front import Front, compute_front, pick
+from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
+from evomerge.item_store import ItemStore
+from evomerge.ledger import read_events
+from evomerge.objective import complete
+from evomerge.pareto import dominates
+from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.recipe import Recipe
+from evomerge.scores import Split
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A candidate to export.
+
+    Attributes:
+        campaign: as recorded.
+        candidate: with its evaluations.
+        recipe: decoded; its digest is the recorded one.
+        front: the front as it stands.
+        prepared: the `prepared` event.
+        versions: libraries when the campaign began, by name.
+        warnings: what a person should know of the choice.
+    """
+
+    campaign: Campaign
+    candidate: Candidate
+    recipe: Recipe
+    front: Front
+    prepared: Mapping[str, Any]
+    versions: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def choose(directory: Path, choice: str) -> Chosen:
+    """Read a campaign folder and find the candidate a person asks for.
+
+    Args:
+        directory: the campaign folder; it is not locked, so that a run may be under way.
+        choice: what `front.pick` takes, or the id of any evaluated candidate or baseline.
+
+    Raises:
+        UsageError: E506 unknown id or form, E507 a candidate without scores or no front yet, E509 no
+            campaign here.
+        CheckpointError: E201, a hub model is no longer in the local cache.
+        LedgerDamaged: E502, E503 the ledger cannot be read; E505 it decodes to another recipe.
+    """
+    history = _history(directory)
+    front = compute_front(history, ItemStore(directory / ITEMS_FOLDER))
+    candidate, warnings = _candidate(history, front, choice)
+    campaign = campaign_from_json(history.campaign["config"])
+    assert history.prepared is not None  # a front needs baselines, and those need it
+    paths = {name: locate(name, reference) for name, reference in campaign.references().items()}
+    recipe = _recipe(campaign, history.prepared, paths, candidate)
+    if recipe.digest != candidate.recipe:
+        found = (
+            f"{candidate.id} decodes to recipe {recipe.digest[:12]}, recorded {candidate.recipe[:12]}"
+        )
+        todo = f"use evomerge {history.campaign['versions'].get('evomerge', '')}, which wrote it"
+        raise LedgerDamaged(
+            Problem("E505", "the ledger decodes to another recipe", found, todo, str(directory))
+        )
+    return Chosen(
+        campaign=campaign,
+        candidate=candidate,
+        recipe=recipe,
+        front=front,
+        prepared=history.prepared,
+        versions=history.campaign["versions"],
+        warnings=warnings,
+    )
+
+
+def _history(directory: Path) -> History:
+    todo = "give the folder that `evomerge run` was given as --dir"
+    try:
+        events = read_events(directory / LEDGER_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            Problem("E509", "no campaign here", f"it has no {LEDGER_FILE}", todo, str(directory))
+        ) from None
+    if not events:
+        raise UsageError(Problem("E509", "this campaign has not begun yet", "", todo, str(directory)))
+    return History.fold(events)
+
+
+def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, tuple[str, ...]]:
+    known = history.candidates
+    warnings = []
+    if front.split == "search":
+        warnings.append("the selection phase is not done: the front is by search scores")
+    if choice in known:
+        candidate = known[choice]
+        if candidate.failure is not None:
+            found = f"{candidate.failure}: {candidate.message}"
+            raise UsageError(Problem("E507", f"`{choice}` failed and has no scores", found))
+        if "search" not in candidate.evaluations:
+            raise UsageError(Problem("E507", f"`{choice}` has not been evaluated yet", todo="run on"))
+        return candidate, (*warnings, *_standing(history, front, candidate))
+    if re.fullmatch(r"c\d+", choice):
+        near = difflib.get_close_matches(choice, known, n=1)
+        todo = f"the nearest is {near[0]}" if near else ""
+        raise UsageError(Problem("E506", f"no candidate `{choice}`", f"there are {len(known)}", todo))
+    return known[pick(front, choice).id], tuple(warnings)
+
+
+def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str, ...]:
+    """A warning where the candidate is no member of the front."""
+    if candidate.is_baseline:
+        return (f"{candidate.id} is a baseline, not a result of the search",)
+    if candidate.recipe in {member.recipe for member in front.members}:
+        return ()
+    split: Split = front.split if front.split in candidate.evaluations else "search"
+    mine = np.array(complete(front.objectives, candidate.evaluations[split].metrics).values)
+    better = [
+        member.id
+        for member in front.members
+        if split in member.metrics
+        and dominates(np.array(complete(front.objectives, member.metrics[split]).values), mine)
+    ]
+    by = f", dominated by {', '.join(better[:3])} on {split} items" if better else ""
+    late = "" if split == front.split else f"; it has no {front.split} scores"
+    return (f"{candidate.id} is not on the front{by}{late}",)
+
+
+def _recipe(
+    campaign: Campaign, prepared: Mapping[str, Any], paths: Mapping[str, str], candidate: Candidate
+) -> Recipe:
+    space = prepared_space(campaign, prepared, paths)
+    if candidate.genome is not None:
+        return space.decode(candidate.genome)
+    return baseline_recipes(
+        prepared_sources(prepared, paths),
+        campaign.experts,
+        campaign.config.baselines.single,
+        space.layout.layers,
+        prepared["storage"],
+    )[candidate.id]
