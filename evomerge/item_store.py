@@ -26,7 +26,6 @@ from evomerge.failpoint import armed, failpoint
 from evomerge.recipe import canonical_json
 from evomerge.storage import cannot_write, sync_folder, write_all
 
-FOLDER = "items"
 _MAGIC = b"EVI1"
 _HEAD = struct.Struct("<4sI")
 _KINDS = ("float64", "float32", "int64", "int32", "uint8", "bool")
@@ -94,9 +93,9 @@ def decode(record: bytes) -> dict[str, np.ndarray]:
 
 
 class ItemStore:
-    """The per-item results of one campaign folder, in its sub-folder `items`.
+    """The per-item results of one campaign, in a folder of their own.
 
-    One writer (the holder of the ledger), any number of readers.
+    One writer (the holder of the ledger), any number of readers. `folder` is made when it is needed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -107,7 +106,7 @@ class ItemStore:
         """Add one record to the segment of an evaluator; when this returns, it is on the disk.
 
         Returns:
-            Its reference for the ledger: `segment` (path inside the campaign folder), `offset` and
+            Its reference for the ledger: `segment` (file name in the folder), `offset` and
             `length` in bytes, `digest` (SHA-256 of the record, hex).
 
         Raises:
@@ -117,7 +116,7 @@ class ItemStore:
         if not _NAME.fullmatch(evaluator):
             raise ValueError(f"evaluator name {evaluator!r} is no plain file name")
         record = encode(arrays)
-        path = self.folder / FOLDER / f"{evaluator}.bin"
+        path = self.folder / f"{evaluator}.bin"
         failpoint("item_store.before_append")
         try:
             if path.name not in self._named:
@@ -129,7 +128,7 @@ class ItemStore:
             raise cannot_write(path, error) from error
         failpoint("item_store.after_fsync")
         return {
-            "segment": f"{FOLDER}/{evaluator}.bin",
+            "segment": f"{evaluator}.bin",
             "offset": offset,
             "length": len(record),
             "digest": hashlib.sha256(record).hexdigest(),
@@ -142,22 +141,22 @@ class ItemStore:
             LedgerDamaged: E502, the segment is missing, too short, or has other bytes there; or the
                 reference itself leads out of the folder.
         """
-        segment, offset, length = (reference.get(key) for key in ("segment", "offset", "length"))
+        name = str(reference.get("segment"))
+        offset, length = reference.get("offset"), reference.get("length")
 
         def damaged(found: str) -> LedgerDamaged:
             wrong = "per-item results are damaged"
             where = f"record at byte {offset}, {length} bytes: {found}"
             todo = "restore the file; the scores in the ledger are not affected"
-            return LedgerDamaged(Problem("E502", wrong, where, todo, file=str(segment)))
+            return LedgerDamaged(Problem("E502", wrong, where, todo, file=str(self.folder / name)))
 
-        folder, _, name = str(segment).partition("/")
-        plain = folder == FOLDER and name.endswith(".bin") and _NAME.fullmatch(name)
+        plain = name.endswith(".bin") and _NAME.fullmatch(name)
         if not plain or not isinstance(offset, int) or not isinstance(length, int):
             raise damaged("this is no reference to a segment")
         if offset < 0 or length < 0:
             raise damaged("offset and length must not be negative")
         try:
-            with (self.folder / FOLDER / name).open("rb") as file:
+            with (self.folder / name).open("rb") as file:
                 file.seek(offset)
                 record = file.read(length)
         except OSError as error:
