@@ -236,6 +236,8 @@ class Campaign:
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
         data["base"], data["experts"] = references.pop("base"), references
+        # The order of experts is that of the genes, and the ledger's JSON sorts keys.
+        data["expert_order"] = list(self.experts)
         data["file"] = str(self.file)
         return data
 
@@ -294,6 +296,8 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
     """The campaign a ledger's first line recorded (paths absolute, search space inlined)."""
     config = dict(data)
     file = Path(config.pop("file"))
+    order = config.pop("expert_order", sorted(config["experts"]))
+    config["experts"] = {name: config["experts"][name] for name in order}
     space = SearchSpaceDeclaration.model_validate(config["search_space"])
     evaluators = tuple(Path(name) for name in config["evaluators"])
     config["search_space"] = "search_space"
