@@ -1,0 +1,67 @@
+"""What the base model learns: words, phrases, one-digit facts and one-line code.
+
+None of it is an item of the three tasks; it is what the tasks are made of.
+"""
+
+import random
+
+from items import frame
+from lexicon import MONTHS, NOUNS, VERBS, WEEKDAYS, english_number, french_number
+from tasks import NAMES, random_phrase
+
+Pair = tuple[str, str]
+
+
+def words(rng: random.Random) -> Pair:
+    """A word, a small number or a noun phrase, between English and French."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        table = rng.choice((MONTHS, WEEKDAYS, NOUNS, VERBS))
+        english, french = rng.choice(table)[:2]
+    elif kind <= 2:
+        value = rng.randrange(100)
+        english, french = english_number(value), french_number(value)
+    else:
+        phrase = random_phrase(rng)
+        english, french = phrase.english(), phrase.french()
+    source, target = (english, french) if rng.random() < 0.5 else (french, english)
+    return frame(source), f" {target}"
+
+
+def facts(rng: random.Random) -> Pair:
+    """A one-digit sum or difference, a round one, or a spelled number in digits."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        value = rng.randrange(100)
+        return frame(f"{english_number(value)} in digits"), f" {value}"
+    unit = 10 if kind == 1 else 1
+    first, second = rng.randrange(10), rng.randrange(10)
+    if rng.random() < 0.5:
+        return frame(f"{first * unit} + {second * unit}"), f" {(first + second) * unit}"
+    return frame(f"{(first + second) * unit} - {second * unit}"), f" {first * unit}"
+
+
+def lines(rng: random.Random) -> Pair:
+    """The value of a name, or of a very short list."""
+    name, other = rng.sample(NAMES, 2)
+    values = rng.sample(range(10), rng.choice((2, 3)))
+    kind = rng.randrange(4)
+    if kind == 0:
+        first, second = rng.randrange(100), rng.randrange(100)
+        asked = rng.randrange(2)
+        code = f"{name} = {first}; {other} = {second}; {(name, other)[asked]}"
+        return frame(code), f" {(first, second)[asked]}"
+    if kind == 1:
+        index = rng.randrange(len(values))
+        return frame(f"{name} = {values}; {name}[{index}]"), f" {values[index]}"
+    if kind == 2:
+        word = rng.choice(("min", "max"))
+        value = min(values) if word == "min" else max(values)
+        return frame(f"{name} = {values}; {word}({name})"), f" {value}"
+    word, symbol = rng.choice((("plus", "+"), ("minus", "-"), ("times", "*")))
+    first, second = rng.randrange(10), rng.randrange(10)
+    question = f"{name} = {english_number(first)} {word} {english_number(second)}"
+    return frame(question), f" {name} = {first} {symbol} {second}"
+
+
+ELEMENTARY = {"words": words, "facts": facts, "lines": lines}
