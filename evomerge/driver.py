@@ -164,8 +164,10 @@ class _Driver:
             reason = self.dispatcher.spent()
             if reason:
                 return reason
-            ids = self._record_ask(optimizer.ask())
-            reason = self._finish_generation(optimizer, ids)
+            genomes = optimizer.ask()
+            if not genomes:  # every point of the space was asked
+                return "exhausted"
+            reason = self._finish_generation(optimizer, self._record_ask(genomes))
             if reason:
                 return reason
 
@@ -218,7 +220,6 @@ class _Driver:
 
     def _finish_generation(self, optimizer: Optimizer, ids: Sequence[str]) -> str | None:
         """Evaluate what a generation lacks, as far as the budget goes, and tell it if it is whole."""
-        used = self.history.budget_used
         pending = [name for name in ids if not self.history.candidates[name].is_settled]
         allowed = self._within_budget(pending)
         reason = self.dispatcher.evaluate(
@@ -230,9 +231,7 @@ class _Driver:
         number = len(self.history.told)
         state = optimizer.state_digest()
         self.dispatcher.record({"event": "told", "generation": number, "state": state})
-        # The first generation may hold nothing but baselines; later ones that bring nothing new mean
-        # that the space has no more points.
-        return "exhausted" if pending and number > 0 and self.history.budget_used == used else None
+        return None
 
     def _within_budget(self, pending: Sequence[str]) -> list[str]:
         """The first of `pending`, in ask order, that the rest of the budget pays for."""

@@ -20,7 +20,7 @@ from evomerge.item_store import ItemStore
 from evomerge.objective import Objective, Scaling, complete
 from evomerge.pareto import hypervolume, knee, non_dominated, preferred
 from evomerge.scores import Metric, Split
-from evomerge.selection import RESAMPLES, distinct, item_arrays
+from evomerge.selection import RESAMPLES, distinct, item_arrays, tasks
 
 ONE_SIDED_95 = 1.645
 
@@ -163,7 +163,9 @@ def _probabilities(
     if arrays is None:
         return [None] * len(members)
     signs = [objective.sign for objective in objectives]
-    found = probability_non_dominated(arrays, signs, resamples=RESAMPLES, seed=seed)
+    found = probability_non_dominated(
+        arrays, signs, resamples=RESAMPLES, seed=seed, tasks=tasks(objectives)
+    )
     return [round(float(p), 4) for p in found]
 
 

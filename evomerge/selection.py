@@ -35,6 +35,11 @@ def item_arrays(
     return arrays
 
 
+def tasks(objectives: Sequence[Objective]) -> list[str]:
+    """Per objective the evaluator it comes from: metrics of one evaluator share their items."""
+    return [objective.metric.split(".")[0] for objective in objectives]
+
+
 def distinct(candidates: Sequence[Candidate], split: Split) -> list[Candidate]:
     """The first candidate of each evaluation key, in order."""
     seen: dict[str, Candidate] = {}
@@ -66,5 +71,7 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
         return [c.id for c, stay in zip(kept, stays, strict=True) if stay]
     signs = [objective.sign for objective in objectives]
     seed = int(history.campaign["config"]["seed"])
-    probability = probability_non_dominated(arrays, signs, resamples=RESAMPLES, seed=seed)
+    probability = probability_non_dominated(
+        arrays, signs, resamples=RESAMPLES, seed=seed, tasks=tasks(objectives)
+    )
     return [c.id for c, p in zip(kept, probability, strict=True) if p >= PROBABILITY]
