@@ -111,7 +111,7 @@ def front_matter(card: Card) -> dict[str, Any]:
         "library_name": LIBRARY,
         "pipeline_tag": "text-generation",
         "tags": list(TAGS),
-        "base_model": list(dict.fromkeys(_hub_name(source.label) for source in used)),
+        "base_model": list(dict.fromkeys(_hub_name(source.label.partition("@")[0]) for source in used)),
         "base_model_relation": "merge",
     }
     results = _results(card.search) if card.search is not None else []
@@ -187,6 +187,10 @@ def _number(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _score(metric: Metric | None) -> str:
     return "" if metric is None else f"{_number(metric.value)} ± {_number(metric.stderr)}"
 
@@ -203,7 +207,7 @@ def _headline(card: Card) -> str:
         text += (
             f" It is {_code(search.candidate)} of the campaign {_code(search.campaign)}, "
             f"asked for as {_code(search.choice)}. "
-            f"The search scored {found.evaluations} candidates (seed {search.seed}"
+            f"The search tried {_count(found.evaluations, 'candidate')} (seed {search.seed}"
             + (f", {failed} failed" if failed else "")
             + f") for {len(found.objectives)} objectives: "
             + ", ".join(f"{_code(o.metric)} ({o.direction})" for o in found.objectives)
@@ -229,7 +233,7 @@ def _scores(search: CardSearch) -> str:
     text += _table(["metric", *known], rows) + "\n\n" + "\n".join(counts)
     if "test" in known:
         times = "once" if search.test_uses == 1 else f"{search.test_uses} times"
-        models = "1 model" if search.tested_models == 1 else f"{search.tested_models} models"
+        models = _count(search.tested_models, "model")
         text += (
             f"\n\nThe test items of this campaign have been scored {times} by exports, on {models}, "
             "this one included. The more often they are used, the less they are held out."
@@ -326,7 +330,7 @@ def _front(search: CardSearch) -> str:
     rows = [row(member, "front") for member in members]
     rows += [row(member, "baseline") for member in front.references]
     text = (
-        f"## Position on the front\n\nThe front has {len(front.members)} members, "
+        f"## Position on the front\n\nThe front has {_count(len(front.members), 'member')}, "
         f"by their scores on {front.split} items (value ± standard error). "
     )
     if len(members) < len(front.members):

@@ -127,14 +127,12 @@ def export_candidate(
     merge = open_merge(chosen.recipe, hubs, directory / CACHE_FOLDER)
     _refuse_overlap(out, (directory, *merge.places))
     scores: dict[str, Mapping[str, Metric]] = {
-        split: evaluation.metrics for split, evaluation in candidate.evaluations.items()
+        split: known.metrics for split, known in candidate.evaluations.items()
     }
     warnings = list(chosen.warnings)
-    with (
-        _threads(campaign.config.evaluation.threads),
-        staged_folder(out, overwrite=overwrite) as staged,
-    ):
-        warnings += _write(merge, staged, out, shard_bytes, campaign.config.evaluation.dtype)
+    evaluation = campaign.config.evaluation
+    with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
+        warnings += _write(merge, staged, out, shard_bytes, evaluation.dtype)
         if rescore:
             test, more = score_export(staged, chosen, directory, evaluators)
             scores["test"] = test
@@ -159,7 +157,7 @@ def export_candidate(
             "choice": choice,
             "scores": _scores_json(scores),
             "test_uses": use.times,
-            "evaluation": campaign.config.evaluation.model_dump(mode="json"),
+            "evaluation": evaluation.model_dump(mode="json"),
         }
         files = _describe(merge, staged, out, search, facts)
         failpoint("export.described")

@@ -160,9 +160,12 @@ def check_manifest(folder: Path) -> list[str]:
     stated = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     found = file_digests(folder)
     found.pop(MANIFEST_FILE, None)
-    names = sorted(set(stated) | set(found))
-    return [
-        f"{name}: {'missing' if name not in found else 'not listed' if name not in stated else 'changed'}"
-        for name in names
-        if stated.get(name) != found.get(name)
-    ]
+    differences = []
+    for name in sorted(set(stated) | set(found)):
+        if name not in found:
+            differences.append(f"{name}: missing")
+        elif name not in stated:
+            differences.append(f"{name}: not listed")
+        elif stated[name] != found[name]:
+            differences.append(f"{name}: changed")
+    return differences

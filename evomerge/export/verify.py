@@ -39,7 +39,7 @@ class StreamedDigests:
 def tensor_digest(tensor: torch.Tensor) -> str:
     """SHA-256 (hex) of a tensor's bytes, in memory order; any shape, dtype and device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def check_weights(folder: Path, plan: MergePlan, streamed: Mapping[str, str]) -> None:
@@ -80,8 +80,9 @@ def check_loading(folder: Path, dtype: str) -> None:
     """
     from transformers import AutoModelForCausalLM
 
+    loaded: Any
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             local_files_only=True,
@@ -90,6 +91,7 @@ def check_loading(folder: Path, dtype: str) -> None:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _failed("transformers cannot load the written folder", _first_line(error)) from error
+    model, found = loaded
     problems = [
         _problem(f"transformers reports {kind.replace('_', ' ')}", str(key))
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -119,7 +121,8 @@ def check_scores(
 
     Args:
         split: whose items.
-        recorded, measured: metric name to value.
+        recorded: metric name to value, from the ledger.
+        measured: the same, of the reloaded export.
         device: torch device of the evaluation.
         versions: libraries that changed since the campaign began, name to (then, now).
 
