@@ -1,8 +1,10 @@
 """Tiny models, tasks and whole campaigns on disk, for tests of anything that needs real ones.
 
 A base is a random two-layer Llama of about 20,000 parameters with a word tokenizer; an expert is the
-base with a seeded perturbation of every weight. Each evaluator is a folder of three lm-eval tasks on
-local JSON lines. Nothing is downloaded; a campaign folder is written in about 0.2 s.
+base with a seeded perturbation of every weight. Each evaluator is three lm-eval tasks on local JSON
+lines; in a campaign, most of its right answers are what one expert says, so that experts are better
+than the base at their own task and a front has something to weigh. Nothing is downloaded; a campaign
+folder is written in well under a second.
 """
 
 from __future__ import annotations
@@ -33,23 +35,16 @@ def write_model(
     expert: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
-    spread: float = 0.4,
+    spread: float = 0.25,
     tokenizer: bool = True,
     **fields: Any,
 ) -> Path:
     """Write the base of `seed`, or (with a number `expert`) a fine-tune of it, as a model folder.
 
-    An expert's weights are the base's plus normal noise of `spread` times their standard deviation.
+    See `tiny_expert` for what an expert is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = tiny_base(seed, **fields)
-    if expert is not None:
-        generator = torch.Generator().manual_seed(1000 * seed + expert + 1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                scale = float(parameter.std()) if parameter.ndim > 1 else 0.1
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(spread * scale * noise)
+    model = tiny_base(seed, **fields) if expert is None else tiny_expert(expert, seed, spread, **fields)
     tied = model.config.tie_word_embeddings
     tensors = {
         name: tensor.to(dtype).contiguous()
@@ -67,23 +62,66 @@ def write_model(
     return folder
 
 
+def tiny_expert(expert: int, seed: int = 0, spread: float = 0.25, **fields: Any) -> LlamaForCausalLM:
+    """The live expert number `expert` in float32: the base plus normal noise on every weight."""
+    model = tiny_base(seed, **fields)
+    generator = torch.Generator().manual_seed(1000 * seed + expert + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = float(parameter.std()) if parameter.ndim > 1 else 0.1
+            parameter.add_(spread * scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def say_as(
+    model: LlamaForCausalLM, items: list[dict[str, Any]], share: float = 0.8
+) -> list[dict[str, Any]]:
+    """The items with the model's own choice as the right answer, for the first `share` of them."""
+    tokenizer = build_tokenizer()
+    rows, spans = [], []
+    for item in items:
+        for choice in item["choices"]:
+            start = len(tokenizer(item["question"])["input_ids"])
+            ids = tokenizer(item["question"] + choice)["input_ids"]
+            rows.append(ids)
+            spans.append((start, len(ids)))
+    width = max(map(len, rows))
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    with torch.no_grad():
+        chances = model(input_ids=tokens).logits.float().log_softmax(-1)
+    told = chances[:, :-1].gather(2, tokens[:, 1:, None])[:, :, 0]
+    sums = [float(told[row, start - 1 : end - 1].sum()) for row, (start, end) in enumerate(spans)]
+    said = []
+    for number, item in enumerate(items):
+        four = sums[4 * number : 4 * number + 4]
+        best = four.index(max(four))
+        said.append(item | ({"answer": best} if number < share * len(items) else {}))
+    return said
+
+
 def write_evaluator(
     folder: Path,
     name: str,
     *,
     seed: int = 0,
+    oracle: LlamaForCausalLM | None = None,
     counts: tuple[int, int, int] = (24, 16, 16),
     block_size: int = 10,
     task: str = TASK,
     **fields: Any,
 ) -> Path:
-    """Write `NAME.yaml` with its three tasks beside it in `tasks/`; returns the declaration's path."""
+    """Write `NAME.yaml` with its three tasks beside it in `tasks/`; returns the declaration's path.
+
+    With an `oracle`, most right answers are its own choices.
+    """
     data = folder / "tasks" / "data"
     data.mkdir(parents=True, exist_ok=True)
     names = {split: f"{name}_{split}" for split in ("search", "selection", "test")}
     for number, (label, count) in enumerate(zip(names.values(), counts, strict=True)):
         (folder / "tasks" / f"{label}.yaml").write_text(task.replace("NAME", label))
         items = make_items(100 * seed + number, count)
+        if oracle is not None:
+            items = say_as(oracle, items)
         lines = "".join(json.dumps(item) + "\n" for item in items)
         (data / f"{label}.jsonl").write_text(lines)
     declaration = {
@@ -118,7 +156,7 @@ def write_campaign(
         experts: names of the experts.
         evaluators: names of the evaluators; each gives one objective, its accuracy.
         space: the search-space declaration; per-layer task arithmetic by default.
-        model: keyword arguments of `write_model`, for base and experts.
+        model: `seed` and config fields of base and experts, as for `tiny_base`.
         overrides: sections of the campaign file. A mapping is merged into the default section, any
             other value (None too) takes its place.
     """
@@ -130,7 +168,8 @@ def write_campaign(
             write_model(folder / "models" / name, expert=number, **(model or {}))
     for number, name in enumerate(evaluators):
         if not (folder / "evaluators" / f"{name}.yaml").exists():
-            write_evaluator(folder / "evaluators", name, seed=number)
+            oracle = tiny_expert(number % len(experts), **(model or {}))
+            write_evaluator(folder / "evaluators", name, seed=number, oracle=oracle)
     declaration = space or {
         "schema": 1,
         "method": "task_arithmetic",
