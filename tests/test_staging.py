@@ -46,7 +46,7 @@ def publish(
 
 
 def give_up(folder: Path) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt("gives up")
 
 
 def names(folder: Path) -> list[str]:
@@ -103,7 +103,7 @@ def _umask() -> int:
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="gives up"):
         publish(tmp_path / "out", "new", then=give_up)
     assert names(tmp_path) == []
 
@@ -213,7 +213,7 @@ def test_work_under_way_is_not_cleared_away(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with staged_folder(target) as mine:
         fill(mine, "slow")
-        with pytest.raises(KeyboardInterrupt, match=""):
+        with pytest.raises(KeyboardInterrupt, match="gives up"):
             publish(target, "other", then=give_up)
         recover(target)
         assert whole(mine) == "slow"
