@@ -1,0 +1,8 @@
+"""`python -m evomerge.cli`, for where the entry point is not installed."""
+
+import sys
+
+from evomerge.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""One candidate for people: genes, scores, seconds, or its failure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from evomerge.baselines import baseline_recipes
+from evomerge.campaign import campaign_from_json
+from evomerge.cli.output import plain, table_console
+from evomerge.cli.tables import ruled, shown_metric
+from evomerge.errors import CheckpointError, Problem, UsageError
+from evomerge.history import Candidate, History
+from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.recipe import Recipe
+from evomerge.scores import SPLITS
+from evomerge.search_space import SearchSpace
+
+
+def find_candidate(history: History, name: str) -> Candidate:
+    """The candidate or baseline of that id.
+
+    Raises:
+        UsageError: E506, naming the nearest id.
+    """
+    if name in history.candidates:
+        return history.candidates[name]
+    known = list(history.candidates)
+    number = re.fullmatch(r"c?0*(\d+)", name)
+    padded = f"c{int(number[1]):05d}" if number else ""
+    near = [padded] if padded in history.candidates else difflib.get_close_matches(name, known, n=1)
+    todo = f"nearest: {near[0]}" if near else f"{len(known)} ids, from {known[0]}" if known else ""
+    raise UsageError(Problem("E506", f"no candidate `{name}`", f"{len(known)} are known", todo))
+
+
+def _paths(history: History) -> dict[str, str]:
+    from evomerge.check import locate
+
+    campaign = campaign_from_json(history.campaign["config"])
+    paths = {}
+    for name, reference in campaign.references().items():
+        try:
+            paths[name] = locate(name, reference)
+        except CheckpointError:
+            paths[name] = ""  # a digest stands for it; the cache may have been emptied since
+    return paths
+
+
+def recorded_space(history: History) -> SearchSpace:
+    """The search space a campaign recorded; it must be prepared."""
+    assert history.prepared is not None
+    campaign = campaign_from_json(history.campaign["config"])
+    return prepared_space(campaign, history.prepared, _paths(history))
+
+
+def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
+    """The recipe of a candidate or baseline, from what the ledger holds."""
+    assert history.prepared is not None
+    space = recorded_space(history)
+    if candidate.genome is not None:
+        return space.decode(candidate.genome)
+    campaign = campaign_from_json(history.campaign["config"])
+    recipes = baseline_recipes(
+        prepared_sources(history.prepared, _paths(history)),
+        campaign.experts,
+        campaign.config.baselines.single,
+        space.layout.layers,
+        history.prepared["storage"],
+    )
+    return recipes[candidate.id]
+
+
+def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
+    """All that is known of a candidate as plain JSON data."""
+    data: dict[str, Any] = {
+        "id": candidate.id,
+        "kind": "baseline" if candidate.is_baseline else "candidate",
+        "digest": candidate.recipe,
+        "recipe": recorded_recipe(history, candidate).to_json(),
+        "scores": {
+            split: {
+                "metrics": {name: m.to_json() for name, m in evaluation.metrics.items()},
+                "seconds": dict(evaluation.seconds),
+                "statistics": dict(evaluation.statistics),
+                "key": evaluation.key,
+                "same_as": evaluation.same_as,
+            }
+            for split, evaluation in candidate.evaluations.items()
+        },
+        "attempts_lost": candidate.attempts_lost,
+    }
+    if candidate.genome is not None:
+        genes = recorded_space(history).genes
+        pairs = zip(genes, candidate.genome, strict=True)
+        data["genome"] = {gene.name: value for gene, value in pairs}
+        data["generation"] = candidate.generation
+    if candidate.failure is not None:
+        data["failure"] = {"class": candidate.failure, "message": candidate.message}
+    return data
+
+
+def print_candidate(history: History, candidate: Candidate) -> None:
+    """A candidate as text and tables on stdout."""
+    from rich.table import Table
+
+    console = table_console()
+
+    def tell(text: str) -> None:
+        console.print(plain(text), markup=False, soft_wrap=True)
+
+    what = "baseline" if candidate.is_baseline else f"candidate of generation {candidate.generation}"
+    tell(f"{candidate.id}: {what}")
+    tell(f"recipe {candidate.recipe}")
+    if candidate.failure is not None:
+        tell(f"failed: {candidate.failure}: {candidate.message}")
+    elif not candidate.evaluations:
+        tell("not scored yet")
+    if candidate.attempts_lost:
+        tell(f"lost its worker {candidate.attempts_lost} times")
+    splits = [split for split in SPLITS if split in candidate.evaluations]
+    if splits:
+        table = Table(box=ruled(), pad_edge=False, show_edge=False)
+        table.add_column("score")
+        for split in splits:
+            table.add_column(split, justify="right")
+        names = list(dict.fromkeys(n for s in splits for n in candidate.evaluations[s].metrics))
+        for name in names:
+            found = [candidate.evaluations[split].metrics.get(name) for split in splits]
+            table.add_row(name, *("" if m is None else shown_metric(name, m) for m in found))
+        console.print(table)
+    for split in splits:
+        evaluation = candidate.evaluations[split]
+        if evaluation.same_as:
+            tell(f"{split}: the same merge as {evaluation.same_as}, scored once")
+        elif evaluation.seconds:
+            spent = ", ".join(f"{phase} {s:.2f} s" for phase, s in evaluation.seconds.items())
+            tell(f"{split}: {spent}")
+    if candidate.genome is not None:
+        table = Table(box=ruled(), pad_edge=False, show_edge=False)
+        table.add_column("gene")
+        table.add_column("value", justify="right")
+        for gene, value in zip(recorded_space(history).genes, candidate.genome, strict=True):
+            table.add_row(gene.name, f"{value:g}")
+        console.print(table)

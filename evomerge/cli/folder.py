@@ -1,0 +1,80 @@
+"""A campaign folder opened for reading: no lock is taken, so that one can look while a run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import Problem, UsageError
+from evomerge.front import Front, compute_front
+from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.item_store import ItemStore
+from evomerge.ledger import read_events
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """The events of a campaign folder and the history they fold to."""
+
+    path: Path
+    events: list[dict[str, Any]]
+    history: History
+
+    def front(self) -> Front:
+        """The front as it stands; see `compute_front`."""
+        return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))
+
+
+def open_campaign_folder(path: Path) -> OpenedFolder:
+    """Read a campaign folder.
+
+    Raises:
+        UsageError: E509, if it holds no ledger, or one without a single event.
+        LedgerDamaged: if the ledger cannot be read.
+    """
+    todo = "give the folder that `evomerge run` was given as --dir"
+    try:
+        events = read_events(path / LEDGER_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        found = f"it has no {LEDGER_FILE}" if path.is_dir() else "there is no such folder"
+        raise UsageError(Problem("E509", "no campaign here", found, todo, str(path))) from None
+    if not events:
+        raise UsageError(Problem("E509", "this campaign has not begun yet", "", todo, str(path)))
+    return OpenedFolder(path, events, History.fold(events))
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has signed the lock file; `alive` is None where that cannot be seen from this host."""
+
+    host: str
+    pid: int
+    since: str
+    alive: bool | None
+
+
+def lock_holder(path: Path) -> Holder | None:
+    """The driver that signed a campaign folder's lock file and did not sign off, if any.
+
+    The lock itself is not tried: even a short try could turn a starting driver away.
+    """
+    try:
+        signed = json.loads((path / f"{LEDGER_FILE}.lock").read_bytes())
+        host, pid, since = str(signed["host"]), int(signed["pid"]), str(signed["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Holder(host, pid, since, _is_alive(pid) if host == socket.gethostname() else None)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

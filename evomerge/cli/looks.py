@@ -1,0 +1,144 @@
+"""`status`, `front`, `show` and `verify`: reading a campaign folder, also while a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evomerge.cli.output import Json, duration, print_json, table_console
+from evomerge.errors import LedgerDamaged, Problem, UsageError
+
+if TYPE_CHECKING:
+    from evomerge.cli.folder import Holder, OpenedFolder
+    from evomerge.cli.standing import Standing
+    from evomerge.front import Front
+    from evomerge.history import Candidate
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
+
+
+def front(
+    directory: Folder,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+) -> None:
+    """Show the front with the baselines beside it."""
+    from evomerge.cli.folder import open_campaign_folder
+
+    if as_json and as_csv:
+        raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
+    found = open_campaign_folder(directory).front()
+    if as_csv:
+        from evomerge.cli.tables import front_csv
+
+        sys.stdout.write(front_csv(found))
+        return
+    print_front(found, as_json)
+
+
+def print_front(found: Front, as_json: bool) -> None:
+    """A front on stdout, as a table or as JSON."""
+    if as_json:
+        print_json(found.to_json())
+        return
+    from evomerge.cli.tables import front_table, front_title
+
+    console = table_console()
+    console.print(front_title(found), markup=False, soft_wrap=True)
+    console.print(front_table(found))
+
+
+def status(directory: Folder, as_json: Json = False) -> None:
+    """Show how far a campaign is."""
+    import time
+
+    from evomerge.cli.folder import lock_holder, open_campaign_folder
+    from evomerge.cli.standing import recorded_pace, standing
+
+    opened = open_campaign_folder(directory)
+    budget = opened.history.campaign["config"]["budget"]["evaluations"]
+    now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))
+    holder = lock_holder(directory)
+    age = max(0.0, time.time() - opened.history.last)
+    if as_json:
+        held = None if holder is None else dict(holder.__dict__)
+        print_json({**now.to_json(), "last_event_seconds_ago": round(age, 1), "driver": held})
+        return
+    console = table_console()
+    for name, text in _status_rows(now, holder, age):
+        console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
+
+
+def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple[str, str]]:
+    from evomerge.cli.live import failures_text
+    from evomerge.cli.tables import shown_value
+
+    of = "" if now.budget is None else f" of {now.budget}"
+    rows = [
+        ("campaign", now.campaign),
+        ("phase", f"{now.phase}, {now.generation} generations told"),
+        ("evaluations", f"{now.evaluations}{of}, and {now.baselines} baselines"),
+    ]
+    if now.pace is not None:
+        rows.append(("pace", f"{now.pace:.1f} evaluations/min"))
+    if now.seconds_left and now.phase in ("search", "baselines"):
+        rows.append(("time left", duration(now.seconds_left)))
+    if now.hypervolume is not None:
+        rows.append(("hypervolume", f"{now.hypervolume:.4f} (search scores)"))
+    for best in now.best:
+        value, expert = (shown_value(best.metric, v) for v in (best.value, best.expert_value))
+        rows.append(("best", f"{best.metric} {value} ({best.id}); {best.expert} has {expert}"))
+    if now.rescored[1]:
+        rows.append(("held out", f"{now.rescored[0]} of {now.rescored[1]} models scored"))
+    rows.append(("failed", failures_text(now)))
+    rows.append(("last event", f"{duration(age)} ago"))
+    rows.append(("driver", _driver_text(holder)))
+    return rows
+
+
+def _driver_text(holder: Holder | None) -> str:
+    if holder is None:
+        return "none running"
+    who = f"pid {holder.pid} on {holder.host} since {holder.since}"
+    if holder.alive is None:
+        return f"{who} (another host; cannot see whether it still runs)"
+    return f"running, {who}" if holder.alive else f"none running; {who} ended without signing off"
+
+
+def show(
+    directory: Folder,
+    name: Annotated[str, typer.Argument(metavar="ID", help="A candidate or baseline.")],
+    as_json: Json = False,
+) -> None:
+    """Show one candidate: its genes and scores, or why it failed."""
+    from evomerge.cli.candidate import candidate_json, find_candidate, print_candidate
+    from evomerge.cli.folder import open_campaign_folder
+
+    opened: OpenedFolder = open_campaign_folder(directory)
+    candidate: Candidate = find_candidate(opened.history, name)
+    if as_json:
+        print_json(candidate_json(opened.history, candidate))
+    else:
+        print_candidate(opened.history, candidate)
+
+
+def verify(directory: Folder, as_json: Json = False) -> None:
+    """Recompute every invariant of a campaign folder."""
+    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.verify import examine
+
+    open_campaign_folder(directory)
+    found = examine(directory)
+    if found.problems:
+        raise LedgerDamaged(found.problems)
+    if as_json:
+        result: dict[str, Any] = {"checked": dict(found.checked), "problems": []}
+        print_json(result)
+        return
+    console = table_console()
+    for what, count in found.checked.items():
+        console.print(f"{count:>8}  {what}", markup=False, soft_wrap=True)
+    console.print("everything holds")

@@ -1,0 +1,140 @@
+"""`export`, `merge` and `score`: verbs that make or judge one checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from evomerge.cli.output import Json, plain, print_json, show_log, size, table_console
+from evomerge.errors import CandidateError, CheckpointError, Problem
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
+ShardBytes = Annotated[int, typer.Option(min=1, help="Largest size of one weight file, in bytes.")]
+
+
+def export(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)
+    ],
+    choice: Annotated[
+        str,
+        typer.Argument(
+            metavar="PICK",
+            help="An id, knee, best:METRIC, prefer:A=0.7,B=0.3, or METRIC>=VALUE.",
+            show_default=False,
+        ),
+    ],
+    out: Out,
+    overwrite: Overwrite = False,
+    shard_bytes: ShardBytes = 5_000_000_000,
+    rescore: Annotated[
+        bool, typer.Option("--rescore/--no-rescore", help="Score the result on test items.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a candidate as a checkpoint, checked by reloading it."""
+    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.export import export_candidate
+
+    show_log()
+    open_campaign_folder(directory)
+    report = export_candidate(
+        directory, choice, out, overwrite=overwrite, shard_bytes=shard_bytes, rescore=rescore
+    )
+    _print_report(report.to_json(), out, as_json)
+
+
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A recipe (JSON).", show_default=False)
+    ],
+    out: Out,
+    overwrite: Overwrite = False,
+    shard_bytes: ShardBytes = 5_000_000_000,
+    as_json: Json = False,
+) -> None:
+    """Carry out one recipe and write the checkpoint."""
+    from evomerge.export import merge_recipe
+
+    show_log()
+    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes)
+    _print_report(report.to_json(), out, as_json)
+
+
+def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    console = table_console()
+
+    def tell(text: str) -> None:
+        console.print(plain(text), markup=False, soft_wrap=True)
+
+    tell(f"wrote {out}")
+    for name, value in report.items():
+        if isinstance(value, bool | str | int | float):
+            is_size = name.endswith("bytes") and not isinstance(value, str)
+            shown = size(value) if is_size else value
+            tell(f"  {name.replace('_', ' ')}: {shown}")
+
+
+def score(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder, or org/name@COMMIT.", show_default=False),
+    ],
+    evaluator: Annotated[
+        Path,
+        typer.Argument(metavar="EVALUATOR", help="An evaluator file (YAML).", show_default=False),
+    ],
+    split: Annotated[
+        Literal["search", "selection", "test"], typer.Option(help="Whose items.")
+    ] = "test",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Dtype of the evaluation.")
+    ] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Score one checkpoint with one evaluator.
+
+    The code is that of a search, so that scores can be compared.
+    """
+    from evomerge.check import check_device
+    from evomerge.cli.references import model_folder
+    from evomerge.cli.tables import shown_metric
+    from evomerge.scores import Metric
+    from evomerge.worker import score_checkpoint
+
+    show_log()
+    folder = model_folder(model, "MODEL")
+    check_device(device)
+    _hide_loading_bars()
+    try:
+        scores = score_checkpoint(
+            folder, evaluator, split=split, dtype=dtype, batch_size=batch_size, device=device
+        )
+    except CandidateError as error:
+        found = f"{error.kind}: {error}"
+        raise CheckpointError(
+            Problem("E232", "this model cannot be scored", found, file=str(folder))
+        ) from error
+    if as_json:
+        print_json({"model": model, "split": split, **scores})
+        return
+    console = table_console()
+    for name, data in scores["metrics"].items():
+        metric = Metric.from_json(data)
+        shown = shown_metric(name, metric)
+        console.print(f"{name}  {shown}  ({metric.items} {split} items)", markup=False)
+
+
+def _hide_loading_bars() -> None:
+    """Loading takes a moment and its bar says nothing; stderr is for problems."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,128 @@
+"""What is written where: results to stdout, problems and remarks to stderr.
+
+With `--json` an error is one object `{"errors": [...]}` on stdout, so that a caller always reads JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+UNBOUNDED_WIDTH = 250
+"""Columns where no terminal says how many there are: wide enough not to cut a table."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """Text without control characters: names come from files and must not steer a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def say(text: str) -> None:
+    """A remark for people, on stderr."""
+    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
+
+
+def to_json(data: Any) -> str:
+    """JSON text with sorted keys: equal data, equal bytes."""
+    return json.dumps(data, sort_keys=True, indent=1, allow_nan=False)
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout."""
+    sys.stdout.write(to_json(data) + "\n")
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A problem as plain JSON data, empty parts left out."""
+    return {name: value for name, value in dataclasses.asdict(problem).items() if value}
+
+
+def print_error(error: EvomergeError, as_json: bool) -> None:
+    """Every problem of an error: a line each on stderr, or one JSON object on stdout."""
+    if as_json:
+        listed = [problem_json(problem) for problem in error.problems]
+        print_json({"errors": listed or [{"code": "", "wrong": str(error)}]})
+        sys.stdout.flush()
+    elif error.problems:
+        for problem in error.problems:
+            say(str(problem))
+    elif isinstance(error, Stopped | Interrupted):
+        say(str(error))
+    else:
+        say(f"error: {error}")
+
+
+def print_warning(problem: Problem) -> None:
+    """A problem that stops nothing."""
+    say(str(problem).replace("error[", "warning[", 1))
+
+
+def table_console() -> Console:
+    """A rich console on stdout for tables."""
+    return _console(stderr=False)
+
+
+def log_console() -> Console:
+    """A rich console on stderr."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    import os
+
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    bounded = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if bounded else UNBOUNDED_WIDTH, highlight=False)
+
+
+class _Remarks(logging.Handler):
+    """Log records as remarks. Looks `sys.stderr` up each time: a live display replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        known = text.startswith(("warning[", "error["))
+        say(text if known else f"{record.levelname.lower()}: {text}")
+
+
+def show_log() -> None:
+    """Send warnings of all libraries to stderr, a line each."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Remarks) for handler in root.handlers):
+        root.addHandler(_Remarks(logging.WARNING))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `45 s`, `3:07` or `2:03:07`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(count: float) -> str:
+    """Bytes as `12.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

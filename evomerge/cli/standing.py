@@ -1,0 +1,196 @@
+"""Standing: how far a campaign is, as numbers; for the live display and for `status`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.history import History
+from evomerge.objective import Objective, complete
+from evomerge.pareto import hypervolume
+
+PACE_WINDOW = 60
+"""Results the pace is taken over: it follows a change within a few generations."""
+
+PAUSE = 20.0
+"""A gap this many times the mean of the others is a pause (a crash, a night), not work."""
+
+SHORT = 15.0
+"""Seconds: gaps are not compared with less, since results of several workers come in bursts."""
+
+FINAL = ("budget", "hours", "exhausted")
+"""Reasons to stop after which nothing is left to do."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of an objective so far, and the best expert's."""
+
+    metric: str
+    id: str
+    value: float
+    expert: str
+    expert_value: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
+
+    `pace` is in evaluations per minute, `seconds_left` counts to the end of the search; both are None
+    where too little is known.
+    """
+
+    campaign: str
+    phase: str
+    generation: int
+    evaluations: int
+    budget: int | None
+    baselines: int
+    rescored: tuple[int, int]
+    hypervolume: float | None
+    best: tuple[Best, ...]
+    failures: Mapping[str, int]
+    lost: int
+    pace: float | None = None
+    seconds_left: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "campaign": self.campaign,
+            "phase": self.phase,
+            "generation": self.generation,
+            "evaluations": self.evaluations,
+            "budget": self.budget,
+            "baselines": self.baselines,
+            "rescored": list(self.rescored),
+            "hypervolume": self.hypervolume,
+            "best": [dict(best.__dict__) for best in self.best],
+            "failures": dict(self.failures),
+            "lost": self.lost,
+            "pace_per_minute": self.pace,
+            "seconds_left": self.seconds_left,
+        }
+
+
+def phase_of(history: History) -> str:
+    """prepare, baselines, search, selection, done, or how the last session was stopped."""
+    if history.stopped is not None:
+        return "done" if history.stopped in FINAL else history.stopped
+    if history.prepared is None:
+        return "prepare"
+    if history.baselines is None:
+        return "baselines"
+    return "search" if history.selection is None else "selection"
+
+
+def standing(
+    history: History,
+    *,
+    budget: int | None,
+    phase: str | None = None,
+    pace: float | None = None,
+    known_hypervolume: float | None = None,
+) -> Standing:
+    """How far a history has come.
+
+    Args:
+        history: of a campaign that has begun.
+        budget: evaluations allowed, None without such a limit.
+        phase: what goes on now; read off the history if not given.
+        pace: evaluations per minute.
+        known_hypervolume: taken instead of computing it.
+    """
+    objectives = objectives_of(history)
+    used = history.budget_used
+    chosen = [*(history.selection or []), *(history.reference_ids() if history.selection else [])]
+    settled = [
+        name
+        for name in chosen
+        if "selection" in history.candidates[name].evaluations
+        or "selection" in history.candidates[name].failed_splits
+    ]
+    left = max(0, budget - used) if budget is not None else None
+    return Standing(
+        campaign=history.campaign["config"]["name"],
+        phase=phase or phase_of(history),
+        generation=len(history.told),
+        evaluations=used,
+        budget=budget,
+        baselines=sum(c.is_baseline and c.is_settled for c in history.candidates.values()),
+        rescored=(len(settled), len(chosen)),
+        hypervolume=search_hypervolume(history) if known_hypervolume is None else known_hypervolume,
+        best=_best(history, objectives),
+        failures=history.failures(),
+        lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
+        pace=pace,
+        seconds_left=60 * left / pace if left is not None and pace else None,
+    )
+
+
+def objectives_of(history: History) -> tuple[Objective, ...]:
+    """The objectives the campaign recorded."""
+    config = history.campaign["config"]
+    return tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
+
+
+def search_hypervolume(history: History) -> float | None:
+    """Hypervolume of all search scores; None before the baselines are frozen."""
+    scaling = history.scaling
+    if scaling is None:
+        return None
+    objectives = objectives_of(history)
+    rows = [complete(objectives, c.evaluations["search"].metrics).values for c in history.searched()]
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+    return hypervolume(scaling.scale(values))
+
+
+def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]:
+    experts = [history.candidates.get(name) for name in history.campaign["config"]["experts"]]
+    scored = [c for c in experts if c is not None and "search" in c.evaluations]
+    searched = history.searched()
+    if not scored or not searched:
+        return ()
+    found = []
+    for objective in objectives:
+
+        def value(candidate: Any, objective: Objective = objective) -> float:
+            return float(candidate.evaluations["search"].metrics[objective.metric].value)
+
+        def rank(candidate: Any, objective: Objective = objective) -> tuple[float, str]:
+            return objective.sign * value(candidate), candidate.id
+
+        first, expert = min(searched, key=rank), min(scored, key=rank)
+        found.append(Best(objective.metric, first.id, value(first), expert.id, value(expert)))
+    return tuple(found)
+
+
+def recorded_pace(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """Evaluations per minute of the last session, from the times in a ledger; None if unknown."""
+    times: list[float] = []
+    for event in events:
+        if event["event"] == "stopped" and event["reason"] not in FINAL:
+            times.clear()
+        elif event["event"] in ("evaluated", "failed") and not event.get("same_as"):
+            times.append(float(event["time"]))
+    return pace_of(times[-PACE_WINDOW:])
+
+
+def pace_of(times: Iterable[float]) -> float | None:
+    """Results per minute from the seconds at which they came; pauses are left out."""
+    moments = list(times)
+    gaps = [max(0.0, after - before) for before, after in itertools.pairwise(moments)]
+    if len(gaps) < 2:
+        return None
+    total = sum(gaps)
+
+    def is_pause(gap: float) -> bool:
+        return gap > PAUSE * max((total - gap) / (len(gaps) - 1), SHORT)
+
+    work = [gap for gap in gaps if not is_pause(gap)]
+    return 60 * len(work) / sum(work) if sum(work) > 0 else None

@@ -1,0 +1,125 @@
+"""`init` and `list`: where one begins."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from evomerge.cli.output import Json, print_json, say, show_log, table_console
+from evomerge.errors import Problem, UsageError
+
+EVALUATOR_KINDS = {
+    "lm_eval": "lm-eval tasks from a folder of task files, one task for each split",
+}
+
+
+def init(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
+    ],
+    base: Annotated[
+        str | None, typer.Option(metavar="B", help="Base model: a folder, or org/name@COMMIT.")
+    ] = None,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=E", help="A fine-tune or LoRA adapter of it; give several."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a starter campaign that runs as it stands.
+
+    Without --base and --expert, toy models are trained for it, in less than a minute.
+    """
+    from evomerge.cli.references import reference_fields
+    from evomerge.starter import write_starter
+
+    show_log()
+    experts: dict[str, dict[str, str]] = {}
+    for text in expert or []:
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            todo = "write --expert math=path/to/math"
+            raise UsageError(Problem("E500", "an expert is NAME=FOLDER", f"found `{text}`", todo))
+        if name in experts:
+            todo = "give each expert a name of its own"
+            raise UsageError(Problem("E500", f"expert `{name}` is given twice", "", todo))
+        experts[name] = reference_fields(place, f"--expert {name}")
+    if (base is None) != (not experts):
+        found = "found --base only" if experts == {} else "found --expert only"
+        todo = "give both, or neither for toy models"
+        raise UsageError(Problem("E500", "--base and --expert go together", found, todo))
+    origin = None if base is None else reference_fields(base, "--base")
+    file = write_starter(directory, origin, experts, tell=say)
+    command = f"evomerge run {file} --dir {directory / 'run'}"
+    if as_json:
+        print_json({"campaign": str(file), "run": command})
+        return
+    say(f"wrote {file}; run it with:")
+    table_console().print(command, markup=False, soft_wrap=True)
+
+
+def list_(
+    what: Annotated[
+        Literal["methods", "evaluators", "optimizers"],
+        typer.Argument(metavar="methods|evaluators|optimizers", show_default=False),
+    ],
+    as_json: Json = False,
+) -> None:
+    """List merge methods, evaluators or optimizers, a line each."""
+    listed = {"methods": _methods, "evaluators": _evaluators, "optimizers": _optimizers}[what]()
+    if as_json:
+        print_json({what: listed})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for entry in listed:
+        table.add_row(*(_text(value) for name, value in entry.items() if name != "inputs"))
+    table_console().print(table)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    parts = [f"{c['name']} {c['low']:g}..{c['high']:g}" for c in value]
+    return ", ".join(parts)
+
+
+def _methods() -> list[dict[str, Any]]:
+    from evomerge.merge_method import METHODS
+
+    return [
+        {
+            "name": method.name,
+            "coefficients": [
+                {
+                    "name": c.name,
+                    "low": c.low,
+                    "high": c.high,
+                    "default": c.default,
+                    "per_expert": c.per_input,
+                    "meaning": c.meaning,
+                }
+                for c in method.coefficients
+            ],
+            "inputs": list(method.inputs),
+            "paper": method.paper,
+        }
+        for method in METHODS.values()
+    ]
+
+
+def _evaluators() -> list[dict[str, Any]]:
+    found = [{"kind": kind, "about": about} for kind, about in EVALUATOR_KINDS.items()]
+    for entry in sorted(metadata.entry_points(group="evomerge.evaluators"), key=lambda e: e.name):
+        found.append({"kind": entry.name, "about": f"from {entry.value}"})
+    return found
+
+
+def _optimizers() -> list[dict[str, Any]]:
+    from evomerge.optimizers import KINDS
+
+    return [{"kind": kind, "about": about} for kind, about in KINDS.items()]

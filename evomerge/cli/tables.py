@@ -1,0 +1,160 @@
+"""A front as a table for people and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from evomerge.front import Front, Member, pick
+from evomerge.scores import Metric
+
+if TYPE_CHECKING:
+    from rich.box import Box
+    from rich.table import Table
+
+ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
+"""How names of metrics begin that are fractions and read better as percent."""
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric (`math.acc`) is a fraction that is shown as percent."""
+    return metric.partition(".")[2].startswith(ACCURACIES)
+
+
+def shown_value(metric: str, value: float) -> str:
+    """A value as people read it: percent where the metric is an accuracy."""
+    return f"{100 * value:.1f} %" if is_fraction(metric) else f"{value:.4g}"
+
+
+def shown_metric(name: str, metric: Metric) -> str:
+    """A value with its standard error."""
+    if is_fraction(name):
+        return f"{100 * metric.value:.1f} ± {100 * metric.stderr:.1f}"
+    return f"{metric.value:.4g} ± {metric.stderr:.2g}"
+
+
+def marks(front: Front) -> dict[str, list[str]]:
+    """Member id to the picks that name it: `knee`, `best:METRIC`."""
+    found: dict[str, list[str]] = {}
+    if front.members:
+        for text in ("knee", *(f"best:{objective.metric}" for objective in front.objectives)):
+            found.setdefault(pick(front, text).id, []).append(text)
+    return found
+
+
+def mean(front: Front, member: Member) -> float | None:
+    """Mean of the objectives on the deciding split, where they are fractions to maximise."""
+    alike = all(o.direction == "maximize" and is_fraction(o.metric) for o in front.objectives)
+    metrics = member.metrics.get(front.split, {})
+    if not alike or any(o.metric not in metrics for o in front.objectives):
+        return None
+    return sum(metrics[o.metric].value for o in front.objectives) / len(front.objectives)
+
+
+def front_title(front: Front) -> str:
+    """One line: campaign, size, who decides on how many items, hypervolume."""
+    first = (front.members or front.references)[0]
+    metrics = first.metrics.get(front.split) or first.metrics["search"]
+    counts = {o.metric: metrics[o.metric].items for o in front.objectives}
+    if len(set(counts.values())) == 1:
+        items = f"{next(iter(counts.values()))} items each"
+    else:
+        items = ", ".join(f"{count} items of {name}" for name, count in counts.items())
+    volume = f"hypervolume {front.hypervolume.get(front.split, 0.0):.4f}"
+    if front.split != "search":
+        volume += f" (on search items {front.hypervolume['search']:.4f})"
+    decided = f"decided on {front.split} items, {items}"
+    if front.split == "search":
+        decided = f"not final: decided on the search's own items, {items}"
+    models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
+    return f"{front.campaign}: front of {models}, {decided}; {volume}"
+
+
+def ruled() -> Box:
+    """Rules under the head and between sections, nothing else."""
+    from rich.box import Box
+
+    blank, rule = "    ", " ── "
+    return Box("\n".join((blank, blank, rule, blank, rule, blank, blank, blank)) + "\n")
+
+
+def front_table(front: Front) -> Table:
+    """Members first, then the baselines under a rule."""
+    from rich.table import Table
+
+    with_mean = mean(front, front.members[0] if front.members else front.references[0]) is not None
+    table = Table(box=ruled(), pad_edge=False, show_edge=False)
+    table.add_column("model", no_wrap=True)
+    for objective in front.objectives:
+        unit = " %" if is_fraction(objective.metric) else ""
+        better = "" if objective.direction == "maximize" else " (less is better)"
+        table.add_column(f"{objective.metric}{unit}{better}", justify="right", no_wrap=True)
+    if with_mean:
+        table.add_column("mean %", justify="right", no_wrap=True)
+    table.add_column("P(non-dominated)", justify="right", no_wrap=True)
+    table.add_column("pick")
+    named = marks(front)
+    for group in (front.members, front.references):
+        for member in group:
+            cells = [_cell(front, member, o.metric) for o in front.objectives]
+            if with_mean:
+                average = mean(front, member)
+                cells.append("" if average is None else f"{100 * average:.1f}")
+            probability = "" if member.probability is None else f"{member.probability:.2f}"
+            label = " ".join(named.get(member.id, [])) if group is front.members else ""
+            if group is front.references:
+                label = _baseline_label(member.id)
+            table.add_row(member.id, *cells, probability, label)
+        table.add_section()
+    return table
+
+
+def _cell(front: Front, member: Member, metric: str) -> str:
+    found = member.metrics.get(front.split)
+    if found is not None and metric in found:
+        return shown_metric(metric, found[metric])
+    return f"{shown_metric(metric, member.metrics['search'][metric])} (search)"
+
+
+def _baseline_label(name: str) -> str:
+    if name == "base":
+        return "base"
+    if name == "uniform":
+        return "average of the experts"
+    return "best single coefficient" if name.startswith("single-") else "expert"
+
+
+def safe_cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def front_csv(front: Front) -> str:
+    """The front and its baselines as CSV; scores are those of the deciding split, as fractions."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = [name for o in front.objectives for name in (o.metric, f"{o.metric} stderr")]
+    head = ["id", "kind", "split", *columns, "mean", "probability_non_dominated", "picks", "recipe"]
+    writer.writerow([safe_cell(name) for name in head])
+    named = marks(front)
+    for kind, group in (("member", front.members), ("baseline", front.references)):
+        for member in group:
+            split = front.split if front.split in member.metrics else "search"
+            found = [member.metrics[split][o.metric] for o in front.objectives]
+            numbers = [number for metric in found for number in (metric.value, metric.stderr)]
+            average = mean(front, member)
+            picks = " ".join(named.get(member.id, [])) if kind == "member" else ""
+            writer.writerow(
+                [
+                    safe_cell(member.id),
+                    kind,
+                    split,
+                    *(repr(number) for number in numbers),
+                    "" if average is None else repr(average),
+                    "" if member.probability is None else repr(member.probability),
+                    safe_cell(picks),
+                    member.recipe,
+                ]
+            )
+    return out.getvalue()
