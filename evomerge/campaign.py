@@ -7,26 +7,48 @@ evaluators is found by `evomerge.check`.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.objective import Direction, Objective
 from evomerge.recipe import MERGED, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
-from evomerge.yaml_file import load_yaml, position, validate
+from evomerge.yaml_file import Positions, dotted, load_yaml, position, validate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-RESERVED_NAMES = ("base", "uniform", "single", MERGED)
+RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED)
 CHANGEABLE = ("budget", "workers")
 """Fields that may differ between two runs of one campaign folder."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _expert_name(name: str) -> str:
+    if not NAME.fullmatch(name) or "." in name:
+        raise ValueError("E136", f"expert name `{name}`: letters, digits, `_` and `-` only")
+    if name in RESERVED_NAMES or name.startswith("single-"):
+        raise ValueError("E136", f"`{name}` is a reserved name; call the expert otherwise")
+    if re.fullmatch(r"c\d+", name):
+        raise ValueError("E136", f"`{name}` looks like a candidate's id; call the expert otherwise")
+    return name
+
+
+ExpertName = Annotated[str, AfterValidator(_expert_name)]
 
 
 class _Section(BaseModel):
@@ -75,6 +97,13 @@ class BudgetSection(_Section):
     evaluations: PositiveInt | None = None
     hours: PositiveFloat | None = None
 
+    @field_validator("evaluations", "hours", mode="before")
+    @classmethod
+    def _something_to_do(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            raise ValueError("E113", "nothing to do; the budget must be above 0")
+        return value
+
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetSection:
         if self.evaluations is None and self.hours is None:
@@ -104,7 +133,7 @@ class WorkersSection(_Section):
     pool: Literal["inline", "local", "ray"] = "local"
     count: PositiveInt = 1
     address: str | None = None
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     deadline: PositiveFloat | Literal["auto"] = "auto"
 
 
@@ -128,7 +157,7 @@ class CampaignFile(_Section):
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     base: CheckpointReference
-    experts: dict[str, CheckpointReference]
+    experts: dict[ExpertName, CheckpointReference]
     search_space: str
     evaluators: list[str]
     objectives: list[ObjectiveSection]
@@ -151,20 +180,6 @@ class CampaignFile(_Section):
     def _expert_names(cls, value: dict[str, CheckpointReference]) -> dict[str, CheckpointReference]:
         if not value:
             raise ValueError("E116", "a merge needs at least one expert besides the base")
-        for name in value:
-            if not NAME.fullmatch(name) or "." in name:
-                raise ValueError("E136", f"expert name `{name}`: letters, digits, `_` and `-` only")
-            if name in RESERVED_NAMES:
-                raise ValueError("E136", f"`{name}` is a reserved name; call the expert otherwise")
-            if re.fullmatch(r"c\d+", name):
-                raise ValueError("E136", f"`{name}` looks like a candidate's id")
-        places = [(r.path, r.hub, r.revision) for r in value.values()]
-        for first in range(len(places)):
-            for second in range(first + 1, len(places)):
-                if places[first] == places[second]:
-                    names = list(value)
-                    wrong = f"experts `{names[first]}` and `{names[second]}` are the same files"
-                    raise ValueError("E117", wrong)
         return value
 
     @field_validator("evaluators")
@@ -185,14 +200,6 @@ class CampaignFile(_Section):
         if len(set(names)) != len(names):
             raise ValueError("E130", "a metric is an objective twice")
         return value
-
-    @model_validator(mode="after")
-    def _budget_fits(self) -> CampaignFile:
-        evaluations = self.budget.evaluations
-        if evaluations is not None and evaluations < self.optimizer.population:
-            wrong = f"population {self.optimizer.population} needs a budget of at least as many"
-            raise ValueError("E112", f"{wrong} evaluations; the budget is {evaluations}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -273,23 +280,59 @@ def load_campaign(path: Path) -> Campaign:
         config = validate(CampaignFile, data, positions, str(path))
     except ConfigError as error:
         problems += error.problems
+    problems += _across_fields(data, positions, path)
     space_file = path.parent / str(data.get("search_space", ""))
     if isinstance(data.get("search_space"), str):
         try:
-            space = load_search_space(space_file.resolve())
+            space = load_search_space(space_file)
         except ConfigError as error:
             problems += error.problems
     files = data.get("evaluators")
     evaluator_files = []
     for index, name in enumerate(files if isinstance(files, list) else []):
-        evaluator_files.append((path.parent / str(name)).resolve())
+        evaluator_files.append(path.parent / str(name))
         if not evaluator_files[-1].is_file():
-            line, column = position(positions, ("evaluators", index))
-            where = (str(path), line, column, f"evaluators[{index}]")
+            where = _place(positions, path, "evaluators", index)
             problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", "", *where))
     if problems or config is None or space is None:
         raise ConfigError(problems)
-    return Campaign(path, config, space, tuple(evaluator_files), space_file.resolve())
+    evaluators = tuple(file.resolve() for file in evaluator_files)
+    return Campaign(path, config, space, evaluators, space_file.resolve())
+
+
+def _place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int, int, str]:
+    line, column = position(positions, path)
+    return str(file), line, column, dotted(path)
+
+
+def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) -> list[Problem]:
+    """Faults between fields, looked for in the raw data: other faults of the file must not hide them."""
+    problems = []
+
+    def section(name: str) -> Mapping[str, Any]:
+        value = data.get(name)
+        return value if isinstance(value, dict) else {}
+
+    budget = section("budget").get("evaluations")
+    population = section("optimizer").get("population", OptimizerSection().population)
+    if type(budget) is int and type(population) is int and 0 < budget < population:
+        wrong = f"a population of {population} needs a budget of at least as many evaluations"
+        where = _place(positions, file, "budget", "evaluations")
+        problems.append(Problem("E112", wrong, f"found {budget}", "", *where))
+    seen: dict[object, str] = {}
+    for name, entry in {"base": section("base"), **section("experts")}.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("path", entry.get("hub")), str):
+            continue
+        folder = entry.get("path")
+        key = (
+            os.path.normpath(file.parent / folder) if folder else (entry["hub"], entry.get("revision"))
+        )
+        if key in seen:
+            wrong = f"`{seen[key]}` and `{name}` are the same files"
+            where = _place(positions, file, "experts", name)
+            problems.append(Problem("E117", wrong, "", "leave one out", *where))
+        seen.setdefault(key, str(name))
+    return problems
 
 
 def campaign_from_json(data: Mapping[str, Any]) -> Campaign:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,12 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_NODES = 100_000
 
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")
+)
+_SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,})")
+
 Positions = Mapping[tuple[str | int, ...], tuple[int, int]]
 """Path into the document to (line, column), 1-based."""
 
@@ -34,40 +41,52 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
 
     Raises:
         ConfigError: E101 missing or unreadable, E102 syntax, E103 not a mapping, E105 duplicate keys,
-            E106 tags, E107 too large, too deep or too many aliases; all faults found, together.
+            E106 tags, E107 too large, too deep or too many aliases, E140 an access token; all faults
+            found, together.
     """
     file = str(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(Problem("E107", f"the file is larger than {MAX_BYTES} bytes", file=file))
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem("E101", "no such file", todo="check the path", file=file)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no permission, a folder, not UTF-8, NUL in the name
         raise ConfigError(Problem("E101", "cannot read the file", str(error), file=file)) from None
-    if len(text) > MAX_BYTES:
-        found = f"{len(text)} bytes"
-        raise ConfigError(Problem("E107", f"larger than {MAX_BYTES} bytes", found, file=file))
     try:
         node = YAML(typ="safe", pure=True).compose(text)
     except RecursionError:
         raise ConfigError(Problem("E107", "nested too deeply", file=file)) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        wrong = f"YAML syntax: {error.problem or error.context or 'cannot parse'}"
-        shown = text.splitlines()[line - 1].strip() if mark and line <= text.count("\n") + 1 else ""
-        found = f"the line is {shown!r}" if shown else ""
-        problem = Problem("E102", wrong, found, "", file, line, column)
-        raise ConfigError(problem) from None
     except YAMLError as error:
-        raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
+        raise ConfigError(_syntax(error, text, file)) from None
     if not isinstance(node, MappingNode):
         raise ConfigError(Problem("E103", "the document must be a mapping of fields", file=file))
     walk = _Walk(file)
     walk.visit(node, (), 0)
     if walk.problems:
         raise ConfigError(walk.problems)
-    data = YAML(typ="safe", pure=True).load(text)
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(_syntax(error, text, file)) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
     return data, walk.positions
+
+
+def _syntax(error: YAMLError, text: str, file: str) -> Problem:
+    """The problem a parser error stands for, with the line it is about."""
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is None:
+        return Problem("E102", "YAML syntax", " ".join(str(error).split()), file=file)
+    said = error.problem or error.context if isinstance(error, MarkedYAMLError) else ""
+    lines = text.splitlines()
+    shown = lines[mark.line].strip() if mark.line < len(lines) else ""
+    found = f"the line is {shown!r}" if shown else ""
+    wrong = f"YAML syntax: {said or 'cannot parse'}"
+    return Problem("E102", wrong, found, "", file, mark.line + 1, mark.column + 1)
 
 
 class _Walk:
@@ -93,9 +112,16 @@ class _Walk:
             return
         self.positions.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
         tag = str(node.tag)
-        if not tag.startswith("tag:yaml.org,2002:") or "python" in tag:
+        if tag == "tag:yaml.org,2002:timestamp":
+            self.fault("E108", "a date; put it in quotes if it is meant as text", node, path)
+            return
+        if tag not in _PLAIN_TAGS:
             self.fault("E106", f"YAML tags are not allowed ({tag})", node, path)
             return
+        if isinstance(node, ScalarNode) and _SECRET.search(str(node.value)):
+            self.fault(
+                "E140", "this looks like an access token; keep it in the environment", node, path
+            )
         if isinstance(node, MappingNode):
             seen: dict[str, int] = {}
             for key, value in node.value:
@@ -146,14 +172,16 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
 
 
 def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str) -> Problem:
-    path = tuple(part for part in fault["loc"] if not _is_union_label(part, positions, fault["loc"]))
+    # pydantic marks the fault of a mapping's key, as opposed to that of its value, by a last part.
+    loc = fault["loc"][:-1] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
+    path = tuple(part for part in loc if not _is_union_label(part, positions, loc))
     line, column = position(positions, path)
     where = (file, line, column, dotted(path))
     kind = fault["type"]
     shown = fault.get("input")
     found = f"found {shown!r}" if not isinstance(shown, dict | list) else ""
     if kind == "extra_forbidden":
-        known = _fields_at(model, fault["loc"][:-1])
+        known = _fields_at(model, loc[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1)
         todo = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(sorted(known))}"
         return Problem("E104", "unknown field", "", todo, *where)
@@ -188,4 +216,5 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
             ),
             current,
         )
-    return list(getattr(current, "model_fields", {}))
+    fields = getattr(current, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
