@@ -33,6 +33,7 @@ from evomerge.yaml_file import load_yaml, validate
 
 Genome = tuple[float, ...]
 FieldKind = Literal["model", "band", "layer", "layer_module"]
+MAX_GENES = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class CoefficientField(BaseModel):
             raise ValueError("E110", f"low must be below high; bounds are [{self.low}, {self.high}]")
         return self
 
+    def bounds(self, coefficient: Coefficient) -> tuple[float, float]:
+        """(low, high): what the file says, else the coefficient's own."""
+        low = coefficient.low if self.low is None else self.low
+        return low, coefficient.high if self.high is None else self.high
+
 
 class SearchSpaceDeclaration(BaseModel):
     """A search-space file."""
@@ -102,6 +108,14 @@ class SearchSpaceDeclaration(BaseModel):
             for bound in (field.low, field.high, field.value):
                 if name == "density" and bound is not None and not 0 < bound <= 1:
                     raise ValueError("E111", f"density must lie in (0, 1], found {bound}")
+                if method.scalars == "normalised" and bound is not None and bound < 0:
+                    raise ValueError("E111", f"a share of {self.method} is at least 0, found {bound}")
+            low, high = field.bounds(declared)
+            if field.value is None and high - low < field.step:
+                wrong = (
+                    f"bounds of `{name}`: [{low}, {high}] with step {field.step} hold one value only"
+                )
+                raise ValueError("E110", wrong)
         allowed = dict(method.options)
         for name, value in self.options.items():
             if name not in allowed:
@@ -147,7 +161,8 @@ class Gene:
         """The nearest grid value within the bounds, as a short decimal."""
         steps = math.floor((self.high - self.low) / self.step + 1e-9)
         index = min(max(round((value - self.low) / self.step), 0), steps)
-        return round(self.low + index * self.step, 12)
+        # Adding 0.0 turns -0.0 into 0.0, which has another JSON form and so another digest.
+        return round(self.low + index * self.step, 12) + 0.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,9 @@ class SearchSpace:
             raise ValueError(f"a genome has {len(self.genes)} genes here, found {len(genome)}")
         leaves: dict[str, dict[str, dict[str, float]]] = {}
         for coefficient in self.method.coefficients:
-            start = self.fixed.get(coefficient.name, 0.0)
+            # Places without a gene: the expert does not touch them, so they weigh nothing.
+            unset = 0.0 if coefficient.name == "weight" else coefficient.default
+            start = self.fixed.get(coefficient.name, unset)
             inputs = self.experts if coefficient.per_input else ("*",)
             leaves[coefficient.name] = {
                 name: dict.fromkeys(self.layout.places, start) for name in inputs
@@ -206,7 +223,8 @@ class SearchSpace:
                 for name, by_input in leaves.items()
             },
             options=dict(self.options),
-            seed=self.seed,
+            # Only random masks have a use for it; without them, equal merges have equal recipes.
+            seed=self.seed if self.method.sparsify == "bernoulli" else 0,
         )
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
         return single_source_recipe(sources, MERGED, self.layout.layers, self.dtype)
@@ -234,30 +252,36 @@ class SearchSpace:
                         by_input[expert][place] = declared.default
 
     def _plain_source(self, leaves: dict[str, dict[str, dict[str, float]]]) -> str | None:
-        """`base` or the expert that the merge equals bit for bit, or None.
+        """`base` or the expert that the merge is by its formula, or None.
 
         So that such a candidate has the recipe of the baseline and is not computed twice.
         """
-        if self.method.elect or not self.method.needs_base:
+        tables = leaves.get("weight", {})
+        used = [name for name, table in tables.items() if any(table.values())]
+        if self.method.needs_base and not used:
+            return "base"
+        if self.method.scalars == "slerp":
+            ends = set(leaves["t"]["*"].values())
+            return self.experts[int(ends.pop())] if ends in ({0.0}, {1.0}) else None
+        if self.method.elect or len(used) != 1:
             return None
+        table = tables[used[0]]
+        if self.method.scalars == "normalised":
+            return used[0] if all(table.values()) else None
         for density in leaves.get("density", {}).values():
             if set(density.values()) != {1.0}:
                 return None
         active = self.layout.active
-        whole = []
-        for expert, table in leaves["weight"].items():
-            places = self.layout.places if active is None else active[expert]
-            if all(table[place] == 1.0 for place in places):
-                whole.append(expert)
-            elif any(table.values()):
-                return None
-        return "base" if not whole else whole[0] if len(whole) == 1 else None
+        places = self.layout.places if active is None else active[used[0]]
+        return used[0] if all(table[place] == 1.0 for place in places) else None
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
         plain = {step.source for step in recipe.path}
-        if self.method.needs_base and plain <= {"base", *self.experts}:
+        if plain <= {"base", *self.experts}:
             genome = self.uniform({e: float(e in plain) for e in self.experts})
+            if self.method.scalars == "slerp":
+                genome = self.snap([float(self.experts[1] in plain)] * len(self.genes))
             return genome if self.decode(genome).digest == recipe.digest else None
         source = recipe.sources.get(MERGED)
         if not isinstance(source, MergedSource) or source.method != self.method.name:
@@ -270,7 +294,10 @@ class SearchSpace:
                 table = next(iter(by_input.values()))
             if table is None:
                 return None
-            values.append(lookup(table, gene.places[0]))
+            try:
+                values.append(lookup(table, gene.places[0]))
+            except KeyError:
+                return None
         genome = self.snap(values)
         return genome if self.decode(genome).digest == recipe.digest else None
 
@@ -296,7 +323,8 @@ def build_search_space(
     """Lay a declaration over a model. `sources` holds `base` and the experts.
 
     Raises:
-        ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene.
+        ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
+            too many.
     """
     method = METHODS[declaration.method]
     least, most = method.inputs
@@ -322,6 +350,10 @@ def build_search_space(
         raise ConfigError(
             Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
         )
+    if len(genes) > MAX_GENES:
+        found = f"found {len(genes)}, the limit is {MAX_GENES}"
+        todo = "use a coarser field"
+        raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
     return SearchSpace(
         method=method,
         genes=tuple(genes),
@@ -343,8 +375,8 @@ def _genes(
     method: MergeMethod,
     file: str,
 ) -> list[Gene]:
-    low = coefficient.low if field.low is None else field.low
-    high = coefficient.high if field.high is None else field.high
+    low, high = field.bounds(coefficient)
+    high = Gene("", low, high, field.step, "", "", ()).snap(high)  # both bounds lie on the grid
     if field.bands is not None and field.bands > layout.layers:
         raise ConfigError(
             Problem(
