@@ -34,7 +34,7 @@ def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedMo
         raise CheckpointError(
             Problem(code, "transformers cannot build this architecture", found, file=str(folder.path))
         ) from error
-    model.eval()
+    model.train(False)
     return model
 
 

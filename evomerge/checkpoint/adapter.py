@@ -74,8 +74,8 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     Raises:
         CheckpointError: E201 no folder, E202 no config, E206 pickle weights, E215 no weights, E208 to
             E214 damaged file, E220 half of a pair of factors, E221 a module the base does not have,
-            E223 a factor of the wrong shape, E234 what is no plain LoRA (DoRA, trained biases, whole modules
-            saved, other methods).
+            E223 a factor of the wrong shape, E234 what is no plain LoRA (DoRA, trained biases,
+            whole modules saved, other methods).
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -24,8 +24,8 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
     """Everything in which experts do not fit the base, in one list.
 
     E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
-    heads, RoPE), E225 model type, E226 vocabulary size, E227 the same ids with other tokens, E229 tying, E230
-    quantised weights; and E231 mixed dtypes, which is a warning: merging computes in float32.
+    heads, RoPE), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
+    E230 quantised weights; and E231 mixed dtypes, which is a warning: merging computes in float32.
     """
     problems = _quantised(base)
     for expert in experts:

@@ -93,8 +93,8 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
 
     Raises:
         CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 only pickle
-            weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of layers, E240
-            an unreadable file.
+            weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of
+            layers, E240 an unreadable file.
     """
     folder = Path(path)
     if not folder.is_dir():

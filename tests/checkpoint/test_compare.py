@@ -1,0 +1,106 @@
+"""Comparison with the base: every mismatch by its code, all in one list."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.folder import open_folder
+from tests.checkpoint.folders import llama, save
+
+
+@pytest.fixture
+def base(tmp_path):
+    save(llama(), tmp_path / "base", torch.bfloat16)
+    return open_folder(tmp_path / "base", "base")
+
+
+def expert(tmp_path, dtype=torch.bfloat16, config=(), change=None, **fields):
+    folder = tmp_path / "expert"
+    save(llama(1, **fields), folder, dtype)
+    if config:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(config)))
+    if change is not None:
+        tensors = load_file(str(folder / "model.safetensors"))
+        change(tensors)
+        save_file(tensors, str(folder / "model.safetensors"))
+    return open_folder(folder, "expert")
+
+
+def codes(base, *experts):
+    return sorted({problem.code for problem in compare_with_base(base, experts)})
+
+
+def test_a_fine_tune_fits(tmp_path, base):
+    assert compare_with_base(base, [expert(tmp_path)]) == []
+
+
+def test_old_and_new_ways_to_write_rope_are_the_same(tmp_path, base):
+    other = expert(tmp_path)
+    path = other.path / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    path.write_text(json.dumps(config | {"rope_theta": rope["rope_theta"], "rope_scaling": None}))
+    assert codes(base, open_folder(other.path, "expert")) == []
+    path.write_text(json.dumps(config | {"rope_theta": 5e5}))
+    (problem,) = compare_with_base(base, [open_folder(other.path, "expert")])
+    assert problem.code == "E224"
+    assert "rope" in problem.found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"num_hidden_layers": 3}, ["E221", "E224"]),
+        ({"num_hidden_layers": 1}, ["E220", "E224"]),
+        ({"hidden_size": 16}, ["E223", "E224"]),
+        ({"num_key_value_heads": 1}, ["E223", "E224"]),
+        ({"num_attention_heads": 2, "head_dim": 8}, ["E223", "E224"]),
+        ({"config": {"model_type": "mistral"}}, ["E225"]),
+        ({"vocab_size": 98}, ["E223", "E226"]),
+        ({"tie_word_embeddings": True}, ["E229"]),
+        ({"config": {"quantization_config": {"quant_method": "gptq"}}}, ["E230"]),
+        ({"dtype": torch.float16}, ["E231"]),
+        ({"change": lambda t: t.pop("model.norm.weight")}, ["E220"]),
+        ({"change": lambda t: t.update({"model.extra": torch.zeros(2)})}, ["E221"]),
+        ({"change": lambda t: t.update({"model.norm.weight": torch.zeros(3).bfloat16()})}, ["E223"]),
+        (
+            {"change": lambda t: t.update({"model.layers.0.mlp.up_proj.qweight": torch.zeros(2, 2)})},
+            ["E221", "E230"],
+        ),
+    ],
+)
+def test_mismatches(tmp_path, base, arguments, expected):
+    found = expert(tmp_path, **arguments)
+    assert [code for code in codes(base, found) if code != "E231" or "E231" in expected] == expected
+
+
+def test_quantised_base(tmp_path, base):
+    path = base.path / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "awq"}})
+    )
+    assert codes(open_folder(base.path, "base")) == ["E230"]
+
+
+def test_tokens_with_other_ids(tmp_path, base):
+    other = expert(tmp_path)
+    words = {"<a>": 0, "cat": 1, "dog": 2, "end": 3}
+    (base.path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
+    (other.path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
+    assert codes(base, other) == []
+    moved = words | {"cat": 2, "dog": 1}
+    (other.path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": moved}}))
+    (problem,) = compare_with_base(base, [other])
+    assert problem.code == "E227"
+    assert problem.found.startswith("2 tokens have other ids")
+
+
+def test_all_experts_in_one_list(tmp_path, base):
+    save(llama(vocab_size=98), tmp_path / "x", torch.bfloat16)
+    save(llama(tie_word_embeddings=True), tmp_path / "y", torch.bfloat16)
+    found = compare_with_base(base, [open_folder(tmp_path / n, n) for n in ("x", "y")])
+    assert {(p.code, p.wrong.split(":")[0]) for p in found} >= {("E226", "x"), ("E229", "y")}

@@ -1,0 +1,205 @@
+"""Folders: what opens, and every fault of config, index and shards by its code."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.checkpoint.digest import content_digest
+from evomerge.checkpoint.folder import INDEX_FILE, open_folder
+from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.reader import TensorReader
+from evomerge.errors import CheckpointError
+from tests.checkpoint.folders import llama, save
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(llama(), tmp_path / "base", torch.bfloat16)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def sharded(folder):
+    llama().bfloat16().save_pretrained(folder.parent / "sharded", max_shard_size="20KB")
+    return folder.parent / "sharded"
+
+
+def edit_index(folder, change):
+    index = json.loads((folder / INDEX_FILE).read_text())
+    change(index)
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+
+
+def test_single_file(folder):
+    opened = open_folder(folder, "base")
+    assert (opened.layers, opened.tied, opened.files) == (2, False, ("model.safetensors",))
+    assert opened.parameters == sum(p.numel() for p in llama().parameters())
+    assert opened.names.prefix == "model.layers"
+
+
+def test_shards_hold_the_same_model(folder, sharded):
+    one, many = TensorReader(open_folder(folder, "one")), TensorReader(open_folder(sharded, "many"))
+    assert len(many.folder.files) > 2
+    assert set(one.folder.tensors) == set(many.folder.tensors)
+    for name in one.folder.tensors:
+        assert torch.equal(one.read(name), many.read(name))
+
+
+def test_reading_copies_nothing_and_survives_odd_offsets(tmp_path, folder):
+    reader = TensorReader(open_folder(folder, "base"))
+    # Cloned, because the file is written over below and safetensors maps it.
+    expected = {n: t.clone() for n, t in load_file(str(folder / "model.safetensors")).items()}
+    for name in reader.folder.tensors:
+        assert torch.equal(reader.read(name), expected[name])
+    first, second = reader.read("lm_head.weight"), reader.read("lm_head.weight")
+    assert first.data_ptr() == second.data_ptr()
+    # A header whose length is odd leaves every tensor misaligned.
+    raw = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    odd = (length + 1).to_bytes(8, "little") + raw[8 : 8 + length] + b" " + raw[8 + length :]
+    (folder / "model.safetensors").write_bytes(odd)
+    reader = TensorReader(open_folder(folder, "base"))
+    assert torch.equal(reader.read("lm_head.weight"), expected["lm_head.weight"])
+    with pytest.raises(CheckpointError, match="E220"):
+        reader.read("model.nothing")
+
+
+def test_layout(folder):
+    layout = layout_of(open_folder(folder, "base"))
+    inside = [f"layers.{i}.{m}" for i in range(2) for m in ("attn", "mlp", "norm")]
+    assert layout.places == ("embed", *inside, "final_norm", "head")
+    assert layout.layers == 2
+    assert layout.active is None
+
+
+def test_tied_model_has_no_head(tmp_path):
+    save(llama(tie_word_embeddings=True), tmp_path, torch.float32)
+    opened = open_folder(tmp_path, "base")
+    assert opened.tied
+    assert "head" not in layout_of(opened).places
+
+
+def test_redundant_head_is_set_aside(tmp_path):
+    model = llama(tie_word_embeddings=True)
+    save(model, tmp_path, torch.float32)
+    tensors = load_file(str(tmp_path / "model.safetensors"))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    opened = open_folder(tmp_path, "base")
+    assert set(opened.redundant) == {"lm_head.weight"}
+    assert "lm_head.weight" not in opened.tensors
+    assert opened.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_missing_folder_suggests_the_nearest(folder):
+    with pytest.raises(CheckpointError, match=r"E201.*did you mean .*base"):
+        open_folder(folder.parent / "bose", "base")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "\udcff"])
+def test_config_faults(folder, content):
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"E202.*base"):
+        open_folder(folder, "base")
+
+
+def test_adapter_given_as_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=r"E204.*org/base"):
+        open_folder(tmp_path, "math")
+
+
+def test_pickle_weights_are_never_opened(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"E206.*pytorch_model.bin"):
+        open_folder(folder, "base")
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="E215"):
+        open_folder(folder, "base")
+
+
+def test_other_number_of_layers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"E222.*config says 3, the files have 2"):
+        open_folder(folder, "base")
+
+
+def test_shard_missing(sharded):
+    victim = sorted(sharded.glob("model-*"))[1]
+    victim.unlink()
+    with pytest.raises(CheckpointError, match=f"E215.*{victim.name}"):
+        open_folder(sharded, "base")
+
+
+def test_shards_without_index(sharded):
+    (sharded / INDEX_FILE).unlink()
+    with pytest.raises(CheckpointError, match="E216"):
+        open_folder(sharded, "base")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"weight_map": {"a"', "{}", '{"weight_map": {}}', '{"weight_map": 3}']
+)
+def test_index_unreadable(sharded, content):
+    (sharded / INDEX_FILE).write_text(content)
+    with pytest.raises(CheckpointError, match="E217"):
+        open_folder(sharded, "base")
+
+
+def test_index_without_metadata_is_fine(sharded):
+    edit_index(sharded, lambda index: index.pop("metadata"))
+    assert open_folder(sharded, "base").layers == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "x.bin", 3]
+)
+def test_index_cannot_leave_the_folder(sharded, path):
+    edit_index(sharded, lambda index: index["weight_map"].update({"lm_head.weight": path}))
+    with pytest.raises(CheckpointError, match="E218"):
+        open_folder(sharded, "base")
+
+
+def test_index_and_shards_disagree(sharded):
+    files = sorted(path.name for path in sharded.glob("model-*"))
+
+    def change(index):
+        where = index["weight_map"]["lm_head.weight"]
+        index["weight_map"]["lm_head.weight"] = next(f for f in files if f != where)
+        index["weight_map"]["model.ghost"] = files[0]
+
+    edit_index(sharded, change)
+    with pytest.raises(CheckpointError, match="E219") as caught:
+        open_folder(sharded, "base")
+    assert {p.field for p in caught.value.problems} == {"lm_head.weight", "model.ghost"}
+
+
+def test_tensor_in_two_shards(sharded):
+    index = json.loads((sharded / INDEX_FILE).read_text())["weight_map"]
+    home = index["lm_head.weight"]
+    other = next(file for file in sorted(set(index.values())) if file != home)
+    tensors = load_file(str(sharded / other))
+    tensors["lm_head.weight"] = torch.zeros(96, 32, dtype=torch.bfloat16)
+    save_file(tensors, str(sharded / other))
+    with pytest.raises(CheckpointError, match=r"E219.*lm_head\.weight"):
+        open_folder(sharded, "base")
+
+
+def test_digest_is_of_content_only(folder, sharded, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    first = content_digest(open_folder(folder, "base"))
+    assert content_digest(open_folder(tmp_path / "copy", "other")) == first
+    assert content_digest(open_folder(sharded, "base")) != first
+    tensors = load_file(str(tmp_path / "copy" / "model.safetensors"))
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, str(tmp_path / "copy" / "model.safetensors"))
+    assert content_digest(open_folder(tmp_path / "copy", "base")) != first

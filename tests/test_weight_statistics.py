@@ -1,0 +1,134 @@
+"""Statistics: exact against sorting, kept on disk, and what preparing finds."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.reader import TensorReader
+from evomerge.errors import CheckpointError
+from evomerge.weight_statistics import WeightStatistics, prepare_statistics, rank
+from tests.checkpoint.folders import llama, save, write_family
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return write_family(tmp_path_factory.mktemp("family"))
+
+
+def delta(family, expert, tensor):
+    new, old = (TensorReader(family[n]).read(tensor).float() for n in (expert, "base"))
+    return (new - old).view(-1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("density", "size", "expected"),
+    [(0.29, 100, 29), (0.3, 10, 3), (0.001, 5, 1), (1.0, 7, 7), (0.5, 3, 1)],
+)
+def test_rank_counts_decimals(density, size, expected):
+    assert rank(density, size) == expected
+
+
+@pytest.mark.parametrize("density", [0.001, 0.05, 0.29, 0.5, 0.999, 1.0, 0.12345, 1 / 3])
+@pytest.mark.parametrize("tensor", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_thresholds_are_order_statistics(family, density, tensor):
+    statistics = WeightStatistics(family)
+    magnitudes = np.sort(np.abs(delta(family, "a", tensor)))[::-1]
+    expected = magnitudes[rank(density, magnitudes.size) - 1]
+    assert statistics.threshold("base", "a", tensor, density) == expected
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.75, 1.0, 0.33333])
+def test_model_thresholds_are_order_statistics(family, density):
+    everything = np.concatenate([delta(family, "b", tensor) for tensor in family["base"].tensors])
+    magnitudes = np.sort(np.abs(everything))[::-1]
+    expected = magnitudes[rank(density, magnitudes.size) - 1]
+    assert WeightStatistics(family).model_threshold("base", "b", density) == expected
+
+
+def test_gram(family):
+    statistics = WeightStatistics(family)
+    a, b = (TensorReader(family[n]).read("model.layers.0.mlp.up_proj.weight").double() for n in "ab")
+    found = statistics.gram("model.layers.0.mlp.up_proj.weight", "a", "b")
+    assert found == pytest.approx([float((a * a).sum()), float((a * b).sum()), float((b * b).sum())])
+    assert statistics.gram("model.layers.0.mlp.up_proj.weight", "b", "a") == found[::-1]
+
+
+def test_cache_is_used_and_damage_is_repaired(family, tmp_path):
+    digests = {name: name for name in family}
+    first = WeightStatistics(family, tmp_path, digests).threshold("base", "a", "model.norm.weight", 0.5)
+    (file,) = tmp_path.glob("*.safetensors")
+    before = file.stat().st_mtime_ns
+    assert (
+        WeightStatistics(family, tmp_path, digests).threshold("base", "a", "model.norm.weight", 0.5)
+        == first
+    )
+    assert file.stat().st_mtime_ns == before
+    file.write_bytes(b"broken")
+    assert (
+        WeightStatistics(family, tmp_path, digests).threshold("base", "a", "model.norm.weight", 0.5)
+        == first
+    )
+    assert file.stat().st_size > 100
+    # Other content, other file.
+    changed = digests | {"a": "changed"}
+    WeightStatistics(family, tmp_path, changed).threshold("base", "a", "model.norm.weight", 0.5)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_digests_are_computed_when_not_given(family, tmp_path):
+    WeightStatistics(family, tmp_path).gram("model.norm.weight", "a", "b")
+    assert len(list(tmp_path.glob("gram-*"))) == 1
+
+
+def test_prepare_finds_active_places(tmp_path):
+    family = write_family(tmp_path, ("a",))
+    path = tmp_path / "a" / "model.safetensors"
+    start = load_file(str(tmp_path / "base" / "model.safetensors"))
+    tensors = {name: tensor.clone() for name, tensor in start.items()}
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] += 1
+    tensors["model.norm.weight"][3] += 1
+    save_file(tensors, str(path))
+    family["a"] = open_folder(tmp_path / "a", "a")
+    report = prepare_statistics(WeightStatistics(family), family, "base", ["ties", "slerp"])
+    assert report.active == {"a": ("layers.1.mlp", "final_norm")}
+    assert report.warnings == ()
+
+
+def test_prepare_names_every_bad_tensor(tmp_path):
+    write_family(tmp_path, ("a", "b"))
+    for name, value in (("a", math.nan), ("base", math.inf)):
+        path = tmp_path / name / "model.safetensors"
+        tensors = {n: t.clone() for n, t in load_file(str(path)).items()}
+        tensors["model.norm.weight"][:3] = value
+        save_file(tensors, str(path))
+    family = {n: open_folder(tmp_path / n, n) for n in ("base", "a", "b")}
+    with pytest.raises(CheckpointError, match=r"E232.*3 elements") as caught:
+        prepare_statistics(WeightStatistics(family), family, "base", [])
+    assert {p.wrong.split()[0] for p in caught.value.problems} == {"base", "a"}
+
+
+def test_prepare_warns_of_an_expert_equal_to_the_base(tmp_path):
+    write_family(tmp_path, ())
+    family = {"base": open_folder(tmp_path / "base", "base"), "a": open_folder(tmp_path / "base", "a")}
+    report = prepare_statistics(WeightStatistics(family), family, "base", ["ties"], ["tensor", "model"])
+    assert [warning.code for warning in report.warnings] == ["E233"]
+    assert report.active == {"a": ()}
+
+
+def test_prepare_refuses_a_tied_config_with_another_head(tmp_path):
+    save(llama(tie_word_embeddings=True), tmp_path / "base", torch.float32)
+    path = tmp_path / "base" / "model.safetensors"
+    tensors = {n: t.clone() for n, t in load_file(str(path)).items()}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, str(path))
+    same = {"base": open_folder(tmp_path / "base", "base")}
+    assert prepare_statistics(WeightStatistics(same), same, "base", []).active == {}
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, str(path))
+    other = {"base": open_folder(tmp_path / "base", "base")}
+    with pytest.raises(CheckpointError, match=r"E229.*lm_head\.weight"):
+        prepare_statistics(WeightStatistics(other), other, "base", [])
