@@ -16,7 +16,7 @@ from evomerge.errors import CheckpointError
 from evomerge.weight_statistics import low_rank_delta
 from tests.checkpoint.folders import llama, save
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
 def write_adapter(root, **fields):

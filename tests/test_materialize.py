@@ -1,0 +1,268 @@
+"""Materialising: the live model and the exported folder hold the same bits, whatever the method."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from evomerge.checkpoint.adapter import open_adapter
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.reader import TensorReader, open_readers
+from evomerge.errors import CandidateError
+from evomerge.materialize import LiveModel, write_checkpoint
+from evomerge.merge_method import METHODS
+from evomerge.plan import make_plan
+from evomerge.recipe import single_source_recipe
+from evomerge.weight_statistics import WeightStatistics
+from tests.checkpoint.folders import llama, save, write_family
+from tests.methods import reference
+from tests.test_plan import EXPERTS, checkpoints, merged
+
+TOKENS = torch.arange(5, 25)[None]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return write_family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def engine(family):
+    return family, WeightStatistics(family), open_readers(family)
+
+
+CASES = {
+    "linear": merged("linear", base=None, weight={"a": 0.2, "b": 0.9, "c": 0.4}),
+    "task_arithmetic": merged(weight={"a": 0.3, "b": {"": 0.9, "layers.1": 0.21}, "c": 1.1}),
+    "slerp": merged("slerp", ("a", "b"), None, t={"*": {"": 0.3, "layers.0": 0.8}}),
+    "ties": merged("ties", weight={"a": 0.3, "b": 0.9, "c": 1.1}, density=0.37),
+    "ties_model": merged("ties", weight=0.8, density=0.2, options={"trim": "model"}),
+    "dare_ties": merged("dare_ties", weight=0.7, density={"a": 0.5, "b": 0.9, "c": 1.0}, seed=3),
+    "copy": merged(weight={"a": 0.0, "b": 1.0, "c": 0.0}),
+}
+
+
+def plan_for(engine, source, dtype="bfloat16"):
+    family, statistics, _ = engine
+    sources = {**checkpoints(family), "merged": source}
+    return make_plan(single_source_recipe(sources, "merged", 2, dtype), family, statistics)
+
+
+def export(plan, readers, folder, shard_bytes=15_000):
+    folder.mkdir()
+    write_checkpoint(plan, readers, folder, shard_bytes)
+    shutil.copy(readers["base"].folder.path / "config.json", folder)
+    return folder
+
+
+def test_cases_cover_every_method():
+    assert {source.method for source in CASES.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("case", CASES)
+def test_live_is_export_bit_for_bit(engine, tmp_path, case, dtype):
+    family, _, readers = engine
+    plan = plan_for(engine, CASES[case], dtype)
+    live = LiveModel.load(family["base"], dtype)
+    live.materialize(plan, readers)
+    folder = export(plan, readers, tmp_path / "out")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    found = live.model.state_dict()
+    for name, expected in reloaded.state_dict().items():
+        assert torch.equal(found[name], expected), name
+    assert torch.equal(live.model(TOKENS).logits, reloaded(TOKENS).logits)
+
+
+@pytest.mark.parametrize("case", ["task_arithmetic", "ties"])
+def test_storage_dtype_is_kept_in_a_wider_evaluation(engine, tmp_path, case):
+    family, _, readers = engine
+    plan = plan_for(engine, CASES[case], "bfloat16")
+    live = LiveModel.load(family["base"], "float32")
+    live.materialize(plan, readers)
+    folder = export(plan, readers, tmp_path / "out")
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert torch.equal(live.model(TOKENS).logits, reloaded(TOKENS).logits)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_against_the_references(engine, case):
+    family, _, readers = engine
+    source = CASES[case]
+    live = LiveModel.load(family["base"], "float32")
+    live.materialize(plan_for(engine, source, "float32"), readers)
+    found = live.model.state_dict()
+    values = {n: {t: readers[n].read(t).double().numpy() for t in f.tensors} for n, f in family.items()}
+    everything = {
+        n: np.concatenate(
+            [(values[n][t] - values["base"][t]).reshape(-1) for t in family["base"].tensors]
+        )
+        for n in EXPERTS
+    }
+
+    def weight(name, tensor, kind="weight"):
+        table = source.coefficients[kind]
+        table = table.get(name, table.get("*"))
+        layer = ".".join(tensor.split(".")[1:3])
+        return table.get(layer, table[""])
+
+    for tensor in family["base"].tensors:
+        base = values["base"][tensor]
+        experts = [values[n][tensor] for n in source.inputs]
+        weights = [weight(n, tensor) for n in source.inputs] if source.method != "slerp" else []
+        if source.method == "linear":
+            expected = reference.linear(experts, weights)
+        elif source.method == "task_arithmetic":
+            expected = reference.task_arithmetic(base, experts, weights)
+        elif source.method == "slerp":
+            expected = reference.slerp(*experts, weight("*", tensor, "t"))
+        elif case == "ties_model":
+            kept = []
+            for name, expert in zip(source.inputs, experts, strict=True):
+                size = everything[name].size
+                threshold = np.sort(np.abs(everything[name]))[::-1][int(0.2 * size) - 1]
+                # The passes form deltas in float32; one rounding decides nothing else.
+                difference = expert - base
+                kept.append(np.where(np.abs(difference) >= threshold * (1 - 1e-7), difference, 0))
+            expected = base + reference.elected(kept, weights, mean=True)
+        else:
+            densities = [weight(n, tensor, "density") for n in source.inputs]
+            if source.method == "ties":
+                expected = reference.ties(base, experts, weights, densities)
+            else:
+                expected = reference.dare_ties(
+                    base, experts, weights, densities, source.seed, source.inputs, tensor
+                )
+        close = np.isclose(found[tensor].double().numpy(), expected, rtol=1e-5, atol=1e-6)
+        # Deltas of bfloat16 values tie often, and where their sum is zero but for rounding the elected
+        # sign is free.
+        assert close.mean() > 0.995, tensor
+
+
+def test_base_and_experts_come_out_as_they_are(engine):
+    family, statistics, readers = engine
+    live = LiveModel.load(family["base"], "bfloat16")
+    for name, folder in family.items():
+        recipe = single_source_recipe(checkpoints(family), name, 2, "bfloat16")
+        live.materialize(make_plan(recipe, family, statistics), readers)
+        expected = AutoModelForCausalLM.from_pretrained(folder.path, dtype=torch.bfloat16).eval()
+        assert torch.equal(live.model(TOKENS).logits, expected(TOKENS).logits)
+
+
+def test_only_what_changed_is_written(engine):
+    family, _, readers = engine
+    live = LiveModel.load(family["base"], "bfloat16")
+    source = merged(weight={"*": {"": 0.3}})
+    changed = merged(weight={"*": {"": 0.3, "layers.1.mlp": 0.4}})
+    assert live.materialize(plan_for(engine, source), readers).tensors_written == 21
+    assert live.materialize(plan_for(engine, source), readers).tensors_written == 0
+    statistics = live.materialize(plan_for(engine, changed), readers)
+    assert statistics.tensors_written == 3
+    assert statistics.bytes == 3 * 32 * 48 * 2
+    fresh = LiveModel.load(family["base"], "bfloat16")
+    fresh.materialize(plan_for(engine, changed), readers)
+    assert torch.equal(live.model(TOKENS).logits, fresh.model(TOKENS).logits)
+    # Other reader objects may stand for other files.
+    assert live.materialize(plan_for(engine, changed), open_readers(family)).tensors_written == 21
+
+
+def test_what_was_tampered_with_is_not_the_engines_concern_but_a_failure_is(tmp_path, engine):
+    family, _, _ = engine
+    shutil.copytree(family["a"].path, tmp_path / "bad")
+    path = tmp_path / "bad" / "model.safetensors"
+    tensors = {n: t.clone() for n, t in load_file(str(path)).items()}
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 3] = float("nan")
+    save_file(tensors, str(path))
+    sources = {**family, "a": open_folder(tmp_path / "bad", "a")}
+    mine = (sources, WeightStatistics(sources), open_readers(sources))
+    live = LiveModel.load(family["base"], "bfloat16")
+    good = merged(weight={"a": 0.0, "b": 0.4, "c": 0.1})
+    live.materialize(plan_for(mine, good), mine[2])
+    with pytest.raises(CandidateError, match=r"model\.layers\.1\.mlp\.down_proj\.weight") as caught:
+        live.materialize(plan_for(mine, merged(weight=0.5)), mine[2])
+    assert caught.value.kind == "nonfinite_weights"
+    assert live.materialize(plan_for(mine, good), mine[2]).tensors_written == 21
+    with pytest.raises(CandidateError, match="NaN or infinite"):
+        export(plan_for(mine, merged(weight=0.5)), mine[2], tmp_path / "out")
+
+
+def test_overflow_of_the_storage_dtype_is_not_finite(tmp_path, engine):
+    live = LiveModel.load(engine[0]["base"], "float32")
+    with pytest.raises(CandidateError, match="NaN or infinite"):
+        live.materialize(plan_for(engine, merged(weight=1e9), "float16"), engine[2])
+
+
+def test_distance_to_the_base(engine):
+    family, _, readers = engine
+    live = LiveModel.load(family["base"], "bfloat16")
+    found = live.materialize(plan_for(engine, CASES["ties"]), readers, distance=True)
+    pairs = [
+        (live.model.state_dict()[t].double(), readers["base"].read(t).double())
+        for t in family["base"].tensors
+    ]
+    assert found.l1 == pytest.approx(sum(float((x - y).abs().sum()) for x, y in pairs), rel=1e-5)
+    squares = sum(float((x - y).square().sum()) for x, y in pairs)
+    assert found.l2 == pytest.approx(squares**0.5, rel=1e-5)
+    again = live.materialize(plan_for(engine, CASES["ties"]), readers, distance=True)
+    assert (again.l1, again.l2, again.tensors_written) == (found.l1, found.l2, 0)
+    base = single_source_recipe(checkpoints(family), "base", 2, "bfloat16")
+    at_base = make_plan(base, family, engine[1])
+    assert live.materialize(at_base, readers, distance=True).l1 == 0.0
+
+
+def test_parameters_are_views_of_flat_buffers(engine):
+    family, _, _ = engine
+    live = LiveModel.load(family["base"], "bfloat16")
+    assert set(live.buffers) == {"", "model.layers.0", "model.layers.1"}
+    owners = {b.untyped_storage().data_ptr() for b in live.buffers.values()}
+    for name, parameter in live.model.named_parameters():
+        assert parameter.untyped_storage().data_ptr() in owners, name
+        assert parameter.data_ptr() % 64 == live.buffers[""].data_ptr() % 64
+        assert not parameter.requires_grad
+    assert not live.model.training
+
+
+def test_experts_are_not_written_to(engine):
+    family, _, readers = engine
+    before = {n: (f.path / "model.safetensors").read_bytes() for n, f in family.items()}
+    live = LiveModel.load(family["base"], "bfloat16")
+    live.materialize(plan_for(engine, CASES["dare_ties"]), readers)
+    assert before == {n: (f.path / "model.safetensors").read_bytes() for n, f in family.items()}
+    assert isinstance(readers["a"], TensorReader)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_merge_as_peft_merges_them(tmp_path):
+    save(llama(), tmp_path / "base", torch.float32)
+    base = open_folder(tmp_path / "base", "base")
+    torch.manual_seed(4)
+    tuned = get_peft_model(llama(), LoraConfig(r=3, lora_alpha=5, target_modules=["up_proj", "o_proj"]))
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+    tuned.save_pretrained(tmp_path / "x")
+    expected = tuned.merge_and_unload().state_dict()
+    sources = {"base": base, "x": open_adapter(tmp_path / "x", "x", base)}
+    statistics, readers = WeightStatistics(sources), open_readers(sources)
+    live = LiveModel.load(base, "float32")
+    recipe = single_source_recipe(checkpoints(sources), "x", 2, "float32")
+    live.materialize(make_plan(recipe, sources, statistics), readers)
+    for name, found in live.model.state_dict().items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-6, atol=1e-7)
+    # A trim of an adapter keeps the planned share of its task vector.
+    plan = plan_for(
+        (sources, statistics, readers), merged("ties", ("x",), weight=1.0, density=0.25), "float32"
+    )
+    live.materialize(plan, readers)
+    name = "model.layers.0.mlp.up_proj.weight"
+    changed = (live.model.state_dict()[name] != readers["base"].read(name)).float().mean()
+    assert 0.24 < changed < 0.26
+    folder = export(plan, readers, tmp_path / "out")
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert all(torch.equal(reloaded.state_dict()[n], t) for n, t in live.model.state_dict().items())
