@@ -158,6 +158,11 @@ def _hub_name(text: str) -> str:
     return "/".join([part for part in parts if part][-2:])[:96] or "unnamed"
 
 
+def _text(text: str) -> str:
+    """`plain` text outside a code span: no emphasis, no address that becomes a link."""
+    return re.sub(r"([_:]|(?<=www)\.)", r"\\\1", plain(text)) or "?"
+
+
 def _code(text: object) -> str:
     return f"`{plain(str(text)) or '?'}`"
 
@@ -196,9 +201,9 @@ def _score(metric: Metric | None) -> str:
 
 
 def _headline(card: Card) -> str:
-    title = plain(card.name).replace("_", r"\_")
+    title = _text(card.name)
     names = ", ".join(_code(s.label) for s in card.sources if s.name in _used(card.recipe))
-    version = plain(card.versions.get("evomerge", ""))
+    version = _text(card.versions.get("evomerge", ""))
     text = f"# {title}\n\nA merge of {names}, made with evomerge {version}. No training was done."
     if card.search is not None:
         search = card.search
@@ -227,7 +232,7 @@ def _scores(search: CardSearch) -> str:
     counts = []
     for split in known:
         items = {name.split(".")[0]: m.items for name, m in search.scores[split].items()}
-        shown = ", ".join(f"{plain(name)} {count}" for name, count in sorted(items.items()))
+        shown = ", ".join(f"{_code(name)} {count}" for name, count in sorted(items.items()))
         counts.append(f"- **{split}** ({shown} items): {_SPLIT_MEANING[split]}.")
     text = "## Scores\n\nValue ± standard error.\n\n"
     text += _table(["metric", *known], rows) + "\n\n" + "\n".join(counts)
