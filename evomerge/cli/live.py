@@ -215,12 +215,11 @@ def bar(now: Standing) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    if now.phase in ("prepare", "baselines"):
-        text = (
-            "reading the checkpoints" if now.phase == "prepare" else f"{now.baselines} baselines scored"
-        )
-        return Text(text)
-    if now.phase == "selection":
+    if now.phase == "prepare":
+        return Text("reading the checkpoints")
+    if now.phase == "baselines":
+        done, total, what = *now.baselines, "baselines scored"
+    elif now.phase == "selection":
         done, total, what = *now.rescored, "models scored on held-out items"
     else:
         done, total, what = now.evaluations, now.budget or 0, "evaluations"

@@ -80,7 +80,10 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     rows = [
         ("campaign", now.campaign),
         ("phase", f"{now.phase}, {now.generation} generations told"),
-        ("evaluations", f"{now.evaluations}{of}, and {now.baselines} baselines"),
+        (
+            "evaluations",
+            f"{now.evaluations}{of}, and {now.baselines[0]} of {now.baselines[1]} baselines",
+        ),
     ]
     if now.pace is not None:
         rows.append(("pace", f"{now.pace:.1f} evaluations/min"))

@@ -76,8 +76,7 @@ def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
     tell(f"wrote {out}")
     for name, value in report.items():
         if isinstance(value, bool | str | int | float):
-            is_size = name.endswith("bytes") and not isinstance(value, str)
-            shown = size(value) if is_size else value
+            shown = size(float(value)) if name.endswith("bytes") else value
             tell(f"  {name.replace('_', ' ')}: {shown}")
 
 

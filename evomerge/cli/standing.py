@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.history import History
+from evomerge.cli.tables import is_fraction
+from evomerge.history import Candidate, History
 from evomerge.objective import Objective, complete
 from evomerge.pareto import hypervolume
 
@@ -26,9 +27,12 @@ FINAL = ("budget", "hours", "exhausted")
 """Reasons to stop after which nothing is left to do."""
 
 
+MEAN = "mean"
+
+
 @dataclass(frozen=True)
 class Best:
-    """The best value of an objective so far, and the best expert's."""
+    """The best value of an objective (or of the mean of all) so far, and the best expert's."""
 
     metric: str
     id: str
@@ -41,7 +45,7 @@ class Best:
 class Standing:
     """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
 
-    `pace` is in evaluations per minute, `seconds_left` counts to the end of the search; both are None
+    `baselines` and `rescored` count the settled ones and all; `pace` is in evaluations per minute, `seconds_left` counts to the end of the search; both are None
     where too little is known.
     """
 
@@ -50,7 +54,7 @@ class Standing:
     generation: int
     evaluations: int
     budget: int | None
-    baselines: int
+    baselines: tuple[int, int]
     rescored: tuple[int, int]
     hypervolume: float | None
     best: tuple[Best, ...]
@@ -67,7 +71,7 @@ class Standing:
             "generation": self.generation,
             "evaluations": self.evaluations,
             "budget": self.budget,
-            "baselines": self.baselines,
+            "baselines": list(self.baselines),
             "rescored": list(self.rescored),
             "hypervolume": self.hypervolume,
             "best": [dict(best.__dict__) for best in self.best],
@@ -122,7 +126,7 @@ def standing(
         generation=len(history.told),
         evaluations=used,
         budget=budget,
-        baselines=sum(c.is_baseline and c.is_settled for c in history.candidates.values()),
+        baselines=(_settled_baselines(history), _all_baselines(history)),
         rescored=(len(settled), len(chosen)),
         hypervolume=search_hypervolume(history) if known_hypervolume is None else known_hypervolume,
         best=_best(history, objectives),
@@ -131,6 +135,16 @@ def standing(
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _settled_baselines(history: History) -> int:
+    return sum(c.is_baseline and c.is_settled for c in history.candidates.values())
+
+
+def _all_baselines(history: History) -> int:
+    """Base, experts, uniform average and every single coefficient."""
+    config = history.campaign["config"]
+    return 2 + len(config["experts"]) + len(config["baselines"]["single"])
 
 
 def objectives_of(history: History) -> tuple[Objective, ...]:
@@ -156,18 +170,29 @@ def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]
     searched = history.searched()
     if not scored or not searched:
         return ()
-    found = []
-    for objective in objectives:
-
-        def value(candidate: Any, objective: Objective = objective) -> float:
-            return float(candidate.evaluations["search"].metrics[objective.metric].value)
-
-        def rank(candidate: Any, objective: Objective = objective) -> tuple[float, str]:
-            return objective.sign * value(candidate), candidate.id
-
-        first, expert = min(searched, key=rank), min(scored, key=rank)
-        found.append(Best(objective.metric, first.id, value(first), expert.id, value(expert)))
+    found = [_best_of(objective.metric, searched, scored, [objective]) for objective in objectives]
+    if len(objectives) > 1 and all(o.sign < 0 and is_fraction(o.metric) for o in objectives):
+        found.append(_best_of(MEAN, searched, scored, objectives))
     return tuple(found)
+
+
+def _best_of(
+    name: str,
+    searched: Sequence[Candidate],
+    experts: Sequence[Candidate],
+    objectives: Sequence[Objective],
+) -> Best:
+    """The best mean of some objectives; the first asked for wins a tie."""
+
+    def value(candidate: Candidate) -> float:
+        metrics = candidate.evaluations["search"].metrics
+        return sum(metrics[o.metric].value for o in objectives) / len(objectives)
+
+    def rank(candidate: Candidate) -> float:
+        return objectives[0].sign * value(candidate)
+
+    best, expert = min(searched, key=rank), min(experts, key=rank)
+    return Best(name, best.id, value(best), expert.id, value(expert))
 
 
 def recorded_pace(events: Sequence[Mapping[str, Any]]) -> float | None:

@@ -18,8 +18,8 @@ ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric (`math.acc`) is a fraction that is shown as percent."""
-    return metric.partition(".")[2].startswith(ACCURACIES)
+    """Whether a metric (`math.acc`, or the `mean` of such) is a fraction that is shown as percent."""
+    return metric == "mean" or metric.partition(".")[2].startswith(ACCURACIES)
 
 
 def shown_value(metric: str, value: float) -> str:
@@ -53,22 +53,22 @@ def mean(front: Front, member: Member) -> float | None:
 
 
 def front_title(front: Front) -> str:
-    """One line: campaign, size, who decides on how many items, hypervolume."""
+    """Two lines: campaign, size and hypervolume; which split decides, on how many items."""
     first = (front.members or front.references)[0]
     metrics = first.metrics.get(front.split) or first.metrics["search"]
     counts = {o.metric: metrics[o.metric].items for o in front.objectives}
     if len(set(counts.values())) == 1:
-        items = f"{next(iter(counts.values()))} items each"
+        items = f"{next(iter(counts.values()))} of each task"
     else:
-        items = ", ".join(f"{count} items of {name}" for name, count in counts.items())
+        items = ", ".join(f"{count} of {name}" for name, count in counts.items())
     volume = f"hypervolume {front.hypervolume.get(front.split, 0.0):.4f}"
     if front.split != "search":
         volume += f" (on search items {front.hypervolume['search']:.4f})"
-    decided = f"decided on {front.split} items, {items}"
+    decided = f"scores and front on {front.split} items, {items}, with standard errors"
     if front.split == "search":
-        decided = f"not final: decided on the search's own items, {items}"
+        decided = f"not final: scores and front on the search's own items, {items}"
     models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
-    return f"{front.campaign}: front of {models}, {decided}; {volume}"
+    return f"{front.campaign}: front of {models}, {volume}\n{decided}\n"
 
 
 def ruled() -> Box:
