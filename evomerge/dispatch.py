@@ -16,6 +16,7 @@ from typing import Any
 
 from evomerge.campaign import Campaign
 from evomerge.errors import EnvironmentFault, EvomergeError, Problem, TooManyFailures
+from evomerge.failpoint import failpoint
 from evomerge.history import ITEMS_FOLDER, History
 from evomerge.item_store import ItemStore
 from evomerge.job import Job, JobResult
@@ -89,14 +90,19 @@ class Dispatcher:
         self.running: set[str] = set()
         self.done = 0
         self.began = time.monotonic()
-        self.hours_before = max(0.0, history.last - history.started) / 3600
+        self.seconds_before = history.elapsed
 
     def record(self, event: dict[str, Any]) -> None:
         """Append an event and take it into the history; the only way anything becomes known."""
         event["time"] = round(time.time(), 3)
+        event["elapsed"] = round(self.elapsed(), 3)
         self.ledger.append(event)
         self.history.apply(self.ledger.events[-1])
         self.notify()
+
+    def elapsed(self) -> float:
+        """Seconds this campaign has been running, over all its sessions."""
+        return self.seconds_before + time.monotonic() - self.began
 
     def notify(self) -> None:
         """Show where things stand."""
@@ -111,10 +117,8 @@ class Dispatcher:
         budget = self.campaign.config.budget
         if budget.evaluations is not None and self.history.budget_used >= budget.evaluations:
             return "budget"
-        if budget.hours is not None:
-            hours = self.hours_before + (time.monotonic() - self.began) / 3600
-            if hours >= budget.hours:
-                return "hours"
+        if budget.hours is not None and self.elapsed() >= 3600 * budget.hours:
+            return "hours"
         return None
 
     def key(self, recipe: Recipe, split: Split) -> str:
@@ -136,6 +140,7 @@ class Dispatcher:
 
         Raises:
             EnvironmentFault: if it fails, or loses its worker again and again.
+            EvomergeError: the fault a worker reports.
         """
         message = ""
         for _ in range(MAX_LOST):
@@ -146,13 +151,20 @@ class Dispatcher:
                 result = self._wait()
             if result.status == "ok":
                 return dict(result.data)
+            if result.status == "fault":
+                raise _fault(result)
             message = f"{result.failure}: {result.message}"
             if result.status == "failed":
                 break
         raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", message))
 
     def evaluate(
-        self, wanted: Sequence[tuple[str, Recipe]], split: Split, *, limited: bool = False
+        self,
+        wanted: Sequence[tuple[str, Recipe]],
+        split: Split,
+        *,
+        limited: bool = False,
+        again: Sequence[str] = (),
     ) -> str | None:
         """Score recipes on a split, each evaluation key once.
 
@@ -160,11 +172,15 @@ class Dispatcher:
             wanted: (id, recipe) in the order in which they are handed out.
             split: whose items to score.
             limited: whether a limit in hours may cut it short.
+            again: ids to try anew although they failed in an earlier session.
 
         Returns:
             `hours` if it was cut short, otherwise None.
+
+        Raises:
+            EvomergeError: a fault that is no candidate's; none is charged with it.
         """
-        waiting = self._missing(wanted, split)
+        waiting = self._missing(wanted, split, again)
         queue = deque(Job(w.id, "evaluate", w.recipe.to_json(), split) for w in waiting.values())
         while queue or self.running:
             if limited and queue and self.spent() == "hours":
@@ -178,19 +194,25 @@ class Dispatcher:
             if result is None:
                 continue
             entry = waiting[result.id]
-            if result.status == "lost" and not self._given_up(result, entry):
+            if result.status == "fault":
+                self.record({"event": "stopped", "reason": "fault"})
+                raise _fault(result)
+            if result.status == "lost" and not self._given_up(result, entry, split):
                 queue.appendleft(Job(entry.id, "evaluate", entry.recipe.to_json(), split))
                 continue
             self._record_result(result, entry, split)
             del waiting[result.id]
         return "hours" if waiting else None
 
-    def _missing(self, wanted: Sequence[tuple[str, Recipe]], split: Split) -> dict[str, _Wanted]:
+    def _missing(
+        self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str]
+    ) -> dict[str, _Wanted]:
         """What must be computed, by id of the job; what is known by key is recorded at once."""
         by_key: dict[str, _Wanted] = {}
         for name, recipe in wanted:
             known = self.history.candidates.get(name)
-            if known and (split in known.evaluations or split in known.failed_splits):
+            failed = known is not None and split in known.failed_splits and name not in again
+            if known is not None and (split in known.evaluations or failed):
                 continue
             key = self.key(recipe, split)
             if key in self.history.by_key:
@@ -217,18 +239,19 @@ class Dispatcher:
         self.done += 1
         if result.status != "ok":
             for name, recipe in entry.entries:
-                self.record(
-                    {
-                        "event": "failed",
-                        "id": name,
-                        "recipe": recipe.digest,
-                        "split": split,
-                        "failure": result.failure,
-                        "message": result.message[:2000],
-                    }
-                )
+                event = {
+                    "event": "failed",
+                    "id": name,
+                    "recipe": recipe.digest,
+                    "split": split,
+                    "failure": result.failure,
+                    "message": result.message[:2000],
+                }
+                self.record(event | ({"same_as": entry.id} if name != entry.id else {}))
             self._breaker()
             return
+        stored = self._store_items(result)
+        failpoint("dispatch.after_items")
         self.record(
             {
                 "event": "evaluated",
@@ -237,7 +260,7 @@ class Dispatcher:
                 "split": split,
                 "key": entry.key,
                 "metrics": dict(result.data["metrics"]),
-                "items": self._store_items(result),
+                "items": stored,
                 "statistics": dict(result.data.get("statistics", {})),
                 "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
             }
@@ -262,18 +285,19 @@ class Dispatcher:
             }
         )
 
-    def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
+    def _given_up(self, result: JobResult, entry: _Wanted, split: Split) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
         self.record(
             {
                 "event": "lost",
                 "id": entry.id,
                 "recipe": entry.recipe.digest,
+                "split": split,
                 "failure": result.failure,
                 "message": result.message[:2000],
             }
         )
-        return self.history.candidates[entry.id].attempts_lost >= POISON
+        return self.history.candidates[entry.id].lost[split] >= POISON
 
     def _store_items(self, result: JobResult) -> dict[str, Any]:
         grouped: dict[str, dict[str, Any]] = {}
@@ -312,3 +336,10 @@ class Dispatcher:
             for evaluation in self.history.candidates[name].evaluations.values()
         ]
         return max(60.0, 4 * max(measured)) if measured else None
+
+
+def _fault(result: JobResult) -> EvomergeError:
+    """The error a worker met, rebuilt from plain data."""
+    kinds = {kind.__name__: kind for kind in EvomergeError.__subclasses__()}
+    problems = [Problem(**problem) for problem in result.data.get("problems", [])]
+    return kinds.get(result.failure, EnvironmentFault)(problems or result.message)

@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.baselines import UNIFORM, baseline_recipes, freeze
-from evomerge.campaign import Campaign, identity, identity_digest
+from evomerge.campaign import CHANGEABLE, Campaign, identity, identity_digest
 from evomerge.dispatch import Dispatcher, Observer, Progress, StopRequest
-from evomerge.errors import CheckpointError, ConfigError, LedgerDamaged, Problem
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentFault,
+    EvomergeError,
+    LedgerDamaged,
+    Problem,
+)
+from evomerge.failpoint import failpoint
 from evomerge.history import CACHE_FOLDER, EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
@@ -26,6 +34,7 @@ from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
 from evomerge.selection import worth_rescoring
+from evomerge.storage import cannot_write
 
 __all__ = ["Observer", "Progress", "StopRequest", "run"]
 
@@ -56,8 +65,13 @@ def run(
         CampaignInUse, LedgerDamaged, EnvironmentFault, TooManyFailures: as their names say.
         Stopped, Interrupted: whatever `stop_request` returned.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign_files(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_files(directory)
+    except FileExistsError:
+        raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None
+    except OSError as error:
+        raise cannot_write(directory, error) from error
     with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
         history = History.fold(ledger.events)
         if history.campaign and history.campaign["identity"] != identity_digest(campaign.to_json()):
@@ -132,12 +146,13 @@ class _Driver:
         self.recipes |= recipes
         if self.history.baselines is not None:
             return
-        self.dispatcher.evaluate(list(recipes.items()), "search")
-        for name in ("base", *experts):
+        needed = ("base", *experts)
+        # Without base and experts there is no scale: what made one fail may have been mended.
+        self.dispatcher.evaluate(list(recipes.items()), "search", again=needed)
+        for name in needed:
             candidate = self.history.candidates[name]
             if candidate.failure is not None:
-                found = f"{candidate.failure}: {candidate.message}"
-                raise CheckpointError(Problem("E232", f"`{name}` itself cannot be scored", found))
+                raise _unusable(name, candidate.failure, candidate.message)
         metrics = {
             name: self.history.candidates[name].evaluations["search"].metrics
             for name in recipes
@@ -176,6 +191,7 @@ class _Driver:
         if self.history.selection is None:
             items = self.dispatcher.items
             ids = worth_rescoring(self.history, self.campaign.objectives, items)
+            failpoint("driver.before_selection")
             self.dispatcher.record({"event": "selection", "ids": ids})
         assert self.history.selection is not None
         wanted = [*self.history.selection, *self.history.reference_ids()]
@@ -227,6 +243,7 @@ class _Driver:
         )
         if reason or len(allowed) < len(pending):
             return reason or "budget"
+        failpoint("driver.before_tell")
         optimizer.tell(self._outcomes(ids))
         number = len(self.history.told)
         state = optimizer.state_digest()
@@ -293,6 +310,17 @@ def _worker_setup(
     )
 
 
+def _unusable(name: str, failure: str, message: str) -> EvomergeError:
+    """Why a campaign cannot begin: its base or one of its experts has no scores."""
+    wrong, found = f"`{name}` itself cannot be scored", f"{failure}: {message}"
+    if failure.startswith("nonfinite"):
+        return CheckpointError(Problem("E232", wrong, found, "leave it out", field=name))
+    if failure == "deadline":
+        wrong = f"`{name}` takes longer than the deadline"
+        return ConfigError(Problem("E139", wrong, message, "allow more", field="workers.deadline"))
+    return EnvironmentFault(Problem("E405", wrong, found, "mend the cause, then run again", field=name))
+
+
 def _versions() -> dict[str, str]:
     names = ("evomerge", "torch", "transformers", "lm-eval", "pymoo", "numpy", "ray", "safetensors")
     return {name: metadata.version(name) for name in names}
@@ -315,14 +343,14 @@ def _refuse_foreign_files(directory: Path) -> None:
 
 
 def _differences(recorded: Mapping[str, Any], campaign: Campaign) -> list[Problem]:
-    then, now = identity(recorded), identity(campaign.to_json())
-    todo = "only `budget` and `workers` may change; start a new folder for another campaign"
+    then, now = _flat(identity(recorded)), _flat(identity(campaign.to_json()))
+    todo = f"only {', '.join(CHANGEABLE)} may change; start a new folder for another campaign"
     file = str(campaign.file)
     return [
         Problem(
             "E504",
             "changed since the campaign began",
-            f"was {then.get(name)!r}, is {now.get(name)!r}",
+            f"was {then.get(name, 'not set')!r}, is {now.get(name, 'not set')!r}",
             todo,
             file,
             field=name,
@@ -330,6 +358,17 @@ def _differences(recorded: Mapping[str, Any], campaign: Campaign) -> list[Proble
         for name in sorted(set(then) | set(now))
         if then.get(name) != now.get(name)
     ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path to value, for every value that is no (filled) mapping."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _refuse_drift(
@@ -343,10 +382,11 @@ def _refuse_drift(
     ]
     if weights:
         raise CheckpointError(weights)
+    then, now = recorded["evaluators"], report["evaluators"]
     evaluators = [
         Problem("E504", f"evaluator `{name}` or its items {wrong}", todo="restore it", field=name)
-        for name, entry in report["evaluators"].items()
-        if recorded["evaluators"].get(name, {}).get("digest") != entry["digest"]
+        for name in sorted({*then, *now})
+        if then.get(name, {}).get("digest") != now.get(name, {}).get("digest")
     ]
     if evaluators:
         raise ConfigError(evaluators)

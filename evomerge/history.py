@@ -46,7 +46,11 @@ class Evaluation:
 
 @dataclass
 class Candidate:
-    """A genome that was asked for, or a baseline (`genome` None)."""
+    """A genome that was asked for, or a baseline (`genome` None).
+
+    `lost` counts the workers lost since the last result, by split (`attempts_lost` counts all);
+    `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
+    """
 
     id: str
     recipe: str
@@ -57,6 +61,8 @@ class Candidate:
     message: str = ""
     attempts_lost: int = 0
     failed_splits: set[str] = field(default_factory=set)
+    failed_as: str | None = None
+    lost: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
@@ -71,7 +77,11 @@ class Candidate:
 
 @dataclass
 class History:
-    """The state of a campaign after some prefix of its ledger."""
+    """The state of a campaign after some prefix of its ledger.
+
+    `started` and `last` are wall-clock seconds; `elapsed` is the running time so far, by monotonic
+    clocks and without the pauses between sessions.
+    """
 
     campaign: dict[str, Any] = field(default_factory=dict)
     prepared: dict[str, Any] | None = None
@@ -84,6 +94,7 @@ class History:
     by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
     started: float = 0.0
     last: float = 0.0
+    elapsed: float = 0.0
 
     @staticmethod
     def fold(events: Iterable[Mapping[str, Any]]) -> History:
@@ -97,6 +108,7 @@ class History:
         """Take in one more event."""
         kind = event["event"]
         self.last = event.get("time", self.last)
+        self.elapsed = event.get("elapsed", self.elapsed)
         if kind == "campaign":
             self.campaign = dict(event)
             self.started = event["time"]
@@ -105,14 +117,12 @@ class History:
         elif kind == "evaluated":
             self._evaluated(event)
         elif kind == "failed":
-            candidate = self._candidate(event)
-            candidate.failed_splits.add(event["split"])
-            # What was told to the optimizer must not change: a failure on held-out items does not
-            # take back the scores on search items.
-            if event["split"] == "search":
-                candidate.failure, candidate.message = event["failure"], event["message"]
+            self._failed(event)
         elif kind == "lost":
-            self._candidate(event).attempts_lost += 1
+            candidate = self._candidate(event)
+            candidate.attempts_lost += 1
+            split = event.get("split", "search")
+            candidate.lost[split] = candidate.lost.get(split, 0) + 1
         elif kind == "baselines":
             self.baselines = dict(event)
         elif kind == "asked":
@@ -137,6 +147,17 @@ class History:
             self.candidates[name] = Candidate(name, event["recipe"])
         return self.candidates[name]
 
+    def _failed(self, event: Mapping[str, Any]) -> None:
+        candidate, split = self._candidate(event), event["split"]
+        candidate.failed_splits.add(split)
+        candidate.lost.pop(split, None)
+        # What was told to the optimizer must not change: a failure on held-out items does not take
+        # back the scores on search items.
+        if split == "search":
+            candidate.failure, candidate.message = event["failure"], event["message"]
+            candidate.failed_as = event.get("same_as")
+            self.selection = None
+
     def _evaluated(self, event: Mapping[str, Any]) -> None:
         candidate = self._candidate(event)
         evaluation = Evaluation(
@@ -149,6 +170,12 @@ class History:
             same_as=event.get("same_as"),
         )
         candidate.evaluations[evaluation.split] = evaluation
+        candidate.failed_splits.discard(evaluation.split)
+        candidate.lost.pop(evaluation.split, None)
+        if evaluation.split == "search":
+            candidate.failure, candidate.message = None, ""
+            # A larger budget can finish a generation after a selection, without a new ask.
+            self.selection = None
         self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
 
     @property
@@ -166,6 +193,7 @@ class History:
             for candidate in self.candidates.values()
             if not candidate.is_baseline
             and candidate.is_settled
+            and not candidate.failed_as
             and not ("search" in candidate.evaluations and candidate.evaluations["search"].same_as)
         )
 

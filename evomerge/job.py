@@ -60,7 +60,8 @@ class JobResult:
 
     Attributes:
         status: `ok`; `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
-            deadline or could not be reached).
+            deadline or could not be reached); `fault` (no candidate's fault: files, evaluators or the
+            machine; `failure` is the name of the `EvomergeError`, `data["problems"]` its problems).
         failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `deadline`.
         message: one line for people.
         data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
@@ -69,7 +70,7 @@ class JobResult:
     """
 
     id: str
-    status: Literal["ok", "failed", "lost"]
+    status: Literal["ok", "failed", "lost", "fault"]
     failure: str = ""
     message: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)

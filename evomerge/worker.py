@@ -45,7 +45,9 @@ class Worker:
         except CandidateError as error:
             return JobResult(job.id, "failed", error.kind, str(error))
         except EvomergeError as error:
-            return JobResult(job.id, "failed", type(error).__name__, str(error))
+            problems = [problem.__dict__ for problem in error.problems]
+            data = {"problems": problems}
+            return JobResult(job.id, "fault", type(error).__name__, str(error), data=data)
         except Exception as error:  # the seam: a candidate must not take the worker down
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"
