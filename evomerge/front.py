@@ -6,6 +6,7 @@ it, search scores, and the front says so. Baselines stand beside the front, not 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from evomerge.scores import Metric, Split
 from evomerge.selection import RESAMPLES, distinct, item_arrays, tasks
 
 ONE_SIDED_95 = 1.645
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
     config = history.campaign["config"]
     objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
     split = _deciding_split(history)
-    pool = distinct([c for c in history.searched() if split in c.evaluations], split)
+    parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
+    pool = distinct(_scored(history, split), split)
     values = _values(pool, objectives, split)
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
@@ -121,8 +124,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
         ),
         scaling=scaling,
         hypervolume={
-            part: hypervolume(scaling.scale(_values(found, objectives, part)))
-            for part, found in _scored(history, split)
+            part: hypervolume(scaling.scale(_values(_scored(history, part), objectives, part)))
+            for part in parts
         },
         evaluations=history.budget_used,
         failures=history.failures(),
@@ -140,9 +143,14 @@ def _deciding_split(history: History) -> Split:
     return "selection" if done else "search"
 
 
-def _scored(history: History, split: Split) -> list[tuple[Split, list[Candidate]]]:
-    parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
-    return [(part, [c for c in history.searched() if part in c.evaluations]) for part in parts]
+def _scored(history: History, split: Split) -> list[Candidate]:
+    """Candidates with scores on a split; on `selection` only those the last selection chose.
+
+    A campaign whose budget grew has scores of earlier selections, which one run to the end has not.
+    """
+    found = [c for c in history.searched() if split in c.evaluations]
+    chosen = set(history.selection or ())
+    return [c for c in found if c.id in chosen] if split == "selection" else found
 
 
 def _values(
@@ -221,11 +229,16 @@ def pick(front: Front, text: str) -> Member:
 
 
 def _objective_index(front: Front, name: str) -> int:
-    for index, objective in enumerate(front.objectives):
-        if name in (objective.metric, objective.metric.split(".")[0]):
-            return index
-    names = ", ".join(objective.metric for objective in front.objectives)
-    raise UsageError(Problem("E506", f"`{name}` is no objective", f"objectives: {names}"))
+    metrics = [objective.metric for objective in front.objectives]
+    if name in metrics:
+        return metrics.index(name)
+    short = [index for index, metric in enumerate(metrics) if metric.split(".")[0] == name]
+    if len(short) == 1:
+        return short[0]
+    wrong = f"`{name}` is {'more than one' if short else 'no'} objective"
+    near = difflib.get_close_matches(name, metrics, n=1)
+    todo = f"did you mean `{near[0]}`?" if near and not short else ""
+    raise UsageError(Problem("E506", wrong, f"objectives: {', '.join(metrics)}", todo))
 
 
 def _weights(front: Front, text: str) -> np.ndarray:
@@ -245,7 +258,7 @@ def _weights(front: Front, text: str) -> np.ndarray:
 def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:
     keep = np.ones(len(front.members), dtype=bool)
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([\w.-]+)\s*([<>]=)\s*([-+.\deE]+)\s*", part)
+        match = re.fullmatch(rf"\s*([\w.-]+)\s*([<>]=)\s*({_NUMBER})\s*", part)
         if match is None:
             raise UsageError(Problem("E506", f"`{part}` must be METRIC>=VALUE or METRIC<=VALUE"))
         objective = front.objectives[_objective_index(front, match[1])]
