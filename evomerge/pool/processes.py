@@ -10,6 +10,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -137,6 +139,10 @@ def _serve(pipe: Connection, setup: WorkerSetup) -> None:
     """A worker process: run jobs until the driver's end of the pipe closes."""
     # Ctrl-C in a terminal reaches the whole group; stopping is the driver's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_the_driver, daemon=True).start()
+    # What libraries print must not get between the lines of a table or of JSON.
+    sys.stdout.flush()
+    os.dup2(2, 1)
     from evomerge.worker import Worker
 
     worker = Worker(setup)
@@ -146,6 +152,14 @@ def _serve(pipe: Connection, setup: WorkerSetup) -> None:
         except (EOFError, OSError):
             return
         pipe.send(worker.run(job))
+
+
+def _leave_with_the_driver() -> None:
+    """End this process when the driver is gone, also in the middle of a job."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait([driver.sentinel])
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def _connect(address: str | None, count: int) -> bool:
     Raises:
         EnvironmentFault: E404, if the address does not answer or refuses.
     """
-    # Loopback only, no usage statistics: nothing listens beyond this machine unless asked.
+    # Loopback only (the badly named variable makes Ray bind 127.0.0.1), no usage statistics.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -158,7 +158,9 @@ def _connect(address: str | None, count: int) -> bool:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             cpus = max(count, os.cpu_count() or 1)
+            # "local": never join a cluster that an environment variable or an earlier start names.
             ray.init(
+                address="local",
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
