@@ -9,7 +9,7 @@ from typing import Any
 from evomerge.baselines import baseline_recipes
 from evomerge.campaign import campaign_from_json
 from evomerge.cli.output import plain, table_console
-from evomerge.cli.tables import ruled, shown_metric
+from evomerge.cli.tables import ruled, scores_table
 from evomerge.errors import CheckpointError, Problem, UsageError
 from evomerge.history import Candidate, History
 from evomerge.prepared import prepared_sources, prepared_space
@@ -120,15 +120,9 @@ def print_candidate(history: History, candidate: Candidate) -> None:
         tell(f"lost its worker {candidate.attempts_lost} times")
     splits = [split for split in SPLITS if split in candidate.evaluations]
     if splits:
-        table = Table(box=ruled(), pad_edge=False, show_edge=False)
-        table.add_column("score")
-        for split in splits:
-            table.add_column(split, justify="right")
-        names = list(dict.fromkeys(n for s in splits for n in candidate.evaluations[s].metrics))
-        for name in names:
-            found = [candidate.evaluations[split].metrics.get(name) for split in splits]
-            table.add_row(name, *("" if m is None else shown_metric(name, m) for m in found))
-        console.print(table)
+        tell("")
+        console.print(scores_table({s: candidate.evaluations[s].metrics for s in splits}))
+        tell("")
     for split in splits:
         evaluation = candidate.evaluations[split]
         if evaluation.same_as:
@@ -137,6 +131,7 @@ def print_candidate(history: History, candidate: Candidate) -> None:
             spent = ", ".join(f"{phase} {s:.2f} s" for phase, s in evaluation.seconds.items())
             tell(f"{split}: {spent}")
     if candidate.genome is not None:
+        tell("")
         table = Table(box=ruled(), pad_edge=False, show_edge=False)
         table.add_column("gene")
         table.add_column("value", justify="right")

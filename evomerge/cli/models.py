@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from evomerge.cli.output import Json, plain, print_json, show_log, size, table_console
+from evomerge.cli.output import Json, duration, plain, print_json, say, show_log, size, table_console
 from evomerge.errors import CandidateError, CheckpointError, Problem
+
+if TYPE_CHECKING:
+    from evomerge.export import ExportReport
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
@@ -41,10 +44,11 @@ def export(
 
     show_log()
     open_campaign_folder(directory)
+    _hide_loading_bars()
     report = export_candidate(
         directory, choice, out, overwrite=overwrite, shard_bytes=shard_bytes, rescore=rescore
     )
-    _print_report(report.to_json(), out, as_json)
+    _print_report(report, out, as_json)
 
 
 def merge(
@@ -60,24 +64,34 @@ def merge(
     from evomerge.export import merge_recipe
 
     show_log()
+    _hide_loading_bars()
     report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes)
-    _print_report(report.to_json(), out, as_json)
+    _print_report(report, out, as_json)
 
 
-def _print_report(report: dict[str, Any], out: Path, as_json: bool) -> None:
+def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:
+    from evomerge.cli.tables import scores_table
+
     if as_json:
-        print_json(report)
+        print_json(report.to_json())
         return
+    for warning in report.warnings:
+        say(f"warning: {warning}")
     console = table_console()
 
     def tell(text: str) -> None:
         console.print(plain(text), markup=False, soft_wrap=True)
 
-    tell(f"wrote {out}")
-    for name, value in report.items():
-        if isinstance(value, bool | str | int | float):
-            shown = size(float(value)) if name.endswith("bytes") else value
-            tell(f"  {name.replace('_', ' ')}: {shown}")
+    written = size(float(sum(report.files.values())))
+    tell(f"wrote {out}: {len(report.files)} files, {written}, in {duration(report.seconds)}")
+    if report.candidate is not None:
+        tell(f"candidate {report.candidate}, recipe {report.recipe}")
+    if not report.scores:
+        return
+    tell("")
+    console.print(scores_table(report.scores))
+    if report.test_uses:
+        tell(f"\ntest items of this campaign have now been used {report.test_uses} times by exports")
 
 
 def score(

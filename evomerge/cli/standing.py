@@ -45,8 +45,8 @@ class Best:
 class Standing:
     """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
 
-    `baselines` and `rescored` count the settled ones and all; `pace` is in evaluations per minute, `seconds_left` counts to the end of the search; both are None
-    where too little is known.
+    `baselines` and `rescored` count the settled ones and all. `pace` is in evaluations per minute,
+    `seconds_left` counts to the end of the search; both are None where too little is known.
     """
 
     campaign: str

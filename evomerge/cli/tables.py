@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from evomerge.front import Front, Member, pick
-from evomerge.scores import Metric
+from evomerge.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
     from rich.box import Box
@@ -123,6 +124,23 @@ def _baseline_label(name: str) -> str:
     if name == "uniform":
         return "average of the experts"
     return "best single coefficient" if name.startswith("single-") else "expert"
+
+
+def scores_table(scores: Mapping[str, Mapping[str, Metric]]) -> Table:
+    """Metrics down, splits across."""
+    from rich.table import Table
+
+    splits = [split for split in SPLITS if split in scores]
+    table = Table(box=ruled(), pad_edge=False, show_edge=False)
+    table.add_column("score")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in dict.fromkeys(name for split in splits for name in scores[split]):
+        found = [scores[split].get(name) for split in splits]
+        unit = " %" if is_fraction(name) else ""
+        cells = ("" if metric is None else shown_metric(name, metric) for metric in found)
+        table.add_row(f"{name}{unit}", *cells)
+    return table
 
 
 def safe_cell(text: str) -> str:

@@ -6,54 +6,31 @@ means, so that a fault in the code that wrote a folder shows as well as a damage
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evomerge.baselines import UNIFORM, baseline_recipes, freeze
-from evomerge.campaign import Campaign, campaign_from_json, identity_digest
-from evomerge.errors import EvomergeError, LedgerDamaged, Problem
+from evomerge.baselines import UNIFORM, freeze
+from evomerge.campaign import campaign_from_json, identity_digest
+from evomerge.errors import LedgerDamaged, Problem
 from evomerge.front import compute_front
-from evomerge.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, Candidate, History
+from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.item_store import ItemStore
 from evomerge.ledger import read_events
-from evomerge.objective import Failed, Outcome, complete
-from evomerge.optimizers import make_optimizer
-from evomerge.prepared import prepared_sources, prepared_space
-from evomerge.recipe import Recipe
 from evomerge.scores import mean_metric
-from evomerge.search_space import SearchSpace
+from evomerge.verify.exports import check_exports
+from evomerge.verify.replay import check_recipes
+from evomerge.verify.report import Verification
+
+__all__ = ["Verification", "examine", "verify"]
 
 Events = Sequence[Mapping[str, Any]]
 
 CLOSE = 1e-9
 """Relative tolerance for means: lm-eval sums in another order than NumPy."""
-
-CODE = "E510"
-
-
-@dataclass
-class Verification:
-    """Faults found, and how many of each thing were looked at."""
-
-    problems: list[Problem] = field(default_factory=list)
-    checked: dict[str, int] = field(default_factory=dict)
-    file: str = ""
-
-    def fault(self, wrong: str, found: str = "", where: str = "") -> None:
-        """Note that an invariant does not hold."""
-        todo = "report this, unless a file was edited or evomerge changed since"
-        self.problems.append(Problem(CODE, wrong, found, todo, self.file, field=where))
-
-    def count(self, what: str, number: int) -> None:
-        """Note how many things were looked at."""
-        self.checked[what] = self.checked.get(what, 0) + number
 
 
 def verify(directory: Path) -> list[Problem]:
@@ -83,11 +60,11 @@ def examine(directory: Path) -> Verification:
     _check_results(events, history, result)
     _check_items(events, ItemStore(directory / ITEMS_FOLDER), result)
     if history.prepared is not None:
-        _check_recipes(events, history, result)
+        check_recipes(history, result)
     _check_baselines(history, result)
     _check_budget(events, history, result)
     _check_front(directory, history, result)
-    _check_exports(directory, history, result)
+    check_exports(directory, history, result)
     return result
 
 
@@ -195,106 +172,6 @@ def _check_items(events: Events, store: ItemStore, result: Verification) -> None
     result.count("metrics equal to the mean of their items", means)
 
 
-def _check_recipes(events: Events, history: History, result: Verification) -> None:
-    """Genomes decode to the recorded recipes, and the optimizer asks for them again."""
-    assert history.prepared is not None
-    try:
-        campaign = campaign_from_json(history.campaign["config"])
-        # Where the checkpoints lie is no part of a digest.
-        paths = dict.fromkeys(history.prepared["checkpoints"], "")
-        space = prepared_space(campaign, history.prepared, paths)
-        sources = prepared_sources(history.prepared, paths)
-    except (EvomergeError, ValueError, KeyError) as error:
-        result.fault("the recorded campaign cannot be read again", str(error))
-        return
-    recipes = baseline_recipes(
-        sources,
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared["storage"],
-    )
-    for candidate in history.candidates.values():
-        try:
-            known = (
-                recipes[candidate.id] if candidate.genome is None else space.decode(candidate.genome)
-            )
-        except (KeyError, ValueError) as error:
-            result.fault("a genome cannot be decoded", str(error), candidate.id)
-            continue
-        result.count("recipes decoded again", 1)
-        if known.digest != candidate.recipe:
-            result.fault("the recipe is not that of the genome", known.digest, candidate.id)
-    if history.baselines is not None:
-        _replay(campaign, space, recipes, history, result)
-
-
-def _replay(
-    campaign: Campaign,
-    space: SearchSpace,
-    recipes: Mapping[str, Recipe],
-    history: History,
-    result: Verification,
-) -> None:
-    section = campaign.config.optimizer
-    optimizer = make_optimizer(
-        section.kind,
-        space.genes,
-        campaign.objectives,
-        population=section.population,
-        seed=campaign.config.seed,
-        initial=_seeds(campaign, space, recipes, history),
-        options=section.options,
-    )
-
-    def differs(wrong: str) -> None:
-        versions = ", ".join(f"{k} {v}" for k, v in sorted(history.campaign["versions"].items()))
-        todo = f"it was written with {versions}"
-        result.problems.append(
-            Problem("E505", "the ledger cannot be replayed", wrong, todo, result.file)
-        )
-
-    for generation, ids in enumerate(history.generations):
-        if optimizer.ask() != [history.candidates[name].genome for name in ids]:
-            differs(f"generation {generation} is asked otherwise")
-            return
-        result.count("generations asked again", 1)
-        if generation >= len(history.told):
-            return
-        try:
-            optimizer.tell(_outcomes(campaign, [history.candidates[name] for name in ids]))
-        except (KeyError, ValueError) as error:
-            result.fault(f"generation {generation} is told, but lacks results", str(error))
-            return
-        if optimizer.state_digest() != history.told[generation]:
-            differs(f"after generation {generation} the optimizer's state is another")
-            return
-
-
-def _seeds(
-    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
-) -> list[tuple[float, ...]]:
-    """Genomes a search begins with: the shown baselines, as far as the space can express them."""
-    seeds = []
-    for name in history.reference_ids():
-        genome = space.encode(recipes[name])
-        if genome is None and name == UNIFORM:
-            share = 1.0 / len(campaign.experts)
-            genome = space.uniform(dict.fromkeys(campaign.experts, share))
-        if genome is not None:
-            seeds.append(genome)
-    return list(dict.fromkeys(seeds))
-
-
-def _outcomes(campaign: Campaign, candidates: Iterable[Candidate]) -> list[Outcome]:
-    return [
-        Failed(candidate.failure)
-        if candidate.failure is not None
-        else complete(campaign.objectives, candidate.evaluations["search"].metrics)
-        for candidate in candidates
-    ]
-
-
 def _check_baselines(history: History, result: Verification) -> None:
     """Ideal, nadir and best single coefficient follow from the baselines' scores."""
     if history.baselines is None:
@@ -366,39 +243,3 @@ def _check_front(directory: Path, history: History, result: Verification) -> Non
         different = ", ".join(sorted(found ^ expected))
         result.fault("the front is not what comparing every pair gives", different)
     result.count(f"models compared pair by pair on {front.split} items", len(rows))
-
-
-def _check_exports(directory: Path, history: History, result: Verification) -> None:
-    """Exported folders that still exist have the files and bytes their log line says."""
-    log = directory / EXPORTS_FILE
-    if not log.exists():
-        return
-    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            result.fault("a line of the export log cannot be read", where=f"{log.name}:{number}")
-            continue
-        _check_export(entry, f"{log.name}:{number}", history, result)
-
-
-def _check_export(entry: Mapping[str, Any], where: str, history: History, result: Verification) -> None:
-    candidate = history.candidates.get(str(entry.get("id")))
-    if candidate is not None and entry.get("recipe") not in (None, candidate.recipe):
-        result.fault("an export's recipe is not that of its candidate", candidate.id, where)
-    folder = Path(str(entry.get("out", "")))
-    files = entry.get("files")
-    if not isinstance(files, dict) or not folder.is_dir():
-        return
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            result.fault("a file of an export is gone", str(path), where)
-        elif _sha256(path) != digest:
-            result.fault("a file of an export was changed", str(path), where)
-        result.count("exported files with sound digests", 1)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

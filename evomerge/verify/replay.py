@@ -1,0 +1,116 @@
+"""Genomes decoded again, and the optimizer asked again, as far as a ledger goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from evomerge.baselines import UNIFORM, baseline_recipes
+from evomerge.campaign import Campaign, campaign_from_json
+from evomerge.errors import EvomergeError, Problem
+from evomerge.history import Candidate, History
+from evomerge.objective import Failed, Outcome, complete
+from evomerge.optimizers import make_optimizer
+from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.recipe import Recipe
+from evomerge.search_space import SearchSpace
+from evomerge.verify.report import Verification
+
+
+def check_recipes(history: History, result: Verification) -> None:
+    """Genomes decode to the recorded recipes, and the optimizer asks for them again."""
+    assert history.prepared is not None
+    try:
+        campaign = campaign_from_json(history.campaign["config"])
+        # Where the checkpoints lie is no part of a digest.
+        paths = dict.fromkeys(history.prepared["checkpoints"], "")
+        space = prepared_space(campaign, history.prepared, paths)
+        sources = prepared_sources(history.prepared, paths)
+    except (EvomergeError, ValueError, KeyError) as error:
+        result.fault("the recorded campaign cannot be read again", str(error))
+        return
+    recipes = baseline_recipes(
+        sources,
+        campaign.experts,
+        campaign.config.baselines.single,
+        space.layout.layers,
+        history.prepared["storage"],
+    )
+    for candidate in history.candidates.values():
+        try:
+            known = (
+                recipes[candidate.id] if candidate.genome is None else space.decode(candidate.genome)
+            )
+        except (KeyError, ValueError) as error:
+            result.fault("a genome cannot be decoded", str(error), candidate.id)
+            continue
+        result.count("recipes decoded again", 1)
+        if known.digest != candidate.recipe:
+            result.fault("the recipe is not that of the genome", known.digest, candidate.id)
+    if history.baselines is not None:
+        _replay(campaign, space, recipes, history, result)
+
+
+def _replay(
+    campaign: Campaign,
+    space: SearchSpace,
+    recipes: Mapping[str, Recipe],
+    history: History,
+    result: Verification,
+) -> None:
+    section = campaign.config.optimizer
+    optimizer = make_optimizer(
+        section.kind,
+        space.genes,
+        campaign.objectives,
+        population=section.population,
+        seed=campaign.config.seed,
+        initial=_seeds(campaign, space, recipes, history),
+        options=section.options,
+    )
+
+    def differs(wrong: str) -> None:
+        versions = ", ".join(f"{k} {v}" for k, v in sorted(history.campaign["versions"].items()))
+        todo = f"it was written with {versions}"
+        result.problems.append(
+            Problem("E505", "the ledger cannot be replayed", wrong, todo, result.file)
+        )
+
+    for generation, ids in enumerate(history.generations):
+        if optimizer.ask() != [history.candidates[name].genome for name in ids]:
+            differs(f"generation {generation} is asked otherwise")
+            return
+        result.count("generations asked again", 1)
+        if generation >= len(history.told):
+            return
+        try:
+            optimizer.tell(_outcomes(campaign, [history.candidates[name] for name in ids]))
+        except (KeyError, ValueError) as error:
+            result.fault(f"generation {generation} is told, but lacks results", str(error))
+            return
+        if optimizer.state_digest() != history.told[generation]:
+            differs(f"after generation {generation} the optimizer's state is another")
+            return
+
+
+def _seeds(
+    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
+) -> list[tuple[float, ...]]:
+    """Genomes a search begins with: the shown baselines, as far as the space can express them."""
+    seeds = []
+    for name in history.reference_ids():
+        genome = space.encode(recipes[name])
+        if genome is None and name == UNIFORM:
+            share = 1.0 / len(campaign.experts)
+            genome = space.uniform(dict.fromkeys(campaign.experts, share))
+        if genome is not None:
+            seeds.append(genome)
+    return list(dict.fromkeys(seeds))
+
+
+def _outcomes(campaign: Campaign, candidates: Iterable[Candidate]) -> list[Outcome]:
+    return [
+        Failed(candidate.failure)
+        if candidate.failure is not None
+        else complete(campaign.objectives, candidate.evaluations["search"].metrics)
+        for candidate in candidates
+    ]
