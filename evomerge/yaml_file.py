@@ -10,12 +10,14 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from evomerge.errors import ConfigError, Problem
@@ -56,9 +58,8 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     except (OSError, ValueError) as error:  # no permission, a folder, not UTF-8, NUL in the name
         raise ConfigError(Problem("E101", "cannot read the file", str(error), file=file)) from None
     try:
+        _refuse_depth(text, file)
         node = YAML(typ="safe", pure=True).compose(text)
-    except RecursionError:
-        raise ConfigError(Problem("E107", "nested too deeply", file=file)) from None
     except YAMLError as error:
         raise ConfigError(_syntax(error, text, file)) from None
     if not isinstance(node, MappingNode):
@@ -74,6 +75,17 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
     return data, walk.positions
+
+
+def _refuse_depth(text: str, file: str) -> None:
+    """Stop at the first bracket too many: composing takes time that grows with depth, and recurses."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            mark = event.start_mark
+            where = (file, mark.line + 1, mark.column + 1)
+            raise ConfigError(Problem("E107", f"nested more than {MAX_DEPTH} deep", "", "", *where))
 
 
 def _syntax(error: YAMLError, text: str, file: str) -> Problem:
@@ -166,15 +178,22 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(model, fault, positions, file) for fault in error.errors()]
-        problems.sort(key=lambda problem: (problem.line, problem.column))
-        raise ConfigError(problems) from None
+        problems: dict[tuple[str, str], Problem] = {}
+        for fault in error.errors():
+            problem = _problem(model, fault, positions, file)
+            key = (problem.code, problem.field)
+            # Each member of a union complains for itself: one fault, several ways to mend it.
+            if key in problems and problem.field:
+                problem = replace(problem, wrong=f"{problems[key].wrong} or {problem.wrong}")
+            problems[key] = problem
+        listed = sorted(problems.values(), key=lambda problem: (problem.line, problem.column))
+        raise ConfigError(listed) from None
 
 
 def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str) -> Problem:
     # pydantic marks the fault of a mapping's key, as opposed to that of its value, by a last part.
     loc = fault["loc"][:-1] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
-    path = tuple(part for part in loc if not _is_union_label(part, positions, loc))
+    path = _path_in_file(loc, positions, fault["type"] == "missing")
     line, column = position(positions, path)
     where = (file, line, column, dotted(path))
     kind = fault["type"]
@@ -196,11 +215,15 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
     return Problem(code, message[:1].lower() + message[1:], found, "", *where)
 
 
-def _is_union_label(part: str | int, positions: Positions, loc: tuple[str | int, ...]) -> bool:
-    """Whether `part` is a label pydantic adds for a union's member instead of a field of the file."""
-    if not isinstance(part, str) or part == loc[-1]:
-        return False
-    return not any(part in path for path in positions)
+def _path_in_file(
+    loc: tuple[str | int, ...], positions: Positions, missing: bool
+) -> tuple[str | int, ...]:
+    """`loc` without the labels pydantic adds for the members of a union; a missing field stays."""
+    path: tuple[str | int, ...] = ()
+    for index, part in enumerate(loc):
+        if (*path, part) in positions or (missing and index == len(loc) - 1):
+            path = (*path, part)
+    return path
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

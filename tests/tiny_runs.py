@@ -1,0 +1,104 @@
+"""Running tiny campaigns in tests: in this process, in a forked child that may be killed, once for all."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import failpoint
+from evomerge.campaign import load_campaign
+from evomerge.driver import run
+from evomerge.front import Front, compute_front
+from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.item_store import ItemStore
+from evomerge.ledger import read_events
+from tests.tiny_models import write_campaign
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A campaign that has run to its end: where its files lie, its campaign folder and its front."""
+
+    file: Path
+    directory: Path
+    history: History
+    front: Front
+
+    @property
+    def store(self) -> ItemStore:
+        """Its per-item results."""
+        return ItemStore(self.directory / ITEMS_FOLDER)
+
+    @property
+    def text(self) -> str:
+        """The front as canonical JSON text."""
+        return json.dumps(self.front.to_json(), sort_keys=True)
+
+
+def run_file(file: Path, directory: Path, **options: Any) -> History:
+    """Run (or go on with) a campaign file in `directory`; merges are stored as bfloat16."""
+    campaign = load_campaign(file)
+    paths = {name: str(reference.path) for name, reference in campaign.references().items()}
+    return run(campaign, directory, paths, "bfloat16", **options)
+
+
+def events_of(directory: Path) -> list[dict[str, Any]]:
+    """Every event in the ledger of a campaign folder."""
+    return read_events(directory / LEDGER_FILE)
+
+
+def front_text(directory: Path) -> str:
+    """The front of a campaign folder as canonical JSON text, read from its ledger alone."""
+    history = History.fold(events_of(directory))
+    front = compute_front(history, ItemStore(directory / ITEMS_FOLDER))
+    return json.dumps(front.to_json(), sort_keys=True)
+
+
+@functools.cache
+def finished() -> Finished:
+    """One campaign run to its end, inline; shared by all tests of a process. Not to be changed."""
+    folder = Path(tempfile.mkdtemp(prefix="evomerge-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = write_campaign(folder)
+    history = run_file(file, folder / "run")
+    front = compute_front(history, ItemStore(folder / "run" / ITEMS_FOLDER))
+    return Finished(file, folder / "run", history, front)
+
+
+def forked(action: Callable[[], Any], failpoints: str = "", kill_after: float | None = None) -> int:
+    """Do something in a forked child, with failpoints armed; returns its exit code (-9 if killed).
+
+    A fork has everything imported already, so that a test can afford many of them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            failpoint._armed.clear()
+            failpoint._armed.update(failpoint.parse(failpoints))
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    end = time.monotonic() + (60.0 if kill_after is None else kill_after)
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
