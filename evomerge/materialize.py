@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from evomerge.binding import Binding, bind
-from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
+from evomerge.checkpoint.layout import layer_names
 from evomerge.checkpoint.reader import Reader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
@@ -49,6 +50,9 @@ class PlanStatistics:
 class LiveModel:
     """A resident model whose parameters are rewritten for each candidate.
 
+    It has room for a number of layers; a plan with fewer uses the first of them, each written for
+    itself. The model object stays the same, its list of layers and its config follow the plan.
+
     Attributes:
         model: the transformers model, in eval mode, without gradients.
         folder: the base checkpoint, whose architecture and names it has.
@@ -77,10 +81,16 @@ class LiveModel:
         self._resident: dict[str, TensorPlan] = {}
         self._distances: dict[str, tuple[float, float]] = {}
         self._readers: dict[str, Reader] = {}
+        self._layers = list(model.get_submodule(_layer_list(model)).children())
+        self._room = len(self._layers)
+        self._lists = layer_lists(model.config.get_text_config().to_dict(), self._room)
 
     @staticmethod
     def load(
-        base: CheckpointFolder, dtype: torch.dtype | str = "bfloat16", device: str = "cpu"
+        base: CheckpointFolder,
+        dtype: torch.dtype | str = "bfloat16",
+        device: str = "cpu",
+        max_layers: int | None = None,
     ) -> LiveModel:
         """Build the body of a base model and bind its checkpoint; weights come with the first plan.
 
@@ -88,13 +98,15 @@ class LiveModel:
             base: the opened base; only its config and headers are read.
             dtype: evaluation dtype.
             device: where the model lives.
+            max_layers: the most layers a plan will have; those of the base by default.
 
         Raises:
             CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
         """
         kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        model = build_skeleton(base, kind)
-        bindings = bind(model, base)
+        room = max(max_layers or 0, base.layers)
+        model = build_skeleton(base, kind, room if room > base.layers else None)
+        bindings = bind(model, with_layers(base, room))
         buffers = allocate(model, device)
         return LiveModel(model, base, kind, torch.device(device), bindings, buffers)
 
@@ -105,28 +117,30 @@ class LiveModel:
         """Write a plan's tensors into the model, every parameter from exactly one entry.
 
         Args:
-            plan: from `make_plan`; its path must be the layers of the base in order.
+            plan: from `make_plan`.
             readers: by source name; other reader objects than last time make everything stale.
             distance: whether to measure how far the result is from the base.
 
         Raises:
             CandidateError: `nonfinite_weights`; nothing in the model can be trusted then, and the next
                 plan rewrites all of it.
-            CheckpointError: E234 a path the live model cannot take, E220 a parameter without entry.
+            CheckpointError: E234 a path with more layers than there is room for, or of layers that differ
+                in kind from those in their place; E220 a parameter without entry.
         """
         started = time.perf_counter()
-        self._check_path(plan)
+        self._take_path(plan)
         if any(self._readers.get(name) is not reader for name, reader in readers.items()):
             self._forget()
             self._readers = dict(readers)
         entries = plan.by_name
-        missing = [name for name in self._slots if name not in entries]
+        slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, plan.layers)}
+        missing = [name for name in slots if name not in entries]
         if missing:
             raise CheckpointError(
                 Problem("E220", "the plan has no entry for this tensor", field=missing[0])
             )
         written = bytes_written = 0
-        for name, slot in self._slots.items():
+        for name, slot in slots.items():
             entry = entries[name]
             known = self._resident.get(name) == entry and (not distance or name in self._distances)
             if known:
@@ -136,8 +150,7 @@ class LiveModel:
             try:
                 self._write(entry, slot, readers)
                 if distance:
-                    base = readers[self._base_name(readers)].read(name)
-                    self._distances[name] = _distance(slot, base, self._scratch)
+                    self._distances[name] = self._distance(plan, name, slot, readers)
             except BaseException:
                 self._forget()
                 raise
@@ -146,8 +159,8 @@ class LiveModel:
             bytes_written += slot.numel() * slot.element_size()
         l1 = l2 = None
         if distance:
-            l1 = math.fsum(self._distances[name][0] for name in self._slots)
-            l2 = math.sqrt(math.fsum(self._distances[name][1] for name in self._slots))
+            l1 = math.fsum(self._distances[name][0] for name in slots)
+            l2 = math.sqrt(math.fsum(self._distances[name][1] for name in slots))
         seconds = time.perf_counter() - started
         return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
 
@@ -171,14 +184,60 @@ class LiveModel:
                 return name
         raise ValueError("the distance to the base needs a reader of the base")
 
-    def _check_path(self, plan: MergePlan) -> None:
+    def _distance(
+        self, plan: MergePlan, name: str, slot: torch.Tensor, readers: Mapping[str, Reader]
+    ) -> tuple[float, float]:
+        split = self.folder.names.split(name)
+        origin = name if split is None else self.folder.names.join(plan.path[split[0]][1], split[1])
+        return _distance(slot, readers[self._base_name(readers)].read(origin), self._scratch)
+
+    def _is_used(self, name: str, layers: int) -> bool:
+        split = self.folder.names.split(name)
+        return split is None or split[0] < layers
+
+    def _take_path(self, plan: MergePlan) -> None:
+        """Give the model as many layers as the plan has."""
+        count = plan.layers
         order = [layer for _, layer, _ in plan.path]
-        if order != list(range(self.folder.layers)):
+        unlike = [
+            key
+            for key, kinds in self._lists.items()
+            if kinds[:count] != [kinds[layer] for layer in order]
+        ]
+        if count > self._room or unlike:
+            found = f"{count} layers, room for {self._room}"
+            if unlike:
+                found = f"layers in other places differ in {', '.join(unlike)}"
+            todo = "export the recipe and score the checkpoint"
             raise CheckpointError(
-                Problem("E234", "the live model cannot take this path of layers",
-                        f"{len(order)} layers, the base has {self.folder.layers} in order",
-                        "export the recipe and score the checkpoint")
-            )  # fmt: skip
+                Problem("E234", "the live model cannot take this path of layers", found, todo)
+            )
+        owner, _, attribute = _layer_list(self.model).rpartition(".")
+        parent = self.model.get_submodule(owner)
+        if len(getattr(parent, attribute)) != count:
+            setattr(parent, attribute, torch.nn.ModuleList(self._layers[:count]))
+            part = self.model.config.get_text_config()
+            part.num_hidden_layers = count
+            for key, kinds in self._lists.items():
+                setattr(part, key, kinds[:count])
+
+
+def _layer_list(model: PreTrainedModel) -> str:
+    """Name of the list of layers in the live model."""
+    return layer_names(name for name, _ in model.named_parameters()).prefix
+
+
+def with_layers(folder: CheckpointFolder, count: int) -> CheckpointFolder:
+    """A folder as if it had `count` layers, the further ones like its own from the first on."""
+    if count == folder.layers:
+        return folder
+    tensors = {n: h for n, h in folder.tensors.items() if folder.names.split(n) is None}
+    for layer in range(count):
+        for name, header in folder.tensors.items():
+            split = folder.names.split(name)
+            if split is not None and split[0] == layer % folder.layers:
+                tensors[folder.names.join(layer, split[1])] = header
+    return replace(folder, tensors=tensors, layers=count)
 
 
 def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tuple[float, float]:

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import LAYER_FIELDS, CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.folder import (
+    LAYER_FIELDS,
+    CheckpointFolder,
+    config_layers,
+    layer_lists,
+    text_config,
+)
 from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.errors import CheckpointError, ConfigError, Problem
@@ -185,13 +191,12 @@ def _path_config(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     if layers is None or order == list(range(layers)):
         return {}
     part = text_config(config)
-    changed: dict[str, Any] = {}
-    for key, value in part.items():
-        if key in LAYER_FIELDS and value == layers:
-            changed[key] = len(order)
-        if isinstance(value, list) and len(value) == layers:
-            changed[key] = [value[layer] for layer in order]
-    if part is config:
+    changed: dict[str, Any] = {
+        key: len(order) for key in LAYER_FIELDS if part.get(key) == layers and len(order) != layers
+    }
+    for key, value in layer_lists(part, layers).items():
+        changed[key] = [value[layer] for layer in order]
+    if part is config or not changed:
         return changed
     return {"text_config": {**part, **changed}}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
 from evomerge.checkpoint.layout import layer_names
 from evomerge.errors import CheckpointError, Problem
 
@@ -16,8 +16,12 @@ _ALIGN = 64
 """Bytes; a parameter begins on a cache line of its buffer."""
 
 
-def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedModel:
+def build_skeleton(
+    folder: CheckpointFolder, dtype: torch.dtype, layers: int | None = None
+) -> PreTrainedModel:
     """The model of a folder's config on the meta device: no memory, no random initialisation.
+
+    With `layers`, it has that many, the further ones like those of the checkpoint from the first on.
 
     Raises:
         CheckpointError: E203 if transformers does not know the architecture, E235 if it needs code of
@@ -26,6 +30,8 @@ def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedMo
     automatic: Any = AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        if layers is not None:
+            set_layers(config, [layer % folder.layers for layer in range(layers)])
         with torch.device("meta"):
             model: PreTrainedModel = automatic.from_config(config, dtype=dtype, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
@@ -36,6 +42,14 @@ def build_skeleton(folder: CheckpointFolder, dtype: torch.dtype) -> PreTrainedMo
         ) from error
     model.train(False)
     return model
+
+
+def set_layers(config: Any, order: Sequence[int]) -> None:
+    """Make a config that of a model whose layers are those in `order` of the one it describes."""
+    part = config.get_text_config()
+    for key, value in layer_lists(part.to_dict(), part.num_hidden_layers).items():
+        setattr(part, key, [value[layer] for layer in order])
+    part.num_hidden_layers = len(order)
 
 
 def allocate(model: PreTrainedModel, device: torch.device | str) -> dict[str, torch.Tensor]:

@@ -25,9 +25,10 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import layout_of, places_of
-from evomerge.checkpoint.reader import Reader, open_readers
+from evomerge.checkpoint.reader import Reader, TensorReader, open_readers
 from evomerge.errors import CheckpointError, Problem
 from evomerge.merge_method import METHODS
+from evomerge.methods.blocks import low_rank_delta
 
 GRID = 1000
 """Densities `1/GRID ... 1` have a place in the tables."""
@@ -293,18 +294,6 @@ class WeightStatistics:
         return self._digests[name]
 
 
-def low_rank_delta(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right`, flattened, multiplied in the row blocks of the passes: float32 [elements]."""
-    from evomerge.methods.blocks import LowRankDelta, block_ranges
-
-    size = left.shape[0] * right.shape[1]
-    out = torch.empty(size)
-    operand = LowRankDelta(out, left, right)
-    for start, stop in block_ranges(size, [operand]):
-        operand.delta(out[start:stop], out, start, stop)
-    return out
-
-
 def _load(path: Path) -> Arrays | None:
     """What was saved, or None where there is nothing sound; a damaged cache is computed again."""
     try:
@@ -391,8 +380,6 @@ def prepare_statistics(
 
 
 def _untied_heads(folder: CheckpointFolder) -> list[Problem]:
-    from evomerge.checkpoint.reader import TensorReader
-
     if not folder.redundant:
         return []
     reader = TensorReader(folder)

@@ -1,5 +1,6 @@
 """Materialising: the live model and the exported folder hold the same bits, whatever the method."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,18 +8,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from evomerge.checkpoint.adapter import open_adapter
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader, open_readers
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, CheckpointError
 from evomerge.materialize import LiveModel, write_checkpoint
 from evomerge.merge_method import METHODS
 from evomerge.plan import make_plan
-from evomerge.recipe import single_source_recipe
+from evomerge.recipe import LayerStep, Recipe, single_source_recipe
 from evomerge.weight_statistics import WeightStatistics
-from tests.checkpoint.folders import llama, save, write_family
+from tests.checkpoint.folders import SIZES, llama, save, write_family
 from tests.methods import reference
 from tests.test_plan import EXPERTS, checkpoints, merged
 
@@ -266,3 +267,61 @@ def test_adapters_merge_as_peft_merges_them(tmp_path):
     folder = export(plan, readers, tmp_path / "out")
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert all(torch.equal(reloaded.state_dict()[n], t) for n, t in live.model.state_dict().items())
+
+
+def path_plan(engine, steps):
+    family, statistics, _ = engine
+    sources = {**checkpoints(family), "merged": CASES["task_arithmetic"]}
+    outer = {"embed": "a", "final_norm": "merged", "head": "base"}
+    recipe = Recipe(sources, tuple(LayerStep(*step) for step in steps), outer)
+    return make_plan(recipe, family, statistics)
+
+
+PATHS = [
+    [("a", 1), ("merged", 0)],
+    [("merged", 0)],
+    [("a", 0), ("merged", 1, 0.5), ("merged", 1, 0.5), ("b", 0), ("c", 1)],
+    [("base", 0), ("base", 1)],
+]
+
+
+def test_paths_live_and_exported_are_the_same_model(engine, tmp_path):
+    family, _, readers = engine
+    live = LiveModel.load(family["base"], "bfloat16", max_layers=5)
+    model = live.model
+    for index, steps in enumerate([*PATHS, PATHS[0]]):
+        plan = path_plan(engine, steps)
+        live.materialize(plan, readers, distance=True)
+        assert live.model is model
+        folder = export(plan, readers, tmp_path / f"out{index}")
+        config = json.loads((folder / "config.json").read_text()) | dict(plan.config)
+        (folder / "config.json").write_text(json.dumps(config))
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        assert torch.equal(model(TOKENS).logits, reloaded(TOKENS).logits)
+        # The cache numbers layers too.
+        settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        assert torch.equal(model.generate(TOKENS, **settings), reloaded.generate(TOKENS, **settings))
+
+
+def test_paths_the_live_model_cannot_take(engine):
+    family, _, readers = engine
+    live = LiveModel.load(family["base"], "bfloat16")
+    with pytest.raises(CheckpointError, match=r"E234.*3 layers, room for 2"):
+        live.materialize(path_plan(engine, [("a", 0)] * 3), readers)
+
+
+def test_layers_of_another_kind_are_refused(tmp_path):
+    fields = {**SIZES, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    AutoModelForCausalLM.from_config(Gemma2Config(**fields)).save_pretrained(tmp_path)
+    family = {"base": open_folder(tmp_path, "base")}
+    live = LiveModel.load(family["base"], "float32", max_layers=4)
+    outer = dict.fromkeys(("embed", "final_norm"), "base")
+    for order, fits in (((0, 1, 0, 1), True), ((0, 1, 0), True), ((1, 0), False)):
+        steps = tuple(LayerStep("base", layer) for layer in order)
+        recipe = Recipe(checkpoints(family), steps, outer)
+        plan = make_plan(recipe, family, WeightStatistics(family))
+        if fits:
+            assert live.materialize(plan, open_readers(family)).tensors_written
+        else:
+            with pytest.raises(CheckpointError, match=r"E234.*differ in layer_types"):
+                live.materialize(plan, open_readers(family))

@@ -171,7 +171,7 @@ def test_lists_with_an_entry_a_layer_follow_the_path(tmp_path):
     path = tmp_path / "base" / "config.json"
     config = json.loads(path.read_text()) | {
         "layer_types": ["full", "sliding"],
-        "eos_token_id": [1, 2, 3],
+        "eos_token_id": [1, 2],
     }
     path.write_text(json.dumps(config))
     family = {"base": open_folder(tmp_path / "base", "base")}

@@ -93,6 +93,8 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     factors = _factors(headers, config, base, str(folder / WEIGHTS))
     stated = str(config.get("base_model_name_or_path") or "")
     own = {str(base.path), base.path.name, str(base.config.get("_name_or_path", ""))}
+    # The hub's cache keeps `org/name` in a folder of this name.
+    own |= {part.removeprefix("models--").replace("--", "/") for part in base.path.parts}
     warnings: tuple[Problem, ...] = ()
     if stated and stated not in own and Path(stated).name not in own:
         found = f"trained on {stated}, the base here is {base.path}"

@@ -21,6 +21,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 JSON_LIMIT = 256 * 1024 * 1024
+_NOT_BY_LAYER = ("_token_id", "_token_ids", "architectures")
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -70,6 +71,15 @@ def config_layers(config: Mapping[str, Any]) -> int | None:
     """The number of layers a config states, under any of the names in use."""
     part = text_config(config)
     return next((part[key] for key in LAYER_FIELDS if isinstance(part.get(key), int)), None)
+
+
+def layer_lists(config: Mapping[str, Any], layers: int) -> dict[str, list[Any]]:
+    """The settings of a decoder's config that have one entry a layer (`layer_types`, say)."""
+    return {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, list) and len(value) == layers and not key.endswith(_NOT_BY_LAYER)
+    }
 
 
 def open_source(

@@ -86,6 +86,16 @@ def block_ranges(size: int, operands: Sequence[Operand]) -> Iterator[tuple[int, 
         yield start, min(start + step, size)
 
 
+def low_rank_delta(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left @ right`, flattened, multiplied in the row blocks of the passes: float32 [elements]."""
+    size = left.shape[0] * right.shape[1]
+    out = torch.empty(size)
+    operand = LowRankDelta(out, left, right)
+    for start, stop in block_ranges(size, [operand]):
+        operand.delta(out[start:stop], out, start, stop)
+    return out
+
+
 class Scratch:
     """Float32 and int32 rows, allocated once and grown only when a block needs more."""
 

@@ -1,6 +1,7 @@
 """LoRA adapters: PEFT's own merge is the oracle; what is no plain LoRA is refused by name."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import open_folder, open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError
-from evomerge.weight_statistics import low_rank_delta
+from evomerge.methods.blocks import low_rank_delta
 from tests.checkpoint.folders import llama, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -73,6 +74,10 @@ def test_other_base_is_a_warning(tmp_path):
     write_adapter(tmp_path)
     base = open_folder(tmp_path / "base", "base")
     assert open_adapter(tmp_path / "adapter", "math", base).warnings == ()
+    cached = tmp_path / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(tmp_path / "base", cached)
+    edit_config(tmp_path, base_model_name_or_path="org/name")
+    assert open_adapter(tmp_path / "adapter", "math", open_folder(cached, "base")).warnings == ()
     edit_config(tmp_path, base_model_name_or_path="org/another")
     (warning,) = open_adapter(tmp_path / "adapter", "math", base).warnings
     assert warning.code == "E205"

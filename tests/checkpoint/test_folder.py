@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -203,3 +205,24 @@ def test_digest_is_of_content_only(folder, sharded, tmp_path):
     tensors["lm_head.weight"][0, 0] += 1
     save_file(tensors, str(tmp_path / "copy" / "model.safetensors"))
     assert content_digest(open_folder(tmp_path / "copy", "base")) != first
+
+
+def test_files_that_change_under_a_reader(folder):
+    opened = open_folder(folder, "base")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:2000])
+    with pytest.raises(CheckpointError, match="E239"):
+        TensorReader(opened).read("model.norm.weight")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="E240"):
+        TensorReader(opened).read("model.norm.weight")
+
+
+def test_reading_headers_and_planning_need_no_torch():
+    modules = ["folder", "adapter", "layout", "compare", "digest", "header", "residual"]
+    names = [f"evomerge.checkpoint.{name}" for name in modules] + ["evomerge.plan"]
+    code = (
+        f"import sys, {', '.join(names)}; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
