@@ -33,7 +33,7 @@ from evomerge.export.files import (
 )
 from evomerge.export.merge import OpenedMerge, open_merge, read_recipe
 from evomerge.export.scores import check_evaluators, score_export
-from evomerge.export.verify import StreamedDigests, check_loading, check_weights
+from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.history import CACHE_FOLDER
 from evomerge.materialize import write_checkpoint
@@ -123,7 +123,10 @@ def export_candidate(
         for name, reference in campaign.references().items()
         if reference.hub is not None
     }
-    evaluators = check_evaluators(chosen) if rescore else {}
+    evaluators: dict[str, str] = {}
+    if rescore:
+        log.check_log(directory)
+        evaluators = check_evaluators(chosen)
     merge = open_merge(chosen.recipe, hubs, directory / CACHE_FOLDER)
     _refuse_overlap(out, (directory, *merge.places))
     scores: dict[str, Mapping[str, Metric]] = {
@@ -134,7 +137,8 @@ def export_candidate(
     with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
         warnings += _write(merge, staged, out, shard_bytes, evaluation.dtype)
         if rescore:
-            test, more = score_export(staged, chosen, directory, evaluators)
+            with quiet_loading():
+                test, more = score_export(staged, chosen, directory, evaluators)
             scores["test"] = test
             warnings += more
             failpoint("export.scored")
@@ -254,7 +258,8 @@ def _write(
         warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
     failpoint("export.files")
     check_weights(staged, merge.plan, streamed.by_name)
-    check_loading(staged, dtype)
+    with quiet_loading():
+        check_loading(staged, dtype)
     failpoint("export.checked")
     return warnings
 

@@ -113,12 +113,17 @@ def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, 
             raise UsageError(Problem("E507", f"`{choice}` failed and has no scores", found))
         if "search" not in candidate.evaluations:
             raise UsageError(Problem("E507", f"`{choice}` has not been evaluated yet", todo="run on"))
-        return candidate, (*warnings, *_standing(history, front, candidate))
+        warnings += _standing(history, front, candidate)
+        return candidate, (*warnings, *_same_as_baseline(history, candidate))
     if re.fullmatch(r"c\d+", choice):
-        near = difflib.get_close_matches(choice, known, n=1)
-        todo = f"the nearest is {near[0]}" if near else ""
-        raise UsageError(Problem("E506", f"no candidate `{choice}`", f"there are {len(known)}", todo))
-    return known[pick(front, choice).id], tuple(warnings)
+        asked = [name for name in known if re.fullmatch(r"c\d+", name)]
+        short = f"c{int(choice[1:]):05d}"
+        near = [short] if short in known else difflib.get_close_matches(choice, asked, n=1)
+        found = f"there are {len(asked)}, the last is {asked[-1]}" if asked else "there is none yet"
+        todo = f"did you mean {near[0]}?" if near else ""
+        raise UsageError(Problem("E506", f"no candidate `{choice}`", found, todo))
+    candidate = known[pick(front, choice).id]
+    return candidate, (*warnings, *_same_as_baseline(history, candidate))
 
 
 def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str, ...]:
@@ -138,6 +143,13 @@ def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str
     by = f", dominated by {', '.join(better[:3])} on {split} items" if better else ""
     late = "" if split == front.split else f"; it has no {front.split} scores"
     return (f"{candidate.id} is not on the front{by}{late}",)
+
+
+def _same_as_baseline(history: History, candidate: Candidate) -> tuple[str, ...]:
+    if candidate.is_baseline:
+        return ()
+    same = [c.id for c in history.candidates.values() if c.is_baseline and c.recipe == candidate.recipe]
+    return (f"{candidate.id} is the baseline {same[0]} itself",) if same else ()
 
 
 def _recipe(

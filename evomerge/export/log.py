@@ -29,6 +29,16 @@ class HeldOutUse:
     models: int
 
 
+def check_log(directory: Path) -> None:
+    """See that the log can be written, before hours of scoring find that it cannot.
+
+    Raises:
+        CampaignInUse, EnvironmentFault, LedgerDamaged: as `append`.
+    """
+    with _opened(directory):
+        pass
+
+
 def append(directory: Path, event: Mapping[str, Any]) -> None:
     """Add an event with the time to the log of a campaign folder; durable when this returns.
 
@@ -37,12 +47,15 @@ def append(directory: Path, event: Mapping[str, Any]) -> None:
         EnvironmentFault: E403 or E408, the folder cannot be written.
         LedgerDamaged: the log is damaged.
     """
+    with _opened(directory) as log:
+        log.append({**event, "time": round(time.time(), 3)})
+
+
+def _opened(directory: Path) -> Ledger:
     deadline = time.monotonic() + WAIT
     while True:
         try:
-            with Ledger.open(directory / EXPORTS_FILE, create=True) as log:
-                log.append({**event, "time": round(time.time(), 3)})
-            return
+            return Ledger.open(directory / EXPORTS_FILE, create=True)
         except CampaignInUse:
             if time.monotonic() > deadline:
                 raise

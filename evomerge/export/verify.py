@@ -7,9 +7,10 @@ logits), and the campaign's evaluators (the recorded scores come out again).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,21 @@ def check_scores(
     if problems:
         raise ExportCheckFailed(problems)
     return tuple(warnings)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars while transformers loads: an export loads a model several times."""
+    from transformers.utils import logging
+
+    bars: Any = logging  # these two functions of it have no annotations
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _problem(wrong: str, found: str = "", field: str = "") -> Problem:
