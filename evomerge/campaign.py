@@ -314,7 +314,10 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         return value if isinstance(value, dict) else {}
 
     budget = section("budget").get("evaluations")
-    population = section("optimizer").get("population", OptimizerSection().population)
+    optimizer = section("optimizer")
+    # A default says nothing about a section whose field names are misspelt.
+    known = set(optimizer) <= set(OptimizerSection.model_fields)
+    population = optimizer.get("population", OptimizerSection().population if known else None)
     if type(budget) is int and type(population) is int and 0 < budget < population:
         wrong = f"a population of {population} needs a budget of at least as many evaluations"
         where = _place(positions, file, "budget", "evaluations")
