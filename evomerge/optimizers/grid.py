@@ -42,6 +42,12 @@ class Grid:
                 points = [gene.snap(gene.low + i * gene.step) for i in range(int(steps) + 1)]
                 tables[key] = np.array(points, dtype=np.float64)
             self._tables.append(tables.get(key))
+        # Genes that share bounds and step are snapped in one look-up: a space mostly has one such kind.
+        self._alike: list[tuple[np.ndarray, np.ndarray]] = []
+        for table in tables.values():
+            columns = [column for column, own in enumerate(self._tables) if own is table]
+            self._alike.append((np.array(columns), table))
+        self._fine = [column for column, own in enumerate(self._tables) if own is None]
         self.depth = _depths(genes)
         order = np.argsort(self.depth, kind="stable")
         by_group: dict[tuple[str, str], list[int]] = {}
@@ -60,11 +66,11 @@ class Grid:
         """The nearest grid points within the bounds, float64 [n, genes]."""
         index = np.clip(np.rint((values - self.low) / self._step), 0, self._steps).astype(np.int64)
         snapped = np.empty(values.shape, dtype=np.float64)
-        for column, (gene, table) in enumerate(zip(self.genes, self._tables, strict=True)):
-            if table is None:
-                snapped[:, column] = [gene.snap(value) for value in values[:, column].tolist()]
-            else:
-                snapped[:, column] = table[index[:, column]]
+        for columns, table in self._alike:
+            snapped[:, columns] = table[index[:, columns]]
+        for column in self._fine:
+            snap = self.genes[column].snap
+            snapped[:, column] = [snap(value) for value in values[:, column].tolist()]
         return snapped
 
     def from_unit(self, unit: np.ndarray) -> np.ndarray:
@@ -103,20 +109,30 @@ def _depths(genes: Sequence[Gene]) -> np.ndarray:
 class Turns:
     """Keeps ask and tell in order, checks what is told, and remembers every genome asked.
 
+    Candidates are numbered from 0 over all asks. With `whole`, batches alternate with tells of the whole
+    batch; otherwise any pending candidates may be told in any order, and more may be asked meanwhile.
     `digest` runs over the asked genomes; two histories with equal digests avoid the same duplicates.
     """
 
-    def __init__(self, objectives: int) -> None:
+    def __init__(self, objectives: int, *, whole: bool = True) -> None:
         self._objectives = objectives
+        self._whole = whole
         self._seen: set[Genome] = set()
         self._digest = hashlib.sha256()
-        self._pending: list[Genome] | None = None
+        self._pending: dict[int, Genome] = {}
+        self._batch: list[int] | None = None
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many candidates were asked."""
+        return self._count
 
     def may_ask(self) -> None:
-        """Raise RuntimeError if the last batch was not told."""
-        if self._pending is not None:
+        """Raise RuntimeError if a whole batch is awaited and was not told."""
+        if self._whole and self._batch is not None:
             raise RuntimeError(
-                f"ask() again before tell(): {len(self._pending)} asked candidates wait for outcomes"
+                f"ask() again before tell(): {len(self._batch)} asked candidates wait for outcomes"
             )
 
     def was_asked(self, genome: Genome) -> bool:
@@ -125,25 +141,37 @@ class Turns:
 
     def asked(self, batch: list[Genome]) -> list[Genome]:
         """Note a batch as asked and hand it back."""
-        self._pending = batch
+        self._batch = list(range(self._count, self._count + len(batch)))
+        self._pending.update(zip(self._batch, batch, strict=True))
+        self._count += len(batch)
         self._seen.update(batch)
         self._digest.update(np.array(batch, dtype="<f8").tobytes())
         return list(batch)
 
-    def told(self, outcomes: Sequence[Outcome]) -> list[Genome]:
-        """Check outcomes against the pending batch, which is handed back and no longer pending.
+    def told(
+        self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None
+    ) -> list[tuple[int, Genome]]:
+        """Check outcomes; hands back (number, genome) of the told candidates, no longer pending.
 
         Raises:
-            RuntimeError: nothing is pending, or the number of outcomes is another.
+            RuntimeError: nothing is pending, a number is not pending or comes twice, the number of
+                outcomes is another, or part of a batch is told where batches are told whole.
             ValueError: a value or bound is not finite, or there is not one per objective.
         """
-        if self._pending is None:
+        if self._batch is None and (self._whole or numbers is None):
             raise RuntimeError("tell() out of turn: nothing was asked since the last tell()")
-        if len(outcomes) != len(self._pending):
+        told = list(numbers if numbers is not None else self._batch or ())
+        if len(outcomes) != len(told):
             raise RuntimeError(
                 f"tell() needs one outcome per asked candidate: "
-                f"{len(self._pending)} were asked, {len(outcomes)} were told"
+                f"{len(told)} were asked, {len(outcomes)} were told"
             )
+        if self._whole and told != self._batch:
+            raise RuntimeError("tell() needs the whole last batch in its order; found other numbers")
+        strangers = [number for number in told if number not in self._pending]
+        if strangers or len(set(told)) != len(told):
+            found = f"{strangers[0]} is not" if strangers else "one comes twice"
+            raise RuntimeError(f"tell() takes each pending candidate once; by number, {found}")
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Complete):
                 self._check(index, outcome.values)
@@ -151,8 +179,9 @@ class Turns:
                     raise ValueError(f"outcome {index} has a violation that is not finite")
             elif isinstance(outcome, Raced):
                 self._check(index, outcome.bound)
-        batch, self._pending = self._pending, None
-        return batch
+        if self._whole or not set(self._batch or ()).isdisjoint(told):
+            self._batch = None
+        return [(number, self._pending.pop(number)) for number in told]
 
     def _check(self, index: int, values: Sequence[float]) -> None:
         if len(values) != self._objectives:
@@ -166,9 +195,12 @@ class Turns:
             )
 
     def digest(self) -> str:
-        """SHA-256 (hex) over all asked genomes and whether the last batch is still pending."""
+        """SHA-256 (hex) over all asked genomes and what of them is pending."""
         both = self._digest.copy()
-        both.update(b"pending" if self._pending is not None else b"told")
+        if self._whole:
+            both.update(b"pending" if self._batch is not None else b"told")
+        else:
+            both.update(np.array(list(self._pending), dtype="<i8").tobytes())
         return both.hexdigest()
 
 

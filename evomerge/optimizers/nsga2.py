@@ -1,5 +1,6 @@
-"""NSGA-II (Deb et al. 2002) by pymoo, generational, for merge genomes. The only file that knows pymoo.
+"""NSGA-II (Deb et al. 2002) by pymoo, generational, for merge genomes.
 
+pymoo is known here and in `variation` only.
 Differences from pymoo's own: a structured start, variation by experts and layer ranges next to SBX and
 polynomial mutation, everything on the grid, no genome asked twice, and survival with a defined order of
 ties. Only complete candidates ever enter the population: a failed one is infeasible without degree, a
@@ -23,8 +24,6 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.core.termination import NoTermination
-from pymoo.operators.crossover.sbx import cross_sbx
-from pymoo.operators.mutation.pm import mut_pm
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
@@ -32,6 +31,7 @@ from evomerge.objective import Complete, Outcome
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.options import read_options
+from evomerge.optimizers.variation import CROSSOVER_SHARE, OPTIONS, Variation
 from evomerge.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -40,13 +40,6 @@ Config.show_compile_hint = False
 Config.warnings["not_compiled"] = False
 
 _TRIES = 20
-_OPTIONS: Mapping[str, tuple[str | float, tuple[str, ...] | tuple[float, float]]] = {
-    "start": ("structured", ("structured", "random")),
-    "operators": ("structured", ("structured", "standard")),
-    "global_generations": (4.0, (0.0, 10_000.0)),
-    "eta_crossover": (15.0, (1.0, 100.0)),
-    "eta_mutation": (20.0, (1.0, 100.0)),
-}
 
 
 class Nsga2:
@@ -66,7 +59,7 @@ class Nsga2:
         initial: Sequence[Genome] = (),
         options: Mapping[str, str | float | bool] | None = None,
     ) -> None:
-        settings = read_options("nsga2", options or {}, _OPTIONS)
+        settings = read_options("nsga2", options or {}, OPTIONS)
         self._grid = Grid(genes)
         self._turns = Turns(objectives)
         self._population = population
@@ -75,6 +68,7 @@ class Nsga2:
         given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
         self._given = self._grid.snap(given)
         self._generation = 0
+        variation = Variation(self._grid, settings)
         self._algorithm = _Algorithm(
             pop_size=population,
             # Never used: every batch without parents is made here.
@@ -82,8 +76,8 @@ class Nsga2:
             survival=_Survival(),
             mating=Mating(
                 TournamentSelection(func_comp=binary_tournament),
-                _BlockCrossover(self._grid, settings),
-                _BlockMutation(self._grid, settings),
+                _BlockCrossover(variation),
+                _BlockMutation(variation),
                 repair=_Snap(self._grid),
                 eliminate_duplicates=_NotAsked(self._turns),
                 n_max_iterations=_TRIES,
@@ -134,10 +128,10 @@ class Nsga2:
             return structured.start_points(self._grid, self._given, count, self._rng)
         return self._grid.from_unit(self._rng.random((count, len(self._grid))))
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Select the next parents among the last ones and the complete candidates told."""
-        batch = self._turns.told(outcomes)
-        told = [(g, o) for g, o in zip(batch, outcomes, strict=True) if isinstance(o, Complete)]
+        batch = self._turns.told(outcomes, numbers)
+        told = [(g, o) for (_, g), o in zip(batch, outcomes, strict=True) if isinstance(o, Complete)]
         self._generation += 1
         if not told:
             return
@@ -243,14 +237,11 @@ class _NotAsked(DuplicateElimination):  # type: ignore[misc]
 
 
 class _BlockCrossover(Crossover):  # type: ignore[misc]
-    """Per couple either SBX on single genes or one of the block crossovers."""
+    """`Variation.cross` in pymoo's form."""
 
-    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
-        super().__init__(2, 2, prob=0.9)
-        self._grid = grid
-        self._plain = settings["operators"] == "standard"
-        self._global = float(settings["global_generations"])
-        self._eta = float(settings["eta_crossover"])
+    def __init__(self, variation: Variation) -> None:
+        super().__init__(2, 2, prob=CROSSOVER_SHARE)
+        self._variation = variation
 
     def _do(
         self,
@@ -261,42 +252,15 @@ class _BlockCrossover(Crossover):  # type: ignore[misc]
         algorithm: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        couples = X.shape[1]
-        column = np.ones((couples, 1))
-        children: np.ndarray = cross_sbx(
-            X.astype(np.float64),
-            problem.xl,
-            problem.xu,
-            self._eta * column,
-            0.5,
-            0.5 * column,
-            random_state=random_state,
-        )
-        if self._plain:
-            return children
-        if algorithm.n_iter - 1 <= self._global:
-            kinds = random_state.choice(structured.GLOBAL_CROSSOVERS, size=couples)
-        else:
-            kinds = random_state.choice(
-                structured.CROSSOVERS, size=couples, p=structured.CROSSOVER_WEIGHTS
-            )
-        for couple, kind in enumerate(kinds.tolist()):
-            if kind != "genes":
-                children[0, couple], children[1, couple] = structured.cross(
-                    self._grid, X[0, couple], X[1, couple], kind, random_state
-                )
-        return children
+        return self._variation.cross(X.astype(np.float64), algorithm.n_iter - 1, random_state)
 
 
 class _BlockMutation(Mutation):  # type: ignore[misc]
-    """Per child either polynomial mutation of single genes or one of the block mutations."""
+    """`Variation.mutate` in pymoo's form."""
 
-    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
+    def __init__(self, variation: Variation) -> None:
         super().__init__(prob=1.0)
-        self._grid = grid
-        self._plain = settings["operators"] == "standard"
-        self._global = float(settings["global_generations"])
-        self._eta = float(settings["eta_mutation"])
+        self._variation = variation
 
     def _do(
         self,
@@ -307,28 +271,4 @@ class _BlockMutation(Mutation):  # type: ignore[misc]
         algorithm: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        # Within bounds first: blends may leave them, and the polynomial has no value outside.
-        inside = np.clip(X.astype(np.float64), problem.xl, problem.xu)
-        count = len(inside)
-        share = np.full(count, min(0.5, 1.0 / problem.n_var))
-        mutants: np.ndarray = mut_pm(
-            inside,
-            problem.xl,
-            problem.xu,
-            np.full(count, self._eta),
-            share,
-            at_least_once=False,
-            random_state=random_state,
-        )
-        if self._plain:
-            return mutants
-        if algorithm.n_iter - 1 <= self._global:
-            kinds = np.full(count, "group")
-        else:
-            kinds = random_state.choice(structured.MUTATIONS, size=count, p=structured.MUTATION_WEIGHTS)
-        for index, kind in enumerate(kinds.tolist()):
-            if kind == "none":
-                mutants[index] = inside[index]
-            elif kind != "genes":
-                mutants[index] = structured.mutate(self._grid, inside[index], kind, random_state)
-        return np.asarray(np.clip(mutants, problem.xl, problem.xu))
+        return self._variation.mutate(X.astype(np.float64), algorithm.n_iter - 1, random_state)

@@ -22,7 +22,7 @@ _TRIES = 20
 
 
 class RandomSearch:
-    """Uniform on the grid, in batches; see `Optimizer`. Asks `initial` first.
+    """Uniform on the grid, in batches or (`steady`) one by one; see `Optimizer`. Asks `initial` first.
 
     Option `structure`: `independent` (default) or `global`. When all global points were asked, it
     goes on with independent ones.
@@ -36,12 +36,15 @@ class RandomSearch:
         seed: int,
         initial: Sequence[Genome] = (),
         options: Mapping[str, str | float | bool] | None = None,
+        *,
+        steady: bool = False,
     ) -> None:
         known = {"structure": ("independent", ("independent", "global"))}
         self._global = read_options("random", options or {}, known)["structure"] == "global"
         self._grid = Grid(genes)
-        self._turns = Turns(objectives)
-        self._population = population
+        self._turns = Turns(objectives, whole=not steady)
+        self._steady = steady
+        self._population = 1 if steady else population
         self._rng = np.random.default_rng(seed)
         self._told = hashlib.sha256()
         self._first = [tuple(genome) for genome in initial]
@@ -50,11 +53,12 @@ class RandomSearch:
         """A batch of new genomes."""
         self._turns.may_ask()
         batch: list[Genome] = []
-        limit = max(self._population, len(self._first))
+        limit = self._population
         if self._first:
             first = self._grid.snap(np.array(self._first, dtype=np.float64))
-            add_new(batch, first, limit, self._turns)
-            self._first = []
+            add_new(batch, first, 1 if self._steady else len(first), self._turns)
+            # In steady state those already asked are passed over when the rest is looked at again.
+            self._first = self._first if self._steady and batch else []
             limit = max(self._population, len(batch))
         for spread in ([True] if self._global else []) + [False]:
             for _ in range(_TRIES):
@@ -69,11 +73,13 @@ class RandomSearch:
             return self._grid.global_from_unit(self._rng.random((count, len(self._grid.groups))))
         return self._grid.from_unit(self._rng.random((count, len(self._grid))))
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Take note of outcomes; they change nothing but the digest."""
-        self._turns.told(outcomes)
-        for outcome in outcomes:
+        told = self._turns.told(outcomes, numbers)
+        for (number, _), outcome in zip(told, outcomes, strict=True):
             values = outcome.values if isinstance(outcome, Complete) else ()
+            if self._steady:
+                self._told.update(np.array([number], dtype="<i8").tobytes())
             self._told.update(np.array([len(values), *values], dtype="<f8").tobytes())
 
     def state_digest(self) -> str:

@@ -1,0 +1,94 @@
+"""Variation of merge genomes for NSGA-II, by generations or in steady state.
+
+Per couple either SBX (Deb and Agrawal 1995) or a block crossover of `structured`, per child either
+polynomial mutation (Deb and Goyal 1996) or a block mutation; both plain forms are pymoo's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from pymoo.operators.crossover.sbx import cross_sbx
+from pymoo.operators.mutation.pm import mut_pm
+
+from evomerge.optimizers import structured
+from evomerge.optimizers.grid import Grid
+
+CROSSOVER_SHARE = 0.9
+"""Share of couples whose children are crossed; the others' children are only mutated."""
+
+OPTIONS: Mapping[str, tuple[str | float, tuple[str, ...] | tuple[float, float]]] = {
+    "start": ("structured", ("structured", "random")),
+    "operators": ("structured", ("structured", "standard")),
+    "global_generations": (4.0, (0.0, 10_000.0)),
+    "eta_crossover": (15.0, (1.0, 100.0)),
+    "eta_mutation": (20.0, (1.0, 100.0)),
+}
+"""Options of NSGA-II: default, and choices or bounds."""
+
+
+class Variation:
+    """Crossover and mutation with the settings of a search; see `OPTIONS`."""
+
+    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
+        self._grid = grid
+        self._plain = settings["operators"] == "standard"
+        self._global = float(settings["global_generations"])
+        self._eta_crossover = float(settings["eta_crossover"])
+        self._eta_mutation = float(settings["eta_mutation"])
+
+    def cross(self, parents: np.ndarray, generation: int, rng: np.random.Generator) -> np.ndarray:
+        """Children of couples, both float64 [2, couples, genes]; blends may leave the bounds."""
+        couples = parents.shape[1]
+        column = np.ones((couples, 1))
+        children: np.ndarray = cross_sbx(
+            parents,
+            self._grid.low,
+            self._grid.high,
+            self._eta_crossover * column,
+            0.5,
+            0.5 * column,
+            random_state=rng,
+        )
+        if self._plain:
+            return children
+        if generation <= self._global:
+            kinds = rng.choice(structured.GLOBAL_CROSSOVERS, size=couples)
+        else:
+            kinds = rng.choice(structured.CROSSOVERS, size=couples, p=structured.CROSSOVER_WEIGHTS)
+        for couple, kind in enumerate(kinds.tolist()):
+            if kind != "genes":
+                children[0, couple], children[1, couple] = structured.cross(
+                    self._grid, parents[0, couple], parents[1, couple], kind, rng
+                )
+        return children
+
+    def mutate(self, genomes: np.ndarray, generation: int, rng: np.random.Generator) -> np.ndarray:
+        """Mutants of genomes, both float64 [n, genes], within the bounds."""
+        low, high = self._grid.low, self._grid.high
+        # Within bounds first: blends may leave them, and the polynomial has no value outside.
+        inside = np.clip(genomes, low, high)
+        count = len(inside)
+        share = np.full(count, min(0.5, 1.0 / len(self._grid)))
+        mutants: np.ndarray = mut_pm(
+            inside,
+            low,
+            high,
+            np.full(count, self._eta_mutation),
+            share,
+            at_least_once=False,
+            random_state=rng,
+        )
+        if self._plain:
+            return mutants
+        if generation <= self._global:
+            kinds = np.full(count, "group")
+        else:
+            kinds = rng.choice(structured.MUTATIONS, size=count, p=structured.MUTATION_WEIGHTS)
+        for index, kind in enumerate(kinds.tolist()):
+            if kind == "none":
+                mutants[index] = inside[index]
+            elif kind != "genes":
+                mutants[index] = structured.mutate(self._grid, inside[index], kind, rng)
+        return np.asarray(np.clip(mutants, low, high))
