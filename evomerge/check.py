@@ -29,7 +29,6 @@ from evomerge.evaluators.declaration import (
 from evomerge.recipe import DTYPES, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
-STORAGE_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 WORKER_BASE_BYTES = 450_000_000
 """Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
@@ -133,7 +132,7 @@ def _storage_dtype(base: CheckpointFolder) -> str:
     for header in base.tensors.values():
         elements[header.dtype] = elements.get(header.dtype, 0) + header.elements
     most = max(elements, key=lambda dtype: elements[dtype])
-    return STORAGE_DTYPES.get(most, DTYPES[0])
+    return most if most in DTYPES else DTYPES[0]
 
 
 def _count_genes(

@@ -97,6 +97,10 @@ class WeightStatistics:
         self._memory: dict[tuple[str, ...], Arrays] = {}
         self._single: dict[tuple[str, str, str, float], float] = {}
 
+    def know(self, digests: Mapping[str, str]) -> None:
+        """Take content digests that somebody has computed, instead of reading the files again."""
+        self._digests.update(digests)
+
     def threshold(self, base: str, expert: str, tensor: str, density: float) -> float:
         """The k-th largest |expert - base| of a tensor in float32, with `k = rank(density, size)`.
 

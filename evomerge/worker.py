@@ -131,6 +131,7 @@ class _Engine:
             "problems": [],
             "warnings": [],
         }
+        self.statistics.know(data["checkpoints"])
         try:
             found = prepare_statistics(
                 self.statistics, self.folders, "base", self.setup.methods, self.setup.trims
@@ -161,6 +162,8 @@ class _Engine:
         assert job.recipe is not None
         start = time.perf_counter()
         recipe = recipe_from_json(dict(job.recipe))
+        known = recipe.checkpoints.items()
+        self.statistics.know({name: source.digest for name, source in known if source.digest})
         live = self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
