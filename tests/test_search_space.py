@@ -310,7 +310,8 @@ def test_a_recipe_of_another_space_has_no_genome() -> None:
     found = METHOD_SPACES["model"]
     per_layer = METHOD_SPACES["layer"]
     assert found.encode(per_layer.decode(per_layer.snap([0.1 * (i % 5) for i in range(14)]))) is None
-    assert found.encode(METHOD_SPACES["ties"].decode(METHOD_SPACES["ties"].snap([0.3] * 12))) is None
+    ties = METHOD_SPACES["ties"]
+    assert found.encode(ties.decode(ties.snap([0.3] * len(ties.genes)))) is None
     odd = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")
     source = odd.sources[MERGED]
     assert isinstance(source, MergedSource)
