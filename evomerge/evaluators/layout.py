@@ -34,7 +34,7 @@ def choose_layout(
     None if there is none, or if no small model of the kind can be made: then each request must go
     through the model by itself.
     """
-    longest = sorted(items, key=lambda item: -sum(len(r.context + r.continuation) for r in item))
+    longest = sorted(items, key=lambda item: -max(len(r.context + r.continuation) for r in item))
     tried = [
         [Request(_small(r.context), _small(r.continuation)) for r in item]
         for item in longest[:TRIED_ITEMS]
@@ -65,9 +65,17 @@ def _agrees(
     max_length: int,
     expected: Sequence[float],
 ) -> bool:
-    size = {"batch_size": len(items), "max_length": max_length, "vocabulary": VOCABULARY}
     try:
-        found = answer(trial, pack(items, layout, device=trial.device, **size), greedy=False)
+        block = pack(
+            items,
+            layout,
+            batch_size=len(items),
+            max_length=max_length,
+            vocabulary=VOCABULARY,
+            hidden=trial.config.get_text_config().hidden_size,
+            device=trial.device,
+        )
+        found = answer(trial, block, greedy=False)
     except Exception:
         # Models refuse a mask or positions in many ways; each means that the layout is not for them.
         return False

@@ -296,6 +296,7 @@ def _pack(
         batch_size=subject.batch_size,
         max_length=max_length,
         vocabulary=head.weight.shape[0],
+        hidden=head.weight.shape[1],
         device=subject.model.device,
     )
 

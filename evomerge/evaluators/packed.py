@@ -2,9 +2,10 @@
 
 The requests of a multiple-choice item share their context. Each distinct prefix is one node of a tree,
 its position is its depth, and it attends to its ancestors only, so that every path through the tree
-sees exactly what it would see alone in a row. Nodes stand in depth-first order, where the descendants
-of node i are the nodes up to `last[i]`; the attention mask follows from that one number per node.
-(Tree attention as in SpecInfer, Miao et al. 2024, arXiv:2305.09781, section 4.2.)
+sees exactly what it would see alone in a row. Items that are short, or begin alike, share a row. Nodes
+stand in depth-first order, where the descendants of node i are the nodes up to `last[i]`; the attention
+mask follows from that one number per node. (Tree attention as in SpecInfer, Miao et al. 2024,
+arXiv:2305.09781, section 4.2.)
 
 Logits are computed only where a token is scored, by gathering hidden states before the output layer, so
 that whatever a model does to its logits after that layer still happens. Knows nothing of lm-eval.
@@ -12,6 +13,7 @@ that whatever a model does to its logits after that layer still happens. Knows n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,67 +140,97 @@ def pack(
     batch_size: int,
     max_length: int,
     vocabulary: int,
+    hidden: int,
     device: torch.device | str,
 ) -> PackedBlock:
-    """Batches of at most `batch_size` rows, longest rows first, for one block of items.
+    """Batches of at most `batch_size` items (`tree`) or requests (`rows`) for one block of items.
 
-    A row is an item (`tree`) or a single request (`rows`). Which rows share a batch depends on the
-    arguments only, so that equal calls give equal bits.
+    Longest first, so that like lengths share a batch; in a tree batch, short items then share rows.
+    `hidden` is the model's width, which says what attention costs beside the rest. What shares a batch
+    depends on the arguments only, so that equal calls give equal bits.
     """
     flat = [request for item in items for request in item]
-    groups: list[list[int]] = []
-    start = 0
-    for item in items:
-        numbers = list(range(start, start + len(item)))
-        groups += [numbers] if layout == "tree" else [[number] for number in numbers]
-        start += len(item)
+    numbers = iter(range(len(flat)))
+    groups = [[next(numbers) for _ in item] for item in items]
+    if layout == "rows":
+        groups = [[number] for group in groups for number in group]
     trees = [grow([flat[number] for number in group], max_length) for group in groups]
     order = sorted(range(len(trees)), key=lambda i: (-len(trees[i].tokens), i))
     batches = []
-    chosen: list[int] = []
-    cells = 0
-    for i in order:
-        more = len({node for path in trees[i].paths for node in path})
-        if chosen and (len(chosen) == batch_size or (cells + more) * vocabulary > LOGITS):
-            batches.append(_batch([(groups[j], trees[j]) for j in chosen], device))
-            chosen, cells = [], 0
-        chosen.append(i)
-        cells += more
-    if chosen:
-        batches.append(_batch([(groups[j], trees[j]) for j in chosen], device))
+    while order:
+        cells = np.cumsum([len(set().union(*trees[i].paths)) for i in order[:batch_size]])
+        count = max(1, int(np.searchsorted(cells * vocabulary, LOGITS, side="right")))
+        chosen, order = order[:count], order[count:]
+        rows = [[i] for i in chosen]
+        if layout == "tree":
+            rows = _shared_rows({i: trees[i] for i in chosen}, hidden, max_length)
+        owners = [[number for i in row for number in groups[i]] for row in rows]
+        grown = [grow([flat[number] for number in owner], max_length) for owner in owners]
+        batches.append(_batch(owners, grown, device))
     return PackedBlock(tuple(batches), len(flat), layout)
 
 
-def _batch(rows: Sequence[tuple[list[int], Tree]], device: torch.device | str) -> Batch:
-    width = len(rows[0][1].tokens)
-    tokens = np.zeros((len(rows), width), dtype=np.int64)
+def _shared_rows(trees: dict[int, Tree], hidden: int, max_length: int) -> list[list[int]]:
+    """Which trees share a row; `trees` come longest first.
+
+    Sharing fills the padding of short trees, and reads what all trees begin with (a few-shot prompt)
+    once a row instead of once a tree; but each place of a row attends over the whole row, which costs
+    about width / hidden of everything else. So several row lengths are tried and the cheapest is kept;
+    none is beyond `max_length`, where tables of positions and masks end, unless a single tree is.
+    """
+    begin = _common_start([tree.tokens for tree in trees.values()])
+    own = {index: len(tree.tokens) - begin for index, tree in trees.items()}
+    longest = max(own.values())
+    best: tuple[float, list[list[int]]] = (math.inf, [])
+    for stretch in (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0):
+        rows, used = _fit(own, max(longest, min(int(longest * stretch), max_length - begin)))
+        width = begin + used
+        cost = len(rows) * width * (1 + width / hidden)
+        best = min(best, (cost, rows), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _fit(sizes: dict[int, int], capacity: int) -> tuple[list[list[int]], int]:
+    """Best-fit rows for `sizes` (largest first) and the fill of the fullest row."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index, size in sizes.items():
+        fitting = [row for row, room in enumerate(free) if room >= size]
+        if fitting:
+            row = min(fitting, key=lambda row: free[row])
+        else:
+            row = len(rows)
+            rows.append([])
+            free.append(capacity)
+        rows[row].append(index)
+        free[row] -= size
+    return rows, capacity - min(free)
+
+
+def _common_start(sequences: Sequence[tuple[int, ...]]) -> int:
+    low, high = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+
+
+def _batch(owners: Sequence[list[int]], trees: Sequence[Tree], device: torch.device | str) -> Batch:
+    width = max(len(tree.tokens) for tree in trees)
+    tokens = np.zeros((len(trees), width), dtype=np.int64)
     depth = np.zeros_like(tokens)
     # Padding attends to itself alone, so that no row of the mask is empty.
-    last = np.tile(np.arange(width), (len(rows), 1))
+    last = np.tile(np.arange(width), (len(trees), 1))
     places: list[int] = []
     targets: list[int] = []
-    owners: list[int] = []
-    for row, (numbers, tree) in enumerate(rows):
+    requests: list[int] = []
+    for row, (numbers, tree) in enumerate(zip(owners, trees, strict=True)):
         count = len(tree.tokens)
         tokens[row, :count], depth[row, :count], last[row, :count] = tree.tokens, tree.depth, tree.last
         for number, path, target in zip(numbers, tree.paths, tree.targets, strict=True):
             places += [row * width + node for node in path]
             targets += target
-            owners += [number] * len(target)
+            requests += [number] * len(target)
     cells, cell = np.unique(np.array(places, dtype=np.int64), return_inverse=True)
-
-    def tensor(values: np.ndarray | list[int]) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.int64)).to(device)
-
-    return Batch(
-        tensor(tokens),
-        tensor(depth),
-        tensor(last),
-        tensor(cells),
-        tensor(cell),
-        tensor(targets),
-        tensor(owners),
-    )
+    values = (tokens, depth, last, cells, cell, targets, requests)
+    return Batch(*(torch.as_tensor(np.asarray(v, dtype=np.int64)).to(device) for v in values))
 
 
 @torch.inference_mode()

@@ -65,7 +65,13 @@ def flat(items: list[list[Request]]) -> list[Request]:
 
 
 def scored(model: Any, items: list[list[Request]], layout: Any = "tree", **changes: Any) -> np.ndarray:
-    arguments = {"batch_size": 4, "max_length": 128, "vocabulary": VOCABULARY, "device": "cpu"}
+    arguments = {
+        "batch_size": 4,
+        "max_length": 128,
+        "vocabulary": VOCABULARY,
+        "hidden": 32,
+        "device": "cpu",
+    }
     block = pack(items, layout, **{**arguments, **changes})
     return np.array([each.loglikelihood for each in answer(model, block)])
 
@@ -136,7 +142,9 @@ def test_the_greedy_flag_says_whether_every_token_is_the_most_likely(llama: Any)
             best.append(int(llama(torch.tensor([best])).logits[0, -1].argmax()))
     wrong = (best[3], best[4], (best[5] + 1) % VOCABULARY)
     item = [Request(context, tuple(best[3:])), Request(context, wrong)]
-    block = pack([item], "tree", batch_size=1, max_length=64, vocabulary=VOCABULARY, device="cpu")
+    block = pack(
+        [item], "tree", batch_size=1, max_length=64, vocabulary=VOCABULARY, hidden=32, device="cpu"
+    )
     assert [each.greedy for each in answer(llama, block)] == [True, False]
 
 
@@ -144,11 +152,37 @@ def test_a_batch_with_too_many_logits_is_split(llama: Any, monkeypatch: pytest.M
     items = four_choices(2, 8)
     whole = scored(llama, items, batch_size=8)
     monkeypatch.setattr(packed, "LOGITS", 20 * VOCABULARY)
-    block = pack(items, "tree", batch_size=8, max_length=64, vocabulary=VOCABULARY, device="cpu")
+    block = pack(
+        items, "tree", batch_size=8, max_length=64, vocabulary=VOCABULARY, hidden=32, device="cpu"
+    )
     assert len(block.batches) > 1
     assert all(len(batch.cells) <= 20 or len(batch.tokens) == 1 for batch in block.batches)
     found = np.array([each.loglikelihood for each in answer(llama, block)])
     assert found == pytest.approx(whole, abs=1e-4)
+
+
+def test_a_beginning_that_items_share_is_read_once_a_row(llama: Any) -> None:
+    examples = tuple(np.random.default_rng(6).integers(3, VOCABULARY, 60).tolist())
+    items = [
+        [Request(examples + r.context, r.continuation) for r in item] for item in four_choices(6, 12)
+    ]
+    block = pack(
+        items, "tree", batch_size=12, max_length=400, vocabulary=VOCABULARY, hidden=512, device="cpu"
+    )
+    (batch,) = block.batches
+    assert len(batch.tokens) < 6
+    assert batch.tokens.numel() < 0.5 * sum(len(grow(item, 400).tokens) for item in items)
+    expected = [alone(llama, request, 400) for request in flat(items)]
+    assert [each.loglikelihood for each in answer(llama, block)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_rows_stay_within_the_model_where_single_items_do(llama: Any) -> None:
+    items = four_choices(7, 30)
+    longest = max(len(grow(item, 64).tokens) for item in items)
+    block = pack(
+        items, "tree", batch_size=30, max_length=64, vocabulary=VOCABULARY, hidden=4096, device="cpu"
+    )
+    assert all(batch.tokens.shape[1] <= max(64, longest) for batch in block.batches)
 
 
 def test_the_hook_on_the_output_layer_is_gone_afterwards(llama: Any) -> None:
