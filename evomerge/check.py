@@ -63,7 +63,7 @@ def check_campaign(campaign: Campaign) -> CheckReport:
     warnings: list[Problem] = []
     paths, folders = _open_checkpoints(campaign, problems)
     base = folders.get("base")
-    storage = campaign.config.dtype or "bfloat16"
+    storage: str = campaign.config.dtype or "bfloat16"
     layout, genes = None, 0
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
@@ -75,8 +75,17 @@ def check_campaign(campaign: Campaign) -> CheckReport:
             if isinstance(expert, AdapterFolder):
                 warnings += expert.warnings
         genes = _count_genes(campaign, layout, paths, problems)
+        if campaign.config.evaluation.dtype == "float16" and storage != "float16":
+            wrong = (
+                f"merges are stored as {storage} and scored in float16, whose largest number is 65504"
+            )
+            todo = "bfloat16 does not overflow"
+            warnings.append(
+                Problem("E132", wrong, "", todo, str(campaign.file), field="evaluation.dtype")
+            )
     declarations = _open_evaluators(campaign, problems)
     _check_objectives(campaign, declarations, problems)
+    warnings += _odd_counts(campaign)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
         estimates = _estimates(campaign, layout, storage, declarations)
@@ -201,6 +210,18 @@ def _check_objectives(
                 Problem("E125", wrong, f"found {objective.direction}", f"write `{right}`",
                         str(campaign.file), field=f"{where}.direction")
             )  # fmt: skip
+
+
+def _odd_counts(campaign: Campaign) -> list[Problem]:
+    """A warning for a number of objectives with which a front says little."""
+    count = len(campaign.objectives)
+    if 2 <= count <= 5:
+        return []
+    wrong = "with so many objectives almost nothing is dominated"
+    if count == 1:
+        wrong = "with one objective the front is its best model"
+    where = str(campaign.file)
+    return [Problem("E130", wrong, f"found {count}", "", where, field="objectives")]
 
 
 def _estimates(
