@@ -32,8 +32,8 @@ MAX_NAME = 100
 
 _SPLIT_MEANING = {
     "search": "what the search was told; optimistic for every model it produced",
-    "selection": "what decided the front and this pick; not seen by the search",
-    "test": "measured on this export; seen by neither",
+    "selection": "not seen by the search",
+    "test": "measured on this export; seen by neither search nor choice",
 }
 
 
@@ -233,7 +233,8 @@ def _scores(search: CardSearch) -> str:
     for split in known:
         items = {name.split(".")[0]: m.items for name, m in search.scores[split].items()}
         shown = ", ".join(f"{_code(name)} {count}" for name, count in sorted(items.items()))
-        counts.append(f"- **{split}** ({shown} items): {_SPLIT_MEANING[split]}.")
+        decided = "; the front, and so the choice, is by these" if split == search.front.split else ""
+        counts.append(f"- **{split}** ({shown} items): {_SPLIT_MEANING[split]}{decided}.")
     text = "## Scores\n\nValue ± standard error.\n\n"
     text += _table(["metric", *known], rows) + "\n\n" + "\n".join(counts)
     if "test" in known:

@@ -161,6 +161,7 @@ def test_scores_of_all_splits_stand_side_by_side() -> None:
     assert "| `math.acc` | 0.6250 ± 0.0500 | 0.6000 ± 0.0500 | 0.5875 ± 0.0500 |" in scores
     assert "scored 3 times by exports, on 2 models, this one included" in scores
     assert "(`code` 600, `math` 600 items)" in scores
+    assert "not seen by the search; the front, and so the choice, is by these." in scores
 
 
 def test_a_card_without_test_scores_says_so() -> None:
