@@ -24,7 +24,7 @@ from evomerge.objective import Complete, Objective
 from evomerge.optimizers import Optimizer, Schedule, make_optimizer
 from evomerge.pareto import hypervolume, non_dominated
 from evomerge.pool import Pool
-from evomerge.schedule import search
+from evomerge.schedule import follow
 from evomerge.search_space import Gene, Genome
 
 SIGMA = 0.5
@@ -240,7 +240,7 @@ def run(
         schedule=schedule,
     )
     desk = SimulatedDesk(problem, optimizer, SimulatedPool(workers, seed), budget, target)
-    search(optimizer, desk, schedule)
+    follow(schedule, optimizer, desk)
     return desk.trace
 
 

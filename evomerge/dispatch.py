@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class _Wanted:
     """All ids that wait for one evaluation key; the first owns the job."""
 
     key: str
+    split: Split
     entries: list[tuple[str, Recipe]]
 
     @property
@@ -88,6 +89,9 @@ class Dispatcher:
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
         self.running: set[str] = set()
+        self._waiting: dict[str, _Wanted] = {}
+        self._open_keys: dict[str, _Wanted] = {}
+        self._queue: deque[_Wanted] = deque()
         self.done = 0
         self.began = time.monotonic()
         self.seconds_before = history.elapsed
@@ -113,13 +117,19 @@ class Dispatcher:
             self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
 
     def spent(self) -> str | None:
-        """`budget` or `hours` if that limit is reached."""
+        """`budget` or `hours` if that limit is reached, counting what is open."""
         budget = self.campaign.config.budget
-        if budget.evaluations is not None and self.history.budget_used >= budget.evaluations:
+        if (
+            budget.evaluations is not None
+            and self.history.budget_used + self.open >= budget.evaluations
+        ):
             return "budget"
-        if budget.hours is not None and self.elapsed() >= 3600 * budget.hours:
-            return "hours"
-        return None
+        return "hours" if self.out_of_time() else None
+
+    def out_of_time(self) -> bool:
+        """Whether the campaign's hours are over."""
+        hours = self.campaign.config.budget.hours
+        return hours is not None and self.elapsed() >= 3600 * hours
 
     def key(self, recipe: Recipe, split: Split) -> str:
         """Evaluation key: what the scores depend on, and nothing else."""
@@ -159,69 +169,90 @@ class Dispatcher:
         raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", message))
 
     def evaluate(
-        self,
-        wanted: Sequence[tuple[str, Recipe]],
-        split: Split,
-        *,
-        limited: bool = False,
-        again: Sequence[str] = (),
-    ) -> str | None:
-        """Score recipes on a split, each evaluation key once.
+        self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str] = ()
+    ) -> None:
+        """Score recipes on a split, each evaluation key once, and wait for all of them.
 
         Args:
             wanted: (id, recipe) in the order in which they are handed out.
             split: whose items to score.
-            limited: whether a limit in hours may cut it short.
             again: ids to try anew although they failed in an earlier session.
-
-        Returns:
-            `hours` if it was cut short, otherwise None.
 
         Raises:
             EvomergeError: a fault that is no candidate's; none is charged with it.
         """
-        waiting = self._missing(wanted, split, again)
-        queue = deque(Job(w.id, "evaluate", w.recipe.to_json(), split) for w in waiting.values())
-        while queue or self.running:
-            if limited and queue and self.spent() == "hours":
-                queue.clear()
-                continue
-            while queue and len(self.running) < self.pool.size:
-                job = replace(queue.popleft(), deadline=self._deadline())
-                self.pool.submit(job)
-                self.running.add(job.id)
-            result = self._wait()
-            if result is None:
-                continue
-            entry = waiting[result.id]
-            if result.status == "fault":
-                self.record({"event": "stopped", "reason": "fault"})
-                raise _fault(result)
-            if result.status == "lost" and not self._given_up(result, entry, split):
-                queue.appendleft(Job(entry.id, "evaluate", entry.recipe.to_json(), split))
-                continue
-            self._record_result(result, entry, split)
-            del waiting[result.id]
-        return "hours" if waiting else None
-
-    def _missing(
-        self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str]
-    ) -> dict[str, _Wanted]:
-        """What must be computed, by id of the job; what is known by key is recorded at once."""
-        by_key: dict[str, _Wanted] = {}
         for name, recipe in wanted:
-            known = self.history.candidates.get(name)
-            failed = known is not None and split in known.failed_splits and name not in again
-            if known is not None and (split in known.evaluations or failed):
-                continue
-            key = self.key(recipe, split)
-            if key in self.history.by_key:
-                self._record_same(name, recipe, key)
-            elif key in by_key:
-                by_key[key].entries.append((name, recipe))
-            else:
-                by_key[key] = _Wanted(key, [(name, recipe)])
-        return {entry.id: entry for entry in by_key.values()}
+            self.start(name, recipe, split, again=name in again)
+        while self.settle() is not None:
+            pass
+
+    @property
+    def open(self) -> int:
+        """Evaluation keys that are queued or under way."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> int:
+        """Workers for which nothing is queued or under way."""
+        return max(0, self.pool.size - len(self.running) - len(self._queue))
+
+    def is_open(self, key: str) -> bool:
+        """Whether an evaluation key is queued or under way."""
+        return key in self._open_keys
+
+    def start(self, name: str, recipe: Recipe, split: Split, *, again: bool = False) -> bool:
+        """Queue one recipe, or let it share what is open or known by key; whether it is settled now."""
+        known = self.history.candidates.get(name)
+        failed = known is not None and split in known.failed_splits and not again
+        if known is not None and (split in known.evaluations or failed):
+            return True
+        key = self.key(recipe, split)
+        if key in self.history.by_key:
+            self._record_same(name, recipe, key)
+            return True
+        if key in self._open_keys:
+            self._open_keys[key].entries.append((name, recipe))
+            return False
+        entry = _Wanted(key, split, [(name, recipe)])
+        self._open_keys[key] = self._waiting[name] = entry
+        self._queue.append(entry)
+        return False
+
+    def settle(self, *, limited: bool = False) -> list[str] | None:
+        """Hand out what fits and wait a while; ids settled since, None once nothing is open.
+
+        With `limited`, what has not begun when the campaign's hours are over is dropped.
+
+        Raises:
+            EvomergeError: a fault that is no candidate's; none is charged with it.
+        """
+        if limited and self._queue and self.out_of_time():
+            for entry in self._queue:
+                self._forget(entry)
+            self._queue.clear()
+        if not self._waiting:
+            return None
+        while self._queue and len(self.running) < self.pool.size:
+            entry = self._queue.popleft()
+            recipe = entry.recipe.to_json()
+            self.pool.submit(Job(entry.id, "evaluate", recipe, entry.split, self._deadline()))
+            self.running.add(entry.id)
+        result = self._wait()
+        if result is None:
+            return []
+        entry = self._waiting[result.id]
+        if result.status == "fault":
+            self.record({"event": "stopped", "reason": "fault"})
+            raise _fault(result)
+        if result.status == "lost" and not self._given_up(result, entry):
+            self._queue.appendleft(entry)
+            return []
+        self._record_result(result, entry)
+        self._forget(entry)
+        return [name for name, _ in entry.entries]
+
+    def _forget(self, entry: _Wanted) -> None:
+        del self._waiting[entry.id], self._open_keys[entry.key]
 
     def _wait(self) -> JobResult | None:
         stop = self.stop_request()
@@ -235,7 +266,7 @@ class Dispatcher:
             self.running.discard(result.id)
         return result
 
-    def _record_result(self, result: JobResult, entry: _Wanted, split: Split) -> None:
+    def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
         if result.status != "ok":
             for name, recipe in entry.entries:
@@ -243,7 +274,7 @@ class Dispatcher:
                     "event": "failed",
                     "id": name,
                     "recipe": recipe.digest,
-                    "split": split,
+                    "split": entry.split,
                     "failure": result.failure,
                     "message": result.message[:2000],
                 }
@@ -257,7 +288,7 @@ class Dispatcher:
                 "event": "evaluated",
                 "id": entry.id,
                 "recipe": entry.recipe.digest,
-                "split": split,
+                "split": entry.split,
                 "key": entry.key,
                 "metrics": dict(result.data["metrics"]),
                 "items": stored,
@@ -285,19 +316,19 @@ class Dispatcher:
             }
         )
 
-    def _given_up(self, result: JobResult, entry: _Wanted, split: Split) -> bool:
+    def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
         self.record(
             {
                 "event": "lost",
                 "id": entry.id,
                 "recipe": entry.recipe.digest,
-                "split": split,
+                "split": entry.split,
                 "failure": result.failure,
                 "message": result.message[:2000],
             }
         )
-        return self.history.candidates[entry.id].lost[split] >= POISON
+        return self.history.candidates[entry.id].lost[entry.split] >= POISON
 
     def _store_items(self, result: JobResult) -> dict[str, Any]:
         grouped: dict[str, dict[str, Any]] = {}

@@ -8,7 +8,7 @@ a session ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ from evomerge.failpoint import failpoint
 from evomerge.history import CACHE_FOLDER, EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
-from evomerge.objective import Failed, Outcome, complete
-from evomerge.optimizers import Optimizer, make_optimizer
 from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
+from evomerge.search import ReplayDiffers, Search
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
 
@@ -162,29 +161,15 @@ class _Driver:
 
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""
-        optimizer = self._optimizer()
-        for generation, ids in enumerate(list(self.history.generations)):
-            recorded = [self.history.candidates[name].genome for name in ids]
-            if optimizer.ask() != recorded:
-                self._refuse_replay(f"generation {generation} is asked otherwise")
-            if generation < len(self.history.told):
-                optimizer.tell(self._outcomes(ids))
-                if optimizer.state_digest() != self.history.told[generation]:
-                    self._refuse_replay(f"the optimizer's state after generation {generation}")
-                continue
-            reason = self._finish_generation(optimizer, ids)
-            if reason:
-                return reason
-        while True:
-            reason = self.dispatcher.spent()
-            if reason:
-                return reason
-            genomes = optimizer.ask()
-            if not genomes:  # every point of the space was asked
-                return "exhausted"
-            reason = self._finish_generation(optimizer, self._record_ask(genomes))
-            if reason:
-                return reason
+        try:
+            search = Search(self.campaign, self.space, self.dispatcher, self._seeds())
+            return search.run()
+        except ReplayDiffers as error:
+            then, now = self.history.campaign["versions"], _versions()
+            changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
+            todo = f"install the versions it began with: {', '.join(changed)}" if changed else ""
+            problem = Problem("E505", "the ledger cannot be replayed", str(error), todo)
+            raise LedgerDamaged(problem) from None
 
     def rescore(self) -> None:
         """Score what may belong to the front, and the baselines, on the selection split."""
@@ -196,18 +181,6 @@ class _Driver:
         assert self.history.selection is not None
         wanted = [*self.history.selection, *self.history.reference_ids()]
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
-
-    def _optimizer(self) -> Optimizer:
-        section = self.campaign.config.optimizer
-        return make_optimizer(
-            section.kind,
-            self.space.genes,
-            self.campaign.objectives,
-            population=section.population,
-            seed=self.campaign.config.seed,
-            initial=self._seeds(),
-            options=section.options,
-        )
 
     def _seeds(self) -> list[tuple[float, ...]]:
         """Genomes of the shown baselines, as far as the space can express them."""
@@ -222,74 +195,12 @@ class _Driver:
                 seeds.append(genome)
         return list(dict.fromkeys(seeds))
 
-    def _record_ask(self, genomes: Sequence[tuple[float, ...]]) -> list[str]:
-        first = sum(len(ids) for ids in self.history.generations)
-        entries = []
-        for offset, genome in enumerate(genomes):
-            name = f"c{first + offset:05d}"
-            self.recipes[name] = self.space.decode(genome)
-            recipe = self.recipes[name].digest
-            entries.append({"id": name, "genome": list(genome), "recipe": recipe})
-        number = len(self.history.generations)
-        self.dispatcher.record({"event": "asked", "generation": number, "candidates": entries})
-        return [entry["id"] for entry in entries]
-
-    def _finish_generation(self, optimizer: Optimizer, ids: Sequence[str]) -> str | None:
-        """Evaluate what a generation lacks, as far as the budget goes, and tell it if it is whole."""
-        pending = [name for name in ids if not self.history.candidates[name].is_settled]
-        allowed = self._within_budget(pending)
-        reason = self.dispatcher.evaluate(
-            [(name, self._recipe(name)) for name in allowed], "search", limited=True
-        )
-        if reason or len(allowed) < len(pending):
-            return reason or "budget"
-        failpoint("driver.before_tell")
-        optimizer.tell(self._outcomes(ids))
-        number = len(self.history.told)
-        state = optimizer.state_digest()
-        self.dispatcher.record({"event": "told", "generation": number, "state": state})
-        return None
-
-    def _within_budget(self, pending: Sequence[str]) -> list[str]:
-        """The first of `pending`, in ask order, that the rest of the budget pays for."""
-        budget = self.campaign.config.budget.evaluations
-        if budget is None:
-            return list(pending)
-        left = budget - self.history.budget_used
-        fresh: set[str] = set()
-        allowed = []
-        for name in pending:
-            key = self.dispatcher.key(self._recipe(name), "search")
-            if key not in self.history.by_key and key not in fresh:
-                if len(fresh) >= left:
-                    break
-                fresh.add(key)
-            allowed.append(name)
-        return allowed
-
-    def _outcomes(self, ids: Iterable[str]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for name in ids:
-            candidate = self.history.candidates[name]
-            if candidate.failure is not None:
-                outcomes.append(Failed(candidate.failure))
-            else:
-                metrics = candidate.evaluations["search"].metrics
-                outcomes.append(complete(self.campaign.objectives, metrics))
-        return outcomes
-
     def _recipe(self, name: str) -> Recipe:
         if name not in self.recipes:
             genome = self.history.candidates[name].genome
             assert genome is not None
-            self.recipes[name] = self.space.decode(genome)
+            return self.space.decode(genome)
         return self.recipes[name]
-
-    def _refuse_replay(self, found: str) -> None:
-        then, now = self.history.campaign["versions"], _versions()
-        changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
-        todo = f"install the versions it began with: {', '.join(changed)}" if changed else ""
-        raise LedgerDamaged(Problem("E505", "the ledger cannot be replayed", found, todo))
 
 
 def _worker_setup(

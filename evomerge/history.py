@@ -8,8 +8,8 @@ Events, in the order in which they first appear:
 `evaluated`  metrics of one candidate or baseline on one split, where its items lie
 `failed`     a candidate without scores, with its class and message
 `baselines`  scaling (ideal and nadir) and the best single coefficient, frozen
-`asked`      the genomes of one generation
-`told`       a generation was told to the optimizer; digest of the optimizer's state
+`asked`      the genomes of one generation, or in steady state of one candidate
+`told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
 `lost`       an attempt that was lost with its worker and will be tried again
 `stopped`    why a session ended: budget, hours, signal, breaker
 `selection`  which candidates were re-scored on the selection split
@@ -74,13 +74,29 @@ class Candidate:
         """Whether it has scores on search items or has failed."""
         return "search" in self.evaluations or self.failure is not None
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the budget pays for it: settled, no baseline, and no repeat of another."""
+        repeat = self.failed_as or ("search" in self.evaluations and self.evaluations["search"].same_as)
+        return not self.is_baseline and self.is_settled and not repeat
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One ask or tell: the candidates, and after a tell the digest of the optimizer's state."""
+
+    ids: tuple[str, ...]
+    state: str | None = None
+
 
 @dataclass
 class History:
     """The state of a campaign after some prefix of its ledger.
 
     `started` and `last` are wall-clock seconds; `elapsed` is the running time so far, by monotonic
-    clocks and without the pauses between sessions.
+    clocks and without the pauses between sessions. `generations` and `told` hold the batches asked and
+    the state digests told, `turns` both in the order of the ledger. `budget_used` counts accepted results
+    of the search: scored or failed candidates, repeats and baselines apart.
     """
 
     campaign: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +105,9 @@ class History:
     candidates: dict[str, Candidate] = field(default_factory=dict)
     generations: list[list[str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    asked: int = 0
+    budget_used: int = 0
     selection: list[str] | None = None
     stopped: str | None = None
     by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
@@ -126,14 +145,20 @@ class History:
         elif kind == "baselines":
             self.baselines = dict(event)
         elif kind == "asked":
-            self.generations.append([entry["id"] for entry in event["candidates"]])
+            ids = [entry["id"] for entry in event["candidates"]]
+            self.generations.append(ids)
+            self.turns.append(Turn(tuple(ids)))
+            self.asked += len(ids)
             for entry in event["candidates"]:
                 self.candidates[entry["id"]] = Candidate(
                     entry["id"], entry["recipe"], tuple(entry["genome"]), event["generation"]
                 )
             self.selection = None
         elif kind == "told":
+            whole = self.generations[len(self.told) : len(self.told) + 1]
+            told = (event["id"],) if "id" in event else tuple(whole[0] if whole else ())
             self.told.append(event["state"])
+            self.turns.append(Turn(told, event["state"]))
         elif kind == "selection":
             self.selection = list(event["ids"])
         if kind == "stopped":
@@ -149,6 +174,7 @@ class History:
 
     def _failed(self, event: Mapping[str, Any]) -> None:
         candidate, split = self._candidate(event), event["split"]
+        counted = candidate.is_counted
         candidate.failed_splits.add(split)
         candidate.lost.pop(split, None)
         # What was told to the optimizer must not change: a failure on held-out items does not take
@@ -157,9 +183,11 @@ class History:
             candidate.failure, candidate.message = event["failure"], event["message"]
             candidate.failed_as = event.get("same_as")
             self.selection = None
+        self.budget_used += candidate.is_counted - counted
 
     def _evaluated(self, event: Mapping[str, Any]) -> None:
         candidate = self._candidate(event)
+        counted = candidate.is_counted
         evaluation = Evaluation(
             split=event["split"],
             key=event["key"],
@@ -176,6 +204,7 @@ class History:
             candidate.failure, candidate.message = None, ""
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
+        self.budget_used += candidate.is_counted - counted
         self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
 
     @property
@@ -184,18 +213,6 @@ class History:
         if self.baselines is None:
             return None
         return Scaling(tuple(self.baselines["ideal"]), tuple(self.baselines["nadir"]))
-
-    @property
-    def budget_used(self) -> int:
-        """Accepted results of the search: scored or failed candidates, repeats and baselines apart."""
-        return sum(
-            1
-            for candidate in self.candidates.values()
-            if not candidate.is_baseline
-            and candidate.is_settled
-            and not candidate.failed_as
-            and not ("search" in candidate.evaluations and candidate.evaluations["search"].same_as)
-        )
 
     def searched(self) -> list[Candidate]:
         """Candidates of the search with scores on search items, in ask order."""

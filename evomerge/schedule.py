@@ -29,7 +29,7 @@ class Desk(Protocol):
         ...
 
     def idle(self) -> int:
-        """Workers for which nothing is under way or queued."""
+        """Workers for which nothing is under way or queued; 0 while settled candidates wait in `arrived`."""
         ...
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
@@ -52,7 +52,7 @@ class Desk(Protocol):
         ...
 
 
-def search(optimizer: Optimizer, desk: Desk, schedule: Schedule) -> str:
+def follow(schedule: Schedule, optimizer: Optimizer, desk: Desk) -> str:
     """Ask and tell until a limit is reached; returns which: `budget`, `hours` or `exhausted`."""
     if schedule == "steady_state":
         return _steady_state(optimizer, desk)

@@ -191,10 +191,10 @@ class _Members:
 
     def _dominance(self, row: np.ndarray, excess: float) -> tuple[np.ndarray, np.ndarray]:
         """Whether a candidate dominates each member, and each member it (constrained, Deb 2002)."""
-        below: np.ndarray = (row <= self._values).all(axis=1) & (row < self._values).any(axis=1)
-        above: np.ndarray = (row >= self._values).all(axis=1) & (row > self._values).any(axis=1)
+        below = (row <= self._values).all(axis=1) & (row < self._values).any(axis=1)
+        above = (row >= self._values).all(axis=1) & (row > self._values).any(axis=1)
         if excess <= 0.0 and not self._excess.any():
-            return below, above
+            return np.asarray(below), np.asarray(above)
         equal = excess == self._excess
         less: np.ndarray = excess < self._excess
         more: np.ndarray = excess > self._excess

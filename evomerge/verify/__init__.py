@@ -69,16 +69,19 @@ def examine(directory: Path) -> Verification:
 
 
 def _check_order(events: Events, result: Verification) -> bool:
-    """Events stand in an order a driver writes; False if nothing else can be checked."""
+    """Events stand in an order a driver writes; False if not, since all else builds on it."""
     if not events or events[0]["event"] != "campaign":
         result.fault("a ledger begins with its `campaign` event")
         return False
     if events[0]["identity"] != identity_digest(events[0]["config"]):
         result.fault("the campaign's identity is not that of its configuration", where="identity")
+    before = len(result.problems)
     known = {"base", UNIFORM, *events[0]["config"]["experts"]}
     known |= {f"single-{c:g}" for c in events[0]["config"]["baselines"]["single"]}
     seen: set[str] = set()
+    steady = events[0]["config"]["optimizer"]["schedule"] == "steady_state"
     asked = told = 0
+    untold: set[str] = set()
     for event in events[1:]:
         kind, where = event["event"], f"event {event['n']}"
         if kind in ("campaign", "prepared", "baselines") and kind in seen:
@@ -86,7 +89,11 @@ def _check_order(events: Events, result: Verification) -> bool:
         if kind not in ("prepared", "stopped") and "prepared" not in seen:
             result.fault(f"`{kind}` stands before `prepared`", where=where)
         if kind == "asked":
-            if event["generation"] != asked or "baselines" not in seen or asked != told:
+            if (
+                event["generation"] != asked
+                or "baselines" not in seen
+                or (asked != told and not steady)
+            ):
                 result.fault("a generation is asked out of turn", f"{event['generation']}", where)
             asked += 1
             names = [entry["id"] for entry in event["candidates"]]
@@ -94,6 +101,11 @@ def _check_order(events: Events, result: Verification) -> bool:
                 if name in known or names.count(name) > 1:
                     result.fault(f"`{name}` is asked twice", where=where)
             known |= set(names)
+            untold |= set(names)
+        elif kind == "told" and steady:
+            if event["id"] not in untold:
+                result.fault(f"`{event['id']}` is told out of turn", where=where)
+            untold.discard(event["id"])
         elif kind == "told":
             if event["generation"] != told or told >= asked:
                 result.fault("a generation is told out of turn", f"{event['generation']}", where)
@@ -105,8 +117,8 @@ def _check_order(events: Events, result: Verification) -> bool:
                 if name not in known:
                     result.fault(f"`{name}` is re-scored, but nobody asked for it", where=where)
         seen.add(kind)
-    result.count("generations in turn", asked)
-    return True
+    result.count("asks in turn" if steady else "generations in turn", asked)
+    return len(result.problems) == before
 
 
 def _check_results(events: Events, history: History, result: Verification) -> None:

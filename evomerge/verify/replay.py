@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from evomerge.baselines import UNIFORM, baseline_recipes
 from evomerge.campaign import Campaign, campaign_from_json
 from evomerge.errors import EvomergeError, Problem
-from evomerge.history import Candidate, History
-from evomerge.objective import Failed, Outcome, complete
-from evomerge.optimizers import make_optimizer
+from evomerge.history import History
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
+from evomerge.search import campaign_optimizer, candidate_number, outcomes
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 
@@ -58,15 +57,8 @@ def _replay(
     result: Verification,
 ) -> None:
     section = campaign.config.optimizer
-    optimizer = make_optimizer(
-        section.kind,
-        space.genes,
-        campaign.objectives,
-        population=section.population,
-        seed=campaign.config.seed,
-        initial=_seeds(campaign, space, recipes, history),
-        options=section.options,
-    )
+    seeds = _seeds(campaign, space, recipes, history)
+    optimizer = campaign_optimizer(campaign, space.genes, seeds)
 
     def differs(wrong: str) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in sorted(history.campaign["versions"].items()))
@@ -75,21 +67,30 @@ def _replay(
             Problem("E505", "the ledger cannot be replayed", wrong, todo, result.file)
         )
 
-    for generation, ids in enumerate(history.generations):
-        if optimizer.ask() != [history.candidates[name].genome for name in ids]:
-            differs(f"generation {generation} is asked otherwise")
-            return
-        result.count("generations asked again", 1)
-        if generation >= len(history.told):
-            return
+    steady = section.schedule == "steady_state"
+    asked = told = 0
+    for turn in history.turns:
+        what = turn.ids[0] if steady and turn.ids else f"generation {told if turn.state else asked}"
+        candidates = [history.candidates[name] for name in turn.ids]
+        if turn.state is None:
+            if optimizer.ask() != [candidate.genome for candidate in candidates]:
+                differs(f"{what} is asked otherwise")
+                return
+            result.count("candidates asked again" if steady else "generations asked again", 1)
+            asked += 1
+            continue
         try:
-            optimizer.tell(_outcomes(campaign, [history.candidates[name] for name in ids]))
-        except (KeyError, ValueError) as error:
-            result.fault(f"generation {generation} is told, but lacks results", str(error))
+            optimizer.tell(
+                outcomes(candidates, campaign.objectives),
+                [candidate_number(name) for name in turn.ids],
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            result.fault(f"{what} is told, but lacks results", str(error))
             return
-        if optimizer.state_digest() != history.told[generation]:
-            differs(f"after generation {generation} the optimizer's state is another")
+        if optimizer.state_digest() != turn.state:
+            differs(f"after {what} the optimizer's state is another")
             return
+        told += 1
 
 
 def _seeds(
@@ -105,12 +106,3 @@ def _seeds(
         if genome is not None:
             seeds.append(genome)
     return list(dict.fromkeys(seeds))
-
-
-def _outcomes(campaign: Campaign, candidates: Iterable[Candidate]) -> list[Outcome]:
-    return [
-        Failed(candidate.failure)
-        if candidate.failure is not None
-        else complete(campaign.objectives, candidate.evaluations["search"].metrics)
-        for candidate in candidates
-    ]
