@@ -139,7 +139,7 @@ def _is_finished(campaign: Campaign, directory: Path) -> bool:
     if history.stopped == "budget":
         return budget.evaluations is not None and history.budget_used >= budget.evaluations
     if history.stopped == "hours":
-        return budget.hours is not None and history.last - history.started >= 3600 * budget.hours
+        return budget.hours is not None and history.elapsed >= 3600 * budget.hours
     return history.stopped == "exhausted"
 
 
@@ -173,7 +173,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and isinstance(self.asked, Interrupted):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("asked twice")
         if number == signal.SIGINT:
             self.asked = Interrupted(f"interrupted; {self.again}")
         else:

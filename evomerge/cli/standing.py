@@ -123,7 +123,7 @@ def standing(
     return Standing(
         campaign=history.campaign["config"]["name"],
         phase=phase or phase_of(history),
-        generation=len(history.told),
+        generation=_generations_told(history),
         evaluations=used,
         budget=budget,
         baselines=(_settled_baselines(history), _all_baselines(history)),
@@ -135,6 +135,13 @@ def standing(
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _generations_told(history: History) -> int:
+    """Generations told; in steady state, as many candidates as a population holds count as one."""
+    section = history.campaign["config"]["optimizer"]
+    steady = section["schedule"] == "steady_state"
+    return len(history.told) // section["population"] if steady else len(history.told)
 
 
 def _settled_baselines(history: History) -> int:

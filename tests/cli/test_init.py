@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evomerge.campaign import load_campaign
+from evomerge.evaluators.declaration import check_evaluator, load_evaluator
+from evomerge.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
+from tests.cli.terminal import Forked, call
+from tests.tiny_runs import finished
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """A starter with toy models, and what the command said."""
+    folder = tmp_path_factory.mktemp("init") / "toys"
+    # In a fork, so that training leaves no state behind in the process of the tests.
+    found = Forked(folder.parent / "out", "init", folder).wait(120)
+    assert found.code == 0, found.err
+    return folder, found
+
+
+@pytest.fixture
+def models():
+    return finished().file.parent / "models"
+
+
+def test_init_says_what_it_does_and_what_to_do(toys):
+    folder, found = toys
+    assert "training toy models" in found.err
+    assert found.out == f"evomerge run {folder / 'campaign.yaml'} --dir {folder / 'run'}\n"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["out", "toys"]
+
+
+def test_the_starter_has_no_faults(toys):
+    folder, _ = toys
+    found = call("check", folder / "campaign.yaml")
+    assert found.code == 0, found.err
+    assert found.err == ""
+
+
+def test_the_starter_runs_and_its_experts_conflict(toys):
+    folder, _ = toys
+    file = folder / "campaign.yaml"
+    text = file.read_text()
+    for before, after in (
+        ("pool: local", "pool: inline"),
+        ("evaluations: 40", "evaluations: 8"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    short = folder / "short.yaml"
+    short.write_text(text + "baselines: {single: [0.3]}\n")
+    found = Forked(folder.parent / "out", "run", short, "--dir", folder / "run", "--json").wait(120)
+    assert found.code == 0, found.err
+    scores = {
+        member["id"]: [member["metrics"]["selection"][f"{task}.acc"]["value"] for task in TASKS]
+        for member in found.json["baselines"]
+    }
+    assert scores["largest"][0] > 0.9 > 0.5 > scores["largest"][1]
+    assert scores["smallest"][1] > 0.9 > 0.5 > scores["smallest"][0]
+    best = max(
+        min(member["metrics"]["selection"][f"{task}.acc"]["value"] for task in TASKS)
+        for member in found.json["members"]
+    )
+    assert best > 0.7
+
+
+def test_splits_are_disjoint_and_whole(toys):
+    folder, _ = toys
+    for task in TASKS:
+        assert check_evaluator(load_evaluator(folder / "evaluators" / f"{task}.yaml")) == []
+        seen: set[str] = set()
+        for split, count in ITEMS.items():
+            path = folder / "evaluators" / "tasks" / "data" / f"{task}_{split}.jsonl"
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            assert len(rows) == count
+            for row in rows:
+                right = int(row["choices"][row["answer"]])
+                digits = [int(choice) for choice in row["choices"]]
+                assert right == (max(digits) if task == "largest" else min(digits))
+                assert str(right) in row["question"]
+            questions = {row["question"] for row in rows}
+            assert not questions & seen
+            seen |= questions
+    assert not set(TRAINING) & {number for part in BUCKETS.values() for number in part}
+
+
+def test_init_with_models_of_ones_own(models, tmp_path):
+    words = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
+    found = call(
+        "init", tmp_path / "new" / "start", *words, "--expert", f"no={models / 'code'}", "--json"
+    )
+    assert found.code == 0, found.err
+    file = tmp_path / "new" / "start" / "campaign.yaml"
+    assert found.json == {
+        "campaign": str(file),
+        "run": f"evomerge run {file} --dir {file.parent / 'run'}",
+    }
+    campaign = load_campaign(file)
+    assert campaign.references()["no"].path == str(models / "code")
+    assert not (file.parent / "models").exists()
+    space = (file.parent / "search_space.yaml").read_text()
+    assert "bands: 2" in space  # the base has no more layers
+    assert "# " in space
+    assert call("check", file).code == 0
+
+
+def test_hub_references(models, tmp_path):
+    commit = "0123456789" * 4
+    found = call("init", tmp_path / "a", "--base", f"org/b@{commit}", "--expert", f"x=org/c@{commit}")
+    assert found.code == 0, found.err
+    reference = load_campaign(tmp_path / "a" / "campaign.yaml").references()["x"]
+    assert (reference.hub, reference.revision) == ("org/c", commit)
+
+
+def test_an_empty_folder_will_do(models, tmp_path):
+    (tmp_path / "empty").mkdir()
+    words = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
+    assert call("init", tmp_path / "empty", *words).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--base", "{models}/base"], 2, "--base and --expert go together"),
+        (["--expert", "a={models}/math"], 2, "--base and --expert go together"),
+        (["--base", "{models}/base", "--expert", "{models}/math"], 2, "an expert is NAME=FOLDER"),
+        (["--base", "{models}/base", *["--expert", "a={models}/math"] * 2], 2, "given twice"),
+        (["--base", "{models}/bse", "--expert", "a={models}/math"], 4, "did you mean {models}/base?"),
+        (["--base", "org/name", "--expert", "a={models}/math"], 4, "error[E201]"),
+        (["--base", "{models}/base", "--expert", "uniform={models}/math"], 3, "error[E136]"),
+        (["--base", "{models}/base", "--expert", "a b={models}/math"], 3, "error[E136]"),
+        (
+            ["--base", "{models}/base", "--expert", "a={models}/math", "--expert", "b={models}/math"],
+            3,
+            "error[E117]",
+        ),
+    ],
+)
+def test_init_refuses(words, code, text, models, tmp_path):
+    found = call("init", tmp_path / "new", *(word.format(models=models) for word in words))
+    assert found.code == code
+    assert text.format(models=models) in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_keeps_off_used_folders(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    found = call("init", tmp_path)
+    assert found.code == 3
+    assert "error[E135]" in found.err
+    assert "thesis.tex" in found.err
+    assert call("init", tmp_path / "thesis.tex").code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_left_of_a_failed_start(models, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evomerge.starter.write_tasks", full)
+    words = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
+    found = call("init", tmp_path / "new", *words)
+    assert found.code == 5
+    assert "error[E403]" in found.err
+    assert list(tmp_path.iterdir()) == []

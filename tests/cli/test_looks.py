@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import socket
+
+import pytest
+
+from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_cell
+from evomerge.front import Front
+from evomerge.ledger import Ledger
+from tests.cli.terminal import call
+from tests.tiny_runs import Finished, finished
+
+
+@pytest.fixture
+def campaign() -> Finished:
+    return finished()
+
+
+def _renamed(front: Front, name: str) -> Front:
+    first = dataclasses.replace(front.members[0], id=name)
+    return dataclasses.replace(front, members=(first, *front.members[1:]))
+
+
+def test_front_table(campaign):
+    found = call("front", campaign.directory)
+    assert found.code == 0
+    assert found.err == ""
+    lines = found.out.splitlines()
+    items = campaign.front.members[0].metrics["selection"]["pets.acc"].items
+    assert lines[0].startswith(f"tiny: front of {len(campaign.front.members)} model")
+    assert f"hypervolume {campaign.front.hypervolume['selection']:.4f}" in lines[0]
+    assert lines[1].startswith(f"scores and front on selection items, {items} of each task")
+    ids = [line.split()[0] for line in lines[4:] if line.strip("─ ")]
+    assert ids == [m.id for m in (*campaign.front.members, *campaign.front.references)]
+    rules = [index for index, line in enumerate(lines) if line.startswith("─")]
+    assert rules == [4, 5 + len(campaign.front.members)]
+    first = campaign.front.members[0]
+    row = next(line for line in lines if line.startswith(first.id))
+    for metric in first.metrics["selection"].values():
+        assert f"{100 * metric.value:.1f} ± {100 * metric.stderr:.1f}" in row
+    assert f"{100 * mean(campaign.front, first):.1f}" in row
+    assert sum("knee" in line for line in lines) == 1
+    assert "best:pets.acc" in found.out
+    assert all("knee" not in line for line in lines[rules[1] :])
+
+
+def test_front_json_is_the_front_and_stable(campaign):
+    first, second = (
+        call("front", campaign.directory, "--json"),
+        call("front", campaign.directory, "--json"),
+    )
+    assert first.out == second.out
+    assert first.json == json.loads(json.dumps(campaign.front.to_json()))
+    assert first.out == json.dumps(first.json, sort_keys=True, indent=1) + "\n"
+
+
+def test_front_csv_has_plain_numbers(campaign):
+    rows = list(csv.DictReader(io.StringIO(call("front", campaign.directory, "--csv").out)))
+    every = (*campaign.front.members, *campaign.front.references)
+    assert [row["id"] for row in rows] == [member.id for member in every]
+    assert [row["kind"] for row in rows].count("baseline") == len(campaign.front.references)
+    for row, member in zip(rows, every, strict=True):
+        assert float(row["pets.acc"]) == member.metrics["selection"]["pets.acc"].value
+        assert float(row["mean"]) == mean(campaign.front, member)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x"])
+def test_csv_names_are_no_formulas(campaign, name):
+    text = front_csv(_renamed(campaign.front, name))
+    assert next(csv.DictReader(io.StringIO(text)))["id"] == f"'{name}"
+    assert safe_cell("c00001") == "c00001"
+
+
+def test_other_metrics_are_not_percent_and_have_no_mean(campaign):
+    from rich.console import Console
+
+    objectives = tuple(
+        dataclasses.replace(o, metric=o.metric.replace(".acc", ".loss"), direction="minimize")
+        for o in campaign.front.objectives
+    )
+
+    def change(member):
+        metrics = {
+            split: {name.replace(".acc", ".loss"): metric for name, metric in known.items()}
+            for split, known in member.metrics.items()
+        }
+        return dataclasses.replace(member, metrics=metrics)
+
+    front = dataclasses.replace(
+        campaign.front,
+        objectives=objectives,
+        members=tuple(map(change, campaign.front.members)),
+        references=tuple(map(change, campaign.front.references)),
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(front_table(front))
+    text = console.export_text()
+    assert "pets.loss (less is better)" in text
+    assert "mean" not in text
+    assert "%" not in text
+
+
+def test_an_unfinished_front_says_so(campaign, tmp_path):
+    from tests.tiny_runs import events_of
+
+    kept = [e for e in events_of(campaign.directory) if e["event"] != "selection"]
+    kept = [e for e in kept if e.get("split") != "selection" and e["event"] != "stopped"]
+    _copy(campaign, tmp_path / "run", kept)
+    assert (
+        "not final: scores and front on the search's own items" in call("front", tmp_path / "run").out
+    )
+    baselines = next(i for i, e in enumerate(kept) if e["event"] == "baselines")
+    _copy(campaign, tmp_path / "early", kept[:baselines])
+    found = call("front", tmp_path / "early")
+    assert found.code == 2
+    assert "E507" in found.err
+
+
+def _copy(campaign, directory, events):
+    directory.mkdir()
+    os.symlink(campaign.directory / "items", directory / "items")
+    with Ledger.open(directory / "ledger.jsonl", create=True) as ledger:
+        for event in events:
+            ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
+
+
+def test_title_counts_differing_items(campaign):
+    front = campaign.front
+    first = front.members[0]
+    metrics = dict(first.metrics["selection"])
+    metrics["pets.acc"] = dataclasses.replace(metrics["pets.acc"], items=7)
+    member = dataclasses.replace(first, metrics={**first.metrics, "selection": metrics})
+    title = front_title(dataclasses.replace(front, members=(member,)))
+    assert "7 of pets.acc" in title
+    assert "front of 1 model," in title
+
+
+def test_status(campaign):
+    found = call("status", campaign.directory)
+    assert found.code == 0
+    rows = dict(line.split(maxsplit=1) for line in found.out.splitlines() if line[:5] != "best ")
+    assert rows["phase"].startswith("done, ")
+    assert rows["evaluations"].startswith("18 of 18, and 6 of 6 baselines")
+    assert rows["failed"] == "none"
+    assert "none running" in rows["driver"]
+    assert "pets.acc" in found.out
+    data = call("status", campaign.directory, "--json").json
+    assert data["phase"] == "done"
+    assert data["evaluations"] == 18
+    assert data["driver"] is None
+    assert data["hypervolume"] == campaign.front.hypervolume["search"]
+    assert {best["metric"] for best in data["best"]} == {"pets.acc", "birds.acc", "mean"}
+
+
+@pytest.mark.parametrize(
+    ("signed", "text"),
+    [
+        ({"host": socket.gethostname(), "pid": os.getpid()}, "running, pid"),
+        ({"host": socket.gethostname(), "pid": 2**22 + 1}, "ended without signing off"),
+        ({"host": "elsewhere", "pid": 1}, "another host"),
+        ({"nonsense": 1}, "none running"),
+    ],
+)
+def test_status_names_the_driver(campaign, tmp_path, signed, text):
+    from tests.tiny_runs import events_of
+
+    _copy(campaign, tmp_path / "run", events_of(campaign.directory)[:3])
+    lock = tmp_path / "run" / "ledger.jsonl.lock"
+    lock.write_text(json.dumps({"since": "2026-01-01T00:00:00Z", **signed}))
+    assert text in call("status", tmp_path / "run").out
+
+
+def test_show_a_candidate(campaign):
+    name = campaign.front.members[0].id
+    candidate = campaign.history.candidates[name]
+    found = call("show", campaign.directory, name)
+    assert found.code == 0
+    assert f"{name}: candidate of generation {candidate.generation}" in found.out
+    assert candidate.recipe in found.out
+    assert "weight.math.layers.0" in found.out
+    for value in candidate.genome:
+        assert f"{value:g}" in found.out
+    data = call("show", campaign.directory, name, "--json").json
+    table = [line.split() for line in found.out.splitlines() if line.startswith("weight.")]
+    assert [float(value) for _, value in table] == list(candidate.genome)
+    assert data["genome"] == {gene: float(value) for gene, value in table}
+    assert set(data["scores"]) == {"search", "selection"}
+    from evomerge.recipe import recipe_from_json
+
+    assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]
+
+
+@pytest.mark.parametrize("name", ["base", "math", "uniform", "single-0.4"])
+def test_show_a_baseline(campaign, name):
+    data = call("show", campaign.directory, name, "--json").json
+    assert data["kind"] == "baseline"
+    assert "genome" not in data
+    assert data["digest"] == campaign.history.candidates[name].recipe
+    assert f"{name}: baseline" in call("show", campaign.directory, name).out
+
+
+def test_show_a_failure(campaign, tmp_path):
+    from tests.tiny_runs import events_of
+
+    events = events_of(campaign.directory)
+    asked = next(i for i, event in enumerate(events) if event["event"] == "asked")
+    name = events[asked]["candidates"][0]["id"]
+    failure = {"event": "failed", "id": name, "split": "search", "failure": "nonfinite_weights"}
+    failure |= {"recipe": events[asked]["candidates"][0]["recipe"], "message": "7 NaN", "time": 1.0}
+    _copy(campaign, tmp_path / "run", [*events[: asked + 1], failure])
+    assert "failed: nonfinite_weights: 7 NaN" in call("show", tmp_path / "run", name).out
+    found = call("show", tmp_path / "run", name, "--json").json
+    assert found["failure"] == {"class": "nonfinite_weights", "message": "7 NaN"}
+    assert "1 nonfinite_weights" in call("status", tmp_path / "run").out
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("c1", "c00001"), ("00001", "c00001"), ("unifrm", "uniform")]
+)
+def test_show_an_unknown_id(campaign, name, near):
+    found = call("show", campaign.directory, name)
+    assert found.code == 2
+    assert "error[E506]" in found.err
+    assert f"nearest: {near}" in found.err
+
+
+@pytest.mark.parametrize("verb", [("front",), ("status",), ("show", "c00001"), ("verify",)])
+def test_no_campaign_there(verb, tmp_path):
+    word, *rest = verb
+    for folder, found in ((tmp_path / "none", "no such folder"), (tmp_path, "it has no ledger.jsonl")):
+        result = call(word, folder, *rest)
+        assert result.code == 2
+        assert "error[E509]" in result.err
+        assert found in result.err
+    (tmp_path / "ledger.jsonl").touch()
+    assert "has not begun" in call(word, tmp_path, *rest).err
+
+
+@pytest.mark.parametrize("verb", [("front",), ("status",), ("show", "c00001"), ("verify",)])
+def test_a_damaged_ledger(verb, campaign, tmp_path):
+    data = bytearray((campaign.directory / "ledger.jsonl").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "ledger.jsonl").write_bytes(data)
+    word, *rest = verb
+    found = call(word, tmp_path, *rest)
+    assert found.code == 7
+    assert "error[E502]" in found.err
+
+
+def test_verify(campaign):
+    found = call("verify", campaign.directory)
+    assert found.code == 0
+    assert found.out.endswith("everything holds\n")
+    checked = call("verify", campaign.directory, "--json").json
+    assert checked["problems"] == []
+    assert checked["checked"]["results counted against the budget"] == 18
+
+
+def test_verify_lists_every_problem(campaign, tmp_path):
+    from tests.tiny_runs import events_of
+
+    events = events_of(campaign.directory)
+    wrong = [e for e in events if e["event"] == "evaluated"]
+    for event in wrong[:2]:
+        event["metrics"]["pets.acc"]["value"] = 0.123
+    _copy(campaign, tmp_path / "run", events)
+    found = call("verify", tmp_path / "run")
+    assert found.code == 7
+    assert found.err.count("pets.acc is not the mean of its items") >= 2
+    assert call("verify", tmp_path / "run", "--json").json["errors"][0]["code"] == "E510"

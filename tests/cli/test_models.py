@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.terminal import call
+from tests.tiny_runs import finished
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """The knee as a checkpoint, without scores."""
+    out = tmp_path_factory.mktemp("exports") / "knee"
+    found = call("export", finished().directory, "knee", out, "--no-rescore")
+    assert found.code == 0, found.err
+    return out, found
+
+
+def test_export(export):
+    out, found = export
+    assert (out / "model.safetensors").is_file()
+    assert f"wrote {out}: " in found.out
+    assert "recipe " in found.out
+    assert "selection" in found.out
+    assert "warning: the export was not scored" in found.err
+
+
+def test_export_refuses_what_is_there(export):
+    out, _ = export
+    found = call("export", finished().directory, "knee", out)
+    assert found.code == 2
+    assert "error[E601]" in found.err
+    assert "--overwrite" in found.err
+
+
+@pytest.mark.parametrize("pick", ["c99999", "best:nothing", "prefer:pets=x"])
+def test_export_of_nothing(pick, tmp_path):
+    found = call("export", finished().directory, pick, tmp_path / "out", "--json")
+    assert found.code == 2
+    assert found.json["errors"][0]["code"] == "E506"
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_gives_the_same_weights(export, tmp_path):
+    out, _ = export
+    found = call("merge", out / "recipe.json", tmp_path / "again", "--json")
+    assert found.code == 0, found.err
+    assert found.json["recipe"] == json.loads((out / "evomerge.json").read_text())["recipe"]
+    weights = [folder / "model.safetensors" for folder in (out, tmp_path / "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_merge_of_a_faulty_recipe(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text('{"schema": 1, "sources": {}}')
+    found = call("merge", file, tmp_path / "out")
+    assert found.code == 3
+    assert str(file) in found.err
+
+
+def test_score_is_what_the_search_recorded(export):
+    out, _ = export
+    evaluator = finished().file.parent / "evaluators" / "pets.yaml"
+    words = ("score", out, evaluator, "--split", "selection", "--batch-size", 8)
+    name = json.loads((out / "evomerge.json").read_text())["candidate"]
+    recorded = finished().history.candidates[name].evaluations["selection"].metrics["pets.acc"]
+    data = call(*words, "--json").json
+    assert data["metrics"]["pets.acc"] == recorded.to_json()
+    assert len(data["items"]["pets.acc"]) == recorded.items
+    found = call(*words)
+    assert found.code == 0
+    assert f"{100 * recorded.value:.1f} ± {100 * recorded.stderr:.1f}" in found.out
+    assert found.err == ""
+
+
+def test_score_of_no_model(tmp_path):
+    (tmp_path / "model-a").mkdir()
+    evaluator = finished().file.parent / "evaluators" / "pets.yaml"
+    found = call("score", tmp_path / "model-b", evaluator)
+    assert found.code == 4
+    assert "error[E201]" in found.err
+    assert f"did you mean {tmp_path / 'model-a'}?" in found.err
+    assert call("score", f"org/name@{'0' * 40}", evaluator).code == 4
+    assert call("score", tmp_path / "model-a", evaluator).code == 4
+    assert call("score", finished().file.parent / "models" / "base", tmp_path / "x.yaml").code == 3

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+
+from evomerge.cli.live import Lines, Live, Watch, line
+from evomerge.cli.standing import pace_of, phase_of, recorded_pace, search_hypervolume, standing
+from evomerge.driver import Progress
+from evomerge.history import History
+from evomerge.objective import complete
+from tests.tiny_runs import events_of, finished
+
+
+def _prefixes():
+    """The history after each event of a whole campaign."""
+    events = events_of(finished().directory)
+    history = History()
+    for event in events:
+        history.apply(event)
+        yield event, history
+
+
+@pytest.mark.parametrize(
+    ("times", "pace"),
+    [
+        ([], None),
+        ([0.0, 1.0], None),
+        ([0.0, 1.0, 2.0, 3.0], 60.0),
+        ([0.0, 30.0, 60.0], 2.0),
+        # two workers: results come in pairs
+        ([0.0, 0.0, 10.0, 10.0, 20.0, 20.0], 60 * 5 / 20),
+        # a night between two sessions
+        ([0.0, 1.0, 2.0, 3.0, 30000.0, 30001.0], 60.0),
+        # slow ones are work, not pauses
+        ([0.0, 300.0, 700.0, 1000.0], 60 * 3 / 1000),
+        ([5.0, 5.0, 5.0], None),
+    ],
+)
+def test_pace(times, pace):
+    assert pace_of(times) == (None if pace is None else pytest.approx(pace))
+
+
+def test_recorded_pace_counts_the_last_session_and_no_repeats():
+    def result(time, **more):
+        return {"event": "evaluated", "time": time, **more}
+
+    stop = {"event": "stopped", "reason": "interrupted", "time": 10.0}
+    events = [result(1.0), result(9.0), stop, result(100.0), result(101.0), result(101.0, same_as="a")]
+    assert recorded_pace(events) is None
+    assert recorded_pace([*events, result(102.0)]) == pytest.approx(60.0)
+    assert recorded_pace([*events, result(102.0), stop | {"reason": "budget"}]) == pytest.approx(60.0)
+
+
+def test_phases_follow_each_other():
+    phases = list(dict.fromkeys(phase_of(history) for _, history in _prefixes()))
+    assert phases == ["prepare", "baselines", "search", "selection", "done"]
+    events = events_of(finished().directory)[:9]
+    stopped = [*events, {"event": "stopped", "reason": "interrupted", "time": 0.0}]
+    assert phase_of(History.fold(stopped)) == "interrupted"
+
+
+def test_standing_of_a_finished_campaign():
+    history = finished().history
+    now = standing(history, budget=36, pace=60.0)
+    assert now.evaluations == 18
+    assert now.seconds_left == pytest.approx(18.0)
+    assert now.baselines == (6, 6)
+    assert now.rescored[0] == now.rescored[1] > 0
+    experts = {
+        name: history.candidates[name].evaluations["search"].metrics for name in ("math", "code")
+    }
+    for best in now.best[:2]:
+        values = [c.evaluations["search"].metrics[best.metric].value for c in history.searched()]
+        assert best.value == max(values)
+        assert best.expert_value == max(metrics[best.metric].value for metrics in experts.values())
+    means = [
+        np.mean([m.value for m in c.evaluations["search"].metrics.values()]) for c in history.searched()
+    ]
+    assert now.best[2].metric == "mean"
+    assert now.best[2].value == pytest.approx(max(means))
+    assert standing(history, budget=None).seconds_left is None
+
+
+def test_hypervolume_by_counting_a_grid():
+    """An independent oracle for two objectives: the dominated share of a fine grid."""
+    history = finished().history
+    scaling = history.scaling
+    objectives = finished().front.objectives
+    points = scaling.scale(
+        np.array(
+            [complete(objectives, c.evaluations["search"].metrics).values for c in history.searched()]
+        )
+    )
+    low = points.min(axis=0)
+    side = [np.linspace(start, 1.1, 1200) for start in low]
+    grid = np.stack(np.meshgrid(*side), axis=-1).reshape(-1, 2)
+    covered = np.zeros(len(grid), dtype=bool)
+    for point in points:
+        covered |= (grid >= point).all(axis=1)
+    area = float(np.prod(1.1 - low)) * covered.mean()
+    assert search_hypervolume(history) == pytest.approx(area, rel=0.01)
+
+
+def test_lines_are_one_a_generation(capsys):
+    with Lines() as display:
+        for _, history in _prefixes():
+            if history.campaign:
+                display(history, Progress(phase_of(history), (), 18, 0, 0.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(set(lines))
+    heads = [text.split(":")[0] for text in lines]
+    count = len(finished().history.told)
+    numbers = [f"generation {number}" for number in range(count + 1)]
+    assert heads == ["prepare", "baselines", *numbers, "selection", "done"]
+
+
+def test_a_line_names_failures_and_time_left():
+    now = standing(finished().history, budget=36, phase="search", pace=30.0)
+    now = dataclasses.replace(now, failures={"deadline": 2})
+    text = line(now)
+    assert "18 of 36 evaluations, 30.0 evaluations/min, 36 s left" in text
+    assert "failed: 2 deadline" in text
+
+
+def test_the_watch_computes_hypervolume_only_for_new_scores(monkeypatch):
+    calls = []
+
+    def counted(history):
+        calls.append(1)
+        return search_hypervolume(history)
+
+    monkeypatch.setattr("evomerge.cli.live.search_hypervolume", counted)
+    watch = Watch()
+    for _ in range(5):
+        now = watch(finished().history, Progress("search", (), 18, 3, 1.0))
+    assert len(calls) == 1
+    assert now.hypervolume == finished().front.hypervolume["search"]
+
+
+@pytest.mark.parametrize("phase", ["prepare", "baselines", "search", "selection", "done"])
+def test_the_live_display_draws_every_phase(phase):
+    from rich.console import Console
+
+    stopping = phase == "search"
+    live = Live(lambda: stopping)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(live.draw())
+    assert "starting workers" in console.export_text()
+    running = tuple(f"c{i:05d}" for i in range(10))
+    live(finished().history, Progress(phase, running, 36, 3, 1.0))
+    console.print(live.draw())
+    text = console.export_text()
+    assert "c00007 and 2 more" in text
+    assert ("stopping; Ctrl-C again stops at once" in text) == stopping
+    assert {
+        "prepare": "reading the checkpoints",
+        "baselines": "6/6 baselines scored",
+        "search": "18/36 evaluations",
+        "selection": "models scored on held-out items",
+        "done": "18/36 evaluations",
+    }[phase] in text
