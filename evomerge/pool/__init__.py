@@ -12,6 +12,14 @@ from evomerge.campaign import WorkersSection
 from evomerge.job import Job, JobResult, WorkerSetup
 
 
+class Runner(Protocol):
+    """What a pool keeps in each of its places: made of a `WorkerSetup`, runs jobs one after the other."""
+
+    def run(self, job: Job) -> JobResult:
+        """Do a job; faults come back as results."""
+        ...
+
+
 class Pool(Protocol):
     """Workers behind a queue.
 

@@ -6,8 +6,11 @@ Deadlines cannot be kept here, since nothing can stop the process's own code.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.pool import Runner
+from evomerge.worker import Worker
 
 
 class InlinePool:
@@ -15,10 +18,8 @@ class InlinePool:
 
     size = 1
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        from evomerge.worker import Worker
-
-        self._worker = Worker(setup)
+    def __init__(self, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner] = Worker) -> None:
+        self._worker = runner(setup)
         self._queue: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:

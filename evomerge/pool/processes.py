@@ -14,12 +14,15 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.pool import Runner
+from evomerge.worker import Worker
 
 # The first job of a worker pays for imports and for loading the model, which no deadline of a
 # candidate covers.
@@ -42,10 +45,12 @@ class _Slot:
 
 
 class ProcessPool:
-    """A pool of `count` spawned processes, each with a `Worker` of its own."""
+    """A pool of `count` spawned processes, each with a runner of its own (importable by name)."""
 
-    def __init__(self, setup: WorkerSetup, count: int) -> None:
-        self._setup = setup
+    def __init__(
+        self, setup: WorkerSetup, count: int, runner: Callable[[WorkerSetup], Runner] = Worker
+    ) -> None:
+        self._setup, self._runner = setup, runner
         self._context = multiprocessing.get_context("spawn")
         self._queue: deque[Job] = deque()
         self._slots = [self._start() for _ in range(count)]
@@ -86,7 +91,9 @@ class ProcessPool:
 
     def _start(self) -> _Slot:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._setup), daemon=True)
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._setup, self._runner), daemon=True
+        )
         with _thread_environment(self._setup.threads):
             process.start()
         theirs.close()
@@ -122,7 +129,7 @@ class ProcessPool:
         job = slot.job
         assert job is not None
         self._replace(slot)
-        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:.0f} s")
+        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
 
     def _replace(self, slot: _Slot) -> None:
         self._stop(slot)
@@ -135,7 +142,7 @@ class ProcessPool:
         slot.pipe.close()
 
 
-def _serve(pipe: Connection, setup: WorkerSetup) -> None:
+def _serve(pipe: Connection, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner]) -> None:
     """A worker process: run jobs until the driver's end of the pipe closes."""
     # Ctrl-C in a terminal reaches the whole group; stopping is the driver's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -143,9 +150,7 @@ def _serve(pipe: Connection, setup: WorkerSetup) -> None:
     # What libraries print must not get between the lines of a table or of JSON.
     sys.stdout.flush()
     os.dup2(2, 1)
-    from evomerge.worker import Worker
-
-    worker = Worker(setup)
+    worker = runner(setup)
     while True:
         try:
             job = pipe.recv()

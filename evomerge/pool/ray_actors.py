@@ -6,11 +6,14 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.pool import Runner
+from evomerge.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +38,14 @@ class RayPool:
     """A pool of `count` actors. Starts a local Ray unless one runs here or an address is given."""
 
     def __init__(
-        self, setup: WorkerSetup, count: int, address: str | None = None, gpus: float = 0.0
+        self,
+        setup: WorkerSetup,
+        count: int,
+        address: str | None = None,
+        gpus: float = 0.0,
+        runner: Callable[[WorkerSetup], Runner] = Worker,
     ) -> None:
-        self._setup = setup
+        self._setup, self._runner = setup, runner
         self._gpus = gpus
         self._started = _connect(address, count)
         self._queue: deque[Job] = deque()
@@ -90,8 +98,6 @@ class RayPool:
     def _create(self) -> Any:
         import ray
 
-        from evomerge.worker import Worker
-
         threads = str(self._setup.threads)
         variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         options = {
@@ -103,7 +109,7 @@ class RayPool:
             "max_task_retries": 0,
             "runtime_env": {"env_vars": variables},
         }
-        return ray.remote(Worker).options(**options).remote(self._setup)
+        return ray.remote(self._runner).options(**options).remote(self._setup)
 
     def _hand_out(self) -> None:
         for actor in self._actors:
@@ -130,7 +136,7 @@ class RayPool:
         job = actor.job
         assert job is not None
         self._replace(actor)
-        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:.0f} s")
+        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
 
     def _replace(self, actor: _Actor) -> None:
         import ray

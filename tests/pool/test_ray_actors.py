@@ -1,0 +1,102 @@
+"""The Ray pool on one small local Ray: the same promises as the process pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from evomerge.campaign import WorkersSection
+from evomerge.errors import EnvironmentFault
+from evomerge.job import Job, JobResult
+from evomerge.pool import Pool, open_pool, ray_actors
+from evomerge.pool.ray_actors import RayPool
+from tests.pool.toy_runner import SETUP, ToyRunner
+from tests.tiny_ray import local_ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> None:
+    local_ray()
+
+
+@pytest.fixture
+def pool() -> Iterator[RayPool]:
+    pool = RayPool(SETUP, 1, runner=ToyRunner)
+    yield pool
+    pool.close()
+
+
+def job(name: str, deadline: float | None = None) -> Job:
+    return Job(name, "evaluate", deadline=deadline)
+
+
+def take(pool: Pool, timeout: float = 60.0) -> JobResult:
+    result = pool.next(timeout)
+    assert result is not None, f"no result within {timeout} s"
+    return result
+
+
+def test_jobs_start_in_order_and_go_to_whoever_is_free() -> None:
+    pool = RayPool(SETUP, 2, runner=ToyRunner)
+    try:
+        assert pool.size == 2
+        for name in ("add:1", "add:2"):
+            pool.submit(job(name))
+        pids = {take(pool).data["pid"] for _ in range(2)}
+        assert os.getpid() not in pids
+        for name in ("sleep:1.5", "add:3", "add:4"):
+            pool.submit(job(name))
+        assert [take(pool).id for _ in range(3)] == ["add:3", "add:4", "sleep:1.5"]
+        assert pool.next(0.1) is None
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("name", [f"die:{signal.SIGKILL.value}", "raise"])
+def test_a_death_loses_one_job_and_no_more(pool: RayPool, name: str) -> None:
+    pool.submit(job(name))
+    pool.submit(job("add:2"))
+    lost, after = take(pool), take(pool)
+    assert (lost.id, lost.status, lost.failure) == (name, "lost", "worker_died")
+    assert (after.status, after.data["count"]) == ("ok", 1)
+
+
+def test_a_job_past_its_deadline_is_killed(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_actors, "START_GRACE", 60.0)
+    pool.submit(job("add:1", deadline=0.5))
+    assert take(pool).status == "ok"
+    pool.submit(job("sleep:60", deadline=0.5))
+    pool.submit(job("add:2"))
+    started = time.monotonic()
+    lost = take(pool)
+    assert (lost.status, lost.failure, lost.message) == ("lost", "deadline", "no result within 0.5 s")
+    assert time.monotonic() - started < 5.5
+    assert take(pool).status == "ok"
+
+
+def test_a_ray_that_was_there_before_stays() -> None:
+    import ray
+
+    pool = open_pool(WorkersSection(pool="ray", count=1), SETUP)
+    assert isinstance(pool, RayPool)
+    pool.close()
+    pool.close()
+    assert ray.is_initialized()
+
+
+def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("nobody there\nmore words")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(
+        EnvironmentFault, match=r"E404\] workers: cannot reach or start 10.0.0.9.*nobody"
+    ):
+        RayPool(SETUP, 1, address="10.0.0.9:6379")

@@ -1,0 +1,32 @@
+"""One local Ray for the whole test process."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+from pathlib import Path
+
+
+@functools.cache
+def local_ray() -> None:
+    """Start Ray with 4 logical CPUs on the loopback address, once; it ends with the process."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Actors import test modules by name.
+    repository = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [repository, os.environ.get("PYTHONPATH", "")])
+    )
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=100_000_000,
+    )
+    atexit.register(ray.shutdown)
