@@ -35,7 +35,7 @@ from evomerge.search import ReplayDiffers, Search
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
 
-__all__ = ["Observer", "Progress", "StopRequest", "run"]
+__all__ = ["Driver", "Observer", "Progress", "StopRequest", "run"]
 
 
 def run(
@@ -79,13 +79,13 @@ def run(
         pool = open_pool(campaign.config.workers, setup)
         try:
             dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)
-            _Driver(campaign, paths, dispatcher).run()
+            Driver(campaign, paths, dispatcher).run()
         finally:
             pool.close()
         return history
 
 
-class _Driver:
+class Driver:
     """One process's turn at a campaign; each phase does only what the ledger does not show as done."""
 
     def __init__(self, campaign: Campaign, paths: Mapping[str, str], dispatcher: Dispatcher) -> None:
@@ -95,10 +95,18 @@ class _Driver:
 
     def run(self) -> None:
         """All phases in order."""
-        record = self.dispatcher.record
+        self.begin()
+        reason = self.search()
+        self.rescore()
+        self.dispatcher.phase = "done"
+        if self.history.stopped != reason:
+            self.dispatcher.record({"event": "stopped", "reason": reason})
+
+    def begin(self) -> None:
+        """Everything before the search: the campaign on record, the weights seen, the baselines."""
         if not self.history.campaign:
             config = self.campaign.to_json()
-            record(
+            self.dispatcher.record(
                 {
                     "event": "campaign",
                     "config": config,
@@ -109,13 +117,6 @@ class _Driver:
         self.prepare()
         self.dispatcher.phase = "baselines"
         self.baselines()
-        self.dispatcher.phase = "search"
-        reason = self.search()
-        self.dispatcher.phase = "selection"
-        self.rescore()
-        self.dispatcher.phase = "done"
-        if self.history.stopped != reason:
-            record({"event": "stopped", "reason": reason})
 
     def prepare(self) -> None:
         """Look at the weights once; on resume, see that they are still the same."""
@@ -161,8 +162,9 @@ class _Driver:
 
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""
+        self.dispatcher.phase = "search"
         try:
-            search = Search(self.campaign, self.space, self.dispatcher, self._seeds())
+            search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
             return search.run()
         except ReplayDiffers as error:
             then, now = self.history.campaign["versions"], _versions()
@@ -173,6 +175,7 @@ class _Driver:
 
     def rescore(self) -> None:
         """Score what may belong to the front, and the baselines, on the selection split."""
+        self.dispatcher.phase = "selection"
         if self.history.selection is None:
             items = self.dispatcher.items
             ids = worth_rescoring(self.history, self.campaign.objectives, items)
@@ -182,7 +185,7 @@ class _Driver:
         wanted = [*self.history.selection, *self.history.reference_ids()]
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
 
-    def _seeds(self) -> list[tuple[float, ...]]:
+    def seeds(self) -> list[tuple[float, ...]]:
         """Genomes of the shown baselines, as far as the space can express them."""
         experts = self.campaign.experts
         seeds = []

@@ -1,0 +1,244 @@
+"""What does the machinery around an evaluation cost? Driver, ledger, item store and optimizer together.
+
+A real campaign folder with 500 genes and 3 objectives, and a pool that returns made-up results at once:
+CPU milliseconds per candidate, latency of a ledger append (with its fsync), time until a campaign of that
+length is ready to ask again, and the same suggest and tell through Optuna's SQLite storage beside it.
+
+    python benchmarks/driver.py --evaluations 2000 --schedule steady_state
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import resource
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.campaign import Campaign, load_campaign
+from evomerge.dispatch import Dispatcher
+from evomerge.driver import Driver
+from evomerge.history import LEDGER_FILE, History
+from evomerge.job import Job, JobResult
+from evomerge.ledger import Ledger
+from evomerge.recipe import leaf_places, recipe_from_json
+from evomerge.search import Search, replay
+
+EXPERTS = ("math", "code", "text")
+LAYERS, MODULES = 55, ("attn", "mlp", "norm")
+ITEMS = 500
+
+
+class MadeUpPool:
+    """A `Pool` of `size` workers that are done at once: losses of a smooth function of the weights."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._queue: deque[Job] = deque()
+        places = leaf_places(LAYERS, MODULES, ("embed", "final_norm", "head"))
+        self._prepared = {
+            "checkpoints": {n: hashlib.sha256(n.encode()).hexdigest() for n in ("base", *EXPERTS)},
+            "storage": "bfloat16",
+            "problems": [],
+            "layout": {"layers": LAYERS, "places": list(places), "parameters": {}, "active": None},
+            "evaluators": {n: {"digest": hashlib.sha256(n.encode()).hexdigest()} for n in EXPERTS},
+        }
+        self.seconds = 0.0
+
+    def submit(self, job: Job) -> None:
+        """Queue it."""
+        self._queue.append(job)
+
+    def next(self, timeout: float) -> JobResult | None:
+        """The oldest, done; the CPU time of making it up is not the driver's and counted apart."""
+        if not self._queue:
+            return None
+        began = time.process_time()
+        job = self._queue.popleft()
+        made = (
+            self._made(job) if job.kind == "evaluate" else JobResult(job.id, "ok", data=self._prepared)
+        )
+        self.seconds += time.process_time() - began
+        return made
+
+    def _made(self, job: Job) -> JobResult:
+        weights = self._weights(job.recipe or {})
+        chances = np.clip(0.25 + 0.5 * weights - 0.3 * (weights.sum() - weights) ** 2, 0.05, 0.95)
+        seed = int.from_bytes(hashlib.sha256(json.dumps(weights.tolist()).encode()).digest()[:4])
+        draws = np.random.default_rng(seed).random((len(EXPERTS), ITEMS))
+        items = {
+            f"{name}.acc": (row < chance).astype(float)
+            for name, row, chance in zip(EXPERTS, draws, chances, strict=True)
+        }
+        metrics = {
+            name: {"value": float(v.mean()), "stderr": float(v.std() / ITEMS**0.5), "items": ITEMS}
+            for name, v in items.items()
+        }
+        seconds = {"merge": 0.1, "evaluate": 1.0}
+        return JobResult(job.id, "ok", data={"metrics": metrics}, items=items, seconds=seconds)
+
+    @staticmethod
+    def _weights(recipe: Mapping[str, Any]) -> np.ndarray:
+        """Mean weight of each expert."""
+        merged = recipe["sources"].get("merged")
+        if merged is None:
+            plain = recipe_from_json(recipe).path[0].source
+            return np.array([float(name == plain) for name in EXPERTS])
+        tables = merged["coefficients"]["weight"]
+        return np.array([np.mean(list(tables[name].values())) for name in EXPERTS])
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class TimedLedger(Ledger):
+    """A ledger that notes how long each append took, seconds."""
+
+    appends: list[float]
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Append, timed."""
+        began = time.perf_counter()
+        super().append(event)
+        self.appends.append(time.perf_counter() - began)
+
+
+def write_campaign(folder: Path, schedule: str, evaluations: int, population: int) -> Campaign:
+    """A campaign file with 500 genes whose models are only names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXPERTS:
+        (folder / f"{name}.yaml").write_text("{}")
+    coefficients = {"weight": {"field": "layer_module", "low": 0.0, "high": 1.5}}
+    space = {"schema": 1, "method": "task_arithmetic", "coefficients": coefficients}
+    (folder / "space.yaml").write_text(json.dumps(space))
+    config = {
+        "schema": 1,
+        "name": "driver-benchmark",
+        "base": {"path": "base"},
+        "experts": {name: {"path": name} for name in EXPERTS},
+        "search_space": "space.yaml",
+        "evaluators": [f"{name}.yaml" for name in EXPERTS],
+        "objectives": [{"metric": f"{name}.acc", "direction": "maximize"} for name in EXPERTS],
+        "optimizer": {"kind": "nsga2", "population": population, "schedule": schedule},
+        "budget": {"evaluations": evaluations},
+    }
+    (folder / "campaign.yaml").write_text(json.dumps(config))
+    return load_campaign(folder / "campaign.yaml")
+
+
+def opened(campaign: Campaign, folder: Path, workers: int) -> tuple[Driver, MadeUpPool]:
+    """A driver on the campaign folder, prepared and with its baselines."""
+    ledger = Ledger.open(folder / LEDGER_FILE, create=True)
+    ledger.__class__ = TimedLedger
+    assert isinstance(ledger, TimedLedger)
+    ledger.appends = []
+    pool = MadeUpPool(workers)
+    history = History.fold(ledger.events)
+    dispatcher = Dispatcher(campaign, folder, ledger, history, pool, None, lambda: None)
+    driver = Driver(campaign, dict.fromkeys(("base", *EXPERTS), "nowhere"), dispatcher)
+    driver.begin()
+    return driver, pool
+
+
+def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, float]:
+    """CPU per candidate of the search and of all, append latencies."""
+    driver, pool = opened(campaign, folder, workers)
+    ledger = driver.dispatcher.ledger
+    assert isinstance(ledger, TimedLedger)
+    began, made, wall = time.process_time(), pool.seconds, time.perf_counter()
+    driver.search()
+    candidates = driver.history.asked
+    found = {
+        "genes": len(driver.space.genes),
+        "candidates": candidates,
+        "search_cpu_ms": 1000 * (time.process_time() - began - pool.seconds + made) / candidates,
+        "search_wall_ms": 1000 * (time.perf_counter() - wall) / candidates,
+        "append_p50_ms": 1000 * float(np.quantile(ledger.appends, 0.5)),
+        "append_p99_ms": 1000 * float(np.quantile(ledger.appends, 0.99)),
+        "ledger_mb": (folder / LEDGER_FILE).stat().st_size / 1e6,
+    }
+    began, made = time.process_time(), pool.seconds
+    driver.rescore()
+    rescored = len(driver.history.selection or ())
+    found["rescored"] = rescored
+    found["selection_cpu_s"] = time.process_time() - began - pool.seconds + made
+    ledger.close()
+    return found
+
+
+def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, float]:
+    """Seconds from opening the folder to the first new ask."""
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    driver, _ = opened(campaign, folder, workers)
+    opened_after = time.perf_counter() - wall
+    search = Search(campaign, driver.space, driver.dispatcher, driver.seeds())
+    replay(search.optimizer, driver.history, campaign.objectives)
+    if not search.untold():
+        search.optimizer.ask()
+    found = {
+        "resume_open_s": opened_after,
+        "resume_s": time.perf_counter() - wall,
+        "resume_cpu_s": time.process_time() - cpu,
+    }
+    driver.dispatcher.ledger.close()
+    found["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+def measure_optuna(folder: Path, genes: int, trials: int) -> dict[str, float]:
+    """CPU per trial: suggest every gene, tell three values, SQLite storage, random sampler."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'optuna.db'}",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        directions=["maximize"] * 3,
+    )
+    cpu, wall = time.process_time(), time.perf_counter()
+    for _ in range(trials):
+        trial = study.ask()
+        values = [trial.suggest_float(f"gene{i}", 0.0, 1.5, step=1e-3) for i in range(genes)]
+        study.tell(trial, [values[0], values[1], values[2]])
+    return {
+        "optuna_cpu_ms": 1000 * (time.process_time() - cpu) / trials,
+        "optuna_wall_ms": 1000 * (time.perf_counter() - wall) / trials,
+    }
+
+
+def main() -> None:
+    """Run one schedule, resume it, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--evaluations", type=int, default=10_000)
+    parser.add_argument("--population", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--schedule", default="generational", choices=("generational", "steady_state"))
+    parser.add_argument("--trials", type=int, default=10, help="of Optuna; 0 leaves it out")
+    parser.add_argument("--dir", type=Path, help="keep the campaign here, on the disk to be measured")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
+        folder = Path(scratch)
+        campaign = write_campaign(
+            folder / "files", arguments.schedule, arguments.evaluations, arguments.population
+        )
+        (folder / "run").mkdir()
+        found = measure_run(campaign, folder / "run", arguments.workers)
+        found |= measure_resume(campaign, folder / "run", arguments.workers)
+        if arguments.trials:
+            found |= measure_optuna(folder, int(found["genes"]), arguments.trials)
+            found["ratio_to_optuna"] = found["optuna_cpu_ms"] / found["search_cpu_ms"]
+    for name, value in found.items():
+        print(f"{name:<18} {value:12.3f}")
+
+
+if __name__ == "__main__":
+    main()
