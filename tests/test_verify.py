@@ -228,8 +228,10 @@ def test_the_budget_is_counted(monkeypatch):
 def test_exports(tmp_path):
     from evomerge.export import export_candidate
 
-    shutil.copytree(finished().directory, tmp_path / "run")
+    ignored = shutil.ignore_patterns("exports.jsonl*")
+    shutil.copytree(finished().directory, tmp_path / "run", ignore=ignored)
     export_candidate(tmp_path / "run", "knee", tmp_path / "knee", rescore=False)
+    export_candidate(tmp_path / "run", "knee", tmp_path / "knee", rescore=False, overwrite=True)
     found = examine(tmp_path / "run")
     assert found.problems == []
     assert found.checked["exports with the files of their manifest"] == 1

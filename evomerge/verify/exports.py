@@ -27,13 +27,16 @@ def check_exports(directory: Path, history: History, result: Verification) -> No
         result.problems += error.problems
         return
     result.count("events of the export log with sound checksums", len(events))
+    seen: set[Path] = set()
     for event in events:
         where = f"{log.name}, event {event['n']}"
         candidate = history.candidates.get(str(event["id"]))
         if candidate is None or candidate.recipe != event["recipe"]:
             result.fault("an export of a recipe the campaign does not have", str(event["id"]), where)
         elif event["event"] == "export":
-            for folder in (directory / event["out"], directory.parent / event["out"]):
+            beside = {directory / event["out"], directory.parent / event["out"]} - seen
+            seen |= beside
+            for folder in sorted(beside):
                 _check_export(folder, candidate, where, result)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -11,8 +12,10 @@ from tests.tiny_runs import finished
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
     """The knee as a checkpoint, without scores."""
-    out = tmp_path_factory.mktemp("exports") / "knee"
-    found = call("export", finished().directory, "knee", out, "--no-rescore")
+    folder = tmp_path_factory.mktemp("exports")
+    shutil.copytree(finished().directory, folder / "run")  # exporting is logged there
+    out = folder / "knee"
+    found = call("export", folder / "run", "knee", out, "--no-rescore")
     assert found.code == 0, found.err
     return out, found
 
