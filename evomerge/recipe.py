@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
@@ -103,7 +104,7 @@ class Recipe:
             "tokenizer": self.tokenizer,
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON without paths; equal merges have equal digests."""
         data = self.to_json()
@@ -150,8 +151,7 @@ def compact(leaves: Table) -> dict[str, float]:
     table: dict[str, float] = {}
     for place, value in leaves.items():
         if place.startswith("layers."):
-            layer = ".".join(place.split(".")[:2])
-            by_layer.setdefault(layer, {})[place] = value
+            by_layer.setdefault(_layer_of(place), {})[place] = value
         else:
             table[place] = value
     inside = {value for group in by_layer.values() for value in group.values()}
@@ -164,6 +164,12 @@ def compact(leaves: Table) -> dict[str, float]:
     return table
 
 
+@lru_cache(maxsize=100_000)
+def _layer_of(place: str) -> str:
+    return ".".join(place.split(".")[:2])
+
+
+@lru_cache(maxsize=64)
 def identity_path(layers: int, source: str = MERGED) -> tuple[LayerStep, ...]:
     """Every layer of one source, in order."""
     return tuple(LayerStep(source, layer) for layer in range(layers))

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,10 +160,16 @@ class Gene:
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""
-        steps = math.floor((self.high - self.low) / self.step + 1e-9)
-        index = min(max(round((value - self.low) / self.step), 0), steps)
-        # Adding 0.0 turns -0.0 into 0.0, which has another JSON form and so another digest.
-        return round(self.low + index * self.step, 12) + 0.0
+        return _snapped(self.low, self.high, self.step, value)
+
+
+# Cached: decoding looks up every gene of every candidate, and grids have few distinct points.
+@lru_cache(maxsize=100_000)
+def _snapped(low: float, high: float, step: float, value: float) -> float:
+    steps = math.floor((high - low) / step + 1e-9)
+    index = min(max(round((value - low) / step), 0), steps)
+    # Adding 0.0 turns -0.0 into 0.0, which has another JSON form and so another digest.
+    return round(low + index * step, 12) + 0.0
 
 
 @dataclass(frozen=True)
