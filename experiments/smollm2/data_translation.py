@@ -135,14 +135,15 @@ def _number(digits: str) -> int:
 def generate(split: str, pairs: list[tuple[str, list[str]]]) -> Iterator[Item]:
     """Yield the items of one split.
 
-    Distractors are French words that begin like the right one. In every second item one of them
-    is the English word itself: what a model prefers that copies its input.
+    Distractors are French words, one of which begins like the right one. In every second item
+    another is the English word itself: what a model prefers that copies its input.
     """
     rng = random.Random(f"{SEED}-translation-{split}")
     by_start: dict[str, set[str]] = defaultdict(set)
     for _, words in pairs:
         for word in words:
             by_start[word[:2]].add(word)
+    french = sorted({words[0] for _, words in pairs})
     # The right answers differ between the splits too: a word is in the split of its translation.
     mine = [(english, words) for english, words in pairs if split_of(words[0]) == split]
     rng.shuffle(mine)
@@ -152,7 +153,12 @@ def generate(split: str, pairs: list[tuple[str, list[str]]]) -> Iterator[Item]:
         similar = sorted(by_start[words[0][:2]] - set(words) - {english})
         if len(similar) < 4:
             continue
-        wrong = rng.sample(similar, 3)
+        right = {english, *words}
+        wrong = [rng.choice(similar)]
+        while len(wrong) < 3:
+            word = rng.choice(french)
+            if word not in right and word not in wrong:
+                wrong.append(word)
         if rng.random() < 0.5:
-            wrong[0] = english
+            wrong[-1] = english
         yield make_item(f"translation-{split}-{english}", english, words[0], wrong, rng)

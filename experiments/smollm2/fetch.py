@@ -6,7 +6,6 @@ Run `python experiments/smollm2/fetch.py`; a second run finds everything in plac
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import sys
@@ -90,16 +89,26 @@ def make_items(dictionary: Path | None) -> dict[tuple[str, str], list[Item]]:
                 source = data_math.generate(split)
             else:
                 source = data_code.generate(split, files, per_file=60 if split == "train" else 6)
-            # Two library files can hold the same lines.
-            fresh = (item for item in source if item.question not in questions)
-            rows = list(itertools.islice(fresh, counts[split]))
+            rows: list[Item] = []
+            for item in source:
+                # Two library files can hold the same lines.
+                if item.question not in questions:
+                    questions.add(item.question)
+                    rows.append(item)
+                if len(rows) == counts[split]:
+                    break
             if split != "train" and len(rows) < counts[split]:
                 raise FetchError(f"{task} {split} has {len(rows)} items, not {counts[split]}")
-            questions.update(item.question for item in rows)
             items[task, split] = rows
-        total = sum(len(items[task, split]) for split in SPLITS)
-        assert len(questions) == total, f"splits of {task} overlap"
+    assert_disjoint(items)
     return items
+
+
+def assert_disjoint(items: dict[tuple[str, str], list[Item]]) -> None:
+    """Check that no two splits share a question, and that no split repeats one."""
+    for task in COUNTS:
+        questions = [item.question for split in SPLITS for item in items[task, split]]
+        assert len(set(questions)) == len(questions), f"splits of {task} overlap"
 
 
 def data_digests() -> dict[str, str]:
