@@ -60,6 +60,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
 
     opened = open_campaign_folder(directory)
     budget = opened.history.campaign["config"]["budget"]["evaluations"]
+    if budget is not None and opened.history.budget_used > budget:
+        budget = None  # it was raised since, and the ledger keeps the first one only
     now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))
     holder = lock_holder(directory)
     age = max(0.0, time.time() - opened.history.last)

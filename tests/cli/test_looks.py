@@ -157,6 +157,16 @@ def test_status(campaign):
     assert {best["metric"] for best in data["best"]} == {"pets.acc", "birds.acc", "mean"}
 
 
+def test_status_does_not_claim_a_budget_that_was_raised(campaign, tmp_path):
+    from tests.tiny_runs import events_of
+
+    events = events_of(campaign.directory)
+    events[0]["config"]["budget"]["evaluations"] = 12
+    _copy(campaign, tmp_path / "run", events)
+    data = call("status", tmp_path / "run", "--json").json
+    assert (data["evaluations"], data["budget"]) == (18, None)
+
+
 @pytest.mark.parametrize(
     ("signed", "text"),
     [
