@@ -30,6 +30,10 @@ from evomerge.recipe import DTYPES, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+FLOPS = {"float32": 15e9, "bfloat16": 40e9, "float16": 15e9}
+"""What one thread reached on the models in `experiments/`, all overhead included."""
+
+BYTES_PER_TOKEN = 3
 WORKER_BASE_BYTES = 450_000_000
 """Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
 
@@ -45,7 +49,8 @@ class CheckReport:
         layout: of the base, None if it cannot be read.
         genes: number of genes, before `prepare` drops those without effect.
         estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
-            `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export).
+            `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
+            (rough, on processors only).
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -234,10 +239,12 @@ def _estimates(
     size = layout.parameters * BYTES[storage]
     live = layout.parameters * BYTES[config.evaluation.dtype]
     workers = 1 if config.workers.pool == "inline" else config.workers.count
-    items = 0
+    items = tokens = 0
     for declaration in declarations.values():
-        found = task_files(declaration)["search"].local_item_ids()
+        task = task_files(declaration)["search"]
+        found = task.local_item_ids()
         items += len(found) if found is not None else 0
+        tokens += sum(path.stat().st_size for path in task.data_files()) // BYTES_PER_TOKEN
     evaluations = config.budget.evaluations or 0
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
@@ -248,7 +255,19 @@ def _estimates(
         "evaluations": float(evaluations),
         "memory_bytes": float(memory),
         "disk_bytes": float(folder),
-    }
+    } | _seconds(campaign, layout, evaluations, tokens, workers)
+
+
+def _seconds(
+    campaign: Campaign, layout: ModelLayout, evaluations: int, tokens: int, workers: int
+) -> dict[str, float]:
+    """A rough duration for processors; none for GPUs, whose speed no header tells."""
+    evaluation = campaign.config.evaluation
+    if evaluation.device != "cpu" or not tokens:
+        return {}
+    baselines = 2 + len(campaign.experts) + len(campaign.config.baselines.single)
+    operations = 2.0 * layout.parameters * tokens * (evaluations + baselines)
+    return {"seconds": operations / (FLOPS[evaluation.dtype] * evaluation.threads * workers)}
 
 
 def raise_problems(report: CheckReport) -> None:

@@ -252,7 +252,8 @@ def _weights(front: Front, text: str) -> np.ndarray:
             raise UsageError(Problem("E506", f"`{part}` must be NAME=NUMBER")) from None
     if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
         raise UsageError(Problem("E506", "weights must be at least 0 and not all 0", f"found `{text}`"))
-    return weights / weights.sum()
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:
