@@ -1,20 +1,17 @@
 """WeightStatistics: what merge methods must know of the weights, computed once per set of checkpoints.
 
-Thresholds are exact: a table of 1000 order statistics of the float32 magnitudes of a task vector
-answers every density on the 1e-3 grid, and other densities are computed on demand. Tables for the whole
-model (TIES' original trim) come from a two-level radix histogram: the vector itself would not fit.
-Results are kept in memory and, given a folder, on disk under the digests of the checkpoints.
+Thresholds are exact: tables of order statistics of the float32 magnitudes of a task vector answer every
+density on the 1e-3 grid, and other densities are computed on demand. Results are kept in memory and,
+given a folder, on disk under the digests of the checkpoints.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +22,13 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import layout_of, places_of
-from evomerge.checkpoint.reader import Reader, TensorReader, open_readers
-from evomerge.errors import CheckpointError, Problem
-from evomerge.merge_method import METHODS
+from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.methods.blocks import low_rank_delta
+from evomerge.methods.sparsity import Sparsity
+from evomerge.statistics import order
+from evomerge.statistics.joint import TaskVectors
 
-GRID = 1000
-"""Densities `1/GRID ... 1` have a place in the tables."""
-
-_VERSION = 1
-_LOW_BITS = 15
-_LOW = 1 << _LOW_BITS
-_HIGH = 1 << (31 - _LOW_BITS)
+_VERSION = 2
 
 Arrays = dict[str, np.ndarray]
 Folder = CheckpointFolder | AdapterFolder
@@ -53,25 +45,6 @@ class Health:
 
     nonfinite: Mapping[str, int]
     active: tuple[str, ...]
-
-
-def rank(density: float, size: int) -> int:
-    """How many of `size` elements a density keeps: `floor(density * size)`, at least one.
-
-    The density counts as the decimal number it is written as: 0.29 of 100 is 29, though the nearest
-    double lies below 0.29.
-    """
-    return max(1, math.floor(Fraction(repr(float(density))) * size))
-
-
-def _grid_ranks(size: int) -> np.ndarray:
-    steps = np.arange(1, GRID + 1, dtype=object)
-    return np.array([max(1, int(step) * size // GRID) for step in steps], dtype=np.int64)
-
-
-def _grid_index(density: float) -> int | None:
-    steps = Fraction(repr(float(density))) * GRID
-    return int(steps) - 1 if steps.denominator == 1 and 1 <= steps <= GRID else None
 
 
 class WeightStatistics:
@@ -95,52 +68,115 @@ class WeightStatistics:
         self._directory = directory
         self._digests = dict(digests or {})
         self._memory: dict[tuple[str, ...], Arrays] = {}
-        self._single: dict[tuple[str, str, str, float], float] = {}
+        self._single: dict[tuple[Hashable, int], float] = {}
 
     def know(self, digests: Mapping[str, str]) -> None:
         """Take content digests that somebody has computed, instead of reading the files again."""
         self._digests.update(digests)
 
-    def threshold(self, base: str, expert: str, tensor: str, density: float) -> float:
+    def threshold(
+        self, base: str, expert: str, tensor: str, density: float, binary: bool = False
+    ) -> float:
         """The k-th largest |expert - base| of a tensor in float32, with `k = rank(density, size)`.
 
         Keeping every element of at least that magnitude keeps a fraction of `density`, and those tied
         with the last. Zero where the tensor is untouched.
         """
-        index = _grid_index(density)
-        if index is not None:
-            tables = self._kept(("magnitudes", base, expert), lambda: self._tables(base, expert))
-            return float(tables[tensor][index])
-        key = (base, expert, tensor, density)
-        if key not in self._single:
-            magnitudes = np.abs(self._delta(base, expert, tensor))
-            size = magnitudes.size
-            place = size - rank(density, size)
-            self._single[key] = float(np.partition(magnitudes, place)[place]) if size else 0.0
-        return self._single[key]
+        size = self.elements(base, tensor)
+        return self.magnitude(base, expert, tensor, order.rank(density, size, binary))
 
-    def model_threshold(self, base: str, expert: str, density: float) -> float:
-        """The same over all float tensors of the model together (the authors' trim in TIES)."""
-        index = _grid_index(density)
-        if index is not None:
-            table = self._kept(
-                ("model_magnitudes", base, expert),
-                lambda: {"": self._model_order_statistics(base, expert, None)},
-            )
-            return float(table[""][index])
-        key = (base, expert, "", density)
-        if key not in self._single:
-            self._single[key] = float(self._model_order_statistics(base, expert, density)[0])
-        return self._single[key]
+    def magnitude(self, base: str, expert: str, tensor: str, place: int) -> float:
+        """The |expert - base| of a tensor at a rank; 1 is the largest. Zero for an empty tensor."""
+        tables = self._kept(("magnitudes", base, expert), lambda: self._tables(base, expert))
+        found = order.find(tables[tensor], place, self.elements(base, tensor))
+        if found is not None:
+            return found
+        return self._once(
+            ("magnitude", base, expert, tensor, place),
+            lambda: order.at_rank(np.abs(self._delta(base, expert, tensor)), place),
+        )
 
-    def gram(self, tensor: str, first: str, second: str) -> tuple[float, float, float]:
-        """Inner products (aa, ab, bb) of a tensor of two sources, flattened, in float64."""
-        if second < first:
-            bb, ab, aa = self.gram(tensor, second, first)
-            return aa, ab, bb
-        products = self._kept(("gram", first, second), lambda: self._products(first, second))
-        aa, ab, bb = (float(value) for value in products[tensor])
-        return aa, ab, bb
+    def model_threshold(self, base: str, expert: str, density: float, binary: bool = False) -> float:
+        """`threshold` over all float tensors of the model together (the authors' trim in TIES)."""
+        size = sum(self.elements(base, tensor) for tensor in self._floats(base))
+        place = order.rank(density, size, binary)
+
+        def statistics(ranks_of: Callable[[int], np.ndarray]) -> np.ndarray:
+            return order.radix_order_statistics(lambda: self._bits(base, expert), ranks_of)
+
+        table = self._kept(
+            ("model_magnitudes", base, expert),
+            lambda: {"": statistics(lambda n: order.grid_ranks(n).reshape(-1)).reshape(3, -1)},
+        )
+        found = order.find(table[""], place, size)
+        if found is not None:
+            return found
+        return self._once(
+            ("model_magnitude", base, expert, place),
+            lambda: float(statistics(lambda _: np.array([place]))[0]),
+        )
+
+    def gram(self, tensor: str, names: Sequence[str], base: str | None = None) -> np.ndarray:
+        """Inner products of a tensor of several sources, flattened: float64 [T, T], in their order.
+
+        Of their task vectors where `base` is given.
+        """
+        known = sorted(names)
+        kind = ("gram", *known) if base is None else ("task_gram", base, *known)
+        products = self._kept(kind, lambda: self._products(known, base))
+        places = [known.index(name) for name in names]
+        return products[tensor][np.ix_(places, places)]
+
+    def place_grams(self, base: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Inner products of task vectors by place, and of the whole model under the empty place."""
+        sums: dict[str, np.ndarray] = {"": np.zeros((len(names), len(names)))}
+        places = places_of(self._sources[base].tensors)
+        for tensor in self._floats(base):
+            found = self.gram(tensor, names, base)
+            sums[""] = sums[""] + found
+            sums[places[tensor]] = sums.get(places[tensor], 0.0) + found
+        return sums
+
+    def least_variance(self, base: str, names: Sequence[str], tensor: str, density: float) -> float:
+        """The variance over task vectors that a fraction of the entries which vary reaches."""
+        known = sorted(names)
+        tables = self._kept(("variances", base, *known), lambda: self._variances(base, known))
+        size = int(tables[f"{tensor}/count"][0])
+        if not size:
+            return 0.0
+        place = order.rank(density, size)
+        found = order.find(tables[tensor], place, size)
+        if found is not None:
+            return found
+        return self._once(
+            ("variance", base, *known, tensor, place),
+            lambda: order.at_rank(self._vectors(tensor, known, base).variances(), place),
+        )
+
+    def energies(
+        self, base: str, names: Sequence[str], tensor: str, least_variance: float
+    ) -> list[float]:
+        """Sum of squares of each task vector over the entries that vary so much, in float64."""
+        known = sorted(names)
+        key = ("energy", base, *known, tensor, least_variance)
+        if (key, 0) not in self._single:
+            found = self._vectors(tensor, known, base).energies(least_variance)
+            self._single.update({(key, index): value for index, value in enumerate(found)})
+        return [self._single[key, known.index(name)] for name in names]
+
+    def l1_factor(self, base: str, expert: str, tensor: str, sparsity: Sparsity, columns: int) -> float:
+        """Sum of magnitudes of a task vector, divided by that of what survives `sparsity`.
+
+        Costs a pass over the tensor the first time.
+        """
+        return self._once(
+            ("l1", base, expert, tensor, sparsity),
+            lambda: self._vectors(tensor, [expert], base, columns).l1_factor(sparsity),
+        )
+
+    def elements(self, base: str, tensor: str) -> int:
+        """Number of elements of a tensor."""
+        return self._sources[base].tensors[tensor].elements
 
     def health(self, base: str, name: str) -> Health:
         """Non-finite elements of a source, and the tensors in which it differs from `base`."""
@@ -183,71 +219,47 @@ class WeightStatistics:
     def _floats(self, base: str) -> list[str]:
         return [name for name, header in self._sources[base].tensors.items() if header.is_float]
 
+    def _vectors(
+        self, tensor: str, names: Sequence[str], base: str | None, columns: int = 1
+    ) -> TaskVectors:
+        readers = [self._readers[name] for name in names]
+        return TaskVectors(tensor, readers, None if base is None else self._readers[base], columns)
+
     def _tables(self, base: str, expert: str) -> Arrays:
+        zeros = np.zeros((3, order.GRID), dtype=np.float32)
+        return {
+            tensor: order.table(np.abs(self._delta(base, expert, tensor)))
+            if self._touches(expert, tensor)
+            else zeros
+            for tensor in self._floats(base)
+        }
+
+    def _variances(self, base: str, names: Sequence[str]) -> Arrays:
+        """Order statistics of the variances above 0, and under `TENSOR/count` how many there are."""
         tables: Arrays = {}
-        zeros = np.zeros(GRID, dtype=np.float32)
         for tensor in self._floats(base):
-            if not self._touches(expert, tensor):
-                tables[tensor] = zeros
-                continue
-            magnitudes = np.abs(self._delta(base, expert, tensor))
-            magnitudes.sort()
-            size = magnitudes.size
-            tables[tensor] = magnitudes[size - _grid_ranks(size)] if size else zeros
+            found = self._vectors(tensor, names, base).variances()
+            varying = found[found > 0.0]
+            tables[tensor] = order.table(varying)
+            tables[f"{tensor}/count"] = np.array([varying.size], dtype=np.int64)
         return tables
 
     def _touches(self, expert: str, tensor: str) -> bool:
         folder = self._sources[expert]
         return not isinstance(folder, AdapterFolder) or tensor in folder.factors
 
-    def _model_order_statistics(self, base: str, expert: str, density: float | None) -> np.ndarray:
-        """Exact order statistics over all tensors, float32 [GRID] or [1] for one density.
+    def _bits(self, base: str, expert: str) -> Iterator[np.ndarray]:
+        for tensor in self._floats(base):
+            yield np.abs(self._delta(base, expert, tensor)).view(np.uint32)
 
-        Magnitudes of float32 order as their 31 bits do. A first pass counts the upper 16 bits, which
-        tells the bin each rank falls into; a second counts the lower 15 bits inside those bins.
-        """
-        names = self._floats(base)
-        coarse = np.zeros(_HIGH, dtype=np.int64)
-        size = 0
-        for tensor in names:
-            bits = self._magnitude_bits(base, expert, tensor)
-            coarse += np.bincount(bits >> _LOW_BITS, minlength=_HIGH)
-            size += bits.size
-        ranks = _grid_ranks(size) if density is None else np.array([rank(density, size)])
-        positions = size - ranks
-        below = np.cumsum(coarse)
-        bins = np.searchsorted(below, positions, side="right")
-        wanted = np.unique(bins)
-        slot = np.full(_HIGH, -1, dtype=np.int64)
-        slot[wanted] = np.arange(wanted.size)
-        fine = np.zeros(wanted.size * _LOW, dtype=np.int64)
-        for tensor in names:
-            bits = self._magnitude_bits(base, expert, tensor)
-            slots = slot[bits >> _LOW_BITS]
-            chosen = slots >= 0
-            cells, counts = np.unique(
-                slots[chosen] * _LOW + (bits[chosen] & (_LOW - 1)), return_counts=True
-            )
-            fine[cells] += counts
-        fine_below = np.cumsum(fine.reshape(wanted.size, _LOW), axis=1)
-        found = np.empty(ranks.size, dtype=np.uint32)
-        for i, (position, bin_) in enumerate(zip(positions, bins, strict=True)):
-            inside = position - (below[bin_] - coarse[bin_])
-            low = int(np.searchsorted(fine_below[slot[bin_]], inside, side="right"))
-            found[i] = (int(bin_) << _LOW_BITS) | low
-        return found.view(np.float32)
+    def _products(self, names: Sequence[str], base: str | None) -> Arrays:
+        floats = self._floats(names[0] if base is None else base)
+        return {tensor: self._vectors(tensor, names, base).gram() for tensor in floats}
 
-    def _magnitude_bits(self, base: str, expert: str, tensor: str) -> np.ndarray:
-        bits: np.ndarray = np.abs(self._delta(base, expert, tensor)).view(np.uint32)
-        return bits
-
-    def _products(self, first: str, second: str) -> Arrays:
-        products: Arrays = {}
-        for tensor in self._floats(first):
-            a = self._value(first, tensor).double().view(-1)
-            b = self._value(second, tensor).double().view(-1)
-            products[tensor] = torch.stack([a @ a, a @ b, b @ b]).numpy()
-        return products
+    def _once(self, key: Hashable, compute: Callable[[], float]) -> float:
+        if (key, 0) not in self._single:
+            self._single[key, 0] = compute()
+        return self._single[key, 0]
 
     def _look(self, base: str, name: str) -> Arrays:
         found: Arrays = {}
@@ -317,85 +329,3 @@ def _save(path: Path, arrays: Arrays) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-@dataclass(frozen=True)
-class WeightReport:
-    """What preparing found.
-
-    Attributes:
-        active: expert to the places its task vector touches.
-        warnings: E233 problems, which do not stop a campaign.
-    """
-
-    active: Mapping[str, tuple[str, ...]]
-    warnings: tuple[Problem, ...]
-
-
-def prepare_statistics(
-    statistics: WeightStatistics,
-    sources: Mapping[str, Folder],
-    base: str,
-    methods: Iterable[str],
-    trims: Iterable[str] = ("tensor",),
-) -> WeightReport:
-    """Look at every weight once and compute what `methods` need, before the first candidate.
-
-    Raises:
-        CheckpointError: E232 for every source with NaN or infinite weights, E229 where a config ties
-            the head and the files hold another one; all together.
-    """
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
-    active: dict[str, tuple[str, ...]] = {}
-    experts = [name for name in sources if name != base]
-    for name, folder in sources.items():
-        health = statistics.health(base, name)
-        for tensor, count in health.nonfinite.items():
-            found = f"{count} elements"
-            problems.append(
-                Problem("E232", f"{name} has NaN or infinite weights", found, "leave this expert out",
-                        str(folder.path), field=tensor)
-            )  # fmt: skip
-        if isinstance(folder, CheckpointFolder):
-            problems.extend(_untied_heads(folder))
-        if name != base:
-            active[name] = statistics.active_places(base, name)
-            if not active[name]:
-                warnings.append(
-                    Problem("E233", f"{name} equals the base: its coefficients do nothing", "",
-                            "leave it out", str(folder.path))
-                )  # fmt: skip
-    if problems:
-        raise CheckpointError(problems)
-    needed = {need for method in methods for need in METHODS[method].statistics}
-    for index, expert in enumerate(experts):
-        if "magnitudes" in needed:
-            first = next(iter(sources[base].tensors))
-            for trim in trims:
-                if trim == "model":
-                    statistics.model_threshold(base, expert, 1.0)
-                else:
-                    statistics.threshold(base, expert, first, 1.0)
-        if "gram" in needed:
-            for other in experts[index + 1 :]:
-                statistics.gram(next(iter(sources[base].tensors)), expert, other)
-    return WeightReport(active, tuple(warnings))
-
-
-def _untied_heads(folder: CheckpointFolder) -> list[Problem]:
-    if not folder.redundant:
-        return []
-    reader = TensorReader(folder)
-    places = places_of(folder.tensors)
-    embeddings = [reader.read(name) for name, place in places.items() if place == "embed"]
-    problems = []
-    for name in folder.redundant:
-        head = reader.read(name)
-        if not any(head.shape == e.shape and torch.equal(head, e) for e in embeddings):
-            problems.append(
-                Problem("E229", f"{folder.name}: the config ties the head, the files hold another", "",
-                        "set tie_word_embeddings to false, or remove the tensor", str(folder.path),
-                        field=name)
-            )  # fmt: skip
-    return problems

@@ -14,11 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from evomerge.errors import CandidateError, CheckpointError, EvomergeError, Problem
 from evomerge.job import Job, JobResult, WorkerSetup
-from evomerge.scores import SPLITS, Scores, Split
+from evomerge.scores import SPLITS, Metric, Scores, Split
 
 if TYPE_CHECKING:
+    from evomerge.checkpoint.adapter import AdapterFolder
     from evomerge.checkpoint.folder import CheckpointFolder
     from evomerge.evaluators import Evaluator
     from evomerge.materialize import LiveModel
@@ -82,11 +85,10 @@ class _Engine:
         torch.set_num_threads(setup.threads)
         self.setup = setup
         base = open_folder(setup.sources["base"], "base")
-        self.folders = {"base": base} | {
-            name: open_source(path, name, base)
-            for name, path in setup.sources.items()
-            if name != "base"
-        }
+        self.folders: dict[str, CheckpointFolder | AdapterFolder] = {"base": base}
+        for name, path in setup.sources.items():
+            if name != "base":
+                self.folders[name] = open_source(path, name, base)
         self.readers = open_readers(self.folders)
         self.statistics = WeightStatistics(
             self.folders, directory=Path(setup.cache), readers=self.readers
@@ -122,7 +124,7 @@ class _Engine:
         from evomerge.checkpoint.layout import layout_of
         from evomerge.evaluators.declaration import digest, load_evaluator
         from evomerge.prepared import layout_to_json
-        from evomerge.weight_statistics import prepare_statistics
+        from evomerge.statistics.prepare import prepare_statistics
 
         start = time.perf_counter()
         data: dict[str, Any] = {
@@ -151,6 +153,7 @@ class _Engine:
         layout = replace(layout_of(self.base), active=found.active)
         data["layout"] = layout_to_json(layout)
         data["evaluators"] = evaluators
+        data["task_vectors"] = dict(found.task_vectors)
         data["warnings"] = [problem.__dict__ for problem in found.warnings]
         return JobResult(job.id, "ok", data=data, seconds={"prepare": time.perf_counter() - start})
 
@@ -199,7 +202,8 @@ class _Engine:
             device=self.setup.device,
             batch_size=self.setup.batch_size,
         )
-        metrics, items = {}, {}
+        metrics: dict[str, Metric] = {}
+        items: dict[str, np.ndarray] = {}
         for evaluator in self.evaluators:
             scores = evaluator.evaluate(subject, split)
             bad = scores.non_finite()
@@ -233,7 +237,7 @@ def score_checkpoint(
     open_folder(model, model.name)
     from transformers import AutoModelForCausalLM
 
-    live = AutoModelForCausalLM.from_pretrained(
+    live: Any = AutoModelForCausalLM.from_pretrained(
         model, dtype=_torch_dtype(dtype), trust_remote_code=False
     )
     subject = Subject(

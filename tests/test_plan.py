@@ -13,11 +13,11 @@ from evomerge.checkpoint.layout import places_of
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.methods.keys import mask_key
 from evomerge.plan import make_plan
-from evomerge.recipe import CheckpointSource, LayerStep, MergedSource, Recipe, single_source_recipe
+from evomerge.recipe import CheckpointSource, LayerStep, Recipe, single_source_recipe
 from evomerge.weight_statistics import WeightStatistics
 from tests.checkpoint.folders import llama, save, write_family
+from tests.methods.cases import EXPERTS, merged
 
-EXPERTS = ("a", "b", "c")
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -33,17 +33,6 @@ def statistics(family):
 
 def checkpoints(family):
     return {name: CheckpointSource(str(f.path)) for name, f in family.items()}
-
-
-def merged(method="task_arithmetic", inputs=EXPERTS, base="base", options=None, seed=0, **tables):
-    coefficients = {
-        name: {
-            key: (value if isinstance(value, dict) else {"": value})
-            for key, value in (table if isinstance(table, dict) else {"*": table}).items()
-        }
-        for name, table in tables.items()
-    }
-    return MergedSource(method, inputs, base, coefficients, options or {}, seed)
 
 
 def plan_of(family, statistics, source, dtype="bfloat16"):
@@ -103,8 +92,7 @@ def test_one_expert_at_full_weight_is_a_copy_of_it(family, statistics, source):
 
 def test_ties_and_dare_entries(family, statistics):
     entry = plan_of(family, statistics, merged("ties", weight=0.0, density=0.3)).by_name[UP]
-    assert entry.elect
-    assert entry.mean_of_agreeing
+    assert (entry.election, entry.divisor) == ("before", "count")
     # An expert of weight 0 still votes.
     expected = [statistics.threshold("base", n, UP, 0.3) for n in EXPERTS]
     assert [i.threshold for i in entry.inputs] == expected
@@ -116,8 +104,7 @@ def test_ties_and_dare_entries(family, statistics):
     entry = plan_of(family, statistics, merged("dare_ties", weight=0.5, density=0.25, seed=9)).by_name[
         UP
     ]
-    assert entry.elect
-    assert not entry.mean_of_agreeing
+    assert (entry.election, entry.divisor) == ("before", "none")
     assert [(i.keep, i.rescale) for i in entry.inputs] == [(0.25, 4.0)] * 3
     assert [i.key for i in entry.inputs] == [mask_key(9, n, UP) for n in EXPERTS]
 
@@ -239,9 +226,9 @@ def test_adapters_take_part_only_where_they_touch(tmp_path):
         (merged("ties", weight=1.0, density=1.5), r"E111.*found 1\.5"),
         (
             merged("ties", weight=1.0, density=0.5, options={"trim": "row"}),
-            r"E111.*trim: row.*tensor, model",
+            r"E111.*`trim` must be one of tensor, model, found 'row'",
         ),
-        (merged(weight=1.0, options={"x": "y"}), r"E111.*unknown option"),
+        (merged(weight=1.0, options={"x": "y"}), r"E111.*no option `x`"),
     ],
 )
 def test_faulty_sources(family, statistics, source, match):

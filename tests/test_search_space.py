@@ -333,7 +333,7 @@ def test_uniform_leaves_other_genes_at_their_default() -> None:
     [
         ("method: dare-ties", "E114", 1, "unknown method `dare-ties`.*dare_ties"),
         ("coefficients: {density: {}}", "E111", 1, "no coefficient `density`; it has weight"),
-        ("coefficients: {weight: {field: layers}}", "E108", 3, "'layer' or 'layer_module'"),
+        ("coefficients: {weight: {field: layers}}", "E108", 3, "'depth_curve' or 'lines'"),
         ("coefficients: {weight: {field: band}}", "E119", 3, "needs `bands`"),
         ("coefficients: {weight: {bands: 3}}", "E119", 3, "only goes with `field: band`"),
         ("coefficients: {weight: {field: band, bands: 0}}", "E108", 3, "greater than or equal to 1"),
@@ -343,7 +343,7 @@ def test_uniform_leaves_other_genes_at_their_default() -> None:
         ("coefficients: {weight: {value: 1, low: 0}}", "E110", 3, "not both"),
         ("coefficients: {weight: {low: .nan}}", "E109", 3, "finite"),
         ("coefficients: {weight: {step: 0}}", "E108", 3, "greater than 0"),
-        ("method: ties\ncoefficients: {density: {low: 0}}", "E111", 1, r"density must lie in \(0, 1\]"),
+        ("method: ties\ncoefficients: {density: {low: 0}}", "E111", 1, "a density lies above 0"),
         (
             "method: linear\ncoefficients: {weight: {low: -1}}",
             "E111",
@@ -395,7 +395,8 @@ def test_describe_is_plain_data() -> None:
     found = describe(METHOD_SPACES["fixed"])
     assert found["method"] == "ties"
     assert found["fixed"] == {"weight": 1.0}
-    assert found["options"] == {"trim": "tensor"}
+    assert found["options"]["trim"] == "tensor"
+    assert found["options"]["election"] == "before"
     assert found["genes"][0]["name"] == "density.math.embed"
 
 

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError
-from evomerge.weight_statistics import WeightStatistics, prepare_statistics, rank
+from evomerge.statistics.order import rank
+from evomerge.statistics.prepare import prepare_statistics
+from evomerge.weight_statistics import WeightStatistics
 from tests.checkpoint.folders import llama, save, write_family
 
 
@@ -52,9 +54,16 @@ def test_model_thresholds_are_order_statistics(family, density):
 def test_gram(family):
     statistics = WeightStatistics(family)
     a, b = (TensorReader(family[n]).read("model.layers.0.mlp.up_proj.weight").double() for n in "ab")
-    found = statistics.gram("model.layers.0.mlp.up_proj.weight", "a", "b")
-    assert found == pytest.approx([float((a * a).sum()), float((a * b).sum()), float((b * b).sum())])
-    assert statistics.gram("model.layers.0.mlp.up_proj.weight", "b", "a") == found[::-1]
+    found = statistics.gram("model.layers.0.mlp.up_proj.weight", ("a", "b"))
+    expected = [[float((x * y).sum()) for y in (a, b)] for x in (a, b)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    turned = statistics.gram("model.layers.0.mlp.up_proj.weight", ("b", "a"))
+    assert np.array_equal(turned, found[::-1, ::-1])
+    base = TensorReader(family["base"]).read("model.layers.0.mlp.up_proj.weight").float()
+    deltas = [(x.float() - base).double() for x in (a, b)]
+    expected = [[float((x * y).sum()) for y in deltas] for x in deltas]
+    found = statistics.gram("model.layers.0.mlp.up_proj.weight", ("a", "b"), "base")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_cache_is_used_and_damage_is_repaired(family, tmp_path):
@@ -80,7 +89,7 @@ def test_cache_is_used_and_damage_is_repaired(family, tmp_path):
 
 
 def test_digests_are_computed_when_not_given(family, tmp_path):
-    WeightStatistics(family, tmp_path).gram("model.norm.weight", "a", "b")
+    WeightStatistics(family, tmp_path).gram("model.norm.weight", ("a", "b"))
     assert len(list(tmp_path.glob("gram-*"))) == 1
 
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.reader import Reader
 
 BLOCK = 1 << 16
 """Elements of a block: five float32 rows of it fit a 1 to 2 MiB cache."""
@@ -78,9 +82,21 @@ class LowRankDelta:
 Operand = Dense | LowRankDelta
 
 
-def block_ranges(size: int, operands: Sequence[Operand]) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each block of a tensor with `size` elements."""
-    columns = max((operand.columns for operand in operands), default=1)
+def operand_of(reader: Reader, tensor: str, device: torch.device | str = "cpu") -> Operand:
+    """Tensor `tensor` of a checkpoint or adapter as a pass takes it."""
+    flat = reader.read(tensor).reshape(-1).to(device)
+    factors = reader.delta(tensor)
+    if factors is None:
+        return Dense(flat)
+    return LowRankDelta(flat, factors[0].to(device), factors[1].to(device))
+
+
+def block_ranges(size: int, operands: Sequence[Operand], columns: int = 1) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each block of a tensor with `size` elements; blocks hold whole rows.
+
+    `columns` is the length of a row that must stay whole, besides those of low-rank operands.
+    """
+    columns = max([columns, *(operand.columns for operand in operands)])
     step = max(1, BLOCK // columns) * columns
     for start in range(0, size, step):
         yield start, min(start + step, size)

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 
 from evomerge.checkpoint.reader import Reader
-from evomerge.methods.blocks import Dense, LowRankDelta, Operand, Scratch
-from evomerge.methods.sparsified_sum import Sparsity, sparsified_sum
+from evomerge.methods.blocks import Scratch, operand_of
+from evomerge.methods.sparsified_sum import sparsified_sum
 from evomerge.methods.weighted_sum import weighted_sum
-from evomerge.plan import PlanInput, TensorPlan
+from evomerge.plan import TensorPlan
 
 
 def execute(
@@ -37,32 +37,19 @@ def execute(
         source = entry.inputs[0]
         target.copy_(readers[source.source].read(source.tensor).reshape(-1))
         return True
-    operands = [_operand(one, readers, scratch.device) for one in entry.inputs]
+    operands = [operand_of(readers[one.source], one.tensor, scratch.device) for one in entry.inputs]
     weights = [one.weight for one in entry.inputs]
     base = None
     if entry.base is not None:
-        base = _flat(readers[entry.base[0]].read(entry.base[1]), scratch.device)
+        base = readers[entry.base[0]].read(entry.base[1]).reshape(-1).to(scratch.device)
     size = target.numel()
     if size == 0:
         return True
     if entry.is_sparse:
         assert base is not None
-        sparsities = [Sparsity(one.threshold, one.keep, one.rescale, one.key) for one in entry.inputs]
         return sparsified_sum(
-            base, operands, weights, sparsities, entry.elect, entry.mean_of_agreeing, entry.scale,
+            base, operands, weights, [one.sparsity for one in entry.inputs], entry.election,
+            entry.divisor, entry.factor, entry.least_variance, entry.columns, entry.scale,
             size, target, storage, scratch,
         )  # fmt: skip
     return weighted_sum(base, operands, weights, entry.scale, size, target, storage, scratch)
-
-
-def _flat(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.reshape(-1).to(device)
-
-
-def _operand(entry: PlanInput, readers: Mapping[str, Reader], device: torch.device) -> Operand:
-    reader = readers[entry.source]
-    flat = _flat(reader.read(entry.tensor), device)
-    factors = reader.delta(entry.tensor)
-    if factors is None:
-        return Dense(flat)
-    return LowRankDelta(flat, factors[0].to(device), factors[1].to(device))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import torch
 
-_FIRST = 0x7FEB352D
-_SECOND = 0x846CA68B
+FIRST_FACTOR = 0x7FEB352D
+SECOND_FACTOR = 0x846CA68B
 _WORD = 1 << 32
 
 
-def _signed(word: int) -> int:
+def signed_word(word: int) -> int:
     word %= _WORD
     return word - _WORD if word >= _WORD // 2 else word
 
@@ -37,8 +37,6 @@ def apply_mask(
 ) -> None:
     """Zero the dropped elements of `values` in place.
 
-    Integer arithmetic on the sign bit rather than comparisons: boolean tensors cost five times as much.
-
     Args:
         values: float32 [n], elements `start` to `start + n` of their flattened tensor.
         key: 64 bits, from `keys.mask_key`.
@@ -48,21 +46,47 @@ def apply_mask(
         bits: int32 [n], scratch.
         spare: int32 [n], scratch.
     """
+    _draw(key, start, counter, bits, spare)
+    bits.sub_(keep_limit(probability))
+    _drop_where_positive(values, bits)
+
+
+def apply_ranked_mask(
+    values: torch.Tensor,
+    key: int,
+    limits: torch.Tensor,
+    start: int,
+    counter: torch.Tensor,
+    bits: torch.Tensor,
+    spare: torch.Tensor,
+) -> None:
+    """The same with a limit for each element: int32 [n], as `keep_limit` gives."""
+    _draw(key, start, counter, bits, spare)
+    bits.sub_(limits)
+    _drop_where_positive(values, bits)
+
+
+def _draw(key: int, start: int, counter: torch.Tensor, bits: torch.Tensor, spare: torch.Tensor) -> None:
+    """The numbers `u(key, start ...)` into `bits`."""
     low_key, high_key = key % _WORD, key >> 32
     block = start >> 32
-    torch.add(counter, _signed(start), out=bits)
-    bits.bitwise_xor_(_signed(low_key ^ (block * 0x9E3779B9)))
+    torch.add(counter, signed_word(start), out=bits)
+    bits.bitwise_xor_(signed_word(low_key ^ (block * 0x9E3779B9)))
     torch.bitwise_right_shift(bits, 16, out=spare)
     spare.bitwise_and_(0xFFFF)
     bits.bitwise_xor_(spare)
-    bits.mul_(_FIRST)
-    bits.add_(_signed(high_key))
+    bits.mul_(FIRST_FACTOR)
+    bits.add_(signed_word(high_key))
     torch.bitwise_right_shift(bits, 15, out=spare)
     spare.bitwise_and_(0x1FFFF)
     bits.bitwise_xor_(spare)
-    bits.mul_(_signed(_SECOND))
+    bits.mul_(signed_word(SECOND_FACTOR))
     bits.bitwise_right_shift_(1)
     bits.bitwise_and_(0x7FFFFFFF)
-    bits.sub_(keep_limit(probability))
+
+
+def _drop_where_positive(values: torch.Tensor, bits: torch.Tensor) -> None:
+    # Integer arithmetic on the sign bit rather than comparisons: boolean tensors cost five times as
+    # much.
     bits.bitwise_right_shift_(31)
     values.view(torch.int32).bitwise_and_(bits)

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from evomerge.methods.blocks import Dense, Operand, Scratch, Sink, block_ranges
-from evomerge.methods.masks import apply_mask
+from evomerge.methods.scalars import LEAST_DIVISOR
+from evomerge.methods.sparsify import keep_varying, sparsify
+from evomerge.methods.sparsity import Sparsity
+
+Election = Literal["none", "before", "after"]
+Divisor = Literal["none", "count", "weight"]
 
 _ONE_BITS = 0x3F800000
 """The bits of float32 1.0."""
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """Which elements of one task vector survive.
-
-    Attributes:
-        threshold: least magnitude that survives (float32); 0 keeps all.
-        keep: probability of surviving; 1 keeps all.
-        rescale: factor of the survivors.
-        key: key of the random mask (`masks.mask_key`).
-    """
-
-    threshold: float = 0.0
-    keep: float = 1.0
-    rescale: float = 1.0
-    key: int = 0
-
-
-def sparsify(
-    delta: torch.Tensor, sparsity: Sparsity, start: int, scratch: Scratch, spare: torch.Tensor
-) -> torch.Tensor:
-    """Sparsify a block of a task vector; the result is `delta` or `spare` (both float32 [n])."""
-    if sparsity.threshold > 0.0:
-        # hardshrink zeroes |x| <= bound; the float32 below the threshold keeps |x| >= threshold.
-        bound = _float32_below(sparsity.threshold)
-        torch.ops.aten.hardshrink.out(delta, bound, out=spare)
-        delta, spare = spare, delta
-    if sparsity.keep < 1.0:
-        counter, bits, words = scratch.words(delta.numel())
-        apply_mask(delta, sparsity.key, sparsity.keep, start, counter, bits, words)
-    if sparsity.rescale != 1.0:
-        delta.mul_(sparsity.rescale)
-    return delta
-
-
-def _float32_below(value: float) -> float:
-    (bits,) = struct.unpack("<i", struct.pack("<f", value))
-    return float(struct.unpack("<f", struct.pack("<i", bits - 1))[0])
 
 
 def sparsified_sum(
@@ -59,29 +24,37 @@ def sparsified_sum(
     operands: Sequence[Operand],
     weights: Sequence[float],
     sparsities: Sequence[Sparsity],
-    elect: bool,
-    mean_of_agreeing: bool,
+    election: Election,
+    divisor: Divisor,
+    factor: float,
+    least_variance: float,
+    columns: int,
     scale: float,
     size: int,
     out: torch.Tensor,
     storage: torch.dtype,
     scratch: Scratch,
 ) -> bool:
-    """`out = scale * (base + sum_t w_t s_t)` over sparsified task vectors `s_t`, perhaps elected.
+    """`out = scale * (base + factor * sum_t w_t s_t)` over sparsified task vectors, perhaps elected.
 
-    With `elect` (TIES, Yadav et al. 2023, arXiv:2306.01708) each element's sign is that of `sum_t s_t`,
-    a zero sum counts as positive, and only elements of that sign take part; the election sees neither
-    weights nor dropped elements, so the result is linear in the weights. With `mean_of_agreeing` the
-    sum is divided by the number that take part. DARE (Yu et al. 2024, arXiv:2311.03099) is a random
-    mask with `rescale = 1 / keep`.
+    With an election (TIES, Yadav et al. 2023, arXiv:2306.01708) each element's sign is that of
+    `sum_t s_t` (`before` the weights, as in the paper) or of `sum_t w_t s_t` (`after` them), a zero sum
+    counts as positive, and only elements of that sign take part. Before the weights it sees neither
+    weights nor dropped elements, so the result is linear in the weights. The sum is divided by the
+    number that take part (`count`) or by the sum of their signed weights (`weight`; one where that
+    vanishes). DARE (Yu et al. 2024, arXiv:2311.03099) is a random mask with `rescale = 1 / keep`.
 
     Args:
         base: [size].
         operands: the experts.
         weights: one factor an operand.
         sparsities: one an operand.
-        elect: whether signs must agree.
-        mean_of_agreeing: whether to divide by the count; only with `elect`.
+        election: whether signs must agree, and who votes.
+        divisor: what elected sums are divided by; without an election, nothing.
+        factor: of the merged task vector; only with an election, else it belongs into the weights.
+        least_variance: with an election, entries whose variance over all task vectors is below this are
+            dropped (SCE); 0 keeps all.
+        columns: length of a row, for sparsities with a spread.
         scale: factor of the whole result.
         size: number of elements.
         out: [size] contiguous.
@@ -91,9 +64,10 @@ def sparsified_sum(
     Returns:
         Whether every element is finite.
     """
-    ranges = list(block_ranges(size, operands))
+    ranges = list(block_ranges(size, operands, columns))
     sink = Sink(out, storage, scratch, len(ranges))
     origin_of = Dense(base)
+    elect = election != "none"
     count = len(operands)
     for start, stop in ranges:
         origin, total, first, second, *deltas = scratch.rows(4 + (count if elect else 1), stop - start)
@@ -102,16 +76,20 @@ def sparsified_sum(
             total.copy_(origin)
             for operand, weight, sparsity in zip(operands, weights, sparsities, strict=True):
                 operand.delta(first, origin, start, stop)
-                total.add_(sparsify(first, sparsity, start, scratch, second), alpha=weight)
+                total.add_(sparsify(first, sparsity, start, columns, scratch, second), alpha=weight)
         else:
             kept = []
             for operand, sparsity, row in zip(operands, sparsities, deltas, strict=True):
                 operand.delta(row, origin, start, stop)
-                survivors = sparsify(row, sparsity, start, scratch, first)
+                survivors = sparsify(row, sparsity, start, columns, scratch, first)
                 if survivors is first:
                     row, first = first, row
                 kept.append(row)
-            _elected_sum(kept, weights, mean_of_agreeing, total, first, second)
+            if least_variance > 0.0:
+                keep_varying(kept, least_variance, second, first, total)
+            _elected_sum(kept, weights, election, divisor, total, first, second)
+            if factor != 1.0:
+                total.mul_(factor)
             total.add_(origin)
         if scale != 1.0:
             total.mul_(scale)
@@ -122,25 +100,45 @@ def sparsified_sum(
 def _elected_sum(
     deltas: Sequence[torch.Tensor],
     weights: Sequence[float],
-    mean: bool,
+    election: Election,
+    divisor: Divisor,
     total: torch.Tensor,
     sign: torch.Tensor,
     count: torch.Tensor,
 ) -> None:
-    """`total = sign * sum_t w_t relu(sign * s_t) / count`; overwrites `deltas`, `sign` and `count`."""
+    """`total = sign * sum_t w_t relu(sign * s_t) / count`; overwrites `deltas`, `sign` and `count`.
+
+    After the weights, `s_t` is the weighted task vector and the sum has no further weights.
+    """
+    factors = weights
+    if election == "after":
+        factors = [1.0] * len(weights)
+        for delta, weight in zip(deltas, weights, strict=True):
+            delta.mul_(weight)
     sign.copy_(deltas[0])
     for delta in deltas[1:]:
         sign.add_(delta)
     # +1 or -1 from the sign bit. A sum of -0.0 has no agreeing element, so that its sign is free.
     sign.view(torch.int32).bitwise_and_(-(2**31)).bitwise_or_(_ONE_BITS)
     total.zero_()
-    if mean:
+    if divisor != "none":
         count.zero_()
-    for delta, weight in zip(deltas, weights, strict=True):
+    for delta, weight, factor in zip(deltas, weights, factors, strict=True):
         delta.mul_(sign).clamp_min_(0.0)
-        total.add_(delta, alpha=weight)
-        if mean:
-            count.add_(delta.sign_())
+        total.add_(delta, alpha=factor)
+        if divisor != "none":
+            count.add_(delta.sign_(), alpha=weight if divisor == "weight" else 1.0)
     total.mul_(sign)
-    if mean:
+    if divisor == "count":
         total.div_(count.clamp_min_(1.0))
+    elif divisor == "weight":
+        total.div_(_without_zeros(count, weights))
+
+
+def _without_zeros(count: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Sums of weights with those that vanish replaced, in place."""
+    least = min((weight for weight in weights if weight != 0.0), default=1.0)
+    if least >= LEAST_DIVISOR:
+        # Every sum of positive weights is 0, where the dividend is 0 too, or at least the smallest.
+        return count.clamp_min_(least)
+    return torch.where(count.abs() < LEAST_DIVISOR, torch.ones_like(count), count)

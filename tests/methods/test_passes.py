@@ -8,7 +8,8 @@ from peft.utils import merge_utils
 from evomerge.methods import blocks
 from evomerge.methods.blocks import Dense, LowRankDelta, Scratch, block_ranges
 from evomerge.methods.keys import mask_key
-from evomerge.methods.sparsified_sum import Sparsity, sparsified_sum
+from evomerge.methods.sparsified_sum import sparsified_sum
+from evomerge.methods.sparsity import Sparsity
 from evomerge.methods.weighted_sum import weighted_sum
 from tests.methods import reference
 
@@ -35,12 +36,25 @@ def add(base, experts, weights, storage=torch.float32, scale=1.0):
     return out
 
 
-def sparse(base, experts, weights, sparsities, elect=True, mean=True, storage=torch.float32):
-    out = torch.empty(SIZE, dtype=storage)
+def sparse(
+    base,
+    experts,
+    weights,
+    sparsities,
+    election="before",
+    divisor="count",
+    factor=1.0,
+    least=0.0,
+    columns=1,
+    storage=torch.float32,
+):
+    size = base.numel()
+    out = torch.empty(size, dtype=storage)
     operands = [Dense(x) for x in experts]
     assert sparsified_sum(
-        base, operands, weights, sparsities, elect, mean, 1.0, SIZE, out, storage, Scratch()
-    )
+        base, operands, weights, sparsities, election, divisor, factor, least, columns, 1.0, size, out,
+        storage, Scratch(),
+    )  # fmt: skip
     return out
 
 
@@ -88,7 +102,9 @@ def test_linear(tensors):
 def test_ties(tensors, densities):
     base, experts = tensors
     weights = [0.5, 1.0, 1.4]
-    expected = reference.ties(*as64(base, experts), weights, densities)
+    origin, values = as64(base, experts)
+    kept = [reference.trim(x - origin, d) for x, d in zip(values, densities, strict=True)]
+    expected = origin + reference.vote(kept, weights, "before", "count")
     found = sparse(base, experts, weights, thresholds(base, experts, densities))
     # The reference trims float64 deltas: where float32 rounds two of them together, one more survives.
     assert (np.abs(found.double().numpy() - expected) > 1e-6).mean() < 1e-3
@@ -108,8 +124,13 @@ def test_ties_is_that_of_peft(tensors):
 def test_dare_ties(tensors, densities):
     base, experts = tensors
     weights = [0.5, 1.0, 1.4]
-    expected = reference.dare_ties(*as64(base, experts), weights, densities, 5, NAMES, "t")
-    found = sparse(base, experts, weights, dare(densities), mean=False)
+    origin, values = as64(base, experts)
+    kept = [
+        np.where(reference.mask(5, n, "t", d, SIZE), (x - origin) / d, 0.0)
+        for n, x, d in zip(NAMES, values, densities, strict=True)
+    ]
+    expected = origin + reference.vote(kept, weights, "before", "none")
+    found = sparse(base, experts, weights, dare(densities), divisor="none")
     np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -119,7 +140,7 @@ def test_dare_without_election_is_unbiased(tensors):
     draws = 200
     for seed in range(draws):
         masks = dare((0.5, 0.5, 0.5), seed=seed)
-        total += sparse(base, experts, [1.0, 1.0, 1.0], masks, elect=False, mean=False).double()
+        total += sparse(base, experts, [1.0, 1.0, 1.0], masks, election="none", divisor="none").double()
     expected = torch.from_numpy(reference.task_arithmetic(*as64(base, experts), [1, 1, 1]))
     spread = torch.stack([x - base for x in experts]).square().sum(0).sqrt().double()
     assert ((total / draws - expected).abs() < 5.5 * spread / draws**0.5).all()
@@ -128,12 +149,7 @@ def test_dare_without_election_is_unbiased(tensors):
 def test_ties_in_zero_sums_and_equal_magnitudes():
     base = torch.zeros(4)
     experts = [torch.tensor([1.0, -1.0, 2.0, 0.0]), torch.tensor([-1.0, 1.0, 2.0, -3.0])]
-    out = torch.empty(4)
-    operands = [Dense(x) for x in experts]
-    plain = [Sparsity(), Sparsity()]
-    assert sparsified_sum(
-        base, operands, [1.0, 1.0], plain, True, True, 1.0, 4, out, out.dtype, Scratch()
-    )
+    out = sparse(base, experts, [1.0, 1.0], [Sparsity(), Sparsity()])
     # A zero sum counts as positive, and the mean is over those that agree.
     assert out.tolist() == [1.0, 1.0, 2.0, -3.0]
 
@@ -145,7 +161,7 @@ def families(base, experts):
     return {
         "sum": lambda w: add(base, experts, w),
         "ties": lambda w: sparse(base, experts, w, thresholds(base, experts, [0.3, 0.4, 0.5])),
-        "dare_ties": lambda w: sparse(base, experts, w, dare((0.3, 0.4, 0.5)), mean=False),
+        "dare_ties": lambda w: sparse(base, experts, w, dare((0.3, 0.4, 0.5)), divisor="none"),
     }
 
 
@@ -175,7 +191,8 @@ def test_density_one_is_no_sparsification(tensors):
     lowest = thresholds(base, experts, [1.0, 1.0, 1.0])
     assert torch.equal(sparse(base, experts, weights, lowest), sparse(base, experts, weights, plain))
     assert torch.equal(
-        sparse(base, experts, weights, plain, elect=False, mean=False), add(base, experts, weights)
+        sparse(base, experts, weights, plain, election="none", divisor="none"),
+        add(base, experts, weights),
     )
 
 

@@ -1,0 +1,29 @@
+"""SearchSpace: which genes exist; genome to recipe and back.
+
+A declaration (a YAML file in `search_spaces/`) states a method and, for each of its coefficients, a
+*field*: one value for the whole model, a band of layers, each layer, each module of each layer, or a
+curve over depth. Together with the layout of the base model it becomes a `SearchSpace`.
+"""
+
+from evomerge.search_space.declaration import (
+    CoefficientField,
+    FieldKind,
+    SearchSpaceDeclaration,
+    load_search_space,
+)
+from evomerge.search_space.genes import Gene, Genome, ModelLayout
+from evomerge.search_space.space import MAX_GENES, SearchSpace, build_search_space, describe
+
+__all__ = [
+    "MAX_GENES",
+    "CoefficientField",
+    "FieldKind",
+    "Gene",
+    "Genome",
+    "ModelLayout",
+    "SearchSpace",
+    "SearchSpaceDeclaration",
+    "build_search_space",
+    "describe",
+    "load_search_space",
+]

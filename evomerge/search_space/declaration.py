@@ -1,0 +1,152 @@
+"""A search-space file: a method, and how each of its coefficients varies over the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from evomerge.merge_method import (
+    METHODS,
+    Coefficient,
+    MergeMethod,
+    out_of_range,
+    ranked_out_of_range,
+)
+from evomerge.yaml_file import load_yaml, validate
+
+FieldKind = Literal["model", "band", "layer", "layer_module", "depth_curve", "lines"]
+
+
+class CoefficientField(BaseModel):
+    """How one coefficient varies over the model; either searched in [low, high] or fixed at value.
+
+    `depth_curve` interpolates linearly between `knots` values spread evenly over the layers; `lines`
+    (LiNeS, Wang et al. 2025, arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha
+    in [low, high] and beta in [slope_low, slope_high].
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    field: FieldKind = "model"
+    bands: Annotated[int, Field(ge=1)] | None = None
+    outside_layers: Literal["own", "shared"] = "own"
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    slope_low: FiniteFloat | None = None
+    slope_high: FiniteFloat | None = None
+    knots: Annotated[int, Field(ge=2)] | None = None
+    step: Annotated[FiniteFloat, Field(gt=0)] = 1e-3
+    value: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CoefficientField:
+        if self.field == "band" and self.bands is None:
+            raise ValueError("E119", "a banded field needs `bands`, the number of bands")
+        if self.field != "band" and self.bands is not None:
+            raise ValueError("E119", f"`bands` only goes with `field: band`, not {self.field}")
+        if self.field == "depth_curve" and self.knots is None:
+            raise ValueError("E119", "a depth curve needs `knots`, the number of its genes")
+        if self.field != "depth_curve" and self.knots is not None:
+            raise ValueError("E119", f"`knots` only goes with `field: depth_curve`, not {self.field}")
+        sloped = self.slope_low is not None or self.slope_high is not None
+        if self.field != "lines" and sloped:
+            raise ValueError("E119", f"slopes only go with `field: lines`, not {self.field}")
+        if self.slopes[0] >= self.slopes[1]:
+            found = list(self.slopes)
+            raise ValueError("E110", f"slope_low must be below slope_high; bounds are {found}")
+        if self.value is not None and (self.low is not None or self.high is not None):
+            raise ValueError("E110", "give either `value` (fixed) or `low` and `high`, not both")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("E110", f"low must be below high; bounds are [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """(low, high) of beta: [0, 1.5] unless stated."""
+        low = 0.0 if self.slope_low is None else self.slope_low
+        return low, 1.5 if self.slope_high is None else self.slope_high
+
+    def bounds(self, coefficient: Coefficient) -> tuple[float, float]:
+        """(low, high): what the file says, else the coefficient's own."""
+        low = coefficient.low if self.low is None else self.low
+        return low, coefficient.high if self.high is None else self.high
+
+    def extent(self, coefficient: Coefficient) -> tuple[float, float]:
+        """(least, largest) value a place can have."""
+        if self.value is not None:
+            return self.value, self.value
+        low, high = self.bounds(coefficient)
+        if self.field == "lines":
+            return low + min(self.slopes[0], 0.0), high + max(self.slopes[1], 0.0)
+        return low, high
+
+
+class SearchSpaceDeclaration(BaseModel):
+    """A search-space file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    method: str
+    coefficients: dict[str, CoefficientField] = {}
+    options: dict[str, str | bool | float] = {}
+
+    @model_validator(mode="after")
+    def _known_method(self) -> SearchSpaceDeclaration:
+        method = METHODS.get(self.method)
+        if method is None:
+            raise ValueError("E114", f"unknown method `{self.method}`; methods: {', '.join(METHODS)}")
+        faults = method.faults(self.options)
+        if faults:
+            raise ValueError("E111", faults[0])
+        for name, field in self.coefficients.items():
+            declared = method.coefficient(name)
+            if declared is None:
+                names = ", ".join(c.name for c in method.coefficients)
+                raise ValueError("E111", f"{self.method} has no coefficient `{name}`; it has {names}")
+            for value in field.extent(declared):
+                rule = out_of_range(name, value) or self._weight_rule(method, name, value)
+                if rule:
+                    raise ValueError("E111", f"{rule}, found {value}")
+            low, high = field.bounds(declared)
+            if field.value is None and high - low < field.step:
+                wrong = (
+                    f"bounds of `{name}`: [{low}, {high}] with step {field.step} hold one value only"
+                )
+                raise ValueError("E110", wrong)
+        if method.sparsify == "ranked":
+            density, epsilon = self._extent(method, "density"), self._extent(method, "epsilon")
+            rule = ranked_out_of_range(*density, epsilon[1])
+            if rule:
+                raise ValueError(
+                    "E111", f"{rule}; density in {list(density)}, epsilon up to {epsilon[1]}"
+                )
+        return self
+
+    def _weight_rule(self, method: MergeMethod, name: str, value: float) -> str:
+        """Why a weight may not be negative, where it may not."""
+        if name != "weight" or value >= 0.0:
+            return ""
+        if method.elect and method.resolve(self.options)["divisor"] == "weight":
+            return "with `divisor: weight` a weight is at least 0: a sum near zero would divide"
+        if method.scalars_with(self.options) != "weights":
+            return f"a share of {method.name} is at least 0"
+        return ""
+
+    def _extent(self, method: MergeMethod, name: str) -> tuple[float, float]:
+        declared = method.coefficient(name)
+        assert declared is not None
+        field = self.coefficients.get(name, CoefficientField(value=declared.default))
+        return field.extent(declared)
+
+
+def load_search_space(path: Path) -> SearchSpaceDeclaration:
+    """Read a search-space file.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    data, positions = load_yaml(path)
+    return validate(SearchSpaceDeclaration, data, positions, str(path))

@@ -1,0 +1,248 @@
+"""Genes: the numbers a search varies, and the places of a model each one sets."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.merge_method import Coefficient
+from evomerge.search_space.declaration import CoefficientField
+
+Genome = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """What a search space must know of the base model.
+
+    Attributes:
+        layers: number of layers.
+        places: finest places that hold tensors (`embed`, `layers.0.attn`, ..., `final_norm`, `head`);
+            a tied head has none.
+        parameters: number of parameters.
+        active: expert to the places its task vector touches; None before `prepare` has looked.
+    """
+
+    layers: int
+    places: tuple[str, ...]
+    parameters: int
+    active: Mapping[str, tuple[str, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One named number on a grid.
+
+    Attributes:
+        name: for example `weight.math.layers.03.mlp`.
+        low, high: bounds, both reachable.
+        step: grid spacing, counted from `low`.
+        coefficient: name of the method's coefficient.
+        input: the expert it belongs to, or `*` where all share it.
+        places: the finest places it sets, or has a part in.
+        basis: its part in each place's value, which is the sum of `gene * part` over genes; empty where
+            the gene is the value.
+    """
+
+    name: str
+    low: float
+    high: float
+    step: float
+    coefficient: str
+    input: str
+    places: tuple[str, ...]
+    basis: tuple[float, ...] = ()
+
+    def snap(self, value: float) -> float:
+        """The nearest grid value within the bounds, as a short decimal."""
+        return _snapped(self.low, self.high, self.step, value)
+
+
+# Cached: decoding looks up every gene of every candidate, and grids have few distinct points.
+@lru_cache(maxsize=100_000)
+def _snapped(low: float, high: float, step: float, value: float) -> float:
+    steps = math.floor((high - low) / step + 1e-9)
+    index = min(max(round((value - low) / step), 0), steps)
+    # Adding 0.0 turns -0.0 into 0.0, which has another JSON form and so another digest.
+    return round(low + index * step, 12) + 0.0
+
+
+def make_genes(
+    coefficient: Coefficient,
+    field: CoefficientField,
+    layout: ModelLayout,
+    experts: Sequence[str],
+    active: Mapping[str, tuple[str, ...]] | None,
+    file: str,
+) -> list[Gene]:
+    """The genes of one coefficient.
+
+    Args:
+        coefficient: what they set.
+        field: how it varies.
+        layout: places and layers.
+        experts: their names.
+        active: expert to the places where a gene of it does something; None for everywhere.
+        file: for messages.
+
+    Raises:
+        ConfigError: E119, a field that does not fit the number of layers.
+    """
+    _refuse_misfit(coefficient.name, field, layout, file)
+    inputs = tuple(experts) if coefficient.per_input else ("*",)
+    genes = []
+    for name in inputs:
+        own = [coefficient.name, *([name] if name != "*" else [])]
+        for part in _parts(coefficient, field, layout):
+            pairs = list(zip(part.places, part.basis or [1.0] * len(part.places), strict=True))
+            if active is not None and name != "*":
+                pairs = [pair for pair in pairs if pair[0] in active[name]]
+            if not pairs:
+                continue
+            label = ".".join([*own, *([part.label] if part.label else [])])
+            basis = tuple(factor for _, factor in pairs) if part.basis else ()
+            genes.append(
+                Gene(
+                    label, part.low, part.high, field.step, coefficient.name, name,
+                    tuple(place for place, _ in pairs), basis,
+                )
+            )  # fmt: skip
+        _refuse_ambiguous([gene for gene in genes if gene.input == name and gene.basis], file)
+    return genes
+
+
+def _refuse_misfit(name: str, field: CoefficientField, layout: ModelLayout, file: str) -> None:
+    least = {"band": field.bands or 1, "depth_curve": field.knots or 2, "lines": 2}.get(field.field, 0)
+    if least > layout.layers:
+        what, count = {
+            "band": ("bands", "bands"),
+            "depth_curve": ("knots", "knots"),
+            "lines": ("numbers", ""),
+        }[field.field]
+        raise ConfigError(
+            Problem(
+                "E119",
+                f"more {what} than layers",
+                f"{least} {what}, {layout.layers} layers",
+                file=file,
+                field=".".join(part for part in ("coefficients", name, count) if part),
+            )
+        )
+
+
+def _refuse_ambiguous(curve: Sequence[Gene], file: str) -> None:
+    """Two genomes of one curve must not be the same values at every place it sets."""
+    if curve and np.linalg.matrix_rank(basis_matrix(curve)[1]) < len(curve):
+        found = f"{len(curve)} genes of {curve[0].coefficient} for {curve[0].input}"
+        todo = "use fewer knots: the expert changes too few layers"
+        wrong = "a curve with more genes than it can have values"
+        raise ConfigError(Problem("E119", wrong, found, todo, file))
+
+
+def basis_matrix(curve: Sequence[Gene]) -> tuple[list[str], np.ndarray]:
+    """The places that genes of one curve set, and each gene's part there: float64 [places, genes]."""
+    places = list(dict.fromkeys(place for gene in curve for place in gene.places))
+    matrix = np.zeros((len(places), len(curve)))
+    for column, gene in enumerate(curve):
+        for place, factor in zip(gene.places, gene.basis, strict=True):
+            matrix[places.index(place), column] = factor
+    return places, matrix
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A gene before it belongs to an expert."""
+
+    label: str
+    places: tuple[str, ...]
+    low: float
+    high: float
+    basis: tuple[float, ...] = ()
+
+
+def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayout) -> list[_Part]:
+    def grid(low: float, high: float) -> tuple[float, float]:
+        return low, Gene("", low, high, field.step, "", "", ()).snap(high)  # both lie on the grid
+
+    low, high = grid(*field.bounds(coefficient))
+    if field.field not in ("depth_curve", "lines"):
+        return [_Part(label, places, low, high) for label, places in _groups(field, layout)]
+    inside = [place for place in layout.places if place.startswith("layers.")]
+    outer = [place for place in layout.places if not place.startswith("layers.")]
+    depths = [int(place.split(".")[1]) / (layout.layers - 1) for place in inside]
+    shared = field.outside_layers == "shared"
+    if field.field == "lines":
+        level = [*inside, *(outer if shared else [])]
+        ends = grid(*field.slopes)
+        curve = [
+            _Part("alpha", tuple(level), low, high, (1.0,) * len(level)),
+            _curve_part("beta", inside, depths, *ends),
+        ]
+    else:
+        assert field.knots is not None
+        curve = []
+        for knot in range(field.knots):
+            factors = [max(0.0, 1.0 - abs(depth * (field.knots - 1) - knot)) for depth in depths]
+            near = {0: [p for p in outer if p == "embed"]}
+            near[field.knots - 1] = [p for p in outer if p != "embed"]
+            beside = near.get(knot, []) if shared else []
+            places = [*inside, *beside]
+            factors += [1.0] * len(beside)
+            curve.append(_curve_part(f"knot.{knot}", places, factors, low, high))
+    if shared:
+        return curve
+    before = [_Part(place, (place,), low, high) for place in outer if place == "embed"]
+    after = [_Part(place, (place,), low, high) for place in outer if place != "embed"]
+    return [*before, *curve, *after]
+
+
+def _curve_part(
+    label: str, places: Sequence[str], factors: Sequence[float], low: float, high: float
+) -> _Part:
+    kept = [(place, factor) for place, factor in zip(places, factors, strict=True) if factor > 1e-12]
+    return _Part(label, tuple(p for p, _ in kept), low, high, tuple(f for _, f in kept))
+
+
+def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tuple[str, ...]]]:
+    """(label, places) of the groups of a field, in model order."""
+    if field.field == "model" and field.outside_layers == "shared":
+        return [("", layout.places)]
+    inside = [place for place in layout.places if place.startswith("layers.")]
+    outer = [(place, (place,)) for place in layout.places if not place.startswith("layers.")]
+    width = len(str(layout.layers - 1))
+
+    def layer(place: str) -> int:
+        return int(place.split(".")[1])
+
+    def label(start: int, last: int) -> str:
+        span = f"{start:0{width}d}"
+        return f"layers.{span}" if start == last else f"layers.{span}-{last:0{width}d}"
+
+    grouped: list[tuple[str, tuple[str, ...]]] = []
+    if field.field == "layer_module":
+        for place in inside:
+            _, index, module = place.split(".")
+            grouped.append((f"layers.{int(index):0{width}d}.{module}", (place,)))
+    else:
+        count = {"model": 1, "layer": layout.layers}.get(field.field, field.bands or 1)
+        edges = [band * layout.layers // count for band in range(count + 1)]
+        for start, end in itertools.pairwise(edges):
+            places = tuple(place for place in inside if start <= layer(place) < end)
+            name = "layers" if count == 1 else label(start, end - 1)
+            grouped.append((name, places))
+    if field.outside_layers == "shared":
+        # Each outer place goes with the layers next to it: embeddings with the first, the rest last.
+        first_label, first_places = grouped[0]
+        grouped[0] = (first_label, tuple(p for p, _ in outer if p == "embed") + first_places)
+        last_label, last_places = grouped[-1]
+        grouped[-1] = (last_label, last_places + tuple(p for p, _ in outer if p != "embed"))
+        return grouped
+    before = [group for group in outer if group[0] == "embed"]
+    after = [group for group in outer if group[0] != "embed"]
+    return [*before, *grouped, *after]

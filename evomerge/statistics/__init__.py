@@ -1,0 +1,1 @@
+"""Parts of `weight_statistics`: order statistics, inner products, and what `prepare` looks for."""
