@@ -30,10 +30,12 @@ from evomerge.recipe import DTYPES, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-FLOPS = {"float32": 15e9, "bfloat16": 40e9, "float16": 15e9}
+FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
 """What one thread reached on the models in `experiments/`, all overhead included."""
 
-BYTES_PER_TOKEN = 3
+BYTES_PER_TOKEN = 8
+"""Of a JSON-lines file of short items, quotes and field names counted in."""
+
 WORKER_BASE_BYTES = 450_000_000
 """Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
 
