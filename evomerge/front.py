@@ -10,14 +10,16 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front_statistics import probability_non_dominated
-from evomerge.history import Candidate, History
+from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
 from evomerge.item_store import ItemStore
+from evomerge.ledger import read_events
 from evomerge.objective import Objective, Scaling, complete
 from evomerge.pareto import hypervolume, knee, non_dominated, preferred
 from evomerge.scores import Metric, Split
@@ -130,6 +132,17 @@ def compute_front(history: History, store: ItemStore) -> Front:
         evaluations=history.budget_used,
         failures=history.failures(),
     )
+
+
+def read_front(directory: Path) -> Front:
+    """The front of a campaign folder, also while a run goes on in it.
+
+    Raises:
+        UsageError: E507, as `compute_front` says.
+        LedgerDamaged: E502.
+    """
+    history = History.fold(read_events(directory / LEDGER_FILE))
+    return compute_front(history, ItemStore(directory / ITEMS_FOLDER))
 
 
 def _deciding_split(history: History) -> Split:
