@@ -8,8 +8,9 @@ Usage, in a test of your own::
     def test_conformance(check):
         check(my_factory)
 
-A factory takes (genes, objectives, population, seed, initial) and gives an optimizer. Checks raise
-AssertionError with what was expected. They use nothing but the standard library and evomerge.
+A factory takes (genes, objectives, population, seed, initial) and gives an optimizer; `STEADY_CHECKS`
+are for factories of the steady-state schedule. Checks raise AssertionError with what was expected. They
+use nothing but the standard library and evomerge.
 """
 
 from __future__ import annotations
@@ -224,3 +225,53 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_bad_values,
 )
 """All checks; each takes a factory."""
+
+
+def check_steady_order(factory: Factory) -> None:
+    """One candidate an ask, any number pending, told by number in any order, each once."""
+    optimizer, other = _make(factory), _make(factory)
+    _raises(RuntimeError, lambda: optimizer.tell([]), "tell before the first ask")
+    genomes = [genome for _ in range(5) for genome in optimizer.ask()]
+    assert len(set(genomes)) == 5, "five asks are five candidates, also while all are pending"
+    told: list[Outcome] = [example_outcome(genome) for genome in genomes]
+    _raises(RuntimeError, lambda: optimizer.tell(told[:1], [5]), "a number that was not asked")
+    _raises(RuntimeError, lambda: optimizer.tell(told[:2], [1, 1]), "a number twice")
+    _raises(RuntimeError, lambda: optimizer.tell(told[:1], [1, 2]), "too few outcomes")
+    for number in (3, 0, 4):
+        optimizer.tell([told[number]], [number])
+    _raises(RuntimeError, lambda: optimizer.tell(told[3:4], [3]), "a second tell")
+    assert [genome for _ in range(5) for genome in other.ask()] == genomes
+    for number in (3, 0, 4):
+        other.tell([told[number]], [number])
+    assert optimizer.state_digest() == other.state_digest(), "a refused call changed the state"
+    assert optimizer.ask() == other.ask(), "a refused call changed what is asked next"
+
+
+def check_steady_replay(factory: Factory) -> None:
+    """The same asks and tells in the same order give the same asks and digests, failures among them."""
+    digests = []
+    for _ in range(2):
+        optimizer = _make(factory)
+        pending: list[tuple[int, Genome]] = []
+        seen = []
+        for step in range(6 * POPULATION):
+            pending += [(step, genome) for genome in optimizer.ask()]
+            if step % 3:
+                number, genome = pending.pop(step * 7 % len(pending))
+                failed = number % 5 == 0
+                optimizer.tell([Failed("deadline") if failed else example_outcome(genome)], [number])
+            seen.append(optimizer.state_digest())
+        digests.append(seen)
+    assert digests[0] == digests[1], "a replay comes to another state"
+    assert len(set(digests[0])) == len(digests[0]), "an ask or tell left the digest as it was"
+
+
+STEADY_CHECKS: tuple[Callable[[Factory], None], ...] = (
+    check_steady_order,
+    check_steady_replay,
+    check_replay,
+    check_digest,
+    check_grid,
+    check_no_repeats,
+)
+"""All checks of the steady-state schedule."""

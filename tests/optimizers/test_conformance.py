@@ -9,7 +9,13 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import KINDS, make_optimizer
-from evomerge.testing.optimizers import CHECKS, OBJECTIVES, example_genes, run
+from evomerge.testing.optimizers import (
+    CHECKS,
+    OBJECTIVES,
+    STEADY_CHECKS,
+    example_genes,
+    run,
+)
 
 VARIANTS = [
     ("nsga2", {}),
@@ -32,6 +38,24 @@ def test_conformance(check, kind, options):
             seed=seed,
             initial=initial,
             options=options,
+        )
+
+    check(factory)
+
+
+@pytest.mark.parametrize("check", STEADY_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=str)
+def test_conformance_in_steady_state(check, kind, options):
+    def factory(genes, objectives, population, seed, initial):
+        return make_optimizer(
+            kind,
+            genes,
+            objectives,
+            population=population,
+            seed=seed,
+            initial=initial,
+            options=options,
+            schedule="steady_state",
         )
 
     check(factory)
