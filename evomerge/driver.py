@@ -148,7 +148,7 @@ class Driver:
             return
         needed = ("base", *experts)
         # Without base and experts there is no scale: what made one fail may have been mended.
-        self.dispatcher.evaluate(list(recipes.items()), "search", again=needed)
+        self.dispatcher.evaluate(list(recipes.items()), "search", again=tuple(recipes))
         for name in needed:
             candidate = self.history.candidates[name]
             if candidate.failure is not None:

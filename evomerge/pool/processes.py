@@ -27,6 +27,7 @@ from evomerge.worker import Worker
 # The first job of a worker pays for imports and for loading the model, which no deadline of a
 # candidate covers.
 START_GRACE = 300.0
+CLOSE_SECONDS = 3.0
 
 
 @dataclass
@@ -83,8 +84,14 @@ class ProcessPool:
                     return self._kill(slot)
 
     def close(self) -> None:
-        """Kill every worker; they hold nothing that must be saved."""
+        """End idle workers, kill the others; they hold nothing that must be saved."""
         self._queue.clear()
+        idle = [slot for slot in self._slots if slot.job is None]
+        for slot in idle:
+            slot.pipe.close()  # a process that ends by itself gives its semaphores back
+        end = time.monotonic() + CLOSE_SECONDS
+        for slot in idle:
+            slot.process.join(max(0.0, end - time.monotonic()))
         for slot in self._slots:
             self._stop(slot)
         self._slots = []
