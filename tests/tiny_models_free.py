@@ -1,0 +1,18 @@
+"""Running a campaign in a process that must not import torch: no tiny models, no lm-eval here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign import load_campaign
+from evomerge.driver import run
+
+
+def run_light(folder: Path, directory: str, workers: Mapping[str, Any]) -> None:
+    """Run `folder/campaign.yaml` in `folder/directory`; its workers must be those that are expected."""
+    campaign = load_campaign(folder / "campaign.yaml")
+    assert {name: getattr(campaign.config.workers, name) for name in workers} == dict(workers)
+    paths = {name: str(reference.path) for name, reference in campaign.references().items()}
+    run(campaign, folder / directory, paths, "bfloat16")
