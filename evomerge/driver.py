@@ -31,6 +31,7 @@ from evomerge.ledger import Ledger
 from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
+from evomerge.seeders import metagpt_seeds
 from evomerge.search import ReplayDiffers, Search
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
@@ -186,7 +187,7 @@ class Driver:
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
 
     def seeds(self) -> list[tuple[float, ...]]:
-        """Genomes of the shown baselines, as far as the space can express them."""
+        """Genomes of the shown baselines and of MetaGPT, as far as the space can express them."""
         experts = self.campaign.experts
         seeds = []
         for name in self.history.reference_ids():
@@ -196,6 +197,7 @@ class Driver:
                 genome = self.space.uniform(dict.fromkeys(experts, 1.0 / len(experts)))
             if genome is not None:
                 seeds.append(genome)
+        seeds += metagpt_seeds(self.space, self.history.prepared or {})
         return list(dict.fromkeys(seeds))
 
     def _recipe(self, name: str) -> Recipe:

@@ -4,7 +4,8 @@ Events, in the order in which they first appear:
 
 ===========  ==========================================================================
 `campaign`   the configuration, versions and format; always the first line
-`prepared`   what the `prepare` job found: digests, layout, item index, timings
+`prepared`   what the `prepare` job found: digests, layout, item index, timings, and the inner
+             products of task vectors by place (`task_vectors`), which seed the search
 `evaluated`  metrics of one candidate or baseline on one split, where its items lie
 `failed`     a candidate without scores, with its class and message
 `baselines`  scaling (ideal and nadir) and the best single coefficient, frozen

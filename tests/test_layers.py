@@ -59,6 +59,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "verify",
             "model_card",
             "mergekit",
+            "seeders",
         )
     },
     {"top": ("cli", "report", "starter")},

@@ -159,6 +159,18 @@ METHOD_SPACES = {
     "fixed": space("ties", weight={"value": 1.0}, density={"low": 0.1}),
     "linear": space("linear", weight={"field": "layer"}),
     "slerp": space("slerp", t={"field": "layer_module"}),
+    "curve": space(weight={"field": "depth_curve", "knots": 3}),
+    "curve_shared": space(
+        "ties", weight={"field": "depth_curve", "knots": 2, "outside_layers": "shared", "low": -0.5}
+    ),
+    "lines": space(weight={"field": "lines", "slope_low": -0.5, "outside_layers": "shared"}),
+    "signed": space(weight={"field": "layer", "low": -1.0}, **{"lambda": {}}),
+    "nuslerp": space("nuslerp", t={"field": "layer"}),
+    "karcher": space("karcher", weight={"field": "layer"}),
+    "multislerp": space("multislerp", weight={"field": "layer"}),
+    "stock": space("model_stock", **{"lambda": {"field": "layer"}}),
+    "sce": space("sce", density={"field": "layer"}),
+    "mergekit": space("ties", options={"compat": "mergekit"}, weight={}, density={"low": 0.1}),
     "part": space(
         "ties",
         over=layout(active={"math": layout().places[2:5], "code": layout().places}),
@@ -186,7 +198,10 @@ def test_decode_and_encode_are_inverse(found: SearchSpace, data: st.DataObject) 
         assert again == genome
 
 
-@pytest.mark.parametrize("found", METHOD_SPACES.values(), ids=METHOD_SPACES)
+CONSTANT = {n: s for n, s in METHOD_SPACES.items() if not any(gene.basis for gene in s.genes)}
+
+
+@pytest.mark.parametrize("found", CONSTANT.values(), ids=CONSTANT)
 def test_decoding_is_one_to_one_and_sets_just_the_genes_places(found: SearchSpace) -> None:
     middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
     before = values_of(found.decode(middle), found)
@@ -404,3 +419,120 @@ def test_a_field_knows_its_bounds() -> None:
     coefficient = METHOD_SPACES["layer"].method.coefficients[0]
     assert CoefficientField().bounds(coefficient) == (0.0, 1.5)
     assert CoefficientField(low=-1.0).bounds(coefficient) == (-1.0, 1.5)
+
+
+def test_a_depth_curve_runs_through_its_knots() -> None:
+    found = space(over=layout(7), weight={"field": "depth_curve", "knots": 3})
+    assert names(found)[:6] == [
+        "weight.math.embed", "weight.math.knot.0", "weight.math.knot.1", "weight.math.knot.2",
+        "weight.math.final_norm", "weight.math.head",
+    ]  # fmt: skip
+    genome = found.snap([0.9, 0.1, 0.7, 0.4, 0.2, 0.3] * 2)
+    values = values_of(found.decode(genome), found)
+    curve = [values["weight", "math", f"layers.{layer}.mlp"] for layer in range(7)]
+    assert curve == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.6, 0.5, 0.4], abs=1e-12)
+    assert curve == [values["weight", "math", f"layers.{layer}.attn"] for layer in range(7)]
+    assert values["weight", "math", "embed"] == 0.9
+
+
+def test_lines_grow_with_depth_from_alpha() -> None:
+    found = space(over=layout(5), weight={"field": "lines", "outside_layers": "shared"})
+    assert names(found)[:2] == ["weight.math.alpha", "weight.math.beta"]
+    genome = found.snap([0.2, 0.8, 0.5, 0.0])
+    values = values_of(found.decode(genome), found)
+    lines = [values["weight", "math", f"layers.{layer}.norm"] for layer in range(5)]
+    assert lines == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-12)
+    assert {values["weight", "math", place] for place in OUTER} == {0.2}
+    # A level line is the constant it stands for.
+    assert {values["weight", "code", place] for place in found.layout.places} == {0.5}
+
+
+@pytest.mark.parametrize("name", ["curve", "curve_shared", "lines"])
+def test_curves_are_one_to_one(name: str) -> None:
+    found = METHOD_SPACES[name]
+    middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+    digests = {found.decode(middle).digest}
+    for index, gene in enumerate(found.genes):
+        for value in (gene.low, gene.high, middle[index] + gene.step):
+            changed = (*middle[:index], gene.snap(value), *middle[index + 1 :])
+            digests.add(found.decode(changed).digest)
+            assert found.encode(found.decode(changed)) == changed
+    assert len(digests) == 3 * len(found.genes) + 1
+
+
+def test_level_curves_are_the_single_coefficient_merge() -> None:
+    wanted = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")
+    for name in ("curve", "lines", "signed"):
+        genome = METHOD_SPACES[name].encode(wanted)
+        assert genome is not None
+        assert METHOD_SPACES[name].decode(genome).digest == wanted.digest
+
+
+def test_recipes_hold_only_what_is_not_the_default() -> None:
+    def source(name: str) -> MergedSource:
+        found = METHOD_SPACES[name]
+        middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+        merged = found.decode(middle).sources[MERGED]
+        assert isinstance(merged, MergedSource)
+        return merged
+
+    assert source("ties").options == {}
+    assert source("mergekit").options == {
+        "election": "after", "divisor": "weight", "rounding": "binary",
+    }  # fmt: skip
+    assert set(source("ties").coefficients) == {"weight", "density"}
+    assert source("nuslerp").base == "base"
+    assert source("karcher").base is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("coefficients: {weight: {field: depth_curve}}", "E119", "needs `knots`"),
+        ("coefficients: {weight: {knots: 3}}", "E119", "only goes with `field: depth_curve`"),
+        ("coefficients: {weight: {slope_high: 3}}", "E119", "only go with `field: lines`"),
+        (
+            "coefficients: {weight: {field: lines, slope_low: 2}}",
+            "E110",
+            "slope_low must be below slope_high",
+        ),
+        ("method: della\ncoefficients: {density: {high: 0.95}}", "E111", "at most at 1; density in"),
+        ("method: della\ncoefficients: {epsilon: {high: 0.6}}", "E111", "an epsilon is at least 0"),
+        ("method: breadcrumbs\ncoefficients: {gamma: {high: 1}}", "E111", "a gamma is at least 0"),
+        (
+            "method: ties\noptions: {compat: mergekit}\ncoefficients: {weight: {low: -1}}",
+            "E111",
+            "with `divisor: weight` a weight is at least 0",
+        ),
+        ("method: karcher\ncoefficients: {weight: {low: -1}}", "E111", "a share of karcher"),
+        ("method: ties\ncoefficients: {density: {field: lines}}", "E111", "a density lies above 0"),
+    ],
+)
+def test_faults_of_newer_declarations(tmp_path: Path, text: str, code: str, words: str) -> None:
+    file = tmp_path / "space.yaml"
+    head = "" if "method" in text else "method: task_arithmetic\n"
+    file.write_text(f"schema: 1\n{head}{text}\n")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_search_space(file)
+    assert [p.code for p in caught.value.problems] == [code]
+
+
+def test_curves_against_the_model() -> None:
+    with pytest.raises(ConfigError, match=r"E119.*weight\.knots: more knots than layers"):
+        space(weight={"field": "depth_curve", "knots": 5})
+    with pytest.raises(ConfigError, match=r"E119.*more numbers than layers"):
+        space(over=layout(1), weight={"field": "lines"})
+    active = {"math": ("layers.1.mlp",), "code": layout().places}
+    with pytest.raises(ConfigError, match=r"E119.*use fewer knots"):
+        space(over=layout(active=active), weight={"field": "depth_curve", "knots": 3})
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_space_opens_and_seeds(file: Path) -> None:
+    declaration = load_search_space(file)
+    found = build_search_space(declaration, layout(8), SOURCES, EXPERTS, "bfloat16", 3)
+    genome = found.uniform(dict.fromkeys(EXPERTS, 0.5))
+    assert found.encode(found.decode(genome)) == genome
+    assert file.read_text().startswith("# ")
