@@ -77,7 +77,9 @@ def list_(
 
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for entry in listed:
-        table.add_row(*(_text(value) for name, value in entry.items() if name != "inputs"))
+        table.add_row(
+            *(_text(value) for name, value in entry.items() if name not in ("inputs", "options"))
+        )
     table_console().print(table)
 
 
@@ -106,6 +108,8 @@ def _methods() -> list[dict[str, Any]]:
                 for c in method.coefficients
             ],
             "inputs": list(method.inputs),
+            "options": {name: list(values) for name, values in method.options},
+            "linear": "linear in its weights" if method.linear else "",
             "paper": method.paper,
         }
         for method in METHODS.values()
