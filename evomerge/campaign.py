@@ -26,12 +26,12 @@ from pydantic import (
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.objective import Direction, Objective
-from evomerge.recipe import MERGED, canonical_json
+from evomerge.recipe import MERGED, UNION, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 from evomerge.yaml_file import Positions, dotted, load_yaml, position, validate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED)
+RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED, UNION)
 CHANGEABLE = ("budget", "workers")
 """Fields that may differ between two runs of one campaign folder."""
 

@@ -8,7 +8,9 @@ Coefficients are addressed by *place*, a dotted prefix of where a tensor stands:
 
     ""  "embed"  "layers"  "layers.3"  "layers.3.attn"  "final_norm"  "head"
 
-The longest prefix that is present wins. Torch-free, so that drivers can decode genomes without torch.
+The longest prefix that is present wins. A place followed by a tensor's name inside its layer (outside the
+layers, by its whole name) is that tensor alone: `layers.3.attn.self_attn.q_proj.weight`. Torch-free, so that
+drivers can decode genomes without torch.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ OUTER_PLACES = ("embed", "final_norm", "head")
 MODULES = ("attn", "mlp", "norm", "other")
 DTYPES = ("bfloat16", "float16", "float32")
 MERGED = "merged"
+UNION = "union"
 
 Table = Mapping[str, float]
 """Place to value; the longest matching prefix wins."""
@@ -83,6 +86,10 @@ class Recipe:
         dtype: storage dtype of the result; live weights are rounded to it too.
         config: keys that replace those of the base's `config.json`.
         tokenizer: name of the checkpoint source whose tokenizer and config files are exported.
+        align: whether the vocabularies of the sources differ, and their embedding and head rows are brought
+            into the order of `tokenizer`'s; `tokenizer` may then be `union`, the base's tokens and after
+            them those that only others have.
+        chat_template: a chat template that replaces the tokenizer's; empty keeps it.
     """
 
     sources: Mapping[str, Source]
@@ -91,18 +98,23 @@ class Recipe:
     dtype: str = "bfloat16"
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str = "base"
+    align: bool = False
+    chat_template: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
-        return {
+        data: dict[str, Any] = {
             "schema": 1,
             "sources": {name: _source_to_json(source) for name, source in self.sources.items()},
             "path": [[step.source, step.layer, step.scale] for step in self.path],
             "outer": dict(self.outer),
             "dtype": self.dtype,
             "config": dict(self.config),
-            "tokenizer": self.tokenizer,
+            "tokenizer": {"source": self.tokenizer} if self.align else self.tokenizer,
         }
+        if self.chat_template:
+            data["chat_template"] = self.chat_template
+        return data
 
     @cached_property
     def digest(self) -> str:
@@ -248,8 +260,8 @@ class _RecipeReader:
             self.fault("", "a recipe is a JSON object", code="E103")
             return None
         kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
-        kinds |= {"tokenizer": str}
-        known = {"schema", *kinds}
+        kinds |= {"chat_template": str}
+        known = {"schema", "tokenizer", *kinds}
         for key in sorted(set(data) - known):
             self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
         for key in ("sources", "path", "outer"):
@@ -259,6 +271,11 @@ class _RecipeReader:
             if key in data and not isinstance(data[key], kind):
                 word = {dict: "an object", list: "a list", str: "text"}[kind]
                 self.fault(key, f"must be {word}", data[key])
+        tokenizer = data.get("tokenizer", "base")
+        align = isinstance(tokenizer, dict) and set(tokenizer) == {"source"}
+        template = tokenizer["source"] if align else tokenizer
+        if not isinstance(template, str):
+            self.fault("tokenizer", "must be a source's name, or an object with `source`", tokenizer)
         if data.get("schema", 1) != 1:
             self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
         if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:
@@ -289,7 +306,9 @@ class _RecipeReader:
             outer=dict(data["outer"]),
             dtype=data.get("dtype", "bfloat16"),
             config=data.get("config", {}),
-            tokenizer=data.get("tokenizer", "base"),
+            tokenizer=str(template),
+            align=align,
+            chat_template=data.get("chat_template", ""),
         )
 
     def _step(self, where: str, step: Any) -> LayerStep | None:

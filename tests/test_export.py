@@ -653,7 +653,7 @@ def test_faults_of_a_recipe_file(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"E101.*recipe.json: no such file; check the path"):
         merge_recipe(tmp_path / "recipe.json", out)
-    (tmp_path / "recipe.json").write_text("merge_method: ties\n")
+    (tmp_path / "recipe.json").write_text("method: ties\n")
     with pytest.raises(ConfigError, match=r"E102.*a recipe is a JSON file"):
         merge_recipe(tmp_path / "recipe.json", out)
     file = write_recipe(tmp_path / "recipe.json", hand_made(finished, tokenizer="merged"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
 from evomerge.checkpoint.layout import places_of
+from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
 
 Folder = CheckpointFolder | AdapterFolder
@@ -18,6 +18,7 @@ Folder = CheckpointFolder | AdapterFolder
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
+_ALIGN = "a recipe with `tokenizer: {source: base}` (or `union`, or an expert) aligns them"
 
 
 def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list[Problem]:
@@ -139,12 +140,12 @@ def _shown(value: Any) -> str:
 
 def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
     left, right = (text_config(folder.config).get("vocab_size") for folder in (base, expert))
+    ours, theirs = token_ids(base.path), token_ids(expert.path)
     if left is not None and right is not None and left != right:
-        extra = sorted(set(_tokens(expert)) - set(_tokens(base)))[:_SHOWN]
-        found = f"base {left}, {expert.name} {right}" + (f"; new tokens: {extra}" if extra else "")
-        todo = "experts must share the base's vocabulary"
-        return [_problem("E226", expert, "vocabulary sizes differ", found, todo, "vocab_size")]
-    ours, theirs = _tokens(base), _tokens(expert)
+        found = f"base {left}, {expert.name} {right}"
+        if ours and theirs:
+            found += _only(theirs, ours, "the base lacks") + _only(ours, theirs, f"{expert.name} lacks")
+        return [_problem("E226", expert, "vocabulary sizes differ", found, _ALIGN, "vocab_size")]
     moved = sorted(
         (number, token) for token, number in ours.items() if theirs.get(token, number) != number
     )
@@ -153,24 +154,17 @@ def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Proble
             f"{token!r} is {number} and {theirs[token]}" for number, token in moved[:_SHOWN]
         )
         found = f"{len(moved)} tokens have other ids: {shown}"
-        return [_problem("E227", expert, "the same ids mean different tokens", found)]
+        return [_problem("E227", expert, "the same ids mean different tokens", found, _ALIGN)]
     return []
 
 
-def _tokens(folder: CheckpointFolder) -> dict[str, int]:
-    """The tokenizer's vocabulary without added tokens, or nothing where it cannot be read as such."""
-    path: Path = folder.path / "tokenizer.json"
-    try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    if isinstance(vocabulary, dict):
-        return {str(token): number for token, number in vocabulary.items() if isinstance(number, int)}
-    if isinstance(vocabulary, list):
-        return {
-            str(entry[0]): i for i, entry in enumerate(vocabulary) if isinstance(entry, list) and entry
-        }
-    return {}
+def _only(tokens: Mapping[str, int], others: Mapping[str, int], words: str) -> str:
+    """The tokens that only one has, counted and the first of them shown."""
+    found = sorted((number, token) for token, number in tokens.items() if token not in others)
+    if not found:
+        return ""
+    shown = ", ".join(repr(token) for _, token in found[:_SHOWN])
+    return f"; {len(found)} tokens {words}: {shown}" + (", ..." if len(found) > _SHOWN else "")
 
 
 def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:

@@ -53,14 +53,14 @@ def export(
 
 def merge(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A recipe (JSON).", show_default=False)
+        Path, typer.Argument(metavar="RECIPE", help="A recipe (JSON) or a mergekit YAML.", show_default=False)
     ],
     out: Out,
     overwrite: Overwrite = False,
     shard_bytes: ShardBytes = 5_000_000_000,
     as_json: Json = False,
 ) -> None:
-    """Carry out one recipe and write the checkpoint."""
+    """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
     from evomerge.export import merge_recipe
 
     show_log()

@@ -23,6 +23,7 @@ from evomerge.export.choice import choose
 from evomerge.export.files import (
     CARD_FILE,
     CONFIG_FILE,
+    MERGEKIT_FILE,
     RECIPE_FILE,
     copy_side_files,
     library_versions,
@@ -33,11 +34,14 @@ from evomerge.export.files import (
 )
 from evomerge.export.merge import OpenedMerge, open_merge, read_recipe
 from evomerge.export.scores import check_evaluators, score_export
+from evomerge.export.tokenizer import write_chat_template, write_union
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.history import CACHE_FOLDER
 from evomerge.materialize import write_checkpoint
+from evomerge.mergekit import mergekit_yaml
 from evomerge.model_card import Card, CardSearch, CardSource, model_card
+from evomerge.recipe import UNION
 from evomerge.scores import Metric
 from evomerge.staging import check_space, check_target, recover, staged_folder
 
@@ -181,7 +185,7 @@ def export_candidate(
 def merge_recipe(
     recipe_file: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
 ) -> ExportReport:
-    """Carry out a recipe (JSON as `Recipe.to_json` writes it) to a checkpoint, verified.
+    """Carry out a recipe (JSON as `Recipe.to_json` writes it) or a mergekit YAML, verified.
 
     A source's `path` is relative to the file, or `ORG/NAME@COMMIT` of a model in the local hub cache. A
     digest that the recipe states must be that of the files; one that it leaves out is filled in.
@@ -193,11 +197,11 @@ def merge_recipe(
     """
     started = time.perf_counter()
     out = _target(out, overwrite)
-    recipe, hubs = read_recipe(Path(recipe_file))
-    merge = open_merge(recipe, hubs, None)
+    stated = read_recipe(Path(recipe_file))
+    merge = open_merge(stated.recipe, stated.hubs, None)
     _refuse_overlap(out, merge.places)
     with staged_folder(out, overwrite=overwrite) as staged:
-        warnings = _write(merge, staged, out, shard_bytes, recipe.dtype)
+        warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
         files = _describe(merge, staged, out, None, {})
         failpoint("export.described")
     seconds = time.perf_counter() - started
@@ -207,7 +211,7 @@ def merge_recipe(
         recipe=merge.recipe.digest,
         files=files,
         seconds=seconds,
-        warnings=warnings,
+        warnings=(*stated.notes, *warnings),
     )
 
 
@@ -254,6 +258,11 @@ def _write(
     config, warnings = output_config(template.config, merge.plan.dtype, merge.plan.config)
     write_json(staged / CONFIG_FILE, config)
     copied = copy_side_files(template.path, staged)
+    if merge.vocabulary is not None and merge.recipe.tokenizer == UNION:
+        others = [merge.folders[name].path for name in sorted(merge.recipe.checkpoints)]
+        write_union(staged, [path for path in others if path != template.path], merge.vocabulary.ids)
+    if merge.recipe.chat_template:
+        write_chat_template(staged, merge.recipe.chat_template)
     if not any(name.startswith("tokenizer") for name in copied):
         warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
     failpoint("export.files")
@@ -274,12 +283,18 @@ def _describe(
     """Recipe, card and, last, the manifest; gives every file and its size."""
     recipe = merge.recipe
     versions = library_versions()
-    write_json(staged / RECIPE_FILE, published_recipe(recipe, merge.hubs, out).to_json())
+    published = published_recipe(recipe, merge.hubs, out)
+    write_json(staged / RECIPE_FILE, published.to_json())
+    references = {name: source.path for name, source in published.checkpoints.items()}
+    spoken = mergekit_yaml(recipe, merge.folders, references)
+    if spoken.text:
+        (staged / MERGEKIT_FILE).write_text(spoken.text, encoding="utf-8")
     sources = tuple(
         CardSource(name, merge.label(name), source.digest)
         for name, source in recipe.checkpoints.items()
     )
-    card = Card(out.name, recipe, merge.template.layers, sources, versions, search)
+    notes = tuple(f"{MERGEKIT_FILE}: {text}" for text in spoken.differences)
+    card = Card(out.name, recipe, merge.template.layers, sources, versions, search, notes)
     (staged / CARD_FILE).write_text(model_card(card), encoding="utf-8")
     failpoint("export.card")
     return write_manifest(

@@ -20,6 +20,7 @@ from evomerge.recipe import CheckpointSource, Recipe
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "recipe.json"
+MERGEKIT_FILE = "mergekit_config.yml"
 CARD_FILE = "README.md"
 MANIFEST_FILE = "evomerge.json"
 SCHEMA = 1

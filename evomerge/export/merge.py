@@ -11,9 +11,12 @@ from pathlib import Path
 from evomerge.campaign import CheckpointReference
 from evomerge.check import locate
 from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.aligned import align_sources
+from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.reader import Reader, open_readers
+from evomerge.checkpoint.vocabulary import Vocabulary, vocabulary_config
 from evomerge.checkpoint.writer import TensorSpec
 from evomerge.errors import (
     CandidateError,
@@ -22,8 +25,9 @@ from evomerge.errors import (
     EvomergeError,
     Problem,
 )
+from evomerge.mergekit import read_mergekit
 from evomerge.plan import MergePlan, make_plan
-from evomerge.recipe import CheckpointSource, MergedSource, Recipe, recipe_from_json
+from evomerge.recipe import UNION, CheckpointSource, MergedSource, Recipe, recipe_from_json
 from evomerge.weight_statistics import WeightStatistics
 
 HUB_PATH = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")
@@ -42,6 +46,7 @@ class OpenedMerge:
         plan: what each output tensor is made of.
         readers: by source name.
         hubs: hub name of each source that came from the hub's cache.
+        vocabulary: of the result, where vocabularies were brought into one.
     """
 
     recipe: Recipe
@@ -49,11 +54,13 @@ class OpenedMerge:
     plan: MergePlan
     readers: Mapping[str, Reader]
     hubs: Mapping[str, str]
+    vocabulary: Vocabulary | None = None
 
     @property
     def template(self) -> CheckpointFolder:
-        """The full model whose config and tokenizer the result takes."""
-        folder = self.folders[self.recipe.tokenizer]
+        """The full model whose config and tokenizer the result takes (or extends)."""
+        union = self.recipe.align and self.recipe.tokenizer == UNION
+        folder = self.folders[first_model(self.recipe) if union else self.recipe.tokenizer]
         return folder.base if isinstance(folder, AdapterFolder) else folder
 
     @property
@@ -107,13 +114,52 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
             for name, source in recipe.sources.items()
         },
     )
-    readers = open_readers(folders)
+    readers: dict[str, Reader] = open_readers(folders)
+    vocabulary = None
+    if recipe.align:
+        target = None if recipe.tokenizer == UNION else recipe.tokenizer
+        folders, readers, alignment = align_sources(folders, readers, first_model(recipe), target)
+        vocabulary = alignment.vocabulary
+        # Statistics of aligned rows are not those of the files alone.
+        cache = None
+    _check_together(recipe, folders)
     statistics = WeightStatistics(folders, cache, digests, readers)
     try:
         plan = make_plan(recipe, folders, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
-    return OpenedMerge(recipe, folders, plan, readers, dict(hubs))
+    merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), vocabulary)
+    if vocabulary is None:
+        return merge
+    config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}
+    return replace(merge, plan=replace(plan, config=config))
+
+
+def first_model(recipe: Recipe) -> str:
+    """The model whose rows go before others' where vocabularies differ: the base, if there is one."""
+    return "base" if "base" in recipe.checkpoints else next(iter(recipe.checkpoints))
+
+
+def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> None:
+    """See that what goes into one merge fits together.
+
+    Raises:
+        CheckpointError: E220 to E230, everything `compare_with_base` finds but mixed dtypes.
+    """
+    problems: dict[Problem, None] = {}
+    for source in recipe.sources.values():
+        if not isinstance(source, MergedSource):
+            continue
+        first, *rest = [*([source.base] if source.base is not None else []), *source.inputs]
+        base = folders[first]
+        if isinstance(base, AdapterFolder):
+            base = base.base
+        for problem in compare_with_base(base, [folders[name] for name in rest]):
+            aligned = recipe.align and problem.code in ("E226", "E227")
+            if problem.code != "E231" and not aligned:
+                problems[problem] = None
+    if problems:
+        raise CheckpointError(problems)
 
 
 def _open_sources(recipe: Recipe) -> dict[str, Folder]:
@@ -148,27 +194,44 @@ def _open_sources(recipe: Recipe) -> dict[str, Folder]:
     return {name: folders[name] for name in checkpoints}
 
 
-def read_recipe(file: Path) -> tuple[Recipe, dict[str, str]]:
-    """A recipe file with its paths resolved, and the hub names of its sources.
+@dataclass(frozen=True)
+class StatedMerge:
+    """What a file says: a recipe with paths that exist, hub names of its sources, and notes on it."""
+
+    recipe: Recipe
+    hubs: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def read_recipe(file: Path) -> StatedMerge:
+    """A recipe file or a mergekit YAML (told apart by content), with its paths resolved.
 
     Raises:
-        ConfigError: E101 missing or unreadable, E102 not JSON, and the faults `recipe_from_json` finds.
+        ConfigError: E101 missing or unreadable, E102 neither, and the faults `recipe_from_json` and
+            `read_mergekit` find.
         CheckpointError: E201, a hub model is not in the local cache.
     """
     try:
-        data = json.loads(file.read_bytes().decode("utf-8"))
+        content = file.read_bytes()
     except FileNotFoundError:
         problem = Problem("E101", "no such file", todo="check the path", file=str(file))
         raise ConfigError(problem) from None
     except OSError as error:
         found = error.strerror or str(error)
         raise ConfigError(Problem("E101", "cannot read the file", found, file=str(file))) from None
+    try:
+        data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        todo = "give a recipe in JSON, such as `recipe.json` of an export"
+        if re.search(rb"^(merge_method|genome)\s*:", content, re.MULTILINE):
+            return _from_mergekit(file, content)
+        todo = "give a recipe in JSON, such as `recipe.json` of an export, or a mergekit YAML"
         problem = Problem("E102", "a recipe is a JSON file", str(error), todo, str(file))
         raise ConfigError(problem) from None
+    if isinstance(data, dict) and "merge_method" in data:
+        return _from_mergekit(file, content)
     recipe = recipe_from_json(data, str(file))
-    if not isinstance(recipe.sources.get(recipe.tokenizer), CheckpointSource):
+    union = recipe.align and recipe.tokenizer == UNION
+    if not union and not isinstance(recipe.sources.get(recipe.tokenizer), CheckpointSource):
         known = f"checkpoints: {', '.join(recipe.checkpoints)}"
         found = f"found {recipe.tokenizer!r}"
         problem = Problem(
@@ -185,4 +248,13 @@ def read_recipe(file: Path) -> tuple[Recipe, dict[str, str]]:
             sources[name] = replace(source, path=locate(name, reference))
         else:
             sources[name] = replace(source, path=str(path.resolve()))
-    return replace(recipe, sources=sources), hubs
+    return StatedMerge(replace(recipe, sources=sources), hubs)
+
+
+def _from_mergekit(file: Path, content: bytes) -> StatedMerge:
+    if re.search(rb"^genome\s*:", content, re.MULTILINE):
+        wrong = "this is a mergekit-evolve file, which states a search and no merge"
+        todo = f"evomerge import {file} --out DIR"
+        raise ConfigError(Problem("E138", wrong, "", todo, str(file), field="genome"))
+    found = read_mergekit(file)
+    return StatedMerge(found.recipe, found.hubs, found.notes)

@@ -159,7 +159,10 @@ class _Maker:
             stored = dtype if header.is_float else header.dtype
             return TensorPlan(output, out_place, header.shape, stored, None, copied, scale=scale)
         assert self._merger is not None
-        merged = self._merger.tensor(tensor, place, header.shape)
+        split = self.folder.names.split(tensor)
+        # A tensor's own place: the finest key a coefficient table can have.
+        own = f"{place}.{tensor if split is None else split[1]}"
+        merged = self._merger.tensor(tensor, own, header.shape)
         return TensorPlan(
             name=output,
             place=out_place,

@@ -1,0 +1,363 @@
+"""A mergekit YAML as data: its fields with their lines, every fault of its form in one report."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.mergekit.methods import MUST_BE, SPOKEN, Parameter, SpokenMethod
+from evomerge.mergekit.settings import Setting, Value
+from evomerge.recipe import DTYPES
+from evomerge.yaml_file import Positions, dotted, load_yaml, position
+
+Where = tuple[str | int, ...]
+Settings = Mapping[str, Setting]
+
+_TOP = (
+    "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """`PATH@REVISION+LORA@REVISION` as written, and where."""
+
+    path: str
+    revision: str = ""
+    lora: str = ""
+    lora_revision: str = ""
+    where: Where = field(default=(), compare=False)
+
+    @property
+    def full(self) -> ModelRef:
+        """The same without the adapter."""
+        return ModelRef(self.path, self.revision, where=self.where)
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """One input of a slice; `layers` is None for a whole model."""
+
+    model: ModelRef
+    layers: tuple[int, int] | None
+    settings: Settings
+    where: Where
+
+
+@dataclass(frozen=True)
+class SliceEntry:
+    """A run of output layers."""
+
+    sources: tuple[SourceEntry, ...]
+    base: ModelRef | None
+    settings: Settings
+    where: Where
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole file.
+
+    Attributes:
+        method: what is done.
+        slices: in output order; `models` is one slice of whole models.
+        whole: whether the file says `models`.
+        tokenizer: `union`, `base`, a model, or None if the file does not say.
+        chat_template: as written; empty if the file does not say.
+    """
+
+    file: str
+    positions: Positions
+    method: SpokenMethod
+    base: ModelRef | None
+    slices: tuple[SliceEntry, ...]
+    whole: bool
+    settings: Settings
+    dtype: str | None
+    out_dtype: str | None
+    tokenizer: str | ModelRef | None
+    chat_template: str
+    notes: tuple[str, ...]
+
+    def problem(
+        self, code: str, where: Where, wrong: str, found: object = "", todo: str = ""
+    ) -> Problem:
+        """A problem at a place of the file."""
+        line, column = position(self.positions, where)
+        shown = f"found {found!r}" if found != "" else ""
+        return Problem(code, wrong, shown, todo, self.file, line, column, dotted(where))
+
+    def error(
+        self, code: str, where: Where, wrong: str, found: object = "", todo: str = ""
+    ) -> ConfigError:
+        """The same as an error."""
+        return ConfigError(self.problem(code, where, wrong, found, todo))
+
+
+def read_document(file: Path) -> Document:
+    """Read a mergekit YAML's form; what its models are is looked at by `read_mergekit`.
+
+    Raises:
+        ConfigError: what `load_yaml` finds, E103 missing, E104 unknown (mergekit would ignore it), E108 of
+            the wrong kind, E109 not finite, E132 dtype, E137 what is not supported; all of them.
+    """
+    data, positions = load_yaml(file)
+    return _Form(str(file), data, positions).read()
+
+
+class _Form:
+    """Reads a document and collects what is wrong with it."""
+
+    def __init__(self, file: str, data: Mapping[str, Any], positions: Positions) -> None:
+        self.file = file
+        self.data = data
+        self.positions = positions
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.method = SPOKEN["linear"]
+        self.knows_method = False
+
+    def fault(self, code: str, where: Where, wrong: str, found: object = "", todo: str = "") -> None:
+        line, column = position(self.positions, where)
+        shown = f"found {found!r}" if found != "" else ""
+        self.problems.append(Problem(code, wrong, shown, todo, self.file, line, column, dotted(where)))
+
+    def read(self) -> Document:
+        data = self.data
+        self.fields(data, (), _TOP)
+        name = data.get("merge_method")
+        if name is None:
+            self.fault("E103", ("merge_method",), "missing field", todo="add `merge_method`")
+        elif name in SPOKEN:
+            self.method, self.knows_method = SPOKEN[name], True
+        else:
+            near = difflib.get_close_matches(str(name), SPOKEN, n=1)
+            todo = f"did you mean {near[0]}?" if near else f"supported: {', '.join(sorted(SPOKEN))}"
+            self.fault("E137", ("merge_method",), "unsupported merge method", name, todo)
+        if "modules" in data:
+            self.fault("E137", ("modules",), "models of several modules are not supported")
+        elif ("models" in data) == ("slices" in data):
+            self.fault("E103", ("models",), "give either `models` or `slices`")
+        base = self.model(data["base_model"], ("base_model",)) if "base_model" in data else None
+        if self.knows_method and self.method.base == "required" and base is None:
+            inner = data.get("slices") or []
+            if not all(isinstance(s, dict) and "base_model" in s for s in inner) or not inner:
+                wrong = f"{self.method.name} needs a base_model"
+                self.fault("E115", ("merge_method",), wrong)
+        slices = (
+            self.models(data.get("models")) if "models" in data else self.slices(data.get("slices"))
+        )
+        settings = self.settings(data.get("parameters"), ("parameters",))
+        dtypes = [self.dtype(key) for key in ("dtype", "out_dtype")]
+        tokenizer = self.tokenizer()
+        template = data.get("chat_template") or ""
+        if not isinstance(template, str):
+            self.fault("E108", ("chat_template",), "must be text", template)
+        if self.problems:
+            raise ConfigError(sorted(self.problems, key=lambda p: (p.line, p.column)))
+        return Document(
+            self.file, self.positions, self.method, base, tuple(slices), "models" in data, settings,
+            dtypes[0], dtypes[1], tokenizer, template, tuple(dict.fromkeys(self.notes)),
+        )  # fmt: skip
+
+    def fields(self, entry: Any, where: Where, known: tuple[str, ...]) -> bool:
+        if not isinstance(entry, dict):
+            self.fault("E108", where, "must be a mapping of fields", entry)
+            return False
+        for key in entry:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                todo = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+                wrong = "unknown field, which mergekit would ignore"
+                self.fault("E104", (*where, key), wrong, todo=todo)
+        return True
+
+    def dtype(self, key: str) -> str | None:
+        value = self.data.get(key)
+        if value is not None and value not in DTYPES:
+            self.fault("E132", (key,), f"must be one of {', '.join(DTYPES)}", value)
+            return None
+        return value
+
+    def models(self, entries: Any) -> list[SliceEntry]:
+        sources = []
+        if not isinstance(entries, list) or not entries:
+            self.fault("E108", ("models",), "must be a list of models")
+            return []
+        for index, entry in enumerate(entries):
+            where: Where = ("models", index)
+            if not self.fields(entry, where, ("model", "parameters")):
+                continue
+            model = self.model(entry.get("model"), (*where, "model"))
+            settings = self.settings(entry.get("parameters"), (*where, "parameters"))
+            if model is not None:
+                sources.append(SourceEntry(model, None, settings, where))
+        return [SliceEntry(tuple(sources), None, {}, ("models",))]
+
+    def slices(self, entries: Any) -> list[SliceEntry]:
+        slices = []
+        if entries is not None and (not isinstance(entries, list) or not entries):
+            self.fault("E108", ("slices",), "must be a list of slices")
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            where: Where = ("slices", index)
+            if not self.fields(
+                entry, where, ("sources", "base_model", "residual_weight", "parameters")
+            ):
+                continue
+            if "residual_weight" in entry:
+                wrong = "residual_weight does nothing in mergekit and is not supported"
+                self.fault("E137", (*where, "residual_weight"), wrong)
+            base = None
+            if "base_model" in entry:
+                base = self.model(entry["base_model"], (*where, "base_model"))
+            settings = self.settings(entry.get("parameters"), (*where, "parameters"))
+            inputs = entry.get("sources")
+            if not isinstance(inputs, list) or not inputs:
+                self.fault("E108", (*where, "sources"), "must be a list of sources")
+                continue
+            found = [self.source(each, (*where, "sources", i)) for i, each in enumerate(inputs)]
+            sources = tuple(source for source in found if source is not None)
+            lengths = {s.layers[1] - s.layers[0] for s in sources if s.layers is not None}
+            if len(lengths) > 1:
+                self.fault("E108", where, "sources of a slice must have equally many layers")
+            starts = {s.layers[0] for s in sources if s.layers is not None}
+            if len(starts) > 1 and len(lengths) == 1:
+                wrong = "a slice that merges layers of different numbers is not supported"
+                self.fault("E137", where, wrong, todo="give all its sources one layer_range")
+            slices.append(SliceEntry(sources, base, settings, where))
+        return slices
+
+    def source(self, entry: Any, where: Where) -> SourceEntry | None:
+        if not self.fields(entry, where, ("model", "layer_range", "parameters")):
+            return None
+        model = self.model(entry.get("model"), (*where, "model"))
+        settings = self.settings(entry.get("parameters"), (*where, "parameters"))
+        given = entry.get("layer_range")
+        if not (
+            isinstance(given, list)
+            and len(given) == 2
+            and all(type(each) is int for each in given)
+            and 0 <= given[0] < given[1]
+        ):
+            wrong = "must be [first, last + 1], two whole numbers"
+            self.fault("E119", (*where, "layer_range"), wrong, given)
+            return None
+        return SourceEntry(model, (given[0], given[1]), settings, where) if model else None
+
+    def model(self, value: Any, where: Where) -> ModelRef | None:
+        parts: list[tuple[str, str]] = []
+        if isinstance(value, dict):
+            if not self.fields(value, where, ("model", "lora")) or not isinstance(
+                value.get("model"), dict
+            ):
+                self.fault("E108", where, "must be a model: `PATH`, `PATH@REVISION` or `PATH+LORA`")
+                return None
+            for key in ("model", "lora"):
+                part = value.get(key)
+                if part is not None and self.fields(part, (*where, key), ("path", "revision")):
+                    parts.append((str(part.get("path", "")), str(part.get("revision") or "")))
+        elif isinstance(value, str):
+            for piece in value.split("+"):
+                path, _, revision = piece.partition("@")
+                parts.append((path.strip(), revision.strip()))
+        if not 1 <= len(parts) <= 2 or not all(path for path, _ in parts):
+            wrong = "must be a model: `PATH`, `PATH@REVISION` or `PATH+LORA`"
+            self.fault("E108", where, wrong, value)
+            return None
+        lora = parts[1] if len(parts) == 2 else ("", "")
+        return ModelRef(*parts[0], *lora, where=where)
+
+    def tokenizer(self) -> str | ModelRef | None:
+        both = [key for key in ("tokenizer_source", "tokenizer") if self.data.get(key) is not None]
+        if len(both) == 2:
+            wrong = "give either `tokenizer` or `tokenizer_source`"
+            self.fault("E108", ("tokenizer_source",), wrong)
+        if not both:
+            return None
+        where: Where = (both[0],)
+        value = self.data[both[0]]
+        if both[0] == "tokenizer":
+            if not self.fields(value, where, ("source", "tokens", "pad_to_multiple_of")):
+                return None
+            for part in ("tokens", "pad_to_multiple_of"):
+                if value.get(part):
+                    self.fault("E137", (*where, part), f"tokenizer.{part} is not supported")
+            value, where = value.get("source", "union"), (*where, "source")
+        return str(value) if value in ("union", "base") else self.model(value, where)
+
+    def settings(self, given: Any, where: Where) -> Settings:
+        if given is None or (not given and isinstance(given, dict)):
+            return {}
+        if not isinstance(given, dict):
+            self.fault("E108", where, "must be a mapping of parameters", given)
+            return {}
+        found = {}
+        for name, value in given.items():
+            here = (*where, name)
+            parameter = self.method.parameter(name)
+            if parameter is None:
+                if self.knows_method:
+                    known = [p.name for p in self.method.parameters]
+                    near = difflib.get_close_matches(str(name), known, n=1)
+                    todo = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known)}"
+                    wrong = f"{self.method.name} has no parameter `{name}`; mergekit would ignore it"
+                    self.fault("E104", here, wrong, todo=todo)
+                continue
+            setting = self.setting(value, here, parameter)
+            if setting is None:
+                continue
+            found[name] = setting
+            if not parameter.effect:
+                self.notes.append(
+                    f"line {setting.line}: `{name}` has no effect on {self.method.name} here"
+                )
+        return found
+
+    def setting(self, value: Any, where: Where, parameter: Parameter) -> Setting | None:
+        before = len(self.problems)
+        rules: list[tuple[str | None, tuple[Value, ...]]] = []
+        entries = value if isinstance(value, list) else [value]
+        if entries and any(isinstance(entry, dict) for entry in entries):
+            for index, entry in enumerate(entries):
+                here = (*where, index) if isinstance(value, list) else where
+                if not self.fields(entry, here, ("filter", "value")):
+                    continue
+                text = entry.get("filter")
+                if text is not None and not isinstance(text, str):
+                    self.fault("E108", (*here, "filter"), "must be text", text)
+                    continue
+                points = self.points(entry.get("value"), (*here, "value"), parameter)
+                rules.append((None if text in (None, "*") else text, points))
+        else:
+            rules.append((None, self.points(value, where, parameter)))
+        line = position(self.positions, where)[0]
+        return Setting(tuple(rules), line) if len(self.problems) == before else None
+
+    def points(self, value: Any, where: Where, parameter: Parameter) -> tuple[Value, ...]:
+        entries = value if isinstance(value, list) else [value]
+        points: list[Value] = []
+        for entry in entries:
+            if parameter.is_flag:
+                if isinstance(entry, bool):
+                    points.append(entry)
+                else:
+                    self.fault("E108", where, "must be true or false", entry)
+            elif isinstance(entry, bool) or not isinstance(entry, int | float):
+                self.fault("E108", where, "must be a number or a list of numbers", entry)
+            elif not math.isfinite(entry):
+                self.fault("E109", where, "must be finite", entry)
+            else:
+                points.append(float(entry))
+        if not entries:
+            self.fault("E108", where, "an empty list says nothing")
+        must = MUST_BE.get(parameter.name)
+        if must is not None and any(point is not must for point in points):
+            wrong = f"`{parameter.name}` must be {str(must).lower()} here"
+            self.fault("E137", where, wrong, value)
+        return tuple(points)

@@ -1,0 +1,120 @@
+"""The models a mergekit YAML names: found on this machine, opened, and called by plain names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evomerge.campaign import NAME, RESERVED_NAMES
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
+from evomerge.mergekit.document import Document, ModelRef
+from evomerge.recipe import UNION
+
+Folder = CheckpointFolder | AdapterFolder
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass
+class Models:
+    """Opened models by the names a recipe gives them; filled while a document is read.
+
+    Attributes:
+        folders: by name.
+        hubs: `ORG/NAME@COMMIT` of each that came from the hub's cache.
+        notes: what a person should know, one line each.
+    """
+
+    document: Document
+    folders: dict[str, Folder] = field(default_factory=dict)
+    hubs: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _names: dict[ModelRef, str] = field(default_factory=dict)
+
+    def name(self, model: ModelRef, wanted: str = "") -> str:
+        """The name of a model, which is opened when it is met first; an adapter brings its model.
+
+        Raises:
+            ConfigError: E137 an adapter of a model that is not the merge's base.
+            CheckpointError: E201 not on this machine; others as in opening.
+        """
+        if model in self._names:
+            return self._names[model]
+        if not model.lora:
+            path = self._locate(model.path, model.revision, model)
+            name = wanted or self._free_name(Path(model.path).name)
+            self._keep(model, name, path[0], path[1], None)
+            return name
+        base = self._names.get(model.full)
+        if base is None and "base" not in self.folders:
+            base = self.name(model.full, "base")
+        opened = self.folders[base] if base is not None else None
+        if base != "base" or not isinstance(opened, CheckpointFolder):
+            wrong = "an adapter of a model that is not the base_model is not supported"
+            todo = "merge the adapter into its model first"
+            raise self.document.error("E137", model.where, wrong, todo=todo)
+        path = self._locate(model.lora, model.lora_revision, model)
+        name = self._free_name(Path(model.lora).name)
+        self._keep(model, name, path[0], path[1], opened)
+        return name
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """The folder of each."""
+        return {name: str(folder.path) for name, folder in self.folders.items()}
+
+    def _keep(
+        self, model: ModelRef, name: str, path: Path, hub: str, base: CheckpointFolder | None
+    ) -> None:
+        try:
+            opened = open_folder(path, name) if base is None else open_source(path, name, base)
+        except EvomergeError as error:
+            raise CheckpointError(error.problems) from error
+        self.folders[name] = opened
+        self._names[model] = name
+        if hub:
+            self.hubs[name] = hub
+
+    def _free_name(self, wanted: str) -> str:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", wanted).strip("_-")[:60] or "model"
+        reserved = plain in (*RESERVED_NAMES, UNION) or re.fullmatch(r"c\d+|single-.*", plain)
+        if reserved or not NAME.fullmatch(plain):
+            plain = f"m_{plain}"
+        name, number = plain, 2
+        while name in self.folders:
+            name, number = f"{plain}_{number}", number + 1
+        return name
+
+    def _locate(self, path: str, revision: str, model: ModelRef) -> tuple[Path, str]:
+        """(folder, hub name or empty). A folder is looked for beside the file, then where we are."""
+        if not revision:
+            here = Path(path).expanduser()
+            for folder in (Path(self.document.file).parent / here, here):
+                if folder.is_dir():
+                    return folder.resolve(), ""
+        if not _HUB.fullmatch(path):
+            todo = "paths are relative to this file, or to the folder the command runs in"
+            problem = self.document.problem("E201", model.where, "no such model folder", path, todo)
+            raise CheckpointError(problem)
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        wanted = revision or "main"
+        try:
+            found = Path(snapshot_download(path, revision=wanted, local_files_only=True))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+            todo = f"download it first: hf download {path} --revision {wanted}"
+            wrong = f"revision {wanted} of {path} is not in the local hub cache"
+            raise CheckpointError(
+                self.document.problem("E201", model.where, wrong, todo=todo)
+            ) from None
+        if not _COMMIT.fullmatch(wanted):
+            self.notes.append(f"{path}: {wanted} is commit {found.name} here")
+        if not _COMMIT.fullmatch(found.name):
+            raise ConfigError(Problem("E237", f"{path}: no commit in {found}", file=self.document.file))
+        return found, f"{path}@{found.name}"

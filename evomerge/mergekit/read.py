@@ -1,0 +1,511 @@
+"""A mergekit YAML to a `Recipe` with mergekit's semantics.
+
+Rules of mergekit that are kept: a parameter of a source goes before that of its slice and that before the
+file's; filters are substrings of the checkpoint's tensor names, the first match holds; a gradient runs over
+the layers of a slice, and a slice of one layer takes its end; embeddings take the first slice's parameters,
+final norm and head those of the last, all at the start of their gradients.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.layout import place_of
+from evomerge.checkpoint.vocabulary import same_vocabulary
+from evomerge.errors import ConfigError, Problem
+from evomerge.merge_method import METHODS, MergeMethod, out_of_range
+from evomerge.mergekit.chat import chat_template_text
+from evomerge.mergekit.document import (
+    Document,
+    ModelRef,
+    Settings,
+    SliceEntry,
+    SourceEntry,
+    read_document,
+)
+from evomerge.mergekit.methods import Parameter
+from evomerge.mergekit.models import Folder, Models
+from evomerge.mergekit.settings import Setting, Value
+from evomerge.recipe import (
+    DTYPES,
+    MERGED,
+    UNION,
+    CheckpointSource,
+    LayerStep,
+    MergedSource,
+    Recipe,
+    Source,
+    compact,
+)
+
+Leaves = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""Coefficient, input (or `*`), place, tensor inside it."""
+
+
+@dataclass(frozen=True)
+class MergekitMerge:
+    """What a file amounts to.
+
+    Attributes:
+        recipe: with paths that exist; digests are not filled in.
+        hubs: hub name of each source that came from the hub's cache.
+        notes: where mergekit's arithmetic or files would differ, and what has no effect.
+    """
+
+    recipe: Recipe
+    hubs: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def read_mergekit(file: Path) -> MergekitMerge:
+    """Read a mergekit YAML and look at the headers of its models.
+
+    Raises:
+        ConfigError: as `read_document`; E103 a parameter without value, E111 one out of range, E119 a layer
+            a model does not have, E137 what a recipe cannot say, with its line.
+        CheckpointError: E201 a model is not on this machine; others as in opening them.
+    """
+    document = read_document(file)
+    models = Models(document)
+    if document.base is not None:
+        models.name(document.base, "base")
+    maker = _Maker(document, models)
+    for entry in document.slices:
+        maker.add(entry)
+    return maker.finish()
+
+
+@dataclass
+class _Virtual:
+    """A merged source in the making."""
+
+    name: str
+    base: str | None
+    inputs: tuple[str, ...]
+    layers: set[int] = field(default_factory=set)
+    leaves: Leaves = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+
+    def put(self, coefficient: str, key: str, place: str, own: str, value: float) -> None:
+        by_place = self.leaves.setdefault(coefficient, {}).setdefault(key, {})
+        by_place.setdefault(place, {})[own] = value
+
+
+class _Maker:
+    """Collects sources and the path, slice by slice."""
+
+    def __init__(self, document: Document, models: Models) -> None:
+        self.document = document
+        self.models = models
+        self.method = document.method
+        self.virtual: list[_Virtual] = []
+        self.path: list[LayerStep] = []
+        self.outer: dict[str, str] = {}
+        self.used: set[tuple[int, str]] = set()
+
+    def add(self, entry: SliceEntry) -> None:
+        """Plan the layers of a slice, and embeddings with the first one."""
+        document = self.document
+        sources = self.with_base(entry)
+        names = [self.models.name(source.model) for source in sources]
+        base_ref = entry.base or document.base
+        base = self.models.name(base_ref) if base_ref is not None else None
+        inputs = self.inputs(names, base, entry)
+        main = self.full(names[0])
+        first, last = 0, main.layers
+        if sources[0].layers is not None:
+            first, last = sources[0].layers
+        elif len(sources) == 1 and sources[0].layers is None:
+            last = main.layers
+        for name, source in zip(names, sources, strict=True):
+            count = self.full(name).layers
+            if last > count or (source.layers is None and count != main.layers):
+                wrong = f"{source.model.path} has {count} layers"
+                raise document.error("E119", source.where, wrong, f"{first} to {last}")
+        for index, layer in enumerate(range(first, last)):
+            t = index / (last - first - 1) if last - first > 1 else 1.0
+            rests = [
+                (f"layers.{layer}.{place.split('.')[2]}", rest)
+                for place, rest in self.rests(main, layer)
+            ]
+            values = _Values(self, entry, sources, names, base, t)
+            output = len(self.path)
+            tensors = [
+                (place, rest, main.names.join(output, rest), main.names.join(layer, rest))
+                for place, rest in rests
+            ]
+            name = self.place(values, inputs, base, tensors, layer)
+            self.path.append(LayerStep(name, layer))
+        values = _Values(self, entry, sources, names, base, 0.0)
+        tensors = [(place, t, t, t) for place, t in self.outer_tensors(main)]
+        # Embeddings as the first slice says, the others as the last one does.
+        if entry is document.slices[0]:
+            embed = [t for t in tensors if t[0] == "embed"]
+            self.outer["embed"] = self.place(values, inputs, base, embed, None)
+        if entry is document.slices[-1]:
+            for place in ("final_norm", "head"):
+                found = [t for t in tensors if t[0] == place]
+                if found:
+                    self.outer[place] = self.place(values, inputs, base, found, None)
+
+    def with_base(self, entry: SliceEntry) -> list[SourceEntry]:
+        """The sources of a slice; whole models are joined by the base, as in mergekit."""
+        sources = list(entry.sources)
+        base = self.document.base
+        if self.document.whole and base is not None and all(s.model != base for s in sources):
+            sources.append(SourceEntry(base, None, {}, ("base_model",)))
+        seen: set[ModelRef] = set()
+        for source in sources:
+            if source.model in seen:
+                wrong = "a model that is listed twice in one slice is not supported"
+                raise self.document.error("E137", source.where, wrong, source.model.path)
+            seen.add(source.model)
+        return sources
+
+    def inputs(self, names: Sequence[str], base: str | None, entry: SliceEntry) -> tuple[str, ...]:
+        """What our method takes: for methods on task vectors, all but the base."""
+        if self.method.name == "slerp":
+            others = [name for name in names if name != base]
+            if base is None or len(others) != 1:
+                wrong = "slerp takes exactly two models, one of them the base_model"
+                raise self.document.error("E118", entry.where, wrong, len(others) + 1)
+            return (base, others[0])
+        if self.method.name == "passthrough" and len(names) != 1:
+            wrong = "passthrough takes one model a slice"
+            raise self.document.error("E118", entry.where, wrong, len(names))
+        if self.method.base == "input":
+            return tuple(names)
+        return tuple(name for name in names if name != base)
+
+    def place(
+        self,
+        values: _Values,
+        inputs: tuple[str, ...],
+        base: str | None,
+        tensors: Sequence[tuple[str, str, str, str]],
+        layer: int | None,
+    ) -> str:
+        """Put tensors' coefficients into a merged source that has room; gives its name.
+
+        A tensor is (place, name inside it, name in the result, name in the inputs).
+        """
+        if not inputs and base is not None:
+            return base
+        found = values.of(tensors, inputs)
+        if self.method.name == "passthrough" and all(
+            value == 1.0
+            for table in found.values()
+            for each in table.values()
+            for value in each.values()
+        ):
+            return inputs[0]
+        for source in self.virtual:
+            if (source.base, source.inputs, source.flags) != (
+                base if self.method.base != "input" else None, inputs, values.flags,
+            ):  # fmt: skip
+                continue
+            if layer is None or layer not in source.layers or _agrees(source, found):
+                break
+        else:
+            number = len(self.virtual) + 1
+            source = _Virtual(
+                name=MERGED if number == 1 else f"{MERGED}{number}",
+                base=base if self.method.base != "input" else None,
+                inputs=inputs,
+                flags=dict(values.flags),
+            )
+            self.virtual.append(source)
+        if layer is not None:
+            source.layers.add(layer)
+        for (coefficient, key), table in found.items():
+            for place, each in table.items():
+                for own, value in each.items():
+                    source.put(coefficient, key, place, own, value)
+        return source.name
+
+    def full(self, name: str) -> CheckpointFolder:
+        """The full model behind a name."""
+        folder = self.models.folders[name]
+        return folder.base if isinstance(folder, AdapterFolder) else folder
+
+    def rests(self, folder: CheckpointFolder, layer: int) -> list[tuple[str, str]]:
+        """(place, name inside the layer) of a layer's float tensors."""
+        found = []
+        for tensor, header in folder.tensors.items():
+            split = folder.names.split(tensor)
+            if split is not None and split[0] == layer and header.is_float:
+                found.append((place_of(tensor, folder.names, header), split[1]))
+        return found
+
+    def outer_tensors(self, folder: CheckpointFolder) -> list[tuple[str, str]]:
+        """(place, name) of each tensor outside the layers."""
+        return [
+            (place_of(tensor, folder.names, header), tensor)
+            for tensor, header in folder.tensors.items()
+            if folder.names.split(tensor) is None
+        ]
+
+    def finish(self) -> MergekitMerge:
+        """The recipe, once every slice is in."""
+        document, models = self.document, self.models
+        notes = [*document.notes, *models.notes, *self.unmatched()]
+        merged = {source.name: self.merged(source) for source in self.virtual}
+        checkpoints = self.checkpoints(merged.values())
+        tokenizer, align = self.tokenizer(checkpoints)
+        dtype = document.out_dtype or document.dtype or _promoted(models.folders.values())
+        if document.dtype != "float32":
+            notes.append(
+                f"mergekit would compute in {document.dtype or dtype}; here in float32, rounded once"
+            )
+        if self.method.ours in ("dare_linear", "dare_ties", "della", "della_linear"):
+            notes.append("random masks are ours: the same recipe gives the same masks anywhere")
+        if document.tokenizer is not None and not align:
+            notes.append("the vocabularies are the same: nothing to align, padding rows stay")
+        sources: dict[str, Source] = {
+            name: CheckpointSource(path) for name, path in models.paths.items() if name in checkpoints
+        }
+        template = chat_template_text(document, models)
+        recipe = Recipe(
+            sources=sources | merged,
+            path=tuple(self.path),
+            outer=self.outer,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            align=align,
+            chat_template=template,
+        )
+        hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
+        return MergekitMerge(recipe, hubs, tuple(dict.fromkeys(notes)))
+
+    def merged(self, source: _Virtual) -> MergedSource:
+        """The finished form of a merged source."""
+        options = self.method.options(source.flags, source.base is not None)
+        if self.method.name == "passthrough":
+            options = {"normalise": "no"}
+        return MergedSource(
+            method=self.method.ours,
+            inputs=source.inputs,
+            base=source.base,
+            coefficients=_stated(METHODS[self.method.ours], source.leaves),
+            options=options,
+        )
+
+    def checkpoints(self, merged: Iterable[MergedSource]) -> set[str]:
+        """The names a recipe must have: those in use, and the full models of adapters."""
+        used = {step.source for step in self.path} | set(self.outer.values())
+        for source in merged:
+            used |= {*source.inputs, *([source.base] if source.base is not None else [])}
+        for name in list(used):
+            folder = self.models.folders.get(name)
+            if isinstance(folder, AdapterFolder):
+                used.add(folder.base.name)
+        template = self.document.tokenizer
+        used.add("base" if "base" in self.models.folders else next(iter(self.models.folders)))
+        if isinstance(template, ModelRef):
+            used.add(self.models.name(template))
+        return used & set(self.models.folders)
+
+    def tokenizer(self, checkpoints: set[str]) -> tuple[str, bool]:
+        """(source, whether vocabularies must be aligned)."""
+        first = "base" if "base" in checkpoints else next(iter(self.models.folders))
+        wanted = self.document.tokenizer
+        if wanted is None:
+            return first, False
+        if isinstance(wanted, ModelRef):
+            name = self.models.name(wanted)
+        else:
+            name = UNION if wanted == "union" else first
+        folders = {n: self.full(n) for n in sorted(checkpoints)}
+        reference = folders[first if name == UNION else name]
+        if all(same_vocabulary(reference, folder) for folder in folders.values()):
+            return (first if name == UNION else name), False
+        return name, True
+
+    def unmatched(self) -> list[str]:
+        """Filters that no tensor has met."""
+        found = []
+        for settings in _all_settings(self.document):
+            for name, setting in settings.items():
+                for text, _ in setting.rules:
+                    if text is not None and (setting.line, text) not in self.used:
+                        found.append(
+                            f"line {setting.line}: no tensor matches filter {text!r} of {name}"
+                        )
+        return found
+
+
+@dataclass
+class _Values:
+    """Evaluates the parameters of a slice at one position."""
+
+    maker: _Maker
+    entry: SliceEntry
+    sources: Sequence[SourceEntry]
+    names: Sequence[str]
+    base: str | None
+    t: float
+    flags: dict[str, bool] = field(default_factory=dict)
+
+    def of(
+        self, tensors: Sequence[tuple[str, str, str, str]], inputs: Sequence[str]
+    ) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+        """(coefficient, input or `*`) to place to tensor to value; flags are kept aside."""
+        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+        method = self.maker.method
+        for place, own, output, source_name in tensors:
+            for parameter in method.parameters:
+                if not (parameter.coefficient or parameter.is_flag):
+                    continue
+                if parameter.scope == "shared":
+                    value = self.value(parameter, output, None)
+                    if isinstance(value, bool):
+                        self.keep_flag(parameter, value)
+                    else:
+                        self.put(found, parameter, "*", place, own, value)
+                    continue
+                for name in inputs:
+                    value = self.value(parameter, source_name, name)
+                    self.put(found, parameter, name, place, own, value)
+        if method.name == "nuslerp":
+            return {("t", "*"): self.positions(found, inputs)}
+        if method.name == "karcher":
+            ones = {place: {own: 1.0 for p, own, *_ in tensors if p == place} for place, *_ in tensors}
+            return {("weight", name): ones for name in inputs}
+        return found
+
+    def put(
+        self,
+        found: dict[tuple[str, str], dict[str, dict[str, float]]],
+        parameter: Parameter,
+        key: str,
+        place: str,
+        own: str,
+        value: Value,
+    ) -> None:
+        if not parameter.coefficient:
+            return
+        rule = out_of_range(parameter.coefficient, float(value))
+        if rule:
+            where = self.where(parameter, None if key == "*" else key)
+            raise self.maker.document.error("E111", where, rule, value)
+        table = found.setdefault((parameter.coefficient, key), {})
+        table.setdefault(place, {})[own] = float(value)
+
+    def positions(
+        self,
+        found: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]],
+        inputs: Sequence[str],
+    ) -> dict[str, dict[str, float]]:
+        """NuSLERP's weights as the position between two models."""
+        if len(inputs) != 2:
+            wrong = "nuslerp takes exactly two models besides the base_model"
+            raise self.maker.document.error("E118", self.entry.where, wrong, len(inputs))
+        left, right = (found["weight", name] for name in inputs)
+        positions: dict[str, dict[str, float]] = {}
+        for place, each in left.items():
+            for own, weight in each.items():
+                total = weight + right[place][own]
+                t = 0.5 if abs(total) < 1e-6 else right[place][own] / total
+                positions.setdefault(place, {})[own] = t
+        return positions
+
+    def value(self, parameter: Parameter, tensor: str, name: str | None) -> Value:
+        """The value for a tensor, by mergekit's precedence."""
+        for settings in self.scopes(name):
+            setting = settings.get(parameter.name)
+            if setting is None:
+                continue
+            for text, _ in setting.rules:
+                if text is not None and text in tensor:
+                    self.maker.used.add((setting.line, text))
+            value = setting.at(tensor, self.t)
+            if value is not None:
+                return value
+        if parameter.default is None:
+            wrong = f"`{parameter.name}` has no value for {tensor}"
+            if name is not None:
+                wrong += f" of {self.maker.models.folders[name].path.name}"
+            todo = f"give `{parameter.name}` under its parameters"
+            raise self.maker.document.error("E103", self.where(parameter, name), wrong, todo=todo)
+        return parameter.default
+
+    def scopes(self, name: str | None) -> list[Settings]:
+        """Settings from the nearest to the farthest."""
+        own = [s.settings for s, n in zip(self.sources, self.names, strict=True) if n == name]
+        return [*own, self.entry.settings, self.maker.document.settings]
+
+    def where(self, parameter: Parameter, name: str | None) -> tuple[str | int, ...]:
+        """The place of the file a complaint is about."""
+        for source, known in zip(self.sources, self.names, strict=True):
+            if known == name:
+                return (*source.where, "parameters", parameter.name)
+        return ("parameters", parameter.name)
+
+    def keep_flag(self, parameter: Parameter, value: bool) -> None:
+        if self.flags.setdefault(parameter.name, value) is not value:
+            wrong = f"`{parameter.name}` that differs between tensors is not supported"
+            raise self.maker.document.error("E137", self.where(parameter, None), wrong)
+
+
+def _agrees(
+    source: _Virtual, found: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
+) -> bool:
+    return all(
+        source.leaves.get(coefficient, {}).get(key, {}).get(place) == each
+        for (coefficient, key), table in found.items()
+        for place, each in table.items()
+    )
+
+
+def _all_settings(document: Document) -> list[Mapping[str, Setting]]:
+    found = [document.settings]
+    for entry in document.slices:
+        found += [entry.settings, *(source.settings for source in entry.sources)]
+    return found
+
+
+def _stated(method: MergeMethod, leaves: Leaves) -> dict[str, dict[str, dict[str, float]]]:
+    """Coefficients as tables; one that need not be stated and is at its default is left out."""
+    stated = {}
+    for name, by_input in leaves.items():
+        tables = {key: table_of(by_place) for key, by_place in by_input.items()}
+        declared = method.coefficient(name)
+        plain = declared is not None and declared.may_be_left_out
+        if not (plain and declared and tables == {"*": {"": declared.default}}):
+            stated[name] = tables
+    return stated
+
+
+def table_of(by_place: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The shortest table we know for values by place and tensor: places first, then exceptions."""
+    usual = {place: Counter(each.values()).most_common(1)[0][0] for place, each in by_place.items()}
+    table = compact(usual)
+    for place, each in by_place.items():
+        for own, value in each.items():
+            if value != usual[place]:
+                table[f"{place}.{own}"] = value
+    return table
+
+
+def _promoted(folders: Iterable[Folder]) -> str:
+    """The dtype that holds every input's exactly."""
+    kinds = {
+        header.dtype
+        for folder in folders
+        if isinstance(folder, CheckpointFolder)
+        for header in folder.tensors.values()
+        if header.is_float
+    }
+    if len(kinds) == 1 and kinds <= set(DTYPES):
+        return kinds.pop()
+    if not kinds <= set(DTYPES):
+        raise ConfigError(
+            Problem("E132", "these models have no dtype that merges can be stored in",
+                    f"found {', '.join(sorted(kinds))}", "state `out_dtype`")
+        )  # fmt: skip
+    return "float32"

@@ -1,0 +1,132 @@
+"""How a merged source is said in mergekit's words: method, flags, numbers, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from evomerge.merge_method import METHODS
+from evomerge.mergekit.methods import SPOKEN
+from evomerge.methods.scalars import normalised
+from evomerge.recipe import MergedSource
+
+Numbers = dict[str, dict[str, float]]
+"""Coefficient to input (or `*`) to its value for one tensor."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A method in mergekit's words.
+
+    Attributes:
+        name: of the method.
+        base: name of the source that is `base_model`, or None.
+        flags: for the whole file.
+        speak: our numbers for one tensor to mergekit's.
+        differences: what mergekit does otherwise.
+    """
+
+    name: str
+    base: str | None
+    flags: Mapping[str, bool]
+    speak: Callable[[Numbers], Numbers]
+    differences: tuple[str, ...]
+
+
+def say(source: MergedSource) -> Said:
+    """Put a merged source into mergekit's words."""
+    method = METHODS[source.method]
+    options = method.resolve(source.options)
+    spoken = SPOKEN[source.method]
+    lost: list[str] = []
+    flags: dict[str, bool] = {}
+    inverse = False
+    if spoken.parameter("normalize") is not None:
+        flags["normalize"] = options.get("divisor") in ("weight", "count")
+    if spoken.parameter("normalize_weights") is not None:
+        flags["normalize_weights"] = options["normalise"] == "yes"
+    if "rescale" in options:
+        # 1/density can be said in the weights, where nothing divides by their sum.
+        inverse = options["rescale"] == "inverse" and method.sparsify == "bernoulli"
+        inverse = inverse and not flags.get("normalize", False)
+        flags["rescale"] = options["rescale"] != "none" and not inverse
+        if options["rescale"] == "inverse" and not inverse:
+            lost.append("rescaled by 1/p; mergekit matches the sum of magnitudes")
+    if method.elect and options.get("election") == "before":
+        lost.append("signs were elected before the weights; mergekit elects after them")
+    if method.elect and options.get("divisor") == "count":
+        lost.append("divided by the number of agreeing experts; mergekit divides by their weights")
+    if options.get("trim") == "model":
+        lost.append("trimmed over the whole model; mergekit trims tensor by tensor")
+    if options.get("rounding") == "decimal":
+        lost.append("mergekit rounds the number of kept entries in binary, which can be one less")
+    if source.method == "model_stock" and source.coefficients.get("lambda"):
+        lost.append("mergekit's model_stock has no lambda")
+    if source.method == "karcher":
+        lost += _karcher_losses(source, options)
+
+    def speak(numbers: Numbers) -> Numbers:
+        return _SPEAKERS.get(source.method, _plainly)(numbers, source, options, inverse)
+
+    base = source.inputs[0] if source.method == "slerp" else source.base
+    if spoken.base == "input" or options.get("around") == "zero":
+        base = None
+    return Said(spoken.name, base, flags, speak, tuple(lost))
+
+
+def _karcher_losses(source: MergedSource, options: Mapping[str, str]) -> list[str]:
+    lost = ["mergekit stops the Karcher iteration at 10 steps or 1e-5"]
+    tables = list(source.coefficients.get("weight", {}).values())
+    if any(table != tables[0] for table in tables):
+        lost.append("mergekit's karcher has no weights")
+    if options.get("around") == "base":
+        lost.append("mergekit's karcher takes the models, not their task vectors")
+    return lost
+
+
+def _plainly(
+    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
+) -> Numbers:
+    if inverse and "density" in numbers:
+        weights = {
+            name: weight / numbers["density"][name] for name, weight in numbers["weight"].items()
+        }
+        return {**numbers, "weight": weights}
+    return numbers
+
+
+def _shares(
+    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
+) -> Numbers:
+    """Linear merges: the shares themselves, so that nothing is left to divide."""
+    weights = numbers["weight"]
+    if options["normalise"] == "no":
+        return {"weight": weights}
+    return {"weight": dict(zip(weights, normalised(list(weights.values())), strict=True))}
+
+
+def _position(
+    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
+) -> Numbers:
+    """NuSLERP: the position as two weights."""
+    t = numbers["t"]["*"]
+    return {"weight": dict(zip(source.inputs, (1.0 - t, t), strict=True))}
+
+
+def _nothing(
+    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
+) -> Numbers:
+    return {}
+
+
+def _topk(numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool) -> Numbers:
+    return {"select_topk": numbers["density"]}
+
+
+_SPEAKERS = {
+    "linear": _shares,
+    "nuslerp": _position,
+    "karcher": _nothing,
+    "model_stock": _nothing,
+    "sce": _topk,
+}

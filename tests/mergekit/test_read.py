@@ -1,0 +1,257 @@
+"""A mergekit YAML to a recipe: what each tensor gets, and what is refused with its line."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.layout import place_of
+from evomerge.errors import CheckpointError, ConfigError
+from evomerge.export import merge_recipe
+from evomerge.mergekit import MergekitMerge, read_mergekit
+from evomerge.recipe import CheckpointSource, LayerStep, MergedSource, lookup
+from tests.tiny_models import write_model
+
+LAYERS = 3
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    write_model(root / "base", num_hidden_layers=LAYERS)
+    for number, name in enumerate(("math", "code")):
+        write_model(root / name, expert=number, num_hidden_layers=LAYERS)
+    return root
+
+
+def read(models: Path, text: str) -> MergekitMerge:
+    (models / "merge.yml").write_text(text)
+    return read_mergekit(models / "merge.yml")
+
+
+def merged(found: MergekitMerge, name: str = "merged") -> MergedSource:
+    source = found.recipe.sources[name]
+    assert isinstance(source, MergedSource)
+    return source
+
+
+def weights(models: Path, source: MergedSource, expert: str, name: str = "weight") -> dict[str, float]:
+    """A coefficient of an expert by tensor."""
+    folder = open_folder(models / "base", "base")
+    found = {}
+    for tensor, header in folder.tensors.items():
+        split = folder.names.split(tensor)
+        own = f"{place_of(tensor, folder.names, header)}.{tensor if split is None else split[1]}"
+        found[tensor] = lookup(source.coefficients[name][expert], own)
+    return found
+
+
+TIES = """
+merge_method: ties
+base_model: base
+models:
+  - model: base
+  - model: math
+    parameters: {weight: [0.2, 0.8], density: 0.5}
+  - model: code
+    parameters:
+      weight:
+        - {filter: q_proj, value: 0.3}
+        - {filter: mlp, value: [0.1, 0.9]}
+        - {filter: proj, value: 7}
+        - {filter: "*", value: 0.6}
+parameters: {normalize: true, lambda: 0.9}
+dtype: float32
+out_dtype: bfloat16
+"""
+
+
+def test_gradients_filters_and_the_places_outside_the_layers(models: Path) -> None:
+    found = read(models, TIES)
+    recipe, source = found.recipe, merged(found)
+    assert (source.method, source.base, source.inputs) == ("ties", "base", ("math", "code"))
+    assert source.options == {"election": "after", "divisor": "weight", "rounding": "binary"}
+    assert recipe.dtype == "bfloat16"
+    assert set(recipe.outer.values()) == {"merged"}
+    math = weights(models, source, "math")
+    assert (
+        math["model.embed_tokens.weight"] == math["lm_head.weight"] == math["model.norm.weight"] == 0.2
+    )
+    assert [math[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)] == [0.2, 0.5, 0.8]
+    code = weights(models, source, "code")
+    assert [code[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)] == [0.1, 0.5, 0.9]
+    assert code["model.layers.1.self_attn.q_proj.weight"] == 0.3
+    assert code["model.layers.1.self_attn.k_proj.weight"] == 7.0
+    assert code["model.layers.1.input_layernorm.weight"] == code["lm_head.weight"] == 0.6
+    assert set(weights(models, source, "code", "density").values()) == {1.0}
+    assert lookup(source.coefficients["lambda"]["*"], "layers.0.mlp") == 0.9
+
+
+def test_nearer_parameters_go_first_and_a_filter_list_without_a_match_gives_way(models: Path) -> None:
+    found = read(
+        models,
+        """
+merge_method: linear
+slices:
+  - sources:
+      - {model: math, layer_range: [0, 2], parameters: {weight: [{filter: mlp, value: 2}]}}
+      - {model: code, layer_range: [0, 2]}
+    parameters: {weight: [{filter: self_attn, value: 3}]}
+  - sources:
+      - {model: math, layer_range: [2, 3], parameters: {weight: [5, 6]}}
+      - {model: code, layer_range: [2, 3]}
+parameters: {weight: 4, normalize: false}
+dtype: float32
+""",
+    )
+    source = merged(found)
+    assert source.options == {"normalise": "no"}
+    math, code = (weights(models, source, name) for name in ("math", "code"))
+    assert math["model.layers.1.mlp.up_proj.weight"] == 2
+    assert math["model.layers.1.self_attn.q_proj.weight"] == 3
+    assert (
+        code["model.layers.1.mlp.up_proj.weight"] == math["model.layers.1.input_layernorm.weight"] == 4
+    )
+    # A slice of one layer takes the end of a gradient; what lies outside the layers its start.
+    assert math["model.layers.2.mlp.up_proj.weight"] == 6
+    assert math["lm_head.weight"] == 5
+    assert math["model.embed_tokens.weight"] == 4
+
+
+def test_a_layer_taken_twice_with_other_numbers_is_two_sources(models: Path) -> None:
+    text = """
+merge_method: task_arithmetic
+base_model: base
+slices:
+  - sources:
+      - {model: base, layer_range: [0, 2]}
+      - {model: math, layer_range: [0, 2], parameters: {weight: 0.5}}
+  - sources:
+      - {model: base, layer_range: [1, 3]}
+      - {model: math, layer_range: [1, 3], parameters: {weight: 0.7}}
+"""
+    found = read(models, text)
+    assert [(s.source, s.layer) for s in found.recipe.path] == [
+        ("merged", 0), ("merged", 1), ("merged2", 1), ("merged", 2),
+    ]  # fmt: skip
+    assert found.recipe.dtype == "bfloat16"
+    report = merge_recipe(models / "merge.yml", models / "stacked", overwrite=True)
+    assert any("mergekit would compute in bfloat16" in note for note in report.warnings)
+    assert open_folder(models / "stacked", "x").layers == 4
+
+
+def test_passthrough_stacks_layers_and_scales_tensors(models: Path) -> None:
+    text = """
+merge_method: passthrough
+slices:
+  - sources: [{model: math, layer_range: [0, 2]}]
+  - sources:
+      - model: code
+        layer_range: [1, 3]
+        parameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1.0}]}
+dtype: bfloat16
+"""
+    found = read(models, text)
+    assert found.recipe.path[:2] == (LayerStep("math", 0), LayerStep("math", 1))
+    assert merged(found).inputs == ("code",)
+    merge_recipe(models / "merge.yml", models / "passed", overwrite=True)
+    out, code = (load_file(models / name / "model.safetensors") for name in ("passed", "code"))
+    scaled = out["model.layers.3.self_attn.o_proj.weight"]
+    assert scaled.equal(code["model.layers.2.self_attn.o_proj.weight"] * 0.5)
+    assert out["model.layers.3.mlp.up_proj.weight"].equal(code["model.layers.2.mlp.up_proj.weight"])
+    assert isinstance(found.recipe.sources[found.recipe.outer["embed"]], CheckpointSource)
+
+
+def test_slerp_begins_at_the_base(models: Path) -> None:
+    text = "merge_method: slerp\nbase_model: code\nmodels: [{model: math}, {model: code}]\n"
+    found = read(models, text + "parameters: {t: [0, 1]}\n")
+    assert merged(found).inputs == ("base", "math")
+    assert found.recipe.sources["base"] == CheckpointSource(str((models / "code").resolve()))
+
+
+FAULTS = [
+    ("merge_method: tie\n", r"E137.*:1:\d+ merge_method: unsupported merge method.*mean ties"),
+    ("merge_method: arcee_fusion\n", "E137.*unsupported merge method; found 'arcee_fusion'"),
+    ("merge_method: ties\nmodules: {}\n", r"E137.*:2:\d+ modules: .*several modules"),
+    ("merge_method: ties\nmodels: [{model: math}]\n", "E115.*ties needs a base_model"),
+    ("merge_method: linear\nmodels: [{model: math}]\nparamters: {}\n", "E104.*:3.*mean `parameters`"),
+    (
+        "merge_method: linear\nmodels:\n  - model: math\n    parameters: {weigth: 1}\n",
+        r"E104.*:4:.*weigth: linear has no parameter `weigth`.*mean `weight`",
+    ),
+    ("merge_method: linear\nmodels: [{model: math}]\n", "E103.*`weight` has no value.*of math"),
+    (
+        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: true}\n",
+        "E108.*must be a number",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
+        "tokenizer: {tokens: {a: {}}}\n",
+        r"E137.*:3:.*tokenizer.tokens is not supported",
+    ),
+    (
+        "merge_method: ties\nbase_model: base\nmodels: [{model: math}]\n"
+        "parameters: {weight: 1, density: 0}\n",
+        "E111.*a density lies above 0.*found 0.0",
+    ),
+    (
+        "merge_method: linear\nslices:\n  - sources:\n"
+        "    - {model: math, layer_range: [0, 2]}\n    - {model: code, layer_range: [1, 3]}\n",
+        r"E137.*:3:.*slices\[0\]: a slice that merges layers of different numbers",
+    ),
+    (
+        "merge_method: linear\nslices:\n  - sources:\n    - {model: math, layer_range: [0, 4]}\n",
+        r"E119.*:4:.*math has 3 layers",
+    ),
+    (
+        "merge_method: nuslerp\nmodels: [{model: math}, {model: code}]\n"
+        "parameters: {weight: 1, nuslerp_flatten: false}\n",
+        "E137.*:3:.*`nuslerp_flatten` must be true",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: 1}\nchat_template: alpaca\n",
+        "E137.*:4:.*no template of this name; found 'alpaca'",
+    ),
+    (
+        "merge_method: ties\nbase_model: base\nmodels: [{model: math}]\n"
+        "parameters: {weight: 1, normalize: [{filter: mlp, value: true}, {value: false}]}\n",
+        "E137.*:4:.*`normalize` that differs between tensors",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FAULTS)
+def test_faults_name_their_line(models: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(models, text)
+
+
+def test_a_model_that_is_not_here(models: Path) -> None:
+    text = "merge_method: linear\nmodels:\n  - model: org/nothing\n    parameters: {weight: 1}\n"
+    with pytest.raises(CheckpointError, match=r"E201.*:3:.*not in the local hub cache; download"):
+        read(models, text)
+    with pytest.raises(CheckpointError, match=r"E201.*no such model folder; found 'nothing'"):
+        read(models, text.replace("org/", ""))
+
+
+def test_notes_say_what_has_no_effect(models: Path) -> None:
+    text = TIES.replace("lambda: 0.9", "int8_mask: true").replace("q_proj", "w_proj")
+    notes = read(models, text).notes
+    assert "line 15: `int8_mask` has no effect on ties here" in notes
+    assert any("no tensor matches filter 'w_proj'" in note for note in notes)
+
+
+def test_chat_template_is_written(models: Path) -> None:
+    text = "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: 1}\n"
+    (models / "merge.yml").write_text(text + "chat_template: chatml\n")
+    merge_recipe(models / "merge.yml", models / "chat", overwrite=True)
+    assert "<|im_start|>" in (models / "chat" / "chat_template.jinja").read_text()
+    again = merge_recipe(models / "chat" / "recipe.json", models / "again", overwrite=True)
+    assert "chat_template.jinja" in again.files
+
+
+def test_a_genome_file_is_sent_to_import(models: Path) -> None:
+    (models / "genome.yml").write_text("genome: {models: []}\ntasks: []\n")
+    with pytest.raises(ConfigError, match=r"E138.*states a search.*evomerge import"):
+        merge_recipe(models / "genome.yml", models / "out")

@@ -1,0 +1,136 @@
+"""Recipes written as mergekit YAML and read back give the same tensors."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evomerge.checkpoint.folder import open_source
+from evomerge.export import merge_recipe
+from evomerge.export.files import write_json
+from evomerge.merge_method import METHODS
+from evomerge.mergekit import mergekit_yaml
+from evomerge.mergekit.write import rules
+from evomerge.recipe import (
+    CheckpointSource,
+    LayerStep,
+    MergedSource,
+    Recipe,
+    identity_path,
+    single_source_recipe,
+)
+from tests.tiny_models import write_model
+
+NAMES = ("code", "math")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    write_model(root / "base")
+    for number, name in enumerate(NAMES):
+        write_model(root / name, expert=number)
+    return root
+
+
+def sources(models: Path) -> dict[str, CheckpointSource]:
+    return {name: CheckpointSource(str(models / name)) for name in ("base", *NAMES)}
+
+
+def of(models: Path, method: str, coefficients: Mapping[str, Any], **options: str) -> Recipe:
+    based = METHODS[method].uses_base(options)
+    merged = MergedSource(method, NAMES, "base" if based else None, coefficients, options)
+    return single_source_recipe({**sources(models), "merged": merged}, "merged", 2, "bfloat16")
+
+
+def carry_out(models: Path, recipe: Recipe, name: str) -> Path:
+    """Merge it from a file beside the models; the paths in the export are relative to it."""
+    write_json(models / "recipe.json", recipe.to_json())
+    merge_recipe(models / "recipe.json", models / name, overwrite=True)
+    return models / name
+
+
+VARIED = {
+    "code": {"": 0.3, "layers.1": 0.5, "layers.0.attn": 0.7, "final_norm": 0.2, "head": 0.9},
+    "math": {"": 0.4, "embed": 0.1, "layers.1.mlp.mlp.up_proj.weight": 0.8},
+}
+HALF = {"*": {"": 0.5}}
+MERGEKIT = {"compat": "mergekit"}
+EXACT: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    ("linear", {"weight": VARIED}, {}),
+    ("linear", {"weight": VARIED}, {"normalise": "no"}),
+    ("task_arithmetic", {"weight": VARIED, "lambda": {"*": {"": 0.8}}}, {}),
+    ("slerp", {"t": {"*": {"": 0.25, "layers.1": 0.75}}}, {}),
+    ("nuslerp", {"t": {"*": {"": 0.25, "layers.1": 0.75}}}, {}),
+    ("multislerp", {"weight": VARIED}, {"around": "zero"}),
+    ("karcher", {"weight": {"*": {"": 1.0}}}, {}),
+    ("model_stock", {}, {}),
+    ("sce", {"density": HALF}, {}),
+    ("ties", {"weight": VARIED, "density": {"code": {"": 0.3}, "math": {"": 0.6}}}, MERGEKIT),
+    ("breadcrumbs", {"weight": VARIED, "density": HALF, "gamma": {"*": {"": 0.02}}}, MERGEKIT),
+    ("dare_linear", {"weight": VARIED, "density": HALF}, {}),
+    ("dare_ties", {"weight": VARIED, "density": HALF}, MERGEKIT),
+    ("della", {"weight": VARIED, "density": HALF, "epsilon": {"*": {"": 0.1}}}, MERGEKIT),
+]
+
+
+@pytest.mark.parametrize(("method", "coefficients", "options"), EXACT)
+def test_round_trip_gives_the_same_tensors(
+    models: Path, method: str, coefficients: dict[str, Any], options: dict[str, str]
+) -> None:
+    first = carry_out(models, of(models, method, coefficients, **options), "first")
+    merge_recipe(first / "mergekit_config.yml", models / "second", overwrite=True)
+    left, right = (load_file(models / n / "model.safetensors") for n in ("first", "second"))
+    assert set(left) == set(right)
+    for name, tensor in left.items():
+        # Weights that were divided by a density, or added up, may differ in their last digit.
+        assert torch.allclose(tensor.float(), right[name].float(), rtol=2**-7, atol=1e-6), name
+    different = sum(int((left[n] != right[n]).sum()) for n in left)
+    assert different <= (0 if method not in ("dare_linear", "slerp") else 20)
+
+
+def test_paper_semantics_are_said_to_differ(models: Path) -> None:
+    out = carry_out(models, of(models, "ties", {"weight": VARIED, "density": HALF}), "paper")
+    text = (out / "mergekit_config.yml").read_text()
+    assert "# - signs were elected before the weights" in text
+    assert "# - divided by the number of agreeing experts" in text
+    assert "signs were elected before the weights" in (out / "README.md").read_text()
+
+
+def test_stacks_with_scaled_layers(models: Path) -> None:
+    path = (LayerStep("code", 0), LayerStep("math", 1, 0.5), LayerStep("math", 1))
+    recipe = Recipe(
+        sources(models), path, {"embed": "code", "final_norm": "math", "head": "math"}, "float32"
+    )
+    first = carry_out(models, recipe, "first")
+    merge_recipe(first / "mergekit_config.yml", models / "second", overwrite=True)
+    left, right = (load_file(models / n / "model.safetensors") for n in ("first", "second"))
+    assert all(tensor.equal(right[name]) for name, tensor in left.items())
+
+
+def test_what_has_no_counterpart_is_said_with_its_reason(models: Path) -> None:
+    merged = MergedSource("linear", NAMES, None, {"weight": {"*": {"": 1.0}}})
+    recipe = Recipe(
+        {**sources(models), "merged": merged},
+        identity_path(2),
+        {"embed": "base", "final_norm": "merged", "head": "merged"},
+    )
+    folders = {name: open_source(models / name, name) for name in ("base", *NAMES)}
+    written = mergekit_yaml(recipe, folders, {name: os.fspath(name) for name in folders})
+    assert written.text == ""
+    assert "some of its layers are merged and others copied" in written.differences[0]
+    assert "mergekit_config.yml" not in os.listdir(carry_out(models, recipe, "mixed"))
+
+
+def test_filters_mean_only_what_they_should() -> None:
+    values = {"a.b.up": 1.0, "a.b.down": 1.0, "a.c.up": 2.0, "a.c.norm": 3.0, "a.d.norm": 1.0}
+    found = rules(values)
+    assert isinstance(found, list)
+    for name, value in values.items():
+        matching = (e["value"] for e in found if "filter" not in e or str(e["filter"]) in name)
+        assert next(matching) == value
+    assert rules({"a": 1.0, "b": 1.0}) == 1.0
