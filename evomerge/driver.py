@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evomerge.baselines import UNIFORM, baseline_recipes, freeze
+from evomerge.baselines import baseline_recipes, freeze
 from evomerge.campaign import CHANGEABLE, Campaign, identity, identity_digest
 from evomerge.dispatch import Dispatcher, Observer, Progress, StopRequest
 from evomerge.errors import (
@@ -31,8 +31,7 @@ from evomerge.ledger import Ledger
 from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
-from evomerge.seeders import metagpt_seeds
-from evomerge.search import ReplayDiffers, Search
+from evomerge.search import ReplayDiffers, Search, seeds
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
 
@@ -187,18 +186,8 @@ class Driver:
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
 
     def seeds(self) -> list[tuple[float, ...]]:
-        """Genomes of the shown baselines and of MetaGPT, as far as the space can express them."""
-        experts = self.campaign.experts
-        seeds = []
-        for name in self.history.reference_ids():
-            genome = self.space.encode(self.recipes[name])
-            if genome is None and name == UNIFORM:
-                # 1/3 is on no decimal grid: the nearest point stands for it.
-                genome = self.space.uniform(dict.fromkeys(experts, 1.0 / len(experts)))
-            if genome is not None:
-                seeds.append(genome)
-        seeds += metagpt_seeds(self.space, self.history.prepared or {})
-        return list(dict.fromkeys(seeds))
+        """Genomes the search begins with."""
+        return seeds(self.campaign, self.space, self.recipes, self.history)
 
     def _recipe(self, name: str) -> Recipe:
         if name not in self.recipes:

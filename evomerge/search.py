@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from evomerge.baselines import UNIFORM
 from evomerge.campaign import Campaign
 from evomerge.dispatch import Dispatcher
 from evomerge.failpoint import failpoint
@@ -18,6 +19,7 @@ from evomerge.optimizers import Optimizer, make_optimizer
 from evomerge.recipe import Recipe
 from evomerge.schedule import follow
 from evomerge.search_space import Gene, Genome, SearchSpace
+from evomerge.seeders import metagpt_seeds
 
 
 class ReplayDiffers(Exception):
@@ -34,7 +36,9 @@ def candidate_number(name: str) -> int:
     return int(name[1:])
 
 
-def campaign_optimizer(campaign: Campaign, genes: Sequence[Gene], seeds: Sequence[Genome]) -> Optimizer:
+def campaign_optimizer(
+    campaign: Campaign, genes: Sequence[Gene], initial: Sequence[Genome]
+) -> Optimizer:
     """The optimizer of a campaign, as it was before the first ask."""
     section = campaign.config.optimizer
     return make_optimizer(
@@ -43,10 +47,26 @@ def campaign_optimizer(campaign: Campaign, genes: Sequence[Gene], seeds: Sequenc
         campaign.objectives,
         population=section.population,
         seed=campaign.config.seed,
-        initial=seeds,
+        initial=initial,
         options=section.options,
         schedule=section.schedule,
     )
+
+
+def seeds(
+    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
+) -> list[Genome]:
+    """Genomes of the shown baselines (`recipes` by id) and of MetaGPT, as far as the space has them."""
+    found = []
+    for name in history.reference_ids():
+        genome = space.encode(recipes[name])
+        if genome is None and name == UNIFORM:
+            # 1/3 is on no decimal grid: the nearest point stands for it.
+            genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
+        if genome is not None:
+            found.append(genome)
+    found += metagpt_seeds(space, history.prepared or {})
+    return list(dict.fromkeys(found))
 
 
 def outcomes(candidates: Iterable[Candidate], objectives: Sequence[Objective]) -> list[Outcome]:
@@ -94,11 +114,11 @@ class Search:
     """The `Desk` of a campaign: candidates go to the dispatcher, asks and tells to the ledger."""
 
     def __init__(
-        self, campaign: Campaign, space: SearchSpace, dispatcher: Dispatcher, seeds: Sequence[Genome]
+        self, campaign: Campaign, space: SearchSpace, dispatcher: Dispatcher, initial: Sequence[Genome]
     ) -> None:
         self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
         self.history = dispatcher.history
-        self.optimizer = campaign_optimizer(campaign, space.genes, seeds)
+        self.optimizer = campaign_optimizer(campaign, space.genes, initial)
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.baselines import UNIFORM, baseline_recipes
+from evomerge.baselines import baseline_recipes
 from evomerge.campaign import Campaign, campaign_from_json
 from evomerge.errors import EvomergeError, Problem
 from evomerge.history import History
 from evomerge.prepared import prepared_sources, prepared_space
 from evomerge.recipe import Recipe
-from evomerge.search import campaign_optimizer, candidate_number, outcomes
+from evomerge.search import campaign_optimizer, candidate_number, outcomes, seeds
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 
@@ -57,8 +57,8 @@ def _replay(
     result: Verification,
 ) -> None:
     section = campaign.config.optimizer
-    seeds = _seeds(campaign, space, recipes, history)
-    optimizer = campaign_optimizer(campaign, space.genes, seeds)
+    initial = seeds(campaign, space, recipes, history)
+    optimizer = campaign_optimizer(campaign, space.genes, initial)
 
     def differs(wrong: str) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in sorted(history.campaign["versions"].items()))
@@ -91,18 +91,3 @@ def _replay(
             differs(f"after {what} the optimizer's state is another")
             return
         told += 1
-
-
-def _seeds(
-    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
-) -> list[tuple[float, ...]]:
-    """Genomes a search begins with: the shown baselines, as far as the space can express them."""
-    seeds = []
-    for name in history.reference_ids():
-        genome = space.encode(recipes[name])
-        if genome is None and name == UNIFORM:
-            share = 1.0 / len(campaign.experts)
-            genome = space.uniform(dict.fromkeys(campaign.experts, share))
-        if genome is not None:
-            seeds.append(genome)
-    return list(dict.fromkeys(seeds))
