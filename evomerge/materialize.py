@@ -22,6 +22,7 @@ from evomerge.checkpoint.reader import Reader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.methods.blocks import BLOCK, Scratch
+from evomerge.methods.compiled import Kernels
 from evomerge.methods.execute import execute
 from evomerge.plan import MergePlan, TensorPlan
 from evomerge.skeleton import allocate, build_skeleton
@@ -68,6 +69,7 @@ class LiveModel:
         device: torch.device,
         bindings: list[Binding],
         buffers: Mapping[str, torch.Tensor],
+        kernels: Kernels | None = None,
     ) -> None:
         self.model = model
         self.folder = folder
@@ -75,7 +77,7 @@ class LiveModel:
         self.device = device
         self.bindings = bindings
         self.buffers = buffers
-        self._scratch = Scratch(device)
+        self._scratch = Scratch(device, kernels)
         state = model.state_dict(keep_vars=True)
         self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
         self._resident: dict[str, TensorPlan] = {}
@@ -91,6 +93,7 @@ class LiveModel:
         dtype: torch.dtype | str = "bfloat16",
         device: str = "cpu",
         max_layers: int | None = None,
+        kernels: Kernels | None = None,
     ) -> LiveModel:
         """Build the body of a base model and bind its checkpoint; weights come with the first plan.
 
@@ -99,6 +102,7 @@ class LiveModel:
             dtype: evaluation dtype.
             device: where the model lives.
             max_layers: the most layers a plan will have; those of the base by default.
+            kernels: compiled passes for this device; the plain path without.
 
         Raises:
             CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
@@ -108,7 +112,7 @@ class LiveModel:
         model = build_skeleton(base, kind, room if room > base.layers else None)
         bindings = bind(model, with_layers(base, room))
         buffers = allocate(model, device)
-        return LiveModel(model, base, kind, torch.device(device), bindings, buffers)
+        return LiveModel(model, base, kind, torch.device(device), bindings, buffers, kernels)
 
     @torch.no_grad()
     def materialize(
@@ -263,6 +267,7 @@ def write_checkpoint(
     out_dir: Path,
     shard_bytes: int = 5_000_000_000,
     written: Callable[[str, torch.Tensor], None] | None = None,
+    kernels: Kernels | None = None,
 ) -> PlanStatistics:
     """Stream a plan's tensors to safetensors files in an existing folder.
 
@@ -275,6 +280,7 @@ def write_checkpoint(
         out_dir: existing folder.
         shard_bytes: most bytes of one file.
         written: called with each tensor's name and content once it is written.
+        kernels: compiled passes for the CPU; the plain path without. The bits are the same.
 
     Raises:
         CandidateError: `nonfinite_weights`; the folder is then incomplete.
@@ -282,7 +288,7 @@ def write_checkpoint(
     started = time.perf_counter()
     specs = [TensorSpec(entry.name, entry.dtype, entry.shape) for entry in plan.tensors]
     writer = CheckpointWriter(out_dir, specs, shard_bytes)
-    scratch = Scratch()
+    scratch = Scratch(kernels=kernels)
     total = 0
     try:
         for entry in plan.tensors:

@@ -7,6 +7,7 @@ operands alone, so the live model and an exported file get the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import torch
 
 if TYPE_CHECKING:
     from evomerge.checkpoint.reader import Reader
+    from evomerge.methods.compiled import Kernels
 
 BLOCK = 1 << 16
 """Elements of a block: five float32 rows of it fit a 1 to 2 MiB cache."""
@@ -115,13 +117,15 @@ def low_rank_delta(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 class Scratch:
     """Float32 and int32 rows, allocated once and grown only when a block needs more."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", kernels: Kernels | None = None) -> None:
         self.device = torch.device(device)
         self._rows: list[torch.Tensor] = []
         self._words: list[torch.Tensor] = []
         self._counter = torch.empty(0, dtype=torch.int32, device=self.device)
         self._staged: dict[torch.dtype, torch.Tensor] = {}
         self._extremes = torch.empty(0, device=self.device)
+        self.kernels = kernels
+        self._largest: dict[tuple[Reader, str], float] = {}
 
     def rows(self, count: int, size: int) -> list[torch.Tensor]:
         """`count` float32 rows of `size` elements; contents are undefined."""
@@ -141,6 +145,18 @@ class Scratch:
             row = torch.empty(max(size, BLOCK), dtype=dtype, device=self.device)
             self._staged[dtype] = row
         return row[:size]
+
+    def largest(self, reader: Reader, tensor: str) -> float:
+        """Largest magnitude of a stored tensor, looked up but once; NaN if it has any."""
+        found = self._largest.get((reader, tensor))
+        if found is None:
+            value = reader.read(tensor)
+            found = 0.0
+            if value.numel():
+                least, most = torch.aminmax(value)
+                found = max(abs(float(least)), abs(float(most))) if least == least else math.nan
+            self._largest[reader, tensor] = found
+        return found
 
     def extremes(self, blocks: int) -> torch.Tensor:
         """Float32 [2, blocks] for the largest and least value of each block."""
@@ -167,9 +183,18 @@ class Sink:
         out: [n], contiguous; any float dtype.
         storage: the dtype results are rounded to.
         blocks: number of blocks that will come.
+        check: whether to remember extremes.
     """
 
-    def __init__(self, out: torch.Tensor, storage: torch.dtype, scratch: Scratch, blocks: int) -> None:
+    def __init__(
+        self,
+        out: torch.Tensor,
+        storage: torch.dtype,
+        scratch: Scratch,
+        blocks: int,
+        check: bool = True,
+    ) -> None:
+        self._check = check
         self._out = out
         self._storage = storage
         self._scratch = scratch
@@ -178,9 +203,10 @@ class Sink:
 
     def store(self, block: torch.Tensor, start: int, stop: int) -> None:
         """Round and keep elements `start` to `stop`, remembering their extremes."""
-        torch.amax(block, 0, out=self._extremes[0, self._next])
-        torch.amin(block, 0, out=self._extremes[1, self._next])
-        self._next += 1
+        if self._check:
+            torch.amax(block, 0, out=self._extremes[0, self._next])
+            torch.amin(block, 0, out=self._extremes[1, self._next])
+            self._next += 1
         target = self._out[start:stop]
         if self._out.dtype == self._storage:
             target.copy_(block)
@@ -189,6 +215,8 @@ class Sink:
 
     def is_finite(self) -> bool:
         """Whether every stored element is finite in the storage dtype."""
+        if not self._check:
+            return True
         limit = _ROUNDS_TO_INFINITY[self._storage]
         extremes = self._extremes[:, : self._next]
         # A NaN makes its block's extreme NaN, and every comparison with it false.

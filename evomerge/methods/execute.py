@@ -1,7 +1,7 @@
 """Carry out one entry of a plan: fetch its tensors, choose the pass, fill the output.
 
-The one door to the kernels: live materialisation and export both come through here, which is why they
-agree to the bit.
+The one door to the kernels: live materialisation and export both come through here. Compiled passes and
+the plain ones give the same bits, so it does not matter which of them carried out an entry.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.methods.blocks import Scratch, operand_of
+from evomerge.methods.fused import is_bounded, run_compiled
 from evomerge.methods.sparsified_sum import sparsified_sum
 from evomerge.methods.weighted_sum import weighted_sum
 from evomerge.plan import TensorPlan
@@ -45,11 +46,16 @@ def execute(
     size = target.numel()
     if size == 0:
         return True
+    bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
+    if bounded and run_compiled(entry, base, operands, target, scratch):
+        return True
     if entry.is_sparse:
         assert base is not None
         return sparsified_sum(
             base, operands, weights, [one.sparsity for one in entry.inputs], entry.election,
             entry.divisor, entry.factor, entry.least_variance, entry.columns, entry.scale,
-            size, target, storage, scratch,
+            size, target, storage, scratch, not bounded,
         )  # fmt: skip
-    return weighted_sum(base, operands, weights, entry.scale, size, target, storage, scratch)
+    return weighted_sum(
+        base, operands, weights, entry.scale, size, target, storage, scratch, not bounded
+    )

@@ -27,11 +27,14 @@ from evomerge.methods.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
 VERSION = 1
 """Raised when a pass's operands or arithmetic change: compiled passes are kept between runs."""
 
-MOST_ELEMENTS = 2**31 - 1
+ROW = 512
+"""Elements of a row: passes are compiled for any number of whole rows."""
+
+MOST_ELEMENTS = 2**31 - ROW
 """Counters of random masks are 32-bit words; longer tensors are for the plain path."""
 
-PER_INPUT = 5
-PER_PASS = 5
+PER_INPUT = 4
+PER_PASS = 6
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class KernelSpec:
         inputs: storage dtypes of the experts.
         base: storage dtype of the base; empty for a weighted sum without one.
         storage: dtype results are rounded to; `out` the dtype they are held in.
-        trims: whether magnitudes decide what survives; `masks` whether random numbers do.
+        trims: whether small magnitudes are dropped; `caps` whether large ones are; `masks` whether
+            random numbers decide; `rescales` whether survivors are scaled.
         election: see `sparsified_sum`; `divisor` likewise.
         varying: whether entries must vary over the experts (SCE).
     """
@@ -52,7 +56,9 @@ class KernelSpec:
     storage: str
     out: str
     trims: bool = False
+    caps: bool = False
     masks: bool = False
+    rescales: bool = False
     election: Literal["none", "before", "after"] = "none"
     divisor: Literal["none", "count", "weight"] = "none"
     varying: bool = False
@@ -69,13 +75,14 @@ class KernelSpec:
 
 
 class FusedPass(torch.nn.Module):
-    """One pass over whole tensors.
+    """One pass over finite tensors whose result is known to be finite.
 
-    Called with the base (if any) and the experts, all [n] in their storage dtypes; `numbers`, float32
-    [PER_INPUT * K + PER_PASS]: for each expert weight, the bound magnitudes must exceed, the ceiling
-    they may not exceed, the factor of survivors and one unused, then scale, factor, the bound variances
-    must exceed, least divisor and what replaces smaller ones; `words` (with `masks`), int32 [3 K]: the
-    halves of each mask's key and the largest random number that is kept; `out`, [n], which is written.
+    Called with the base (if any) and the experts, all [rows, ROW] in their storage dtypes; `numbers`,
+    float32 [PER_INPUT * K + PER_PASS]: for each expert weight, the bound magnitudes must exceed, the
+    ceiling they may not exceed and the factor of survivors, then scale, factor, the bound variances
+    must exceed, least divisor, what replaces smaller ones, and +0.0; with `masks`, `words`, int32 [3 K + 1]:
+    the halves of each mask's key and the limit of its random numbers (`compiled.mask_words`), then the
+    counter of the first element, and `steps`, int32 [ROW], 0, 1, 2, ...; `out`, [rows, ROW], written.
     """
 
     def __init__(self, spec: KernelSpec) -> None:
@@ -88,18 +95,24 @@ class FusedPass(torch.nn.Module):
         base = rest.pop(0).to(torch.float32) if spec.base else None
         experts = [rest.pop(0).to(torch.float32) for _ in spec.inputs]
         numbers = rest.pop(0)
-        words = rest.pop(0) if spec.masks else None
+        words = counter = None
+        if spec.masks:
+            words, steps = rest.pop(0), rest.pop(0)
+            # Steps are loaded rather than counted: the compiler counts one element at a time.
+            rows = torch.arange(experts[0].shape[0], dtype=torch.int32, device=steps.device)
+            counter = (rows * ROW + words[3 * len(experts)])[:, None] + steps
         (out,) = rest
         if base is not None:
             experts = [expert - base for expert in experts]
-        kept = [self._sparsified(x, k, numbers, words) for k, x in enumerate(experts)]
+        kept = [self._sparsified(x, k, numbers, words, counter) for k, x in enumerate(experts)]
         weights = [numbers[PER_INPUT * k] for k in range(len(kept))]
-        scale, factor, variance, least, instead = numbers[PER_INPUT * len(kept) :].unbind()
+        scale, factor, variance, least, instead, zero = numbers[PER_INPUT * len(kept) :].unbind()
         if spec.election != "none":
             assert base is not None
             if spec.varying:
                 kept = _varying(kept, variance)
-            total = _elected_sum(kept, weights, spec, least, instead) * factor + base
+            # Adding zero makes -0.0 the +0.0 it is in the plain path; compilers drop a zero they know.
+            total = (_elected_sum(kept, weights, spec, least, instead) * factor + zero) + base
         elif base is not None:
             total = base
             for value, weight in zip(kept, weights, strict=True):
@@ -110,32 +123,37 @@ class FusedPass(torch.nn.Module):
                 total = total + value * weight
         rounded = (total * scale).to(getattr(torch, spec.storage))
         out.copy_(rounded)
-        # A graph must return something; a number costs nothing.
+        # A graph must return something.
         return scale + 1.0
 
     def _sparsified(
-        self, value: torch.Tensor, k: int, numbers: torch.Tensor, words: torch.Tensor | None
+        self,
+        value: torch.Tensor,
+        k: int,
+        numbers: torch.Tensor,
+        words: torch.Tensor | None,
+        counter: torch.Tensor | None,
     ) -> torch.Tensor:
         row = numbers[PER_INPUT * k :]
-        if self.spec.trims:
+        if self.spec.caps:
             value = value - torch.where(value.abs() > row[2], value, 0.0)
+        if self.spec.trims:
             value = torch.where(value.abs() <= row[1], 0.0, value)
-        if words is not None:
-            drawn = _draw(value.shape[0], words[3 * k], words[3 * k + 1], value.device)
+        if words is not None and counter is not None:
+            drawn = _draw(counter, words[3 * k], words[3 * k + 1])
             value = torch.where(drawn <= words[3 * k + 2], value, 0.0)
-        if self.spec.trims or words is not None:
+        if self.spec.rescales:
             value = value * row[3]
         return value
 
 
-def _draw(size: int, low: torch.Tensor, high: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The random numbers of `masks`, int32 [size]."""
-    bits = torch.arange(size, dtype=torch.int32, device=device) ^ low
+def _draw(counter: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """The random numbers of `masks` before their last shift, ordered as signed words."""
+    bits = counter ^ low
     bits = bits ^ ((bits >> 16) & 0xFFFF)
     bits = bits * FIRST_FACTOR + high
     bits = bits ^ ((bits >> 15) & 0x1FFFF)
-    bits = bits * signed_word(SECOND_FACTOR)
-    return (bits >> 1) & 0x7FFFFFFF
+    return (bits * signed_word(SECOND_FACTOR)) ^ signed_word(1 << 31)
 
 
 def _elected_sum(
@@ -151,18 +169,19 @@ def _elected_sum(
     ballot = votes[0]
     for vote in votes[1:]:
         ballot = ballot + vote
-    sign = torch.copysign(torch.ones_like(ballot), ballot)
+    sign = torch.where(ballot < 0.0, -1.0, 1.0)
     total = torch.zeros_like(ballot)
     count = torch.zeros_like(ballot)
     for vote, weight in zip(votes, weights, strict=True):
-        agreeing = (vote * sign).clamp_min(0.0)
+        # `relu` is one instruction, `clamp_min` four: it looks for NaN.
+        agreeing = torch.relu(vote * sign)
         total = total + (agreeing if spec.election == "after" else agreeing * weight)
         if spec.divisor != "none":
             share = weight if spec.divisor == "weight" else 1.0
             count = count + torch.where(agreeing > 0.0, share, 0.0)
     total = total * sign
     if spec.divisor == "count":
-        return total / count.clamp_min(1.0)
+        return total / (torch.relu(count - 1.0) + 1.0)
     if spec.divisor == "weight":
         return total / torch.where(count.abs() < least, instead, count)
     return total
@@ -183,15 +202,16 @@ def _varying(kept: Sequence[torch.Tensor], bound: torch.Tensor) -> list[torch.Te
     return [value * survives for value in kept]
 
 
-def example(spec: KernelSpec, size: int, device: str = "cpu") -> tuple[torch.Tensor, ...]:
+def example(spec: KernelSpec, rows: int, device: str = "cpu") -> tuple[torch.Tensor, ...]:
     """Operands of the right kinds, for tracing."""
     names = [*([spec.base] if spec.base else []), *spec.inputs]
-    tensors = [torch.zeros(size, dtype=getattr(torch, name), device=device) for name in names]
+    tensors = [torch.zeros(rows, ROW, dtype=getattr(torch, name), device=device) for name in names]
     count = len(spec.inputs)
     tensors.append(torch.ones(PER_INPUT * count + PER_PASS, device=device))
     if spec.masks:
-        tensors.append(torch.zeros(3 * count, dtype=torch.int32, device=device))
-    tensors.append(torch.zeros(size, dtype=getattr(torch, spec.out), device=device))
+        tensors.append(torch.zeros(3 * count + 1, dtype=torch.int32, device=device))
+        tensors.append(torch.zeros(ROW, dtype=torch.int32, device=device))
+    tensors.append(torch.zeros(rows, ROW, dtype=getattr(torch, spec.out), device=device))
     return tuple(tensors)
 
 
@@ -209,10 +229,9 @@ def compile_ahead(spec: KernelSpec, out: Path) -> None:
     """Compile a pass for this machine's processor into a package that `AOTIModelPackageLoader` loads."""
     from torch._inductor import aoti_compile_and_package
 
-    size: Any = torch.export.Dim("size", min=2, max=MOST_ELEMENTS)
-    tensors = example(spec, 100_003)
-    fixed = {len(tensors) - 2, *({len(tensors) - 3} if spec.masks else set())}
-    shapes = tuple(None if index in fixed else {0: size} for index in range(len(tensors)))
+    rows: Any = torch.export.Dim("rows", min=1, max=MOST_ELEMENTS // ROW)
+    tensors = example(spec, 1000)
+    shapes = tuple({0: rows} if tensor.dim() == 2 else None for tensor in tensors)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         exported = torch.export.export(FusedPass(spec), tensors, dynamic_shapes=(shapes,), strict=False)
         aoti_compile_and_package(exported, package_path=str(out), inductor_configs=settings())

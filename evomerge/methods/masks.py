@@ -17,6 +17,7 @@ _WORD = 1 << 32
 
 
 def signed_word(word: int) -> int:
+    """The int32 with the lowest 32 bits of `word`."""
     word %= _WORD
     return word - _WORD if word >= _WORD // 2 else word
 

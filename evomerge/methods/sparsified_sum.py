@@ -34,6 +34,7 @@ def sparsified_sum(
     out: torch.Tensor,
     storage: torch.dtype,
     scratch: Scratch,
+    check: bool = True,
 ) -> bool:
     """`out = scale * (base + factor * sum_t w_t s_t)` over sparsified task vectors, perhaps elected.
 
@@ -60,23 +61,27 @@ def sparsified_sum(
         out: [size] contiguous.
         storage: dtype the result is rounded to before it is held in `out`.
         scratch: on the device of `out`.
+        check: whether to look at the result; not needed where it is known to be finite.
 
     Returns:
-        Whether every element is finite.
+        Whether every element is finite; true without a check.
     """
     ranges = list(block_ranges(size, operands, columns))
-    sink = Sink(out, storage, scratch, len(ranges))
+    sink = Sink(out, storage, scratch, len(ranges), check)
     origin_of = Dense(base)
     elect = election != "none"
     count = len(operands)
     for start, stop in ranges:
-        origin, total, first, second, *deltas = scratch.rows(4 + (count if elect else 1), stop - start)
+        origin, total, first, second, third, *deltas = scratch.rows(
+            5 + (count if elect else 0), stop - start
+        )
         origin_of.value(origin, start, stop)
         if not elect:
             total.copy_(origin)
             for operand, weight, sparsity in zip(operands, weights, sparsities, strict=True):
                 operand.delta(first, origin, start, stop)
-                total.add_(sparsify(first, sparsity, start, columns, scratch, second), alpha=weight)
+                survivors = sparsify(first, sparsity, start, columns, scratch, second)
+                total.add_(survivors.mul_(weight))
         else:
             kept = []
             for operand, sparsity, row in zip(operands, sparsities, deltas, strict=True):
@@ -87,10 +92,11 @@ def sparsified_sum(
                 kept.append(row)
             if least_variance > 0.0:
                 keep_varying(kept, least_variance, second, first, total)
-            _elected_sum(kept, weights, election, divisor, total, first, second)
+            _elected_sum(kept, weights, election, divisor, total, first, second, third)
             if factor != 1.0:
                 total.mul_(factor)
-            total.add_(origin)
+            # Adding zero makes -0.0 +0.0, whose sign depends on the order of operations.
+            total.add_(0.0).add_(origin)
         if scale != 1.0:
             total.mul_(scale)
         sink.store(total, start, stop)
@@ -105,8 +111,9 @@ def _elected_sum(
     total: torch.Tensor,
     sign: torch.Tensor,
     count: torch.Tensor,
+    term: torch.Tensor,
 ) -> None:
-    """`total = sign * sum_t w_t relu(sign * s_t) / count`; overwrites `deltas`, `sign` and `count`.
+    """`total = sign * sum_t w_t relu(sign * s_t) / count`; overwrites all but `weights`.
 
     After the weights, `s_t` is the weighted task vector and the sum has no further weights.
     """
@@ -125,7 +132,7 @@ def _elected_sum(
         count.zero_()
     for delta, weight, factor in zip(deltas, weights, factors, strict=True):
         delta.mul_(sign).clamp_min_(0.0)
-        total.add_(delta, alpha=factor)
+        total.add_(delta if factor == 1.0 else torch.mul(delta, factor, out=term))
         if divisor != "none":
             count.add_(delta.sign_(), alpha=weight if divisor == "weight" else 1.0)
     total.mul_(sign)
