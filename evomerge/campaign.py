@@ -136,6 +136,7 @@ class WorkersSection(_Section):
     pool: Literal["inline", "local", "ray"] = "local"
     count: PositiveInt = 1
     address: str | None = None
+    kernels: Literal["auto", "plain", "compiled"] = "auto"
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     deadline: PositiveFloat | Literal["auto"] = "auto"
 

@@ -212,6 +212,8 @@ def _worker_setup(
         threads=evaluation.threads,
         batch_size=evaluation.batch_size,
         cache=str(cache),
+        kernels=campaign.config.workers.kernels,
+        candidates=campaign.config.budget.evaluations or 0,
     )
 
 

@@ -28,7 +28,8 @@ class WorkerSetup:
         methods: names of the merge methods the campaign may use.
         trims: scopes of magnitude trimming it may use, `tensor` or `model`.
         dtype: evaluation dtype; `storage` the dtype merges are rounded to.
-        cache: folder for prepared statistics, shared by the workers of a node.
+        cache: folder for prepared statistics and compiled passes, shared by the workers of a node.
+        kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
     """
 
     sources: Mapping[str, str]
@@ -41,6 +42,8 @@ class WorkerSetup:
     threads: int
     batch_size: int
     cache: str
+    kernels: Literal["auto", "plain", "compiled"] = "auto"
+    candidates: int = 0
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,21 @@ class _Engine:
     def live(self) -> LiveModel:
         """The resident model, built once."""
         from evomerge.materialize import LiveModel
+        from evomerge.methods.compiled import Kernels
 
         if self._live is None:
             dtype = _torch_dtype(self.setup.dtype)
-            self._live = LiveModel.load(self.base, dtype=dtype, device=self.setup.device)
+            elements = sum(header.elements for header in self.base.tensors.values())
+            kernels = Kernels(
+                Path(self.setup.cache) / "kernels",
+                self.setup.kernels,
+                float(elements) * self.setup.candidates,
+                self.setup.threads,
+                self.setup.device,
+            )
+            self._live = LiveModel.load(
+                self.base, dtype=dtype, device=self.setup.device, kernels=kernels
+            )
         return self._live
 
     def tokenizer(self) -> Any:
