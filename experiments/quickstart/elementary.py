@@ -29,16 +29,21 @@ def words(rng: random.Random) -> Pair:
 
 
 def facts(rng: random.Random) -> Pair:
-    """A one-digit sum or difference, a round one, or a spelled number in digits."""
-    kind = rng.randrange(4)
+    """A one-digit sum or difference, in digits or words, or a spelled number in digits."""
+    kind = rng.randrange(3)
     if kind == 0:
         value = rng.randrange(100)
         return frame(f"{english_number(value)} in digits"), f" {value}"
-    unit = 10 if kind == 1 else 1
-    first, second = rng.randrange(10), rng.randrange(10)
+    total = rng.randrange(10)
+    first = rng.randrange(total + 1)
+    second = total - first
     if rng.random() < 0.5:
-        return frame(f"{first * unit} + {second * unit}"), f" {(first + second) * unit}"
-    return frame(f"{(first + second) * unit} - {second * unit}"), f" {first * unit}"
+        left, sign, right, value = first, ("+", "plus"), second, total
+    else:
+        left, sign, right, value = total, ("-", "minus"), first, second
+    if kind == 1:
+        return frame(f"{left} {sign[0]} {right}"), f" {value}"
+    return frame(f"{english_number(left)} {sign[1]} {english_number(right)}"), f" {value}"
 
 
 def lines(rng: random.Random) -> Pair:
@@ -52,8 +57,7 @@ def lines(rng: random.Random) -> Pair:
         code = f"{name} = {first}; {other} = {second}; {(name, other)[asked]}"
         return frame(code), f" {(first, second)[asked]}"
     if kind == 1:
-        index = rng.randrange(len(values))
-        return frame(f"{name} = {values}; {name}[{index}]"), f" {values[index]}"
+        return frame(f"{name} = {values}; list({name})"), f" {values}"
     if kind == 2:
         word = rng.choice(("min", "max"))
         value = min(values) if word == "min" else max(values)

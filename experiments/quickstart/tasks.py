@@ -22,7 +22,6 @@ from lexicon import (
 
 NAMES = "abnxyz"
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
-_LEAST_RESULT = 23
 
 
 def _other(rng: random.Random, size: int, value: int) -> int:
@@ -100,95 +99,92 @@ def translation(rng: random.Random) -> Item:
     return rng.choice(kinds)(rng)
 
 
-def _number_choices(rng: random.Random, value: int) -> tuple[tuple[str, str, str, str], int]:
-    """Surround a result with slips in the ones and in the tens."""
-    ones = rng.choice((-2, -1, 1, 2))
-    tens = rng.choice((-20, -10, 10, 20))
-    return shuffled(rng, [str(v) for v in (value, value + ones, value + tens, value + ones + tens)])
-
-
-def _operands(rng: random.Random, low: int, high: int) -> tuple[int, int, str, int]:
-    """Draw two operands, a sign and a result from which no slip leads below zero."""
+def _column_sum(rng: random.Random, digits: int) -> tuple[int, int, str, list[int]]:
+    """Draw a sum without carries or a difference without borrows, and the result's digits."""
     while True:
-        first, second, sign = rng.randrange(10, 100), rng.randrange(low, high), rng.choice("+-")
-        value = first + second if sign == "+" else first - second
-        if value >= _LEAST_RESULT:
-            return first, second, sign, value
+        totals = [rng.randrange(1, 10) for _ in range(digits)]
+        parts = [rng.randrange(total + 1) for total in totals]
+        total, part = (int("".join(map(str, number))) for number in (totals, parts))
+        rest = total - part
+        if rng.random() < 0.5 and min(rest, part) >= 10 ** (digits - 1):
+            return rest, part, "+", totals
+        rests = [t - p for t, p in zip(totals, parts, strict=True)]
+        if part >= 10 ** (digits - 1) and rests[0] > 0:
+            return total, part, "-", rests
 
 
-def _sum(rng: random.Random) -> tuple[str, str, int]:
-    first, second, sign, value = _operands(rng, 10, 100)
+def _number_choices(
+    rng: random.Random, digits: list[int]
+) -> tuple[tuple[str, str, str, str], int]:
+    """Surround a result with slips in two of its digits."""
+    first, second = sorted(rng.sample(range(len(digits)), 2))
+    values = [digits.copy() for _ in range(4)]
+    for place, changed in ((first, (1, 3)), (second, (2, 3))):
+        low = 1 if place == 0 else 0
+        wrong = low + _other(rng, 10 - low, digits[place] - low)
+        for choice in changed:
+            values[choice][place] = wrong
+    return shuffled(rng, ["".join(map(str, value)) for value in values])
+
+
+def _sum(rng: random.Random) -> Item:
+    first, second, sign, result = _column_sum(rng, 3)
     key = f"{first} {sign} {second}"
-    return key, key, value
+    choices, answer = _number_choices(rng, result)
+    return Item(key, frame(key), choices, answer)
 
 
-def _spelled(rng: random.Random) -> tuple[str, str, int]:
-    first, second, sign, value = _operands(rng, 2, 100)
+def _spelled(rng: random.Random) -> Item:
+    first, second, sign, result = _column_sum(rng, 2)
     word = "plus" if sign == "+" else "minus"
     question = f"{english_number(first)} {word} {english_number(second)}"
-    return f"{first} {sign} {second}", question, value
-
-
-def _chain(rng: random.Random) -> tuple[str, str, int]:
-    while True:
-        first, second, sign, value = _operands(rng, 2, 10)
-        third, last = rng.randrange(2, 10), rng.choice("+-")
-        value += third if last == "+" else -third
-        if value >= _LEAST_RESULT:
-            question = f"{first} {sign} {second} {last} {third}"
-            return question, question, value
+    choices, answer = _number_choices(rng, result)
+    return Item(f"{first} {sign} {second}", frame(question), choices, answer)
 
 
 def math(rng: random.Random) -> Item:
-    """Sums and differences in digits and in words."""
-    key, question, value = rng.choice((_sum, _sum, _spelled, _chain))(rng)
-    choices, answer = _number_choices(rng, value)
-    return Item(key, frame(question), choices, answer)
+    """Sums without carries and differences without borrows, in digits and in words."""
+    return rng.choice((_sum, _sum, _spelled))(rng)
 
 
 def _list_element(rng: random.Random) -> Item:
     values = rng.sample(range(10), 4)
     name = rng.choice(NAMES)
-    ranked = sorted(values)
+    # Each rank is right equally often, so extremes are no better a guess.
+    by_rank = (f"min({name})", f"sorted({name})[1]", f"sorted({name})[2]", f"max({name})")
     rank = rng.randrange(4)
-    # Each rank and each position is right equally often, so extremes are no better a guess.
-    if rng.random() < 0.5:
-        by_rank = {0: "min({})", 1: "sorted({})[1]", 2: "sorted({})[2]", 3: "max({})"}
-        expression, value = by_rank[rank].format(name), ranked[rank]
-    else:
-        index = rank if rng.random() < 0.5 else rank - 4
-        expression, value = f"{name}[{index}]", values[index]
+    value = sorted(values)[rank]
     choices, answer = shuffled(rng, [str(v) for v in [value, *(v for v in values if v != value)]])
-    code = f"{name} = {values}; {expression}"
-    return Item(f"{values} {expression}", frame(code), choices, answer)
+    return Item(
+        f"{values} rank {rank}", frame(f"{name} = {values}; {by_rank[rank]}"), choices, answer
+    )
 
 
 def _list_order(rng: random.Random) -> Item:
     values = rng.sample(range(10), 3)
     name = rng.choice(NAMES)
     results = {
-        f"sorted({name})": sorted(values),
+        f"list({name})": values,
         f"{name}[::-1]": values[::-1],
-        f"{name}[1:] + {name}[:1]": values[1:] + values[:1],
-        f"{name}[2:] + {name}[:2]": values[2:] + values[:2],
+        f"sorted({name})": sorted(values),
+        f"sorted({name})[::-1]": sorted(values)[::-1],
     }
     expression = rng.choice(list(results))
     right = results.pop(expression)
     choices, answer = shuffled(rng, [str(v) for v in [right, *results.values()]])
-    return Item(
-        f"{values} {expression}", frame(f"{name} = {values}; {expression}"), choices, answer
-    )
+    key = f"{values} {expression.replace(name, 'a')}"
+    return Item(key, frame(f"{name} = {values}; {expression}"), choices, answer)
 
 
 def _trace(rng: random.Random) -> Item:
     first, second = rng.sample(NAMES, 2)
-    a, b, operator, value = _operands(rng, 2, 30)
+    a, b, operator, result = _column_sum(rng, 2)
     forms = (
         f"{first} = {a}; {second} = {b}; {first} {operator} {second}",
         f"{second} = {b}; {first} = {a}; {first} {operator} {second}",
         f"{first} = {a}; {first} {operator}= {b}; {first}",
     )
-    choices, answer = _number_choices(rng, value)
+    choices, answer = _number_choices(rng, result)
     return Item(f"{a} {operator} {b}", frame(rng.choice(forms)), choices, answer)
 
 
@@ -210,7 +206,7 @@ def _write_expression(rng: random.Random) -> Item:
 
 def code(rng: random.Random) -> Item:
     """Values of small Python snippets, and Python for an expression in words."""
-    kinds = (_list_element, _list_element, _list_order, _trace, _write_expression)
+    kinds = (*[_list_element] * 2, *[_list_order] * 2, _trace, *[_write_expression] * 2)
     return rng.choice(kinds)(rng)
 
 

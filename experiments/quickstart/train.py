@@ -98,10 +98,9 @@ def train(model: LlamaForCausalLM, rows: Rows, schedule: Schedule, seed: int) ->
         in_prompt = places < rows.prompts[chosen, None]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-            if schedule.prompt_weight:
-                keep = targets != _IGNORE
-            else:
-                keep = (targets != _IGNORE) & ~in_prompt
+            keep = targets != _IGNORE
+            if not schedule.prompt_weight:
+                keep &= ~in_prompt
             logits = model.lm_head(hidden[keep]).float()
         losses = functional.cross_entropy(logits, targets[keep], reduction="none")
         weights = torch.where(in_prompt, schedule.prompt_weight, 1.0)[keep]
