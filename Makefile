@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test oracles lint clean
 
 install: $(STAMP)
 
@@ -26,10 +26,21 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest
 
+# The real mergekit needs an environment of its own; `make test` never touches it.
+ORACLES := .venv-oracles
+
+$(ORACLES)/.installed: tests/oracles/requirements.txt
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+oracles: install $(ORACLES)/.installed
+	$(BIN)/python -m tests.oracles.compare $(ORACLES)/bin/python
+
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs exports
+	rm -rf $(VENV) $(ORACLES) runs exports

@@ -312,6 +312,11 @@ def _place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int
 def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) -> list[Problem]:
     """Faults between fields, looked for in the raw data: other faults of the file must not hide them."""
     problems = []
+    if "tokenizer" in data:
+        wrong = "vocabularies are not aligned during a search; base and experts must share one"
+        todo = "align them in a recipe, or merge into checkpoints of one vocabulary first"
+        where = _place(positions, file, "tokenizer")
+        problems.append(Problem("E226", wrong, "", todo, *where))
 
     def section(name: str) -> Mapping[str, Any]:
         value = data.get(name)

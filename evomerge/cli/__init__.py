@@ -44,6 +44,7 @@ for verb in (
 ):
     app.command()(verb)
 app.command(name="list")(start.list_)
+app.command(name="import")(models.import_)
 
 
 def _print_version(wanted: bool) -> None:

@@ -53,7 +53,10 @@ def export(
 
 def merge(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A recipe (JSON) or a mergekit YAML.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe (JSON) or a mergekit YAML.", show_default=False
+        ),
     ],
     out: Out,
     overwrite: Overwrite = False,
@@ -67,6 +70,30 @@ def merge(
     _hide_loading_bars()
     report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes)
     _print_report(report, out, as_json)
+
+
+def import_(
+    genome: Annotated[
+        Path,
+        typer.Argument(metavar="GENOME", help="A mergekit-evolve file.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The campaign folder.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Turn a mergekit-evolve file into a campaign folder."""
+    from evomerge.mergekit.genome import import_genome
+
+    imported = import_genome(genome, out)
+    if as_json:
+        print_json({"out": out.name, "files": imported.files, "left_out": imported.left_out})
+        return
+    console = table_console()
+    console.print(plain(f"wrote {out}: {', '.join(imported.files)}"), markup=False, soft_wrap=True)
+    for text in imported.left_out:
+        say(f"not carried over: {text}")
+    say(f"next: complete the evaluators, then `evomerge check {out / 'campaign.yaml'}`")
 
 
 def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:

@@ -1,0 +1,155 @@
+"""Vocabularies that differ: rows by token, checked against a loop over tokens in NumPy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.vocabulary import align, token_ids
+from evomerge.errors import CheckpointError
+from evomerge.export import merge_recipe
+from evomerge.export.files import write_json
+from evomerge.recipe import CheckpointSource, MergedSource, Recipe, single_source_recipe
+from tests.tiny_models import write_model
+
+TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def change_tokens(
+    folder: Path, drop: tuple[str, ...], add: tuple[str, ...], special: str, rows: int
+) -> None:
+    """Give a model another vocabulary: fewer words, other words, an added token, padding rows."""
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text())
+    words = [w for w in data["model"]["vocab"] if w not in drop] + list(add)
+    data["model"]["vocab"] = {word: number for number, word in enumerate(words)}
+    entry = {**data["added_tokens"][0], "content": special, "id": len(words)}
+    data["added_tokens"] = [
+        {**e, "id": data["model"]["vocab"][e["content"]]} for e in data["added_tokens"]
+    ] + [entry]
+    path.write_text(json.dumps(data))
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    generator = torch.Generator().manual_seed(rows)
+    for name in TENSORS:
+        width = tensors[name].shape[1]
+        tensors[name] = torch.randn(rows, width, generator=generator).to(tensors[name].dtype)
+    save_file(tensors, str(weights), metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": rows}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("vocabularies")
+    write_model(root / "base", dtype=torch.float32)
+    for number, name in enumerate(("math", "code")):
+        write_model(root / name, expert=number, dtype=torch.float32)
+    change_tokens(root / "base", (), (), "<base>", 40)
+    change_tokens(root / "math", ("bird", "cat"), ("sum", "both"), "<tool>", 38)
+    change_tokens(root / "code", ("dog",), ("both", "def"), "<fim>", 44)
+    return root
+
+
+def recipe(models: Path, tokenizer: str, align_them: bool = True) -> Recipe:
+    sources = {n: CheckpointSource(str(models / n)) for n in ("base", "math", "code")}
+    weight = {"math": {"": 0.25}, "code": {"": 0.5}}
+    merged = MergedSource("task_arithmetic", ("math", "code"), "base", {"weight": weight})
+    plain = single_source_recipe({**sources, "merged": merged}, "merged", 2, "float32", tokenizer)
+    return Recipe(plain.sources, plain.path, plain.outer, plain.dtype, {}, tokenizer, align_them)
+
+
+def export(models: Path, stated: Recipe, name: str) -> Path:
+    write_json(models / "recipe.json", stated.to_json())
+    merge_recipe(models / "recipe.json", models / name, overwrite=True)
+    return models / name
+
+
+def slowly(models: Path, tensor: str, ids: dict[str, int], rows: int) -> np.ndarray:
+    """Every row of every model by the rules, one at a time, and their merge."""
+    names = ("base", "math", "code")
+    own = {n: load_file(models / n / "model.safetensors")[tensor].numpy() for n in names}
+    tokens = {n: {t: i for t, i in token_ids(models / n).items() if i < len(own[n])} for n in names}
+    by_id = {number: token for token, number in ids.items()}
+    out = np.zeros((rows, own["base"].shape[1]), dtype=np.float64)
+    for row in range(rows):
+        token = by_id.get(row)
+        found: dict[str, np.ndarray] = {}
+        for n in names:
+            if token is not None and token in tokens[n]:
+                found[n] = own[n][tokens[n][token]]
+            elif token is None and row < len(own[n]) and row not in tokens[n].values():
+                found[n] = own[n][row]
+        if "base" in found:
+            default = found["base"]
+        elif token is None and found:
+            default = next(iter(found.values()))
+        else:
+            default = np.mean(list(found.values()), axis=0) if found else np.zeros(out.shape[1])
+        base, math, code = (found.get(n, default).astype(np.float64) for n in names)
+        out[row] = base + 0.25 * (math - base) + 0.5 * (code - base)
+    return out
+
+
+@pytest.mark.parametrize("tokenizer", ["base", "union", "code"])
+def test_rows_follow_their_tokens(models: Path, tokenizer: str) -> None:
+    out = export(models, recipe(models, tokenizer), f"out-{tokenizer}")
+    merged = load_file(out / "model.safetensors")
+    rows = json.loads((out / "config.json").read_text())["vocab_size"]
+    ids = token_ids(out)
+    for name in TENSORS:
+        assert merged[name].shape[0] == rows
+        expected = slowly(models, name, ids, rows)
+        np.testing.assert_allclose(merged[name].numpy(), expected, rtol=1e-5, atol=1e-6)
+    # The tokenizer that is written has the ids that the rows have.
+    loaded = AutoTokenizer.from_pretrained(out)
+    assert loaded.get_vocab() == ids
+    if tokenizer == "union":
+        assert {"<tool>", "<fim>", "sum", "def", "both", "cat"} <= set(ids)
+        assert {token: ids[token] for token in token_ids(models / "base")} == token_ids(models / "base")
+        text = loaded("sum <fim> cat both")["input_ids"]
+        assert [
+            number for number in text if number in (ids["sum"], ids["<fim>"], ids["cat"], ids["both"])
+        ]
+        assert loaded.convert_ids_to_tokens(ids["<tool>"]) == "<tool>"
+    else:
+        assert rows == {"base": 40, "code": 44}[tokenizer]
+
+
+def test_other_tensors_are_not_touched(models: Path) -> None:
+    left = load_file(export(models, recipe(models, "union"), "u") / "model.safetensors")
+    right = load_file(export(models, recipe(models, "base"), "b") / "model.safetensors")
+    assert all(left[name].equal(right[name]) for name in left if name not in TENSORS)
+
+
+def test_a_recipe_that_is_exported_says_how_it_was_aligned(models: Path) -> None:
+    out = export(models, recipe(models, "union"), "first")
+    assert json.loads((out / "recipe.json").read_text())["tokenizer"] == {"source": "union"}
+    merge_recipe(out / "recipe.json", models / "second", overwrite=True)
+    left, right = (load_file(models / n / "model.safetensors") for n in ("first", "second"))
+    assert all(left[name].equal(right[name]) for name in left)
+    spoken = (out / "mergekit_config.yml").read_text()
+    assert "tokenizer_source: union" in spoken
+
+
+def test_without_alignment_it_is_refused_with_the_difference(models: Path) -> None:
+    with pytest.raises(
+        CheckpointError,
+        match=r"E226.*math: vocabulary sizes differ; base 40, math 38; 3 tokens the base lacks: 'sum', "
+        r"'both', '<tool>'; 3 tokens math lacks: .*; a recipe with",
+    ):
+        export(models, recipe(models, "base", align_them=False), "refused")
+
+
+def test_a_model_without_a_tokenizer_cannot_be_aligned(models: Path, tmp_path: Path) -> None:
+    bare = write_model(tmp_path / "bare", tokenizer=False)
+    folders = {"base": open_folder(models / "base", "base"), "x": open_folder(bare, "x")}
+    with pytest.raises(
+        CheckpointError, match=r"E226.*x: its tokens cannot be read.*add tokenizer.json"
+    ):
+        align(folders, "base", "base")
