@@ -189,7 +189,7 @@ def table(title: str, rows: Sequence[Row], cases: Sequence[Case]) -> bool:
 
 
 def dithered(source: Path, target: Path) -> tuple[str, ...]:
-    """Copies in float32 with noise a thousandth of a bfloat16 step; gives the experts' names.
+    """Copies in float32 with noise of a thirtieth of a bfloat16 step; gives the experts' names.
 
     Of stored bfloat16 task vectors one in a hundred entries ties with the threshold: mergekit keeps an
     arbitrary part of them, we keep all. That difference is known, and would hide others.
@@ -200,7 +200,7 @@ def dithered(source: Path, target: Path) -> tuple[str, ...]:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("*.safetensors*"))
         tensors = {}
         for tensor, values in folder_tensors(source / name).items():
-            noise = torch.randn(values.shape, generator=generator) * (2**-18)
+            noise = torch.randn(values.shape, generator=generator) * 2**-13
             tensors[tensor] = values.float() + noise * float(values.float().abs().mean())
         save_file(tensors, str(target / name / "model.safetensors"), metadata={"format": "pt"})
         config = json.loads((target / name / "config.json").read_text()) | {"dtype": "float32"}

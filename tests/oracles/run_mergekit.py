@@ -1,8 +1,9 @@
 """Runs in the oracle environment: `run_mergekit.py JOBS.json`, one mergekit merge for each job.
 
-A job is {"yaml", "out", "seconds"?, "draws"?}: `draws` is a safetensors file with the numbers that evomerge
-compares with probabilities, int32 in [0, 2**31), called `FOLDER/TENSOR`; mergekit's Bernoulli draws are
-replaced by comparisons with them, so that both drop the same entries.
+A job is {"yaml", "out", "load"?, "draws"?}. With `load` the result is loaded too, within the CPU seconds that
+are printed. `draws` is a safetensors file with the numbers that evomerge compares with probabilities, int32
+in [0, 2**31), called `FOLDER/TENSOR`; mergekit's Bernoulli draws are replaced by comparisons with them, so
+that both drop the same entries.
 """
 
 import json
@@ -17,6 +18,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import MergeOptions, run_merge
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
 _bernoulli, _sparsify = torch.bernoulli, family.sparsify
@@ -60,6 +62,8 @@ def main(jobs_file: Path) -> None:
         started = time.process_time()
         try:
             run_merge(config, job["out"], options)
+            if job.get("load"):
+                AutoModelForCausalLM.from_pretrained(job["out"], dtype="auto")
             print(json.dumps({"out": job["out"], "cpu": time.process_time() - started}), flush=True)
         except Exception as error:  # one method that fails must not hide the others
             print(

@@ -1,0 +1,147 @@
+"""CPU seconds of one candidate: mergekit merging to disk and loading the result, against ours, live.
+
+The same YAML goes to both, over a Llama of about 110 M parameters and three experts in bfloat16. mergekit
+runs in the environment of `make oracles` (argument: its Python); its inputs are in the page cache, as ours
+are. One process merges all its candidates; a second ratio adds its start, which a process per candidate pays. Ours is what a search does for a candidate: recipe to plan to the
+parameters of a resident model; a first candidate, which prepares statistics and may compile, is timed
+apart. Every candidate has other weights, so that all of its tensors are written. Prints ratios and asserts
+nothing; goals: 15 for linear and task_arithmetic, 80 for dare_ties, 200 for ties.
+
+    python -m benchmarks.vs_mergekit .venv-oracles/bin/python [--repeats 3] [--layers 12]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.reader import open_readers
+from evomerge.materialize import LiveModel
+from evomerge.mergekit import read_mergekit
+from evomerge.plan import make_plan
+from evomerge.weight_statistics import WeightStatistics
+
+METHODS = {
+    "linear": "normalize: false",
+    "task_arithmetic": "normalize: false",
+    "dare_ties": "density: 0.5",
+    "ties": "density: 0.5",
+}
+EXPERTS = ("one", "two", "three")
+RUNNER = Path(__file__).parents[1] / "tests" / "oracles" / "run_mergekit.py"
+
+
+def write_models(root: Path, layers: int) -> int:
+    """Base and experts with random weights; gives the number of parameters."""
+    config = LlamaConfig(
+        vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers,
+        num_attention_heads=12, num_key_value_heads=12, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16()
+    model.save_pretrained(root / "base")
+    base = load_file(root / "base" / "model.safetensors")
+    for number, name in enumerate(EXPERTS):
+        generator = torch.Generator().manual_seed(number)
+        shutil.copytree(root / "base", root / name)
+        tensors = {
+            key: (value.float() + 2e-3 * torch.randn(value.shape, generator=generator)).bfloat16()
+            for key, value in base.items()
+        }
+        save_file(tensors, str(root / name / "model.safetensors"), metadata={"format": "pt"})
+    return sum(value.numel() for value in base.values())
+
+
+def write_yaml(root: Path, method: str, number: int) -> Path:
+    """The file of one candidate."""
+    lines = [f"merge_method: {method}", "models:"]
+    for index, name in enumerate(EXPERTS):
+        weight = round(0.3 + 0.1 * index + 0.01 * number, 3)
+        lines += [f"  - {{model: {root / name}, parameters: {{weight: {weight}}}}}"]
+    if method != "linear":
+        lines += [f"base_model: {root / 'base'}"]
+    lines += [f"parameters: {{{METHODS[method]}}}", "dtype: float32", "out_dtype: bfloat16"]
+    path = root / f"{method}-{number}.yml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def ours(root: Path, method: str, repeats: int) -> tuple[float, float]:
+    """CPU seconds of the first candidate and the median of the following."""
+    seconds = []
+    live: LiveModel | None = None
+    for number in range(repeats + 1):
+        recipe = read_mergekit(write_yaml(root, method, number)).recipe
+        if live is None:
+            base = open_folder(root / "base", "base")
+            folders = {
+                name: open_folder(source.path, name) for name, source in recipe.checkpoints.items()
+            }
+            readers = open_readers(dict(folders))
+            known = WeightStatistics(folders, None, {name: name for name in folders}, readers)
+            live = LiveModel.load(base, "bfloat16")
+        started = time.process_time()
+        live.materialize(make_plan(recipe, folders, known), readers)
+        seconds.append(time.process_time() - started)
+    return seconds[0], statistics.median(seconds[1:])
+
+
+def theirs(python: str, root: Path, method: str, repeats: int) -> tuple[float, float]:
+    """Median CPU seconds of mergekit's merges and loads in one process, and those of its start."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs = [
+        {"yaml": str(write_yaml(root, method, number)), "out": str(root / "out"), "load": True}
+        for number in range(repeats)
+    ]
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [python, str(RUNNER), str(root / "jobs.json")], capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if any("error" in answer for answer in answers) or len(answers) < repeats:
+        raise SystemExit(f"mergekit failed: {answers} {done.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = [float(answer["cpu"]) for answer in answers]
+    return statistics.median(seconds), total - sum(seconds)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("python")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=12)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        count = write_models(root, chosen.layers)
+        print(f"{count / 1e6:.0f} M parameters, {len(EXPERTS)} experts, CPU seconds on one thread\n")
+        print("| method | mergekit | ours | ratio | ratio with mergekit's start | ours, first |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for method in METHODS:
+            first, warm = ours(root, method, chosen.repeats)
+            slow = theirs(chosen.python, root, method, chosen.repeats)
+            print(
+                f"| {method} | {slow:.2f} | {warm:.3f} | {slow / warm:.0f} | {first:.1f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
