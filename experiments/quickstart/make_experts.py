@@ -27,12 +27,13 @@ TRAIN_ITEMS = 60_000
 ELEMENTARY_ITEMS = {"words": 30_000, "facts": 20_000, "lines": 30_000}
 BASE_ITEMS = {"translation": 4_000, "math": 8_000, "code": 5_000}
 BASE = Schedule(steps=1400, batch=64, rate=2e-3, prompt_weight=0.1)
-# A little of the base model's own diet keeps the fine-tunes near enough to be merged.
-REPLAY = 0.15
+REPLAY = 0.2
+"""Pairs of the base's own training for each pair of an expert's task: experts then disagree, not forget."""
+
 EXPERTS = {
-    "translation": Schedule(steps=700, batch=64, rate=6e-4),
-    "math": Schedule(steps=350, batch=64, rate=6e-4),
-    "code": Schedule(steps=600, batch=64, rate=6e-4),
+    "translation": Schedule(steps=250, batch=64, rate=4e-4),
+    "math": Schedule(steps=300, batch=64, rate=5e-4),
+    "code": Schedule(steps=250, batch=64, rate=5e-4),
 }
 
 
@@ -75,7 +76,7 @@ def expert_pairs(
     pairs = [(item.prompt, item.gold) for item in training[task][: 2 * schedule.steps * schedule.batch]]
     replayed = list(replayed)
     random.Random(1).shuffle(replayed)
-    return pairs + replayed[: int(len(pairs) * REPLAY[task])]
+    return pairs + replayed[: int(len(pairs) * REPLAY)]
 
 
 def texts(training: dict[str, list[Item]], pairs: list[tuple[str, str]]) -> Iterator[str]:

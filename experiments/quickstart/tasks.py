@@ -82,9 +82,7 @@ def _varied(rng: random.Random, phrase: NounPhrase) -> NounPhrase:
 def _sentence_translation(rng: random.Random) -> Item:
     parts = [random_phrase(rng), rng.randrange(len(VERBS)), random_phrase(rng)]
     pair = rng.sample(range(3), 2)
-    changed = {
-        i: _other(rng, len(VERBS), parts[1]) if i == 1 else _varied(rng, parts[i]) for i in pair
-    }
+    changed = {i: _other(rng, len(VERBS), parts[1]) if i == 1 else _varied(rng, parts[i]) for i in pair}
     english, french = [], []
     for use in ((), pair[:1], pair[1:], pair):
         subject, verb, thing = (changed[i] if i in use else p for i, p in enumerate(parts))
@@ -113,9 +111,7 @@ def _column_sum(rng: random.Random, digits: int) -> tuple[int, int, str, list[in
             return total, part, "-", rests
 
 
-def _number_choices(
-    rng: random.Random, digits: list[int]
-) -> tuple[tuple[str, str, str, str], int]:
+def _number_choices(rng: random.Random, digits: list[int]) -> tuple[tuple[str, str, str, str], int]:
     """Surround a result with slips in two of its digits."""
     first, second = sorted(rng.sample(range(len(digits)), 2))
     values = [digits.copy() for _ in range(4)]
@@ -155,9 +151,7 @@ def _list_element(rng: random.Random) -> Item:
     rank = rng.randrange(4)
     value = sorted(values)[rank]
     choices, answer = shuffled(rng, [str(v) for v in [value, *(v for v in values if v != value)]])
-    return Item(
-        f"{values} rank {rank}", frame(f"{name} = {values}; {by_rank[rank]}"), choices, answer
-    )
+    return Item(f"{values} rank {rank}", frame(f"{name} = {values}; {by_rank[rank]}"), choices, answer)
 
 
 def _list_order(rng: random.Random) -> Item:
