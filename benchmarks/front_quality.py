@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[20, 21, 22, 23, 24])
     parser.add_argument("--evaluations", type=int, help="budget of each run instead of the campaign's")
+    parser.add_argument("--single", type=float, nargs="*", help="single coefficients to choose from")
     arguments = parser.parse_args()
     campaign = load_campaign(arguments.campaign)
     report = check_campaign(campaign)
@@ -152,7 +153,7 @@ def main() -> None:
     budget = campaign.config.budget
     if arguments.evaluations:
         budget = budget.model_copy(update={"evaluations": arguments.evaluations})
-    baselines = BaselinesSection(single=campaign.config.baselines.single)
+    baselines = BaselinesSection(single=arguments.single or campaign.config.baselines.single)
     config = campaign.config.model_copy(update={"budget": budget, "baselines": baselines})
     campaign = replace(campaign, config=config)
     worker = open_worker(campaign, report.paths, report.storage, arguments.out / "cache")
