@@ -27,13 +27,10 @@ TRAIN_ITEMS = 60_000
 ELEMENTARY_ITEMS = {"words": 30_000, "facts": 20_000, "lines": 30_000}
 BASE_ITEMS = {"translation": 4_000, "math": 8_000, "code": 5_000}
 BASE = Schedule(steps=1400, batch=64, rate=2e-3, prompt_weight=0.1)
-REPLAY = 0.2
-"""Pairs of the base's own training for each pair of an expert's task: experts then disagree, not forget."""
-
 EXPERTS = {
-    "translation": Schedule(steps=250, batch=64, rate=4e-4),
+    "translation": Schedule(steps=400, batch=64, rate=5e-4),
     "math": Schedule(steps=300, batch=64, rate=5e-4),
-    "code": Schedule(steps=250, batch=64, rate=5e-4),
+    "code": Schedule(steps=400, batch=64, rate=5e-4),
 }
 
 
@@ -68,15 +65,11 @@ def base_pairs(training: dict[str, list[Item]]) -> list[tuple[str, str]]:
     return pairs
 
 
-def expert_pairs(
-    task: str, training: dict[str, list[Item]], replayed: list[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    """What an expert is taught: enough items for its schedule, and some of the base's own pairs."""
+def expert_pairs(task: str, training: dict[str, list[Item]]) -> list[tuple[str, str]]:
+    """What an expert is taught: items for two passes of its schedule, and nothing of the other tasks."""
     schedule = EXPERTS[task]
-    pairs = [(item.prompt, item.gold) for item in training[task][: 2 * schedule.steps * schedule.batch]]
-    replayed = list(replayed)
-    random.Random(1).shuffle(replayed)
-    return pairs + replayed[: int(len(pairs) * REPLAY)]
+    items = training[task][: 2 * schedule.steps * schedule.batch]
+    return [(item.prompt, item.gold) for item in items]
 
 
 def texts(training: dict[str, list[Item]], pairs: list[tuple[str, str]]) -> Iterator[str]:
@@ -115,7 +108,7 @@ def main() -> None:
     for task, schedule in EXPERTS.items():
         print(task)
         expert = copy.deepcopy(base)
-        train(expert, encode_rows(tokenizer, expert_pairs(task, training, pairs)), schedule, SEED)
+        train(expert, encode_rows(tokenizer, expert_pairs(task, training)), schedule, SEED)
         save(round_weights(expert), tokenizer, task)
     print(f"rebuilt in {(time.perf_counter() - start) / 60:.1f} minutes")
 
