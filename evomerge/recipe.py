@@ -276,6 +276,10 @@ class _RecipeReader:
         template = tokenizer["source"] if align else tokenizer
         if not isinstance(template, str):
             self.fault("tokenizer", "must be a source's name, or an object with `source`", tokenizer)
+        try:
+            canonical_json(data.get("config", {}))
+        except ValueError:
+            self.fault("config", "every number must be finite", code="E109")
         if data.get("schema", 1) != 1:
             self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
         if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:

@@ -502,6 +502,7 @@ def test_hours_are_a_limit_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_progress_is_shown_of_every_phase(folder: Path) -> None:
     phases: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
 
     def look(history: History, progress: Progress) -> None:
         phases.append(progress.phase)
@@ -509,7 +510,7 @@ def test_progress_is_shown_of_every_phase(folder: Path) -> None:
 
     run_file(small(folder), folder / "run", observer=look)
     assert list(dict.fromkeys(phases)) == ["prepare", "baselines", "search", "selection", "done"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_steady_state_with_one_worker_is_the_same_after_any_stop(folder: Path) -> None:

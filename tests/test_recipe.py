@@ -245,6 +245,12 @@ JSON = st.recursive(
 )
 
 
+def test_config_numbers_must_be_finite() -> None:
+    data = json.loads(json.dumps(recipe().to_json()))
+    data["config"] = {"max_position_embeddings": float("inf")}
+    assert faults(data) == [("E109", "config")]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_nothing_but_config_errors_comes_out_of_damaged_json(data: st.DataObject) -> None:
