@@ -49,16 +49,12 @@ def train(task: str, settings: Settings, folder: Path) -> None:
     rng = random.Random(SEED)
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     # With rows this short the backward pass of fused attention takes longer than all its parts.
-    base = AutoModelForCausalLM.from_pretrained(
-        BASE, dtype=torch.bfloat16, attn_implementation="eager"
-    )
+    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16, attn_implementation="eager")
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=MODULES, task_type="CAUSAL_LM")
     model = get_peft_model(base, lora)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
-    items = [
-        (encode(tokenizer, item), item["answer"]) for item in read_items(data_path(task, "train"))
-    ]
+    items = [(encode(tokenizer, item), item["answer"]) for item in read_items(data_path(task, "train"))]
     batches: list[list[Encoded]] = []
     started = time.perf_counter()
     average = 0.0
@@ -75,9 +71,7 @@ def train(task: str, settings: Settings, folder: Path) -> None:
         average += (loss.item() - average) / min(step + 1, 20)
         if (step + 1) % 20 == 0:
             passed = time.perf_counter() - started
-            print(
-                f"{task} {step + 1}/{settings.steps} loss {average:.3f} {passed:.0f} s", flush=True
-            )
+            print(f"{task} {step + 1}/{settings.steps} loss {average:.3f} {passed:.0f} s", flush=True)
     save(model, folder)
 
 
