@@ -215,30 +215,36 @@ from tests.tiny_models_free import run_light
 if __name__ == "__main__":
     run_light(Path({str(folder)!r}), "run", {{"pool": "local", "count": 2}})
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+    # The driver kills itself, so that a slow machine cannot let it finish first.
+    environment = {**os.environ, "EVOMERGE_FAILPOINTS": "ledger.after_fsync=kill@12"}
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=environment)
+    workers: set[psutil.Process] = set()
     end = time.monotonic() + 200
-    while time.monotonic() < end:
-        ledger = directory / LEDGER_FILE
-        if ledger.exists() and ledger.read_bytes().count(b"\n") > 12:
-            break
+    while driver.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers |= set(psutil.Process(driver.pid).children(recursive=True))
         time.sleep(0.02)
-    workers = psutil.Process(driver.pid).children(recursive=True)
+    assert driver.wait(10) == -signal.SIGKILL
     assert len(workers) >= 2
-    driver.kill()
-    driver.wait(10)
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
-    killed: list[int] = []
+    kills: list[float] = []
 
-    def kill_one(history: History, progress: Progress) -> None:
-        if progress.phase == "search" and len(progress.running) == 2 and not killed:
-            children = psutil.Process().children()
-            mine = [c for c in children if "spawn_main" in " ".join(c.cmdline())]
-            killed.append(mine[0].pid)
-            mine[0].kill()
+    def kill_until_one_is_lost(history: History, progress: Progress) -> None:
+        """A worker may be idle when it is killed; then another is, later."""
+        if progress.phase != "search" or (kills and time.monotonic() < kills[-1] + 1):
+            return
+        if any(event["event"] == "lost" for event in events_of(directory)):
+            return
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    kills.append(time.monotonic())
+                    child.kill()
+                    return
 
-    history = run_file(folder / "campaign.yaml", directory, observer=kill_one)
-    assert killed
+    history = run_file(folder / "campaign.yaml", directory, observer=kill_until_one_is_lost)
+    assert kills
     lost = [event for event in events_of(directory) if event["event"] == "lost"]
     assert [event["failure"] for event in lost] == ["worker_died"]
     assert history.failures() == {}
