@@ -28,10 +28,9 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from evomerge.objective import Complete, Outcome
-from evomerge.optimizers import structured
+from evomerge.optimizers.genetic import TRIES, Genetic
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
-from evomerge.optimizers.options import read_options
-from evomerge.optimizers.variation import CROSSOVER_SHARE, OPTIONS, Variation
+from evomerge.optimizers.variation import CROSSOVER_SHARE, Variation
 from evomerge.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -39,10 +38,8 @@ from evomerge.search_space import Gene, Genome
 Config.show_compile_hint = False
 Config.warnings["not_compiled"] = False
 
-_TRIES = 20
 
-
-class Nsga2:
+class Nsga2(Genetic):
     """NSGA-II on the grid; see `Optimizer`.
 
     Options: `start` and `operators` (`structured`, or `random` and `standard` as pymoo has them),
@@ -59,16 +56,9 @@ class Nsga2:
         initial: Sequence[Genome] = (),
         options: Mapping[str, str | float | bool] | None = None,
     ) -> None:
-        settings = read_options("nsga2", options or {}, OPTIONS)
-        self._grid = Grid(genes)
-        self._turns = Turns(objectives)
-        self._population = population
-        self._structured_start = settings["start"] == "structured"
+        super().__init__(genes, objectives, population, initial, options, whole=True)
         self._rng = np.random.default_rng(seed)
-        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
-        self._given = self._grid.snap(given)
         self._generation = 0
-        variation = Variation(self._grid, settings)
         self._algorithm = _Algorithm(
             pop_size=population,
             # Never used: every batch without parents is made here.
@@ -76,11 +66,11 @@ class Nsga2:
             survival=_Survival(),
             mating=Mating(
                 TournamentSelection(func_comp=binary_tournament),
-                _BlockCrossover(variation),
-                _BlockMutation(variation),
+                _BlockCrossover(self._variation),
+                _BlockMutation(self._variation),
                 repair=_Snap(self._grid),
                 eliminate_duplicates=_NotAsked(self._turns),
-                n_max_iterations=_TRIES,
+                n_max_iterations=TRIES,
             ),
             output=None,
             seed=self._rng,
@@ -109,7 +99,7 @@ class Nsga2:
             offspring = self._algorithm.ask()
             if offspring is not None:
                 add_new(batch, offspring.get("X"), limit, self._turns)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             if len(batch) < limit:
                 add_new(batch, self._fresh(limit - len(batch)), limit, self._turns)
         if len(batch) < limit:
@@ -124,9 +114,7 @@ class Nsga2:
             anew = self._rng.random(points.shape) < 0.5
             drawn = self._grid.from_unit(self._rng.random(points.shape))
             return np.where(anew, drawn, points)
-        if self._structured_start:
-            return structured.start_points(self._grid, self._given, count, self._rng)
-        return self._grid.from_unit(self._rng.random((count, len(self._grid))))
+        return self._start_points(count, self._rng)
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Select the next parents among the last ones and the complete candidates told."""

@@ -14,18 +14,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evomerge.objective import Complete, Outcome
-from evomerge.optimizers import structured
-from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
-from evomerge.optimizers.options import read_options
-from evomerge.optimizers.variation import CROSSOVER_SHARE, OPTIONS, Variation
+from evomerge.optimizers.genetic import TRIES, Genetic
+from evomerge.optimizers.grid import add_new, leftovers
+from evomerge.optimizers.variation import CROSSOVER_SHARE
 from evomerge.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
-_TRIES = 20
 _START, _ASK = 0, 1
 
 
-class SteadyNsga2:
+class SteadyNsga2(Genetic):
     """Steady-state NSGA-II on the grid; see `Optimizer`. Options are those of `Nsga2`.
 
     A generation is counted as `population` asks. Only complete candidates become members; the worst of
@@ -42,15 +40,8 @@ class SteadyNsga2:
         initial: Sequence[Genome] = (),
         options: Mapping[str, str | float | bool] | None = None,
     ) -> None:
-        settings = read_options("nsga2", options or {}, OPTIONS)
-        self._grid = Grid(genes)
-        self._turns = Turns(objectives, whole=False)
-        self._population = population
-        self._structured_start = settings["start"] == "structured"
-        self._variation = Variation(self._grid, settings)
+        super().__init__(genes, objectives, population, initial, options, whole=False)
         self._seed = seed
-        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
-        self._given = self._grid.snap(given)
         self._start: list[Genome] = []
         self._starts = 0
         self._members = _Members(population, objectives)
@@ -59,10 +50,10 @@ class SteadyNsga2:
         """One candidate: of the start while that lasts, else a child of members."""
         rng = self._stream(_ASK, self._turns.count)
         batch = self._next_of_start()
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             if not batch and len(self._members) > 1:
                 add_new(batch, self._child(rng), 1, self._turns)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             if not batch:
                 add_new(batch, self._fresh(rng), 1, self._turns)
         if not batch:
@@ -101,7 +92,7 @@ class SteadyNsga2:
             if parents and self._starts > 1:
                 self._start = []
             if not self._start:
-                if self._starts == _TRIES or (parents and self._starts):
+                if self._starts == TRIES or (parents and self._starts):
                     break
                 self._start = self._draw_start()
             add_new(batch, np.array([self._start.pop(0)]), 1, self._turns)
@@ -111,10 +102,7 @@ class SteadyNsga2:
         rng = self._stream(_START, self._starts)
         points = self._given if self._starts == 0 else self._given[:0]
         count = max(self._population - len(points), 0)
-        if self._structured_start:
-            drawn = structured.start_points(self._grid, self._given, count, rng)
-        else:
-            drawn = self._grid.from_unit(rng.random((count, len(self._grid))))
+        drawn = self._start_points(count, rng)
         self._starts += 1
         return [tuple(row) for row in np.concatenate([points, drawn]).tolist()]
 

@@ -13,8 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -22,66 +21,28 @@ from typing import Any
 
 from evomerge.job import Job, JobResult, WorkerSetup
 from evomerge.pool import Runner
+from evomerge.pool.slots import Slot, SlotPool, WorkerLost
 from evomerge.worker import Worker
 
-# The first job of a worker pays for imports and for loading the model, which no deadline of a
-# candidate covers.
-START_GRACE = 300.0
 CLOSE_SECONDS = 3.0
 
 
-@dataclass
-class _Slot:
+@dataclass(eq=False, kw_only=True)
+class _Place(Slot):
     process: SpawnProcess
     pipe: Connection
-    job: Job | None = None
-    since: float = 0.0
-    fresh: bool = True
-
-    def expires(self) -> float:
-        """Monotonic time at which the running job is killed; infinity without a deadline."""
-        if self.job is None or self.job.deadline is None:
-            return float("inf")
-        return self.since + self.job.deadline + (START_GRACE if self.fresh else 0.0)
 
 
-class ProcessPool:
+class ProcessPool(SlotPool[_Place]):
     """A pool of `count` spawned processes, each with a runner of its own (importable by name)."""
 
     def __init__(
         self, setup: WorkerSetup, count: int, runner: Callable[[WorkerSetup], Runner] = Worker
     ) -> None:
+        super().__init__()
         self._setup, self._runner = setup, runner
         self._context = multiprocessing.get_context("spawn")
-        self._queue: deque[Job] = deque()
         self._slots = [self._start() for _ in range(count)]
-
-    @property
-    def size(self) -> int:
-        """Number of worker processes."""
-        return len(self._slots)
-
-    def submit(self, job: Job) -> None:
-        """Queue a job and hand it out if a worker is free."""
-        self._queue.append(job)
-        self._hand_out()
-
-    def next(self, timeout: float) -> JobResult | None:
-        """The next finished, failed or lost job; None after `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while True:
-            self._hand_out()
-            busy = [slot for slot in self._slots if slot.job is not None]
-            now = time.monotonic()
-            if not busy or now >= end:
-                return None
-            nearest = min(end, *(slot.expires() for slot in busy))
-            ready = wait([slot.pipe for slot in busy], max(0.0, nearest - now))
-            for slot in busy:
-                if slot.pipe in ready:
-                    return self._receive(slot)
-                if time.monotonic() >= slot.expires():
-                    return self._kill(slot)
 
     def close(self) -> None:
         """End idle workers, kill the others; they hold nothing that must be saved."""
@@ -96,7 +57,7 @@ class ProcessPool:
             self._stop(slot)
         self._slots = []
 
-    def _start(self) -> _Slot:
+    def _start(self) -> _Place:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve, args=(theirs, self._setup, self._runner), daemon=True
@@ -104,46 +65,27 @@ class ProcessPool:
         with _thread_environment(self._setup.threads):
             process.start()
         theirs.close()
-        return _Slot(process, ours)
+        return _Place(process=process, pipe=ours)
 
-    def _hand_out(self) -> None:
-        for index, slot in enumerate(self._slots):
-            if slot.job is not None or not self._queue:
-                continue
-            job = self._queue.popleft()
-            try:
-                slot.pipe.send(job)
-            except OSError:  # it died while idle; a fresh one gets the job
-                self._stop(slot)
-                slot = self._slots[index] = self._start()
-                slot.pipe.send(job)
-            slot.job, slot.since = job, time.monotonic()
+    def _give(self, slot: _Place, job: Job) -> None:
+        try:
+            slot.pipe.send(job)
+        except OSError as error:
+            raise WorkerLost(str(error)) from error
 
-    def _receive(self, slot: _Slot) -> JobResult:
-        job = slot.job
-        assert job is not None
+    def _wait(self, busy: Sequence[_Place], seconds: float) -> list[_Place]:
+        ready = wait([slot.pipe for slot in busy], seconds)
+        return [slot for slot in busy if slot.pipe in ready]
+
+    def _take(self, slot: _Place) -> JobResult:
         try:
             result: JobResult = slot.pipe.recv()
         except (EOFError, OSError):
             slot.process.join(5.0)
-            code = slot.process.exitcode
-            self._replace(slot)
-            return JobResult(job.id, "lost", "worker_died", f"the worker ended with exit code {code}")
-        slot.job, slot.fresh = None, False
+            raise WorkerLost(f"the worker ended with exit code {slot.process.exitcode}") from None
         return result
 
-    def _kill(self, slot: _Slot) -> JobResult:
-        job = slot.job
-        assert job is not None
-        self._replace(slot)
-        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
-
-    def _replace(self, slot: _Slot) -> None:
-        self._stop(slot)
-        self._slots[self._slots.index(slot)] = self._start()
-
-    @staticmethod
-    def _stop(slot: _Slot) -> None:
+    def _stop(self, slot: _Place) -> None:
         slot.process.kill()
         slot.process.join(10.0)
         slot.pipe.close()

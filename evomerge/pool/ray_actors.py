@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.job import Job, JobResult, WorkerSetup
 from evomerge.pool import Runner
+from evomerge.pool.slots import Slot, SlotPool, WorkerLost
 from evomerge.worker import Worker
 
 log = logging.getLogger(__name__)
 
-START_GRACE = 300.0
 
-
-@dataclass
-class _Actor:
+@dataclass(eq=False, kw_only=True)
+class _Actor(Slot):
     handle: Any
-    job: Job | None = None
     future: Any = None
-    since: float = 0.0
-    fresh: bool = True
-
-    def expires(self) -> float:
-        if self.job is None or self.job.deadline is None:
-            return float("inf")
-        return self.since + self.job.deadline + (START_GRACE if self.fresh else 0.0)
 
 
-class RayPool:
+class RayPool(SlotPool[_Actor]):
     """A pool of `count` actors. Starts a local Ray unless one runs here or an address is given."""
 
     def __init__(
@@ -45,42 +34,11 @@ class RayPool:
         gpus: float = 0.0,
         runner: Callable[[WorkerSetup], Runner] = Worker,
     ) -> None:
+        super().__init__()
         self._setup, self._runner = setup, runner
         self._gpus = gpus
         self._started = _connect(address, count)
-        self._queue: deque[Job] = deque()
-        self._actors = [_Actor(self._create()) for _ in range(count)]
-
-    @property
-    def size(self) -> int:
-        """Number of actors."""
-        return len(self._actors)
-
-    def submit(self, job: Job) -> None:
-        """Queue a job and hand it out if an actor is free."""
-        self._queue.append(job)
-        self._hand_out()
-
-    def next(self, timeout: float) -> JobResult | None:
-        """The next finished, failed or lost job; None after `timeout` seconds."""
-        import ray
-
-        end = time.monotonic() + timeout
-        while True:
-            self._hand_out()
-            busy = [actor for actor in self._actors if actor.job is not None]
-            now = time.monotonic()
-            if not busy or now >= end:
-                return None
-            nearest = min(end, *(actor.expires() for actor in busy))
-            ready, _ = ray.wait(
-                [actor.future for actor in busy], num_returns=1, timeout=max(0.0, nearest - now)
-            )
-            for actor in busy:
-                if actor.future in ready:
-                    return self._receive(actor)
-                if time.monotonic() >= actor.expires():
-                    return self._kill(actor)
+        self._slots = [self._start() for _ in range(count)]
 
     def close(self) -> None:
         """Kill the actors, and the Ray that was started for them."""
@@ -89,13 +47,13 @@ class RayPool:
         self._queue.clear()
         if not ray.is_initialized():
             return
-        for actor in self._actors:
-            ray.kill(actor.handle)
-        self._actors = []
+        for actor in self._slots:
+            self._stop(actor)
+        self._slots = []
         if self._started:
             ray.shutdown()
 
-    def _create(self) -> Any:
+    def _start(self) -> _Actor:
         import ray
 
         threads = str(self._setup.threads)
@@ -109,41 +67,33 @@ class RayPool:
             "max_task_retries": 0,
             "runtime_env": {"env_vars": variables},
         }
-        return ray.remote(self._runner).options(**options).remote(self._setup)
+        return _Actor(handle=ray.remote(self._runner).options(**options).remote(self._setup))
 
-    def _hand_out(self) -> None:
-        for actor in self._actors:
-            if actor.job is None and self._queue:
-                actor.job = self._queue.popleft()
-                actor.future = actor.handle.run.remote(actor.job)
-                actor.since = time.monotonic()
+    def _give(self, slot: _Actor, job: Job) -> None:
+        slot.future = slot.handle.run.remote(job)
 
-    def _receive(self, actor: _Actor) -> JobResult:
+    def _wait(self, busy: Sequence[_Actor], seconds: float) -> list[_Actor]:
         import ray
 
-        job = actor.job
-        assert job is not None
+        ready, _ = ray.wait([slot.future for slot in busy], num_returns=1, timeout=seconds)
+        return [slot for slot in busy if slot.future in ready]
+
+    def _take(self, slot: _Actor) -> JobResult:
+        import ray
+
         try:
-            result: JobResult = ray.get(actor.future, timeout=60)
+            result: JobResult = ray.get(slot.future, timeout=60)
         except ray.exceptions.RayError as error:
             log.warning("worker lost: %s", type(error).__name__)
-            self._replace(actor)
-            return JobResult(job.id, "lost", "worker_died", f"{type(error).__name__}")
-        actor.job, actor.future, actor.fresh = None, None, False
+            raise WorkerLost(type(error).__name__) from error
+        slot.future = None
         return result
 
-    def _kill(self, actor: _Actor) -> JobResult:
-        job = actor.job
-        assert job is not None
-        self._replace(actor)
-        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
-
-    def _replace(self, actor: _Actor) -> None:
+    def _stop(self, slot: _Actor) -> None:
         import ray
 
         # Cancelling does not stop a running actor call; killing does.
-        ray.kill(actor.handle)
-        self._actors[self._actors.index(actor)] = _Actor(self._create())
+        ray.kill(slot.handle)
 
 
 def _connect(address: str | None, count: int) -> bool:

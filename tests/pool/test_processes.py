@@ -15,7 +15,7 @@ import pytest
 
 from evomerge.campaign import WorkersSection
 from evomerge.job import Job, JobResult
-from evomerge.pool import Pool, open_pool, processes
+from evomerge.pool import Pool, open_pool, slots
 from evomerge.pool.inline import InlinePool
 from evomerge.pool.processes import ProcessPool
 from tests.pool.toy_runner import SETUP, ToyRunner
@@ -82,7 +82,7 @@ def test_a_death_of_any_kind_loses_one_job_and_no_more(
 def test_a_job_past_its_deadline_is_killed(
     pool: ProcessPool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "START_GRACE", 30.0)
+    monkeypatch.setattr(slots, "START_GRACE", 30.0)
     pool.submit(job("add:1", deadline=0.5))  # the first job of a worker has the grace of its start
     first = take(pool)
     assert first.status == "ok"

@@ -12,7 +12,7 @@ import pytest
 from evomerge.campaign import WorkersSection
 from evomerge.errors import EnvironmentFault
 from evomerge.job import Job, JobResult
-from evomerge.pool import Pool, open_pool, ray_actors
+from evomerge.pool import Pool, open_pool, slots
 from evomerge.pool.ray_actors import RayPool
 from tests.pool.toy_runner import SETUP, ToyRunner
 from tests.tiny_ray import local_ray
@@ -66,7 +66,7 @@ def test_a_death_loses_one_job_and_no_more(pool: RayPool, name: str) -> None:
 
 
 def test_a_job_past_its_deadline_is_killed(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_actors, "START_GRACE", 60.0)
+    monkeypatch.setattr(slots, "START_GRACE", 60.0)
     pool.submit(job("add:1", deadline=0.5))
     assert take(pool).status == "ok"
     pool.submit(job("sleep:60", deadline=0.5))

@@ -1,0 +1,48 @@
+"""What both forms of NSGA-II are made of: settings, the grid, its turns, a start without parents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evomerge.optimizers import structured
+from evomerge.optimizers.grid import Grid, Turns
+from evomerge.optimizers.options import read_options
+from evomerge.optimizers.variation import OPTIONS, Variation
+from evomerge.search_space import Gene, Genome
+
+TRIES = 20
+"""How often chance is asked for something new before the rest of the grid is listed."""
+
+
+class Genetic:
+    """The parts of a genetic search. `whole`: whether it asks and is told whole generations.
+
+    `_given` holds the genomes to ask first, on the grid, float64 [n, genes].
+    """
+
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        objectives: int,
+        population: int,
+        initial: Sequence[Genome],
+        options: Mapping[str, str | float | bool] | None,
+        *,
+        whole: bool,
+    ) -> None:
+        settings = read_options("nsga2", options or {}, OPTIONS)
+        self._grid = Grid(genes)
+        self._turns = Turns(objectives, whole=whole)
+        self._population = population
+        self._structured_start = settings["start"] == "structured"
+        self._variation = Variation(self._grid, settings)
+        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
+        self._given = self._grid.snap(given)
+
+    def _start_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Points without parents, float64 [count, genes]."""
+        if self._structured_start:
+            return structured.start_points(self._grid, self._given, count, rng)
+        return self._grid.from_unit(rng.random((count, len(self._grid))))
