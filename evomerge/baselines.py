@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.constraint import Constraint
 from evomerge.objective import Objective, Scaling, complete
 from evomerge.recipe import (
     MERGED,
@@ -67,13 +68,15 @@ def freeze(
     objectives: Sequence[Objective],
     metrics: Mapping[str, Mapping[str, Metric]],
     experts: Sequence[str],
+    constraints: Sequence[Constraint] = (),
 ) -> dict[str, Any]:
-    """The `baselines` event: scaling, the best single coefficient and the ids tables show.
+    """The `baselines` event: scaling, the best single coefficient, the ids tables show, bounds.
 
     Args:
         objectives: in campaign order.
         metrics: baseline id to its metrics on search items; must hold base and experts.
         experts: the experts' names.
+        constraints: whose bounds become numbers here, from base and experts on search items.
     """
     values = {name: complete(objectives, m).values for name, m in metrics.items()}
     scaling = Scaling.from_values(np.array([values[name] for name in ("base", *experts)]))
@@ -81,10 +84,13 @@ def freeze(
     means = {name: float(scaling.scale(np.array([values[name]])).mean()) for name in singles}
     best = min(singles, key=lambda name: (means[name], name)) if singles else None
     shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else []), *([best] if best else [])]
-    return {
+    event: dict[str, Any] = {
         "event": "baselines",
         "ideal": list(scaling.ideal),
         "nadir": list(scaling.nadir),
         "single": best,
         "shown": shown,
     }
+    if constraints:
+        event["bounds"] = [constraint.bound(metrics).to_json() for constraint in constraints]
+    return event

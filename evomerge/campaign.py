@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from evomerge.constraint import Constraint, ConstraintText, faults_between, parse_constraint
 from evomerge.errors import ConfigError, Problem
 from evomerge.objective import Direction, Objective
 from evomerge.recipe import MERGED, UNION, canonical_json
@@ -165,6 +166,7 @@ class CampaignFile(_Section):
     search_space: str
     evaluators: list[str]
     objectives: list[ObjectiveSection]
+    constraints: list[ConstraintText] = []
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
     evaluation: EvaluationSection = EvaluationSection()
@@ -226,6 +228,11 @@ class Campaign:
         return tuple(Objective(o.metric, o.direction) for o in self.config.objectives)
 
     @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints in file order."""
+        return tuple(parse_constraint(text) for text in self.config.constraints)
+
+    @property
     def experts(self) -> tuple[str, ...]:
         """The experts' names in file order."""
         return tuple(self.config.experts)
@@ -243,6 +250,9 @@ class Campaign:
     def to_json(self) -> dict[str, Any]:
         """The whole configuration as plain data, for the ledger's first line."""
         data = self.config.model_dump(mode="json", by_alias=True)
+        if not self.config.constraints:
+            # Campaigns from before there were constraints are the same campaigns still.
+            del data["constraints"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
@@ -331,6 +341,13 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         wrong = f"a population of {population} needs a budget of at least as many evaluations"
         where = _place(positions, file, "budget", "evaluations")
         problems.append(Problem("E112", wrong, f"found {budget}", "", *where))
+    constraints = data.get("constraints")
+    between = faults_between(
+        constraints if isinstance(constraints, list) else [], [*section("experts")]
+    )
+    for index, code, wrong in between:
+        where = _place(positions, file, "constraints", index)
+        problems.append(Problem(code, wrong, "", "", *where))
     seen: dict[object, str] = {}
     for name, entry in {"base": section("base"), **section("experts")}.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("path", entry.get("hub")), str):

@@ -201,13 +201,17 @@ def _check_objectives(
             directions |= dict.fromkeys(declaration.metric_names)
     if len(declarations) < len(campaign.evaluator_files):
         return
+    named = [(f"objectives[{i}]", o.metric) for i, o in enumerate(campaign.objectives)]
+    named += [(f"constraints[{i}]", c.metric) for i, c in enumerate(campaign.constraints)]
+    for where, metric in named:
+        if metric not in directions:
+            near = difflib.get_close_matches(metric, directions, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
+            wrong = f"no evaluator gives the metric `{metric}`"
+            problems.append(Problem("E124", wrong, "", hint, str(campaign.file), field=where))
     for index, objective in enumerate(campaign.objectives):
         where = f"objectives[{index}]"
         if objective.metric not in directions:
-            near = difflib.get_close_matches(objective.metric, directions, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
-            wrong = f"no evaluator gives the metric `{objective.metric}`"
-            problems.append(Problem("E124", wrong, "", hint, str(campaign.file), field=where))
             continue
         higher = directions[objective.metric]
         if higher is not None and higher != (objective.direction == "maximize"):

@@ -158,7 +158,8 @@ class Driver:
             for name in recipes
             if self.history.candidates[name].failure is None
         }
-        self.dispatcher.record(freeze(self.campaign.objectives, metrics, experts))
+        event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
+        self.dispatcher.record(event)
 
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.constraint import Bound, broken
 from evomerge.errors import Problem, UsageError
 from evomerge.front_statistics import probability_non_dominated
 from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
@@ -61,7 +62,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Front:
-    """A Pareto front with what is needed to judge it; `split` tells whose scores decide."""
+    """A Pareto front with what is needed to judge it; `split` tells whose scores decide.
+
+    `bounds` are those of the constraints, which all members keep; `infeasible` models did not.
+    """
 
     campaign: str
     split: Split
@@ -72,6 +76,8 @@ class Front:
     hypervolume: Mapping[str, float]
     evaluations: int
     failures: Mapping[str, int]
+    bounds: tuple[Bound, ...] = ()
+    infeasible: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data without times, hosts or paths: equal campaigns give equal bytes."""
@@ -87,6 +93,8 @@ class Front:
             "hypervolume": dict(self.hypervolume),
             "evaluations": self.evaluations,
             "failures": dict(self.failures),
+            "constraints": [bound.to_json() for bound in self.bounds],
+            "infeasible": self.infeasible,
         }
 
 
@@ -105,7 +113,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
     objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
     split = _deciding_split(history)
     parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
-    pool = distinct(_scored(history, split), split)
+    judged = distinct(_scored(history, split), split)
+    pool = history.feasible(judged, split)
     values = _values(pool, objectives, split)
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
@@ -125,13 +134,19 @@ def compute_front(history: History, store: ItemStore) -> Front:
             for name in history.reference_ids()
         ),
         scaling=scaling,
-        hypervolume={
-            part: hypervolume(scaling.scale(_values(_scored(history, part), objectives, part)))
-            for part in parts
-        },
+        hypervolume={part: _hypervolume(history, objectives, scaling, part) for part in parts},
         evaluations=history.budget_used,
         failures=history.failures(),
+        bounds=history.bounds(split),
+        infeasible=len(judged) - len(pool),
     )
+
+
+def _hypervolume(
+    history: History, objectives: Sequence[Objective], scaling: Scaling, split: Split
+) -> float:
+    kept = history.feasible(_scored(history, split), split)
+    return hypervolume(scaling.scale(_values(kept, objectives, split)))
 
 
 def read_front(directory: Path) -> Front:
@@ -222,7 +237,7 @@ def pick(front: Front, text: str) -> Member:
         UsageError: E506 for an unknown id, metric or form, E507 if nothing satisfies a constraint.
     """
     if not front.members:
-        raise UsageError(Problem("E507", "the front is empty"))
+        raise UsageError(Problem("E507", "the front is empty", why_empty(front)))
     scaled = np.array([member.scaled for member in front.members])
     if text == "knee":
         return front.members[knee(scaled)]
@@ -239,6 +254,20 @@ def pick(front: Front, text: str) -> Member:
     ids = ", ".join(member.id for member in front.members[:8])
     todo = "give a member's id, knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
     raise UsageError(Problem("E506", f"`{text}` is no member of the front", f"members: {ids}", todo))
+
+
+def why_empty(front: Front) -> str:
+    """Why a front has no members, or nothing where it is not known."""
+    if not front.infeasible:
+        return ""
+    bounds = ", ".join(map(str, front.bounds))
+    return f"none of {front.infeasible} models keeps all constraints on {front.split} items: {bounds}"
+
+
+def broken_by(front: Front, member: Member) -> list[Bound]:
+    """The front's bounds that a member or baseline breaks, on the deciding split or else on search."""
+    metrics = member.metrics[front.split if front.split in member.metrics else "search"]
+    return broken(front.bounds, metrics)
 
 
 def _objective_index(front: Front, name: str) -> int:

@@ -8,7 +8,7 @@ Events, in the order in which they first appear:
              products of task vectors by place (`task_vectors`), which seed the search
 `evaluated`  metrics of one candidate or baseline on one split, where its items lie
 `failed`     a candidate without scores, with its class and message
-`baselines`  scaling (ideal and nadir) and the best single coefficient, frozen
+`baselines`  scaling (ideal and nadir), the best single coefficient and the constraints' bounds, frozen
 `asked`      the genomes of one generation, or in steady state of one candidate
 `told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
 `lost`       an attempt that was lost with its worker and will be tried again
@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.constraint import Bound, broken, parse_constraint
 from evomerge.objective import Scaling
 from evomerge.scores import Metric
 
@@ -214,6 +215,35 @@ class History:
         if self.baselines is None:
             return None
         return Scaling(tuple(self.baselines["ideal"]), tuple(self.baselines["nadir"]))
+
+    def bounds(self, split: str = "search") -> tuple[Bound, ...]:
+        """The constraints' bounds, once the baselines are known; empty without constraints.
+
+        On search items they are those frozen in the `baselines` event. On another split a bound relative
+        to a model follows from that model's score on the same split, where it has one.
+        """
+        if self.baselines is None:
+            return ()
+        frozen = tuple(Bound.from_json(data) for data in self.baselines.get("bounds", ()))
+        if split == "search" or not frozen:
+            return frozen
+        known = {
+            name: candidate.evaluations[split].metrics
+            for name, candidate in self.candidates.items()
+            if candidate.is_baseline and split in candidate.evaluations
+        }
+        texts = self.campaign["config"]["constraints"]
+        return tuple(
+            bound if constraint.of not in (None, *known) else constraint.bound(known)
+            for bound, constraint in zip(frozen, map(parse_constraint, texts), strict=True)
+        )
+
+    def feasible(self, candidates: Iterable[Candidate], split: str = "search") -> list[Candidate]:
+        """Those of `candidates`, all with scores on `split`, that keep every constraint there."""
+        bounds = self.bounds(split)
+        if not bounds:
+            return list(candidates)
+        return [c for c in candidates if not broken(bounds, c.evaluations[split].metrics)]
 
     def searched(self) -> list[Candidate]:
         """Candidates of the search with scores on search items, in ask order."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from evomerge.constraint import Bound, violations
 from evomerge.scores import Metric
 
 Direction = Literal["maximize", "minimize"]
@@ -31,7 +32,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Complete:
-    """A scored candidate. `values`, `errors`: one per objective, in minimised form."""
+    """A scored candidate.
+
+    `values`, `errors`: one per objective, in minimised form; `violations`: one per constraint, above 0
+    where it is broken.
+    """
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
@@ -56,16 +61,19 @@ class Failed:
 Outcome = Complete | Raced | Failed
 
 
-def complete(objectives: Sequence[Objective], metrics: Mapping[str, Metric]) -> Complete:
-    """The outcome of measured metrics, in the order of the objectives.
+def complete(
+    objectives: Sequence[Objective], metrics: Mapping[str, Metric], bounds: Sequence[Bound] = ()
+) -> Complete:
+    """The outcome of measured metrics, in the order of the objectives and bounds.
 
     Raises:
-        KeyError: if an objective's metric was not measured.
+        KeyError: if the metric of an objective or bound was not measured.
     """
     chosen = [metrics[objective.metric] for objective in objectives]
     return Complete(
         values=tuple(o.sign * m.value for o, m in zip(objectives, chosen, strict=True)),
         errors=tuple(m.stderr for m in chosen),
+        violations=violations(bounds, metrics),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.baselines import UNIFORM
 from evomerge.campaign import Campaign
+from evomerge.constraint import Bound
 from evomerge.dispatch import Dispatcher
 from evomerge.failpoint import failpoint
 from evomerge.history import Candidate, History
@@ -69,16 +70,18 @@ def seeds(
     return list(dict.fromkeys(found))
 
 
-def outcomes(candidates: Iterable[Candidate], objectives: Sequence[Objective]) -> list[Outcome]:
+def outcomes(
+    candidates: Iterable[Candidate], objectives: Sequence[Objective], bounds: Sequence[Bound]
+) -> list[Outcome]:
     """What an optimizer is told of settled candidates.
 
     Raises:
-        KeyError: if one is not settled, or an objective's metric was not measured.
+        KeyError: if one is not settled, or the metric of an objective or bound was not measured.
     """
     return [
         Failed(candidate.failure)
         if candidate.failure is not None
-        else complete(objectives, candidate.evaluations["search"].metrics)
+        else complete(objectives, candidate.evaluations["search"].metrics, bounds)
         for candidate in candidates
     ]
 
@@ -90,6 +93,7 @@ def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objectiv
         ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
     """
     steady = history.campaign["config"]["optimizer"]["schedule"] == "steady_state"
+    bounds = history.bounds()
     asked = told = 0
     for turn in history.turns:
         candidates = [history.candidates[name] for name in turn.ids]
@@ -102,7 +106,7 @@ def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objectiv
         numbers = [candidate_number(name) for name in turn.ids]
         what = turn.ids[0] if steady else f"generation {told}"
         try:
-            optimizer.tell(outcomes(candidates, objectives), numbers)
+            optimizer.tell(outcomes(candidates, objectives, bounds), numbers)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ReplayDiffers(f"{what} is told, but cannot be: {error}") from error
         if optimizer.state_digest() != turn.state:
@@ -189,7 +193,8 @@ class Search:
         failpoint("driver.before_tell")
         names = [candidate_id(number) for number in numbers]
         candidates = [self.history.candidates[name] for name in names]
-        self.optimizer.tell(outcomes(candidates, self.campaign.objectives), numbers)
+        told = outcomes(candidates, self.campaign.objectives, self.history.bounds())
+        self.optimizer.tell(told, numbers)
         state = self.optimizer.state_digest()
         which: Mapping[str, int | str] = {"generation": len(self.history.told)}
         if self.campaign.config.optimizer.schedule == "steady_state":

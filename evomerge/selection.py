@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evomerge.constraint import excess
 from evomerge.front_statistics import probability_non_dominated
 from evomerge.history import Candidate, History
 from evomerge.item_store import ItemStore
@@ -56,13 +57,15 @@ def distinct(candidates: Sequence[Candidate], split: Split) -> list[Candidate]:
 def worth_rescoring(history: History, objectives: Sequence[Objective], store: ItemStore) -> list[str]:
     """Ids whose probability of being non-dominated on search items is at least 0.1.
 
+    Only candidates that keep all constraints count; where none does, those that break them least are taken.
     Items are resampled jointly for all candidates. Two sieves come first, so that thousands of
     candidates cost neither their square in memory nor in time: who is beaten by a wide margin (see
     `hopeless`), and who is hardly ever non-dominated beside today's front alone.
     """
-    candidates = distinct(history.searched(), "search")
+    searched = distinct(history.searched(), "search")
+    candidates = history.feasible(searched)
     if not candidates:
-        return []
+        return _least_violating(history, searched)
     outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in candidates]
     values = np.array([outcome.values for outcome in outcomes])
     errors = np.array([outcome.errors for outcome in outcomes])
@@ -92,6 +95,12 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
         rows = np.sort(np.concatenate(passed))
     likely = probability(rows, RESAMPLES) >= PROBABILITY
     return [kept[row].id for row in rows[likely]]
+
+
+def _least_violating(history: History, candidates: Sequence[Candidate]) -> list[str]:
+    bounds = history.bounds()
+    amounts = {c.id: excess(bounds, c.evaluations["search"].metrics) for c in candidates}
+    return [name for name, amount in amounts.items() if amount == min(amounts.values())]
 
 
 def hopeless(values: np.ndarray, errors: np.ndarray) -> np.ndarray:

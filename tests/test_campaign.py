@@ -113,6 +113,34 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "objectives",
             "twice",
         ),
+        (
+            ("optimizer:", "constraints: [a.acc > 1]\noptimizer:"),
+            "E108",
+            13,
+            "constraints[0]",
+            "METRIC >=",
+        ),
+        (
+            ("optimizer:", "constraints: [a >= 1e999]\noptimizer:"),
+            "E109",
+            13,
+            "constraints[0]",
+            "finite",
+        ),
+        (
+            ("optimizer:", "constraints: [a.acc >= base, b.acc <= 2 x maths]\noptimizer:"),
+            "E133",
+            13,
+            "constraints[1]",
+            "`maths` is neither the base nor an expert (math, code)",
+        ),
+        (
+            ("optimizer:", "constraints: [a.acc >= 0.9, a.acc <= 0.8]\noptimizer:"),
+            "E110",
+            13,
+            "constraints[1]",
+            "no value keeps both",
+        ),
         (("direction: minimize", "direction: down"), "E108", 12, "objectives[1].direction", "'down'"),
         (("kind: nsga2", "kind: cma"), "E108", 13, "optimizer.kind", "'nsga2' or 'random'"),
         (
@@ -231,6 +259,7 @@ def test_what_may_change_between_runs_and_what_may_not(file: Path) -> None:
     for other in [
         ("seed: 7", "seed: 8"),
         ("direction: minimize", "direction: maximize"),
+        ("optimizer:", "constraints: [a.acc >= 0.5]\noptimizer:"),
         ("batch_size: 8", "batch_size: 9"),
         ("population: 6", "population: 7"),
         ("[0.5, 1]", "[0.5]"),
@@ -239,6 +268,15 @@ def test_what_may_change_between_runs_and_what_may_not(file: Path) -> None:
     ]:
         assert changed(file, other) != before, other
     assert changed(file, space=SPACE.replace("field: layer", "field: model")) != before
+
+
+def test_constraints_are_read_and_leave_no_trace_where_there_are_none(file: Path) -> None:
+    assert "constraints" not in load_campaign(file).to_json()
+    changed(file, ("optimizer:", "constraints: [b.acc <= 1.1 x base]\noptimizer:"))
+    campaign = load_campaign(file)
+    assert [str(constraint) for constraint in campaign.constraints] == ["b.acc <= 1.1 x base"]
+    again = campaign_from_json(json.loads(canonical_json(campaign.to_json())))
+    assert again.constraints == campaign.constraints
 
 
 def test_identity_holds_no_paths(file: Path) -> None:

@@ -150,3 +150,9 @@ print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_constraint_names_a_metric_that_is_measured(folder: Path) -> None:
+    found = report(folder, constraints=["pets.acc >= 0.2", "bird.acc >= 0.9 x math"])
+    assert [(p.code, p.field) for p in found.problems] == [("E124", "constraints[1]")]
+    assert "did you mean `birds.acc`?" in str(found.problems[0])

@@ -198,6 +198,8 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
         "hypervolume",
         "evaluations",
         "failures",
+        "constraints",
+        "infeasible",
     }
     assert done.front.split == "selection"
     assert len(done.front.members) > 1

@@ -20,6 +20,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
         "plain": (
             "yaml_file",
             "scores",
+            "constraint",
             "objective",
             "pareto",
             "merge_method",

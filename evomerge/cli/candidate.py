@@ -88,6 +88,7 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
             }
             for split, evaluation in candidate.evaluations.items()
         },
+        "constraints": {split: _kept(history, candidate, split) for split in candidate.evaluations},
         "attempts_lost": candidate.attempts_lost,
     }
     if candidate.genome is not None:
@@ -98,6 +99,15 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
     if candidate.failure is not None:
         data["failure"] = {"class": candidate.failure, "message": candidate.message}
     return data
+
+
+def _kept(history: History, candidate: Candidate, split: str) -> list[dict[str, Any]]:
+    """Each constraint on a split: its bound, the measured value, and whether it is kept."""
+    metrics = candidate.evaluations[split].metrics
+    return [
+        bound.to_json() | {"measured": metrics[bound.metric].value, "kept": bound.is_kept(metrics)}
+        for bound in history.bounds(split)
+    ]
 
 
 def print_candidate(history: History, candidate: Candidate) -> None:
@@ -123,6 +133,11 @@ def print_candidate(history: History, candidate: Candidate) -> None:
         tell("")
         console.print(scores_table({s: candidate.evaluations[s].metrics for s in splits}))
         tell("")
+    for split in splits:
+        for bound in history.bounds(split):
+            metrics = candidate.evaluations[split].metrics
+            kept = "keeps" if bound.is_kept(metrics) else "BREAKS"
+            tell(f"{split}: {kept} {bound} ({metrics[bound.metric].value:.6g})")
     for split in splits:
         evaluation = candidate.evaluations[split]
         if evaluation.same_as:

@@ -118,6 +118,8 @@ def line(now: Standing) -> str:
     parts = [f"generation {now.generation}: {now.evaluations}{of} evaluations", *_pace(now)]
     if now.hypervolume is not None:
         parts.append(f"hypervolume {now.hypervolume:.4f}")
+    if now.feasible is not None:
+        parts.append(f"{now.feasible[0]} of {now.feasible[1]} feasible")
     if now.failures:
         parts.append(f"failed: {failures_text(now)}")
     return ", ".join(parts)
@@ -188,6 +190,8 @@ class Live:
         notes = []
         if now.hypervolume is not None:
             notes.append(f"hypervolume {now.hypervolume:.4f} (search scores)")
+        if now.feasible is not None:
+            notes.append(f"feasible: {now.feasible[0]} of {now.feasible[1]}")
         notes.append(f"failed: {failures_text(now)}")
         if now.lost:
             notes.append(f"workers lost: {now.lost}")

@@ -93,6 +93,8 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
         rows.append(("time left", duration(now.seconds_left)))
     if now.hypervolume is not None:
         rows.append(("hypervolume", f"{now.hypervolume:.4f} (search scores)"))
+    if now.feasible is not None:
+        rows.append(("feasible", f"{now.feasible[0]} of {now.feasible[1]} keep all constraints"))
     for best in now.best:
         value, expert = (shown_value(best.metric, v) for v in (best.value, best.expert_value))
         rows.append(("best", f"{best.metric} {value} ({best.id}); {best.expert} has {expert}"))

@@ -45,7 +45,8 @@ class Best:
 class Standing:
     """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
 
-    `baselines` and `rescored` count the settled ones and all. `pace` is in evaluations per minute,
+    `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
+    all constraints, and all scored ones (None without constraints). `pace` is in evaluations per minute,
     `seconds_left` counts to the end of the search; both are None where too little is known.
     """
 
@@ -60,6 +61,7 @@ class Standing:
     best: tuple[Best, ...]
     failures: Mapping[str, int]
     lost: int
+    feasible: tuple[int, int] | None = None
     pace: float | None = None
     seconds_left: float | None = None
 
@@ -77,6 +79,7 @@ class Standing:
             "best": [dict(best.__dict__) for best in self.best],
             "failures": dict(self.failures),
             "lost": self.lost,
+            "feasible": None if self.feasible is None else list(self.feasible),
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -131,10 +134,18 @@ def standing(
         hypervolume=search_hypervolume(history) if known_hypervolume is None else known_hypervolume,
         best=_best(history, objectives),
         failures=history.failures(),
+        feasible=_feasible(history),
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _feasible(history: History) -> tuple[int, int] | None:
+    if not history.bounds():
+        return None
+    searched = history.searched()
+    return len(history.feasible(searched)), len(searched)
 
 
 def _generations_told(history: History) -> int:
@@ -161,12 +172,13 @@ def objectives_of(history: History) -> tuple[Objective, ...]:
 
 
 def search_hypervolume(history: History) -> float | None:
-    """Hypervolume of all search scores; None before the baselines are frozen."""
+    """Hypervolume of the search scores that keep all constraints; None before the baselines are frozen."""
     scaling = history.scaling
     if scaling is None:
         return None
     objectives = objectives_of(history)
-    rows = [complete(objectives, c.evaluations["search"].metrics).values for c in history.searched()]
+    kept = history.feasible(history.searched())
+    rows = [complete(objectives, c.evaluations["search"].metrics).values for c in kept]
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
     return hypervolume(scaling.scale(values))
 
@@ -174,7 +186,7 @@ def search_hypervolume(history: History) -> float | None:
 def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]:
     experts = [history.candidates.get(name) for name in history.campaign["config"]["experts"]]
     scored = [c for c in experts if c is not None and "search" in c.evaluations]
-    searched = history.searched()
+    searched = history.feasible(history.searched())
     if not scored or not searched:
         return ()
     found = [_best_of(objective.metric, searched, scored, [objective]) for objective in objectives]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from evomerge.front import Front, Member, pick
+from evomerge.front import Front, Member, broken_by, pick, why_empty
 from evomerge.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ def front_title(front: Front) -> str:
     decided = f"scores and front on {front.split} items, {items}, with standard errors"
     if front.split == "search":
         decided = f"not final: scores and front on the search's own items, {items}"
+    if front.bounds:
+        kept = ", ".join(map(str, front.bounds))
+        decided += f"\nall members keep {kept}; {front.infeasible} other models do not"
+    if not front.members and front.infeasible:
+        decided = why_empty(front)
     models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
     return f"{front.campaign}: front of {models}, {volume}\n{decided}\n"
 
@@ -105,7 +110,7 @@ def front_table(front: Front) -> Table:
             probability = "" if member.probability is None else f"{member.probability:.2f}"
             label = " ".join(named.get(member.id, [])) if group is front.members else ""
             if group is front.references:
-                label = _baseline_label(member.id)
+                label = _baseline_label(front, member)
             table.add_row(member.id, *cells, probability, label)
         table.add_section()
     return table
@@ -118,12 +123,12 @@ def _cell(front: Front, member: Member, metric: str) -> str:
     return f"{shown_metric(metric, member.metrics['search'][metric])} (search)"
 
 
-def _baseline_label(name: str) -> str:
-    if name == "base":
-        return "base"
-    if name == "uniform":
-        return "average of the experts"
-    return "best single coefficient" if name.startswith("single-") else "expert"
+def _baseline_label(front: Front, member: Member) -> str:
+    label = {"base": "base", "uniform": "average of the experts"}.get(member.id, "expert")
+    if member.id.startswith("single-"):
+        label = "best single coefficient"
+    bounds = broken_by(front, member)
+    return f"{label}; breaks {', '.join(map(str, bounds))}" if bounds else label
 
 
 def scores_table(scores: Mapping[str, Mapping[str, Metric]]) -> Table:

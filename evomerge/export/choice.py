@@ -14,6 +14,7 @@ import numpy as np
 from evomerge.baselines import baseline_recipes
 from evomerge.campaign import Campaign, campaign_from_json
 from evomerge.check import locate
+from evomerge.constraint import broken
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.front import Front, compute_front, pick
 from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
@@ -133,6 +134,10 @@ def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str
     if candidate.recipe in {member.recipe for member in front.members}:
         return ()
     split: Split = front.split if front.split in candidate.evaluations else "search"
+    bounds = broken(history.bounds(split), candidate.evaluations[split].metrics)
+    if bounds:
+        missed = ", ".join(map(str, bounds))
+        return (f"{candidate.id} is not on the front, it breaks {missed} on {split} items",)
     mine = np.array(complete(front.objectives, candidate.evaluations[split].metrics).values)
     better = [
         member.id

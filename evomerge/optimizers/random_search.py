@@ -77,7 +77,9 @@ class RandomSearch:
         """Take note of outcomes; they change nothing but the digest."""
         told = self._turns.told(outcomes, numbers)
         for (number, _), outcome in zip(told, outcomes, strict=True):
-            values = outcome.values if isinstance(outcome, Complete) else ()
+            values: tuple[float, ...] = ()
+            if isinstance(outcome, Complete):
+                values = (*outcome.values, *outcome.violations)
             if self._steady:
                 self._told.update(np.array([number], dtype="<i8").tobytes())
             self._told.update(np.array([len(values), *values], dtype="<f8").tobytes())

@@ -198,7 +198,7 @@ def _check_baselines(history: History, result: Verification) -> None:
     if missing:
         result.fault("the baselines are frozen, but one has no scores", ", ".join(missing))
         return
-    expected = freeze(campaign.objectives, metrics, campaign.experts)
+    expected = freeze(campaign.objectives, metrics, campaign.experts, campaign.constraints)
     for name, value in expected.items():
         if history.baselines[name] != value:
             result.fault(f"`{name}` does not follow from the baselines' scores", f"found {value}")
@@ -224,7 +224,7 @@ def _check_budget(events: Events, history: History, result: Verification) -> Non
 
 
 def _check_front(directory: Path, history: History, result: Verification) -> None:
-    """The front, by comparing every pair."""
+    """The front, by comparing every pair of models that keep the constraints."""
     if history.baselines is None:
         return
     try:
@@ -233,11 +233,16 @@ def _check_front(directory: Path, history: History, result: Verification) -> Non
         return  # noted with the items
     rows: dict[str, tuple[float, ...]] = {}
     keys: set[str] = set()
+    bounds = history.bounds(front.split)
     for candidate in history.candidates.values():
         evaluation = candidate.evaluations.get(front.split)
         if candidate.is_baseline or "search" not in candidate.evaluations or evaluation is None:
             continue
-        if evaluation.key not in keys:
+        kept = all(
+            (b.value - evaluation.metrics[b.metric].value) * (1 if b.relation == "<=" else -1) >= 0
+            for b in bounds
+        )
+        if evaluation.key not in keys and kept:
             keys.add(evaluation.key)
             rows[candidate.id] = tuple(
                 o.sign * evaluation.metrics[o.metric].value for o in front.objectives

@@ -81,7 +81,7 @@ def _replay(
             continue
         try:
             optimizer.tell(
-                outcomes(candidates, campaign.objectives),
+                outcomes(candidates, campaign.objectives, history.bounds()),
                 [candidate_number(name) for name in turn.ids],
             )
         except (KeyError, RuntimeError, ValueError) as error:
