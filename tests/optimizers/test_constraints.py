@@ -1,4 +1,4 @@
-"""Constrained search: against pymoo's own handling, and against a slow definition of constrained domination."""
+"""Constrained search: against pymoo's own handling and a slow definition of constrained domination."""
 
 from __future__ import annotations
 
