@@ -9,7 +9,6 @@ a session ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from evomerge.recipe import Recipe
 from evomerge.search import ReplayDiffers, Search, seeds
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
+from evomerge.versions import library_versions
 
 __all__ = ["Driver", "Observer", "Progress", "StopRequest", "run"]
 
@@ -111,7 +111,7 @@ class Driver:
                     "event": "campaign",
                     "config": config,
                     "identity": identity_digest(config),
-                    "versions": _versions(),
+                    "versions": library_versions(),
                 }
             )
         self.prepare()
@@ -168,7 +168,7 @@ class Driver:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
             return search.run()
         except ReplayDiffers as error:
-            then, now = self.history.campaign["versions"], _versions()
+            then, now = self.history.campaign["versions"], library_versions()
             changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
             todo = f"install the versions it began with: {', '.join(changed)}" if changed else ""
             problem = Problem("E505", "the ledger cannot be replayed", str(error), todo)
@@ -227,11 +227,6 @@ def _unusable(name: str, failure: str, message: str) -> EvomergeError:
         wrong = f"`{name}` takes longer than the deadline"
         return ConfigError(Problem("E139", wrong, message, "allow more", field="workers.deadline"))
     return EnvironmentFault(Problem("E405", wrong, found, "mend the cause, then run again", field=name))
-
-
-def _versions() -> dict[str, str]:
-    names = ("evomerge", "torch", "transformers", "lm-eval", "pymoo", "numpy", "ray", "safetensors")
-    return {name: metadata.version(name) for name in names}
 
 
 def _refuse_foreign_files(directory: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +23,7 @@ from evomerge.scores import SPLITS, Metric, Scores, Split
 if TYPE_CHECKING:
     from evomerge.checkpoint.adapter import AdapterFolder
     from evomerge.checkpoint.folder import CheckpointFolder
-    from evomerge.evaluators import Evaluator
+    from evomerge.evaluators import Evaluator, Subject
     from evomerge.materialize import LiveModel
 
 
@@ -31,10 +31,7 @@ class Worker:
     """Holds what one campaign needs, loaded when the first job asks for it."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        # Nothing may look for a hub: data and models were resolved before the run.
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            os.environ.setdefault(name, "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        offline()
         self.setup = setup
         self._engine: _Engine | None = None
 
@@ -63,6 +60,13 @@ class Worker:
         return self._engine
 
 
+def offline() -> None:
+    """Let no library look for a hub: data and models were resolved before."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def _class_of(error: Exception) -> str:
     """Failure class of an unforeseen exception."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -78,8 +82,6 @@ class _Engine:
 
         from evomerge.checkpoint.folder import open_folder, open_source
         from evomerge.checkpoint.reader import open_readers
-        from evomerge.evaluators import open_evaluator
-        from evomerge.evaluators.declaration import load_evaluator
         from evomerge.weight_statistics import WeightStatistics
 
         torch.set_num_threads(setup.threads)
@@ -93,9 +95,7 @@ class _Engine:
         self.statistics = WeightStatistics(
             self.folders, directory=Path(setup.cache), readers=self.readers
         )
-        self.evaluators: list[Evaluator] = [
-            open_evaluator(load_evaluator(Path(path))) for path in setup.evaluators
-        ]
+        self.evaluators = open_evaluators([Path(path) for path in setup.evaluators])
         self._live: LiveModel | None = None
         self._tokenizer: Any = None
 
@@ -213,55 +213,67 @@ class _Engine:
             device=self.setup.device,
             batch_size=self.setup.batch_size,
         )
-        metrics: dict[str, Metric] = {}
-        items: dict[str, np.ndarray] = {}
-        for evaluator in self.evaluators:
-            scores = evaluator.evaluate(subject, split)
-            bad = scores.non_finite()
-            if bad:
-                raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
-            metrics |= scores.metrics
-            items |= scores.items
-        return Scores(metrics, items)
+        return score_subject(subject, self.evaluators, split)
+
+
+def open_evaluators(files: Sequence[Path]) -> list[Evaluator]:
+    """The evaluators of some files, their items and requests built; loads lm-eval.
+
+    Raises:
+        ConfigError: if an evaluator has faults.
+    """
+    from evomerge.evaluators import open_evaluator
+    from evomerge.evaluators.declaration import load_evaluator
+
+    offline()
+    return [open_evaluator(load_evaluator(file)) for file in files]
+
+
+def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Split) -> Scores:
+    """All metrics of a subject on one split.
+
+    Raises:
+        CandidateError: `nonfinite_logits`, `nonfinite_score`.
+    """
+    metrics: dict[str, Metric] = {}
+    items: dict[str, np.ndarray] = {}
+    for evaluator in evaluators:
+        scores = evaluator.evaluate(subject, split)
+        bad = scores.non_finite()
+        if bad:
+            raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
+        metrics |= scores.metrics
+        items |= scores.items
+    return Scores(metrics, items)
 
 
 def score_checkpoint(
-    model: Path, evaluator: Path, *, split: Split, dtype: str, batch_size: int, device: str
-) -> dict[str, Any]:
+    folder: Path, evaluator: Path, *, split: Split, dtype: str, batch_size: int, device: str
+) -> Scores:
     """Score one checkpoint folder with one evaluator by the worker's own code.
-
-    Returns:
-        `metrics` (name to value, stderr, items) and `items` (name to per-item results).
 
     Raises:
         CheckpointError: if the folder cannot be read.
         ConfigError: if the evaluator has faults.
-        CandidateError: if the model's outputs are not finite.
+        CandidateError: if the model's outputs or its scores are not finite.
     """
     from evomerge.checkpoint.folder import open_folder
-    from evomerge.evaluators import Subject, open_evaluator
-    from evomerge.evaluators.declaration import load_evaluator
+    from evomerge.evaluators import Subject
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    opened = open_evaluator(load_evaluator(evaluator))
-    open_folder(model, model.name)
+    evaluators = open_evaluators([evaluator])
+    open_folder(folder, folder.name)
     from transformers import AutoModelForCausalLM
 
-    live: Any = AutoModelForCausalLM.from_pretrained(
-        model, dtype=_torch_dtype(dtype), trust_remote_code=False
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=_torch_dtype(dtype), trust_remote_code=False
     )
     subject = Subject(
-        model=live.to(device).eval(),
-        tokenizer=load_tokenizer(model),
+        model=model.to(device).eval(),
+        tokenizer=load_tokenizer(folder),
         device=device,
         batch_size=batch_size,
     )
-    scores = opened.evaluate(subject, split)
-    return {
-        "metrics": {name: metric.to_json() for name, metric in scores.metrics.items()},
-        "items": {name: values.tolist() for name, values in scores.items.items()},
-    }
+    return score_subject(subject, evaluators, split)
 
 
 def load_tokenizer(folder: Path) -> Any:

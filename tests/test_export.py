@@ -198,6 +198,23 @@ def test_scores_are_recorded_and_measured(finished: Finished, exported: Any) -> 
     assert json.loads(json.dumps(report.to_json()))["test_uses"] == report.test_uses >= 1
 
 
+def test_the_model_is_reloaded_once(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the look at its keys and for all evaluators and splits together."""
+    loaded = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(folder: Path, **options: Any) -> Any:
+        loaded.append(Path(folder).name)
+        return load(folder, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    report = export_candidate(finished.directory, "knee", tmp_path / "out")
+    assert len(report.scores["test"]) == len(report.scores["selection"]) == 2
+    assert len(loaded) == 1
+
+
 def test_every_use_of_test_items_is_counted(finished: Finished, exported: Any, tmp_path: Path) -> None:
     before = len(exports(finished.directory, "test_used"))
     again = export_candidate(finished.directory, finished.knee(), tmp_path / "again")

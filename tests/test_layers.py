@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "evomerge"
 # A layer's row lists columns; the modules of one column may import each other. Layer 2's columns do not
 # import one another, except that front and selection read what the ledger column stores.
 LAYERS: list[dict[str, tuple[str, ...]]] = [
-    {"base": ("errors", "failpoint", "storage")},
+    {"base": ("errors", "failpoint", "storage", "versions")},
     {
         "plain": (
             "yaml_file",

@@ -49,9 +49,12 @@ app.command(name="import")(models.import_)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from evomerge.cli.versions import version_lines
+        import platform
 
-        typer.echo("\n".join(version_lines()))
+        from evomerge.versions import library_versions
+
+        own, *others = [f"{name} {version}" for name, version in library_versions().items()]
+        typer.echo("\n".join([own, f"python {platform.python_version()}", *others]))
         raise typer.Exit
 
 

@@ -118,7 +118,8 @@ def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:
     tell("")
     console.print(scores_table(report.scores))
     if report.test_uses:
-        tell(f"\ntest items of this campaign have now been used {report.test_uses} times by exports")
+        times = "once" if report.test_uses == 1 else f"{report.test_uses} times"
+        tell(f"\ntest items of this campaign have now been used {times} by exports")
 
 
 def score(
@@ -147,7 +148,6 @@ def score(
     from evomerge.check import check_device
     from evomerge.cli.references import model_folder
     from evomerge.cli.tables import shown_metric
-    from evomerge.scores import Metric
     from evomerge.worker import score_checkpoint
 
     show_log()
@@ -164,11 +164,12 @@ def score(
             Problem("E232", "this model cannot be scored", found, file=str(folder))
         ) from error
     if as_json:
-        print_json({"model": model, "split": split, **scores})
+        metrics = {name: metric.to_json() for name, metric in scores.metrics.items()}
+        items = {name: values.tolist() for name, values in scores.items.items()}
+        print_json({"model": model, "split": split, "metrics": metrics, "items": items})
         return
     console = table_console()
-    for name, data in scores["metrics"].items():
-        metric = Metric.from_json(data)
+    for name, metric in scores.metrics.items():
         shown = shown_metric(name, metric)
         console.print(f"{name}  {shown}  ({metric.items} {split} items)", markup=False)
 

@@ -26,7 +26,6 @@ from evomerge.export.files import (
     MERGEKIT_FILE,
     RECIPE_FILE,
     copy_side_files,
-    library_versions,
     output_config,
     published_recipe,
     write_json,
@@ -44,6 +43,7 @@ from evomerge.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.recipe import UNION
 from evomerge.scores import Metric
 from evomerge.staging import check_space, check_target, recover, staged_folder
+from evomerge.versions import SCORING, library_versions
 
 __all__ = ["ExportReport", "export_candidate", "merge_recipe"]
 
@@ -139,10 +139,10 @@ def export_candidate(
     warnings = list(chosen.warnings)
     evaluation = campaign.config.evaluation
     with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
-        warnings += _write(merge, staged, out, shard_bytes, evaluation.dtype)
+        model, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
+        warnings += more
         if rescore:
-            with quiet_loading():
-                test, more = score_export(staged, chosen, directory, evaluators)
+            test, more = score_export(model, staged, chosen, directory, evaluators)
             scores["test"] = test
             warnings += more
             failpoint("export.scored")
@@ -201,7 +201,7 @@ def merge_recipe(
     merge = open_merge(stated.recipe, stated.hubs, None)
     _refuse_overlap(out, merge.places)
     with staged_folder(out, overwrite=overwrite) as staged:
-        warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
+        _, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
         files = _describe(merge, staged, out, None, {})
         failpoint("export.described")
     seconds = time.perf_counter() - started
@@ -243,8 +243,8 @@ def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:
 
 def _write(
     merge: OpenedMerge, staged: Path, out: Path, shard_bytes: int, dtype: str
-) -> tuple[str, ...]:
-    """Weights, config and tokenizer into the staged folder, reloaded and compared; gives warnings."""
+) -> tuple[Any, tuple[str, ...]]:
+    """Weights, config and tokenizer into the staged folder; gives the model reloaded, and warnings."""
     check_space(out, merge.nbytes)
     streamed = StreamedDigests()
     try:
@@ -268,9 +268,9 @@ def _write(
     failpoint("export.files")
     check_weights(staged, merge.plan, streamed.by_name)
     with quiet_loading():
-        check_loading(staged, dtype)
+        model = check_loading(staged, dtype)
     failpoint("export.checked")
-    return warnings
+    return model, warnings
 
 
 def _describe(
@@ -282,7 +282,7 @@ def _describe(
 ) -> dict[str, int]:
     """Recipe, card and, last, the manifest; gives every file and its size."""
     recipe = merge.recipe
-    versions = library_versions()
+    versions = library_versions(SCORING)
     published = published_recipe(recipe, merge.hubs, out)
     write_json(staged / RECIPE_FILE, published.to_json())
     references = {name: source.path for name, source in published.checkpoints.items()}

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,7 @@ COPIED_FILES = (
 )
 COPIED_FOLDERS = ("additional_chat_templates",)
 
-_LIBRARIES = ("torch", "transformers", "lm-eval", "safetensors", "numpy")
 _BLOCK = 1 << 22
-
-
-def library_versions() -> dict[str, str]:
-    """Evomerge and the libraries that an export's bits and scores depend on."""
-    return {name: metadata.version(name) for name in ("evomerge", *_LIBRARIES)}
 
 
 def copy_side_files(source: Path, out: Path) -> tuple[str, ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import CandidateError, ConfigError, ExportCheckFailed, Problem
+from evomerge.evaluators import Evaluator, Subject
 from evomerge.evaluators.declaration import digest, load_evaluator
 from evomerge.export import log
 from evomerge.export.choice import Chosen
-from evomerge.export.files import library_versions
 from evomerge.export.verify import check_scores
 from evomerge.scores import Metric, Split
-from evomerge.worker import score_checkpoint
+from evomerge.versions import SCORING, library_versions
+from evomerge.worker import load_tokenizer, open_evaluators, score_subject
 
 
 def check_evaluators(chosen: Chosen) -> dict[str, str]:
@@ -38,9 +39,16 @@ def check_evaluators(chosen: Chosen) -> dict[str, str]:
 
 
 def score_export(
-    folder: Path, chosen: Chosen, directory: Path, evaluators: Mapping[str, str]
-) -> tuple[dict[str, Metric], tuple[str, ...]]:
+    model: Any, folder: Path, chosen: Chosen, directory: Path, digests: Mapping[str, str]
+) -> tuple[Mapping[str, Metric], tuple[str, ...]]:
     """Score a staged export: first what the campaign recorded, then test items, which are counted.
+
+    Args:
+        model: what transformers loaded of the staged folder, in the dtype of the evaluation.
+        folder: the staged folder.
+        chosen: the candidate.
+        directory: the campaign folder.
+        digests: of the campaign's evaluators, by name.
 
     Returns:
         The metrics on test items, and warnings.
@@ -51,39 +59,31 @@ def score_export(
     """
     evaluations = chosen.candidate.evaluations
     split: Split = "selection" if "selection" in evaluations else "search"
-    now = library_versions()
+    now = library_versions(SCORING)
     changed = {
         name: (chosen.versions[name], version)
         for name, version in now.items()
         if chosen.versions.get(name, version) != version
     }
-    device = chosen.campaign.config.evaluation.device
-    measured = _measure(folder, chosen, split)
+    evaluation = chosen.campaign.config.evaluation
+    device = evaluation.device
+    subject = Subject(
+        model=model.to(device),
+        tokenizer=load_tokenizer(folder),
+        device=device,
+        batch_size=evaluation.batch_size,
+    )
+    evaluators = open_evaluators(chosen.campaign.evaluator_files)
+    measured = _measure(subject, evaluators, split)
     warnings = check_scores(split, evaluations[split].metrics, measured, device, changed)
-    test = _measure(folder, chosen, "test")
-    log.record_test(directory, chosen.candidate.id, chosen.recipe.digest, evaluators, test)
+    test = _measure(subject, evaluators, "test")
+    log.record_test(directory, chosen.candidate.id, chosen.recipe.digest, digests, test)
     return test, warnings
 
 
-def _measure(folder: Path, chosen: Chosen, split: Split) -> dict[str, Metric]:
-    evaluation = chosen.campaign.config.evaluation
-    metrics: dict[str, Metric] = {}
+def _measure(subject: Subject, evaluators: Sequence[Evaluator], split: Split) -> Mapping[str, Metric]:
     try:
-        for file in chosen.campaign.evaluator_files:
-            found = score_checkpoint(
-                folder,
-                file,
-                split=split,
-                dtype=evaluation.dtype,
-                batch_size=evaluation.batch_size,
-                device=evaluation.device,
-            )
-            metrics |= {name: Metric.from_json(data) for name, data in found["metrics"].items()}
+        return score_subject(subject, evaluators, split).metrics
     except CandidateError as error:
-        problem = Problem("E602", "the reloaded model cannot be scored", str(error))
+        problem = Problem("E602", f"the reloaded model has no {split} scores", str(error))
         raise ExportCheckFailed(problem) from error
-    bad = sorted(name for name, metric in metrics.items() if not math.isfinite(metric.value))
-    if bad:
-        problem = Problem("E602", f"the reloaded model's {split} score is not finite", ", ".join(bad))
-        raise ExportCheckFailed(problem)
-    return metrics

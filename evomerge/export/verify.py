@@ -73,8 +73,11 @@ def check_weights(folder: Path, plan: MergePlan, streamed: Mapping[str, str]) ->
         raise ExportCheckFailed(problems)
 
 
-def check_loading(folder: Path, dtype: str) -> None:
+def check_loading(folder: Path, dtype: str) -> Any:
     """Load the folder as anybody would, through transformers, and look at the logits of a few tokens.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
 
     Raises:
         ExportCheckFailed: E602, keys missing, unexpected or mismatched, or logits that are not finite.
@@ -106,6 +109,7 @@ def check_loading(folder: Path, dtype: str) -> None:
         logits = model.eval()(input_ids=tokens, use_cache=False).logits
     if not bool(logits.isfinite().all()):
         raise _failed("the reloaded model's logits are not finite numbers")
+    return model
 
 
 def check_scores(
