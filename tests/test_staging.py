@@ -270,7 +270,7 @@ def test_check_target_takes_an_empty_folder_with_overwrite_only(tmp_path: Path) 
 
 def test_a_kernel_without_flags_is_told_from_a_failed_rename(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(FileNotFoundError) as raised:
+    with pytest.raises(FileNotFoundError, match="No such file") as raised:
         staging._renameat2(tmp_path / "a", tmp_path / "b", staging._RENAME_EXCHANGE)
     assert raised.value.errno == errno.ENOENT
     assert not staging._renameat2(tmp_path / "a", tmp_path / "b", 1 << 20)

@@ -215,7 +215,7 @@ class ThreeAtOnce:
         if not self._jobs:
             return None
         if self._left == 0:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("enough")
         self._left -= 1
         self._inner.submit(self._jobs.pop(self._chance.randrange(len(self._jobs))))
         return self._inner.next(timeout)
@@ -234,7 +234,7 @@ def test_pending_candidates_are_evaluated_again_in_ask_order(tmp_path, monkeypat
         return pools[-1]
 
     monkeypatch.setattr("evomerge.driver.open_pool", open_pool)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="enough"):
         run_file(file, run)
     killed = events_of(run)
     told = [e["id"] for e in killed if e["event"] == "told"]

@@ -110,6 +110,6 @@ def test_unknown_kinds_and_options_are_refused():
         make("cma")
     with pytest.raises(ConfigError, match=r"E108.*structure: must be one of independent, global"):
         make("random", structure="layers")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match="E108") as caught:
         make("nsga2", eta_mutation=True, star="random")
     assert [problem.code for problem in caught.value.problems] == ["E108", "E104"]

@@ -1,0 +1,172 @@
+"""Recipes made by hand, carried out without a campaign."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportCheckFailed,
+)
+from evomerge.export import merge_recipe
+from evomerge.history import History
+from evomerge.recipe import CheckpointSource, MergedSource, identity_path
+from tests.export.finished import (
+    Finished,
+    flip_last,
+    hand_made,
+    write_recipe,
+)
+from tests.test_staging import names
+from tests.tiny_models import write_model
+
+
+def write_adapter(folder: Path, rank: int = 4, alpha: float = 8.0) -> dict[str, torch.Tensor]:
+    """A LoRA adapter of the tiny base on its query projections; returns its deltas in float64."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+    factors, deltas = {}, {}
+    for layer in range(2):
+        module = f"model.layers.{layer}.self_attn.q_proj"
+        a = torch.randn(rank, 32, generator=generator)
+        b = torch.randn(32, rank, generator=generator)
+        prefix = f"base_model.model.{module}"
+        factors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
+        deltas[f"{module}.weight"] = alpha / rank * b.double() @ a.double()
+    save_file(factors, folder / "adapter_model.safetensors", {"format": "pt"})
+    return deltas
+
+
+def test_paths_are_relative_to_the_recipe(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.root / "models", tmp_path / "models")
+    sources = {
+        name: CheckpointSource(f"models/{name}") if isinstance(source, CheckpointSource) else source
+        for name, source in hand_made(finished).sources.items()
+    }
+    file = write_recipe(tmp_path / "recipe.json", hand_made(finished, sources=sources))
+    report = merge_recipe(file, tmp_path / "out")
+    published = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert {s["path"] for s in published["sources"].values() if "path" in s} == {
+        "../models/base",
+        "../models/math",
+        "../models/code",
+    }
+    # The digests that were left out are filled in, and so the published recipe refuses other weights.
+    assert all(len(s["checkpoint"]) == 64 for s in published["sources"].values() if "path" in s)
+    assert report.recipe != hand_made(finished).digest
+    assert merge_recipe(tmp_path / "out" / "recipe.json", tmp_path / "again").recipe == report.recipe
+    weights = tmp_path / "models" / "math" / "model.safetensors"
+    weights.write_bytes(flip_last(weights.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"E239.*`math` are not those the recipe means"):
+        merge_recipe(tmp_path / "out" / "recipe.json", tmp_path / "third")
+
+
+def test_stacked_layers_and_another_dtype(finished: Finished, tmp_path: Path) -> None:
+    path = (*identity_path(2), *identity_path(2, "math")[1:])
+    recipe = hand_made(finished, path=path, dtype="float32")
+    merge_recipe(write_recipe(tmp_path / "recipe.json", recipe), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["dtype"]) == (3, "float32")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    own = finished.weights("math")
+    rest = "self_attn.q_proj.weight"
+    assert torch.equal(written[f"model.layers.2.{rest}"], own[f"model.layers.1.{rest}"].float())
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
+
+
+def test_an_adapter_is_merged_into_a_full_model(finished: Finished, tmp_path: Path) -> None:
+    deltas = write_adapter(tmp_path / "lora")
+    base = CheckpointSource(str(finished.model("base")))
+    merged = MergedSource("task_arithmetic", ("lora",), "base", {"weight": {"lora": {"": 0.5}}})
+    # The adapter stands first: it is opened after the base all the same.
+    sources = {"lora": CheckpointSource("lora"), "base": base, "merged": merged}
+    file = write_recipe(tmp_path / "recipe.json", hand_made(finished, sources=sources, dtype="float32"))
+    merge_recipe(file, tmp_path / "out")
+    written, own = load_file(tmp_path / "out" / "model.safetensors"), finished.weights("base")
+    assert set(written) == set(own)
+    for name, tensor in written.items():
+        reference = own[name].double() + 0.5 * deltas.get(name, torch.zeros(()).double())
+        assert torch.allclose(tensor.double(), reference, rtol=0, atol=1e-5), name
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_an_adapter_without_its_base(finished: Finished, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora")
+    recipe = {
+        "sources": {"lora": {"path": "lora"}},
+        "path": [["lora", 0], ["lora", 1]],
+        "outer": dict.fromkeys(("embed", "final_norm", "head"), "lora"),
+        "tokenizer": "lora",
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(CheckpointError, match=r"E204.*lora is an adapter, not a full model"):
+        merge_recipe(tmp_path / "recipe.json", tmp_path / "out")
+
+
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    for number, name in enumerate(("base", "math", "code")):
+        write_model(tmp_path / "models" / name, expert=number or None, tie_word_embeddings=True)
+    tied = Finished(tmp_path, tmp_path, History())
+    merge_recipe(write_recipe(tmp_path / "recipe.json", hand_made(tied)), tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_model_without_a_tokenizer_is_merged_with_a_warning(tmp_path: Path) -> None:
+    for number, name in enumerate(("base", "math", "code")):
+        write_model(tmp_path / "models" / name, expert=number or None, tokenizer=False)
+    plain = Finished(tmp_path, tmp_path, History())
+    file = write_recipe(tmp_path / "recipe.json", hand_made(plain))
+    report = merge_recipe(file, tmp_path / "out")
+    assert report.warnings == ("base has no tokenizer files, and so has the export",)
+
+
+def test_faults_of_a_recipe_file(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"E101.*recipe.json: no such file; check the path"):
+        merge_recipe(tmp_path / "recipe.json", out)
+    (tmp_path / "recipe.json").write_text("method: ties\n")
+    with pytest.raises(ConfigError, match=r"E102.*a recipe is a JSON file"):
+        merge_recipe(tmp_path / "recipe.json", out)
+    file = write_recipe(tmp_path / "recipe.json", hand_made(finished, tokenizer="merged"))
+    with pytest.raises(
+        ConfigError, match=r"E138.*tokenizer: names no checkpoint source; found 'merged'"
+    ):
+        merge_recipe(file, out)
+    gone = {**hand_made(finished).sources, "base": CheckpointSource(f"org/name@{'0' * 40}")}
+    file = write_recipe(tmp_path / "recipe.json", hand_made(finished, sources=gone))
+    with pytest.raises(CheckpointError, match=r"E201\] base: .*org/name is not in the local hub cache"):
+        merge_recipe(file, out)
+    gone = {
+        **hand_made(finished).sources,
+        "math": CheckpointSource("nowhere"),
+        "code": CheckpointSource("nor here"),
+    }
+    file = write_recipe(tmp_path / "recipe.json", hand_made(finished, sources=gone))
+    with pytest.raises(CheckpointError, match=r"E201.*math: no such folder") as raised:
+        merge_recipe(file, out)
+    assert len(raised.value.problems) == 2
+    assert names(tmp_path) == ["recipe.json"]
+
+
+def test_weights_that_overflow_are_not_published(finished: Finished, tmp_path: Path) -> None:
+    merged = MergedSource("task_arithmetic", ("math",), "base", {"weight": {"math": {"": 1e6}}})
+    sources = {**hand_made(finished).sources, "merged": merged}
+    recipe = hand_made(finished, sources=sources, dtype="float16")
+    file = write_recipe(tmp_path / "recipe.json", recipe)
+    with pytest.raises(
+        ExportCheckFailed, match=r"E602.*the merge has no finite result.*has NaN or inf"
+    ):
+        merge_recipe(file, tmp_path / "out")
+    assert names(tmp_path) == ["recipe.json"]
