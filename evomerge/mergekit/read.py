@@ -8,9 +8,8 @@ final norm and head those of the last, all at the start of their gradients.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
@@ -18,19 +17,19 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.vocabulary import same_vocabulary
 from evomerge.errors import ConfigError, Problem
-from evomerge.merge_method import METHODS, MergeMethod, out_of_range
+from evomerge.merge_method import METHODS
 from evomerge.mergekit.chat import chat_template_text
 from evomerge.mergekit.document import (
     Document,
     ModelRef,
-    Settings,
     SliceEntry,
     SourceEntry,
     read_document,
 )
-from evomerge.mergekit.methods import Parameter
 from evomerge.mergekit.models import Folder, Models
-from evomerge.mergekit.settings import Setting, Value
+from evomerge.mergekit.settings import Setting
+from evomerge.mergekit.values import SliceValues
+from evomerge.mergekit.virtual import VirtualSource, stated_tables
 from evomerge.recipe import (
     DTYPES,
     MERGED,
@@ -40,11 +39,7 @@ from evomerge.recipe import (
     MergedSource,
     Recipe,
     Source,
-    compact,
 )
-
-Leaves = dict[str, dict[str, dict[str, dict[str, float]]]]
-"""Coefficient, input (or `*`), place, tensor inside it."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +75,6 @@ def read_mergekit(file: Path) -> MergekitMerge:
     return maker.finish()
 
 
-@dataclass
-class _Virtual:
-    """A merged source in the making."""
-
-    name: str
-    base: str | None
-    inputs: tuple[str, ...]
-    layers: set[int] = field(default_factory=set)
-    leaves: Leaves = field(default_factory=dict)
-    flags: dict[str, bool] = field(default_factory=dict)
-
-    def put(self, coefficient: str, key: str, place: str, own: str, value: float) -> None:
-        by_place = self.leaves.setdefault(coefficient, {}).setdefault(key, {})
-        by_place.setdefault(place, {})[own] = value
-
-
 class _Maker:
     """Collects sources and the path, slice by slice."""
 
@@ -103,7 +82,7 @@ class _Maker:
         self.document = document
         self.models = models
         self.method = document.method
-        self.virtual: list[_Virtual] = []
+        self.virtual: list[VirtualSource] = []
         self.path: list[LayerStep] = []
         self.outer: dict[str, str] = {}
         self.used: set[tuple[int, str]] = set()
@@ -133,7 +112,7 @@ class _Maker:
                 (f"layers.{layer}.{place.split('.')[2]}", rest)
                 for place, rest in self.rests(main, layer)
             ]
-            values = _Values(self, entry, sources, names, base, t)
+            values = SliceValues(document, self.models, entry, sources, names, self.used, t)
             output = len(self.path)
             tensors = [
                 (place, rest, main.names.join(output, rest), main.names.join(layer, rest))
@@ -141,7 +120,7 @@ class _Maker:
             ]
             name = self.place(values, inputs, base, tensors, layer)
             self.path.append(LayerStep(name, layer))
-        values = _Values(self, entry, sources, names, base, 0.0)
+        values = SliceValues(document, self.models, entry, sources, names, self.used, 0.0)
         tensors = [(place, t, t, t) for place, t in self.outer_tensors(main)]
         # Embeddings as the first slice says, the others as the last one does.
         if entry is document.slices[0]:
@@ -184,7 +163,7 @@ class _Maker:
 
     def place(
         self,
-        values: _Values,
+        values: SliceValues,
         inputs: tuple[str, ...],
         base: str | None,
         tensors: Sequence[tuple[str, str, str, str]],
@@ -209,11 +188,11 @@ class _Maker:
                 base if self.method.base != "input" else None, inputs, values.flags,
             ):  # fmt: skip
                 continue
-            if layer is None or layer not in source.layers or _agrees(source, found):
+            if layer is None or layer not in source.layers or source.agrees(found):
                 break
         else:
             number = len(self.virtual) + 1
-            source = _Virtual(
+            source = VirtualSource(
                 name=MERGED if number == 1 else f"{MERGED}{number}",
                 base=base if self.method.base != "input" else None,
                 inputs=inputs,
@@ -222,10 +201,7 @@ class _Maker:
             self.virtual.append(source)
         if layer is not None:
             source.layers.add(layer)
-        for (coefficient, key), table in found.items():
-            for place, each in table.items():
-                for own, value in each.items():
-                    source.put(coefficient, key, place, own, value)
+        source.take(found)
         return source.name
 
     def full(self, name: str) -> CheckpointFolder:
@@ -282,7 +258,7 @@ class _Maker:
         hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
         return MergekitMerge(recipe, hubs, tuple(dict.fromkeys(notes)))
 
-    def merged(self, source: _Virtual) -> MergedSource:
+    def merged(self, source: VirtualSource) -> MergedSource:
         """The finished form of a merged source."""
         options = self.method.options(source.flags, source.base is not None)
         if self.method.name == "passthrough":
@@ -291,7 +267,7 @@ class _Maker:
             method=self.method.ours,
             inputs=source.inputs,
             base=source.base,
-            coefficients=_stated(METHODS[self.method.ours], source.leaves),
+            coefficients=stated_tables(METHODS[self.method.ours], source.leaves),
             options=options,
         )
 
@@ -339,157 +315,11 @@ class _Maker:
         return found
 
 
-@dataclass
-class _Values:
-    """Evaluates the parameters of a slice at one position."""
-
-    maker: _Maker
-    entry: SliceEntry
-    sources: Sequence[SourceEntry]
-    names: Sequence[str]
-    base: str | None
-    t: float
-    flags: dict[str, bool] = field(default_factory=dict)
-
-    def of(
-        self, tensors: Sequence[tuple[str, str, str, str]], inputs: Sequence[str]
-    ) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-        """(coefficient, input or `*`) to place to tensor to value; flags are kept aside."""
-        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-        method = self.maker.method
-        for place, own, output, source_name in tensors:
-            for parameter in method.parameters:
-                if not (parameter.coefficient or parameter.is_flag):
-                    continue
-                if parameter.scope == "shared":
-                    value = self.value(parameter, output, None)
-                    if isinstance(value, bool):
-                        self.keep_flag(parameter, value)
-                    else:
-                        self.put(found, parameter, "*", place, own, value)
-                    continue
-                for name in inputs:
-                    value = self.value(parameter, source_name, name)
-                    self.put(found, parameter, name, place, own, value)
-        if method.name == "nuslerp":
-            return {("t", "*"): self.positions(found, inputs)}
-        if method.name == "karcher":
-            ones = {place: {own: 1.0 for p, own, *_ in tensors if p == place} for place, *_ in tensors}
-            return {("weight", name): ones for name in inputs}
-        return found
-
-    def put(
-        self,
-        found: dict[tuple[str, str], dict[str, dict[str, float]]],
-        parameter: Parameter,
-        key: str,
-        place: str,
-        own: str,
-        value: Value,
-    ) -> None:
-        if not parameter.coefficient:
-            return
-        rule = out_of_range(parameter.coefficient, float(value))
-        if rule:
-            where = self.where(parameter, None if key == "*" else key)
-            raise self.maker.document.error("E111", where, rule, value)
-        table = found.setdefault((parameter.coefficient, key), {})
-        table.setdefault(place, {})[own] = float(value)
-
-    def positions(
-        self,
-        found: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]],
-        inputs: Sequence[str],
-    ) -> dict[str, dict[str, float]]:
-        """NuSLERP's weights as the position between two models."""
-        if len(inputs) != 2:
-            wrong = "nuslerp takes exactly two models besides the base_model"
-            raise self.maker.document.error("E118", self.entry.where, wrong, len(inputs))
-        left, right = (found["weight", name] for name in inputs)
-        positions: dict[str, dict[str, float]] = {}
-        for place, each in left.items():
-            for own, weight in each.items():
-                total = weight + right[place][own]
-                t = 0.5 if abs(total) < 1e-6 else right[place][own] / total
-                positions.setdefault(place, {})[own] = t
-        return positions
-
-    def value(self, parameter: Parameter, tensor: str, name: str | None) -> Value:
-        """The value for a tensor, by mergekit's precedence."""
-        for settings in self.scopes(name):
-            setting = settings.get(parameter.name)
-            if setting is None:
-                continue
-            for text, _ in setting.rules:
-                if text is not None and text in tensor:
-                    self.maker.used.add((setting.line, text))
-            value = setting.at(tensor, self.t)
-            if value is not None:
-                return value
-        if parameter.default is None:
-            wrong = f"`{parameter.name}` has no value for {tensor}"
-            if name is not None:
-                wrong += f" of {self.maker.models.folders[name].path.name}"
-            todo = f"give `{parameter.name}` under its parameters"
-            raise self.maker.document.error("E103", self.where(parameter, name), wrong, todo=todo)
-        return parameter.default
-
-    def scopes(self, name: str | None) -> list[Settings]:
-        """Settings from the nearest to the farthest."""
-        own = [s.settings for s, n in zip(self.sources, self.names, strict=True) if n == name]
-        return [*own, self.entry.settings, self.maker.document.settings]
-
-    def where(self, parameter: Parameter, name: str | None) -> tuple[str | int, ...]:
-        """The place of the file a complaint is about."""
-        for source, known in zip(self.sources, self.names, strict=True):
-            if known == name:
-                return (*source.where, "parameters", parameter.name)
-        return ("parameters", parameter.name)
-
-    def keep_flag(self, parameter: Parameter, value: bool) -> None:
-        if self.flags.setdefault(parameter.name, value) is not value:
-            wrong = f"`{parameter.name}` that differs between tensors is not supported"
-            raise self.maker.document.error("E137", self.where(parameter, None), wrong)
-
-
-def _agrees(
-    source: _Virtual, found: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
-) -> bool:
-    return all(
-        source.leaves.get(coefficient, {}).get(key, {}).get(place) == each
-        for (coefficient, key), table in found.items()
-        for place, each in table.items()
-    )
-
-
 def _all_settings(document: Document) -> list[Mapping[str, Setting]]:
     found = [document.settings]
     for entry in document.slices:
         found += [entry.settings, *(source.settings for source in entry.sources)]
     return found
-
-
-def _stated(method: MergeMethod, leaves: Leaves) -> dict[str, dict[str, dict[str, float]]]:
-    """Coefficients as tables; one that need not be stated and is at its default is left out."""
-    stated = {}
-    for name, by_input in leaves.items():
-        tables = {key: table_of(by_place) for key, by_place in by_input.items()}
-        declared = method.coefficient(name)
-        plain = declared is not None and declared.may_be_left_out
-        if not (plain and declared and tables == {"*": {"": declared.default}}):
-            stated[name] = tables
-    return stated
-
-
-def table_of(by_place: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The shortest table we know for values by place and tensor: places first, then exceptions."""
-    usual = {place: Counter(each.values()).most_common(1)[0][0] for place, each in by_place.items()}
-    table = compact(usual)
-    for place, each in by_place.items():
-        for own, value in each.items():
-            if value != usual[place]:
-                table[f"{place}.{own}"] = value
-    return table
 
 
 def _promoted(folders: Iterable[Folder]) -> str:
