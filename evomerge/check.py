@@ -17,6 +17,7 @@ from evomerge.campaign import Campaign, CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.checkpoint.layout import layout_of
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import (
@@ -107,19 +108,14 @@ def locate(name: str, reference: CheckpointReference) -> str:
     """
     if reference.path is not None:
         return reference.path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return str(
-            snapshot_download(str(reference.hub), revision=reference.revision, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+    folder = cached_snapshot(str(reference.hub), str(reference.revision))
+    if folder is None:
         todo = (
             f"download it before the run: hf download {reference.hub} --revision {reference.revision}"
         )
         wrong = f"`{name}`: this commit of {reference.hub} is not in the local hub cache"
-        raise CheckpointError(Problem("E201", wrong, "", todo, field=name)) from None
+        raise CheckpointError(Problem("E201", wrong, "", todo, field=name))
+    return str(folder)
 
 
 def _open_checkpoints(

@@ -47,7 +47,15 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
         ),
         "evaluators": ("evaluators",),
         "optimizers": ("optimizers", "testing"),
-        "ledger": ("ledger", "ledger_lock", "item_store", "front_statistics", "selection", "front"),
+        "ledger": (
+            "ledger",
+            "ledger_lock",
+            "item_store",
+            "front_statistics",
+            "selection",
+            "front",
+            "campaign_folder",
+        ),
     },
     {"work": ("worker", "check", "pool")},
     {

@@ -11,6 +11,7 @@ import typer
 
 from evomerge.cli.output import (
     Json,
+    duration,
     print_json,
     print_warning,
     problem_json,
@@ -81,7 +82,9 @@ def _print_report(campaign: Campaign, report: CheckReport) -> None:
         ("budget", _budget(campaign)),
     ]
     if "seconds" in estimates:
-        rows.append(("time", f"about {estimates['seconds'] / 60:.0f} minutes"))
+        rows.append(
+            ("time", f"about {duration(estimates['seconds'])}, and what the workers take to start")
+        )
     console = table_console()
     for name, text in rows:
         console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
@@ -117,7 +120,7 @@ def run(file: CampaignFile, directory: RunFolder, as_json: Json = False) -> None
         _refuse(report, as_json)
         check_device(campaign.config.evaluation.device)
         _drive(campaign, directory, report)
-    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.looks import print_front
 
     print_front(open_campaign_folder(directory).front(), as_json)

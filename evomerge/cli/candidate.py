@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.baselines import baseline_recipes
 from evomerge.campaign import campaign_from_json
 from evomerge.cli.output import plain, table_console
+from evomerge.cli.standing import is_steady
 from evomerge.cli.tables import ruled, scores_table
 from evomerge.errors import CheckpointError, Problem, UsageError
 from evomerge.history import Candidate, History
@@ -95,7 +96,8 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         genes = recorded_space(history).genes
         pairs = zip(genes, candidate.genome, strict=True)
         data["genome"] = {gene.name: value for gene, value in pairs}
-        data["generation"] = candidate.generation
+        if not is_steady(history):
+            data["generation"] = candidate.generation
     if candidate.failure is not None:
         data["failure"] = {"class": candidate.failure, "message": candidate.message}
     return data
@@ -119,7 +121,9 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     def tell(text: str) -> None:
         console.print(plain(text), markup=False, soft_wrap=True)
 
-    what = "baseline" if candidate.is_baseline else f"candidate of generation {candidate.generation}"
+    what = "baseline" if candidate.is_baseline else "candidate"
+    if not candidate.is_baseline and not is_steady(history):
+        what += f" of generation {candidate.generation}"
     tell(f"{candidate.id}: {what}")
     tell(f"recipe {candidate.recipe}")
     if candidate.failure is not None:

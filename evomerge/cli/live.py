@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live display in a terminal, a line a generation elsewhere."""
+"""What a run shows while it goes on: a live display in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def open_display(is_stopping: Callable[[], bool]) -> Display:
 
 
 class Lines:
-    """One plain line for each phase and generation, for logs."""
+    """One plain line for each phase and generation (or as many results), for logs."""
 
     def __init__(self) -> None:
         self.watch = Watch()
@@ -115,7 +115,7 @@ def line(now: Standing) -> str:
     if now.phase != "search":
         return f"{now.phase}: {now.evaluations} evaluations"
     of = "" if now.budget is None else f" of {now.budget}"
-    parts = [f"generation {now.generation}: {now.evaluations}{of} evaluations", *_pace(now)]
+    parts = [f"{now.stage}: {now.evaluations}{of} evaluations", *_pace(now)]
     if now.hypervolume is not None:
         parts.append(f"hypervolume {now.hypervolume:.4f}")
     if now.feasible is not None:
@@ -209,7 +209,7 @@ def head(now: Standing, passed: str) -> RenderableType:
     """Campaign, phase and clock."""
     from rich.text import Text
 
-    phase = f"search, generation {now.generation}" if now.phase == "search" else now.phase
+    phase = f"search, {now.stage}" if now.phase == "search" else now.phase
     return Text.assemble((now.campaign, "bold"), f"   {phase}   {passed}")
 
 

@@ -12,7 +12,8 @@ from evomerge.cli.output import Json, duration, print_json, table_console
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
-    from evomerge.cli.folder import Holder, OpenedFolder
+    from evomerge.campaign_folder import OpenedFolder
+    from evomerge.cli.lock_holder import Holder
     from evomerge.cli.standing import Standing
     from evomerge.front import Front
     from evomerge.history import Candidate
@@ -26,7 +27,7 @@ def front(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
     """Show the front with the baselines beside it."""
-    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.campaign_folder import open_campaign_folder
 
     if as_json and as_csv:
         raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
@@ -55,7 +56,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
     """Show how far a campaign is."""
     import time
 
-    from evomerge.cli.folder import lock_holder, open_campaign_folder
+    from evomerge.campaign_folder import open_campaign_folder
+    from evomerge.cli.lock_holder import lock_holder
     from evomerge.cli.standing import recorded_pace, standing
 
     opened = open_campaign_folder(directory)
@@ -81,7 +83,10 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     of = "" if now.budget is None else f" of {now.budget}"
     rows = [
         ("campaign", now.campaign),
-        ("phase", f"{now.phase}, {now.generation} generations told"),
+        (
+            "phase",
+            f"{now.phase}, {'steady state' if now.steady else f'{now.generation} generations told'}",
+        ),
         (
             "evaluations",
             f"{now.evaluations}{of}, and {now.baselines[0]} of {now.baselines[1]} baselines",
@@ -121,8 +126,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one candidate: its genes and scores, or why it failed."""
+    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.candidate import candidate_json, find_candidate, print_candidate
-    from evomerge.cli.folder import open_campaign_folder
 
     opened: OpenedFolder = open_campaign_folder(directory)
     candidate: Candidate = find_candidate(opened.history, name)
@@ -134,7 +139,7 @@ def show(
 
 def verify(directory: Folder, as_json: Json = False) -> None:
     """Recompute every invariant of a campaign folder."""
-    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.verify import examine
 
     open_campaign_folder(directory)

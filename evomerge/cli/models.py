@@ -39,7 +39,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a checkpoint, checked by reloading it."""
-    from evomerge.cli.folder import open_campaign_folder
+    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.export import export_candidate
 
     show_log()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 
+from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import CheckpointError, Problem
-
-_HUB = re.compile(r"(?P<hub>[\w.-]+(/[\w.-]+)?)@(?P<revision>[0-9a-f]{40})")
 
 
 def reference_fields(text: str, field: str) -> dict[str, str]:
@@ -20,8 +18,8 @@ def reference_fields(text: str, field: str) -> dict[str, str]:
     path = Path(text).expanduser()
     if path.is_dir():
         return {"path": str(path.resolve())}
-    if match := _HUB.fullmatch(text):
-        return {"hub": match["hub"], "revision": match["revision"]}
+    if match := HUB_NAME.fullmatch(text):
+        return match.groupdict()
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=1)
     todo = "give a folder, or org/name@COMMIT with the 40 hex digits of a commit"

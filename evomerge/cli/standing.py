@@ -47,7 +47,8 @@ class Standing:
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `pace` is in evaluations per minute,
-    `seconds_left` counts to the end of the search; both are None where too little is known.
+    `seconds_left` counts to the end of the search; both are None where too little is known. With `steady`,
+    `generation` counts populations' worth of told results, for the pace of plain lines only.
     """
 
     campaign: str
@@ -64,13 +65,20 @@ class Standing:
     feasible: tuple[int, int] | None = None
     pace: float | None = None
     seconds_left: float | None = None
+    steady: bool = False
+
+    @property
+    def stage(self) -> str:
+        """What of the search goes on: a steady-state schedule has no generations."""
+        return "steady state" if self.steady else f"generation {self.generation}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {
             "campaign": self.campaign,
             "phase": self.phase,
-            "generation": self.generation,
+            "schedule": "steady_state" if self.steady else "generational",
+            "generation": None if self.steady else self.generation,
             "evaluations": self.evaluations,
             "budget": self.budget,
             "baselines": list(self.baselines),
@@ -127,6 +135,7 @@ def standing(
         campaign=history.campaign["config"]["name"],
         phase=phase or phase_of(history),
         generation=_generations_told(history),
+        steady=is_steady(history),
         evaluations=used,
         budget=budget,
         baselines=(_settled_baselines(history), _all_baselines(history)),
@@ -150,9 +159,13 @@ def _feasible(history: History) -> tuple[int, int] | None:
 
 def _generations_told(history: History) -> int:
     """Generations told; in steady state, as many candidates as a population holds count as one."""
-    section = history.campaign["config"]["optimizer"]
-    steady = section["schedule"] == "steady_state"
-    return len(history.told) // section["population"] if steady else len(history.told)
+    population = history.campaign["config"]["optimizer"]["population"]
+    return len(history.told) // population if is_steady(history) else len(history.told)
+
+
+def is_steady(history: History) -> bool:
+    """Whether results are told as they come, without generations."""
+    return bool(history.campaign["config"]["optimizer"]["schedule"] == "steady_state")
 
 
 def _settled_baselines(history: History) -> int:

@@ -13,13 +13,12 @@ import numpy as np
 
 from evomerge.baselines import baseline_recipes
 from evomerge.campaign import Campaign, campaign_from_json
+from evomerge.campaign_folder import open_campaign_folder
 from evomerge.check import locate
 from evomerge.constraint import broken
 from evomerge.errors import LedgerDamaged, Problem, UsageError
-from evomerge.front import Front, compute_front, pick
-from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
-from evomerge.item_store import ItemStore
-from evomerge.ledger import read_events
+from evomerge.front import Front, pick
+from evomerge.history import Candidate, History
 from evomerge.objective import complete
 from evomerge.pareto import dominates
 from evomerge.prepared import prepared_sources, prepared_space
@@ -63,8 +62,8 @@ def choose(directory: Path, choice: str) -> Chosen:
         CheckpointError: E201, a hub model is no longer in the local cache.
         LedgerDamaged: E502, E503 the ledger cannot be read; E505 it decodes to another recipe.
     """
-    history = _history(directory)
-    front = compute_front(history, ItemStore(directory / ITEMS_FOLDER))
+    opened = open_campaign_folder(directory)
+    history, front = opened.history, opened.front()
     candidate, warnings = _candidate(history, front, choice)
     campaign = campaign_from_json(history.campaign["config"])
     assert history.prepared is not None  # a front needs baselines, and those need it
@@ -87,19 +86,6 @@ def choose(directory: Path, choice: str) -> Chosen:
         versions=history.campaign["versions"],
         warnings=warnings,
     )
-
-
-def _history(directory: Path) -> History:
-    todo = "give the folder that `evomerge run` was given as --dir"
-    try:
-        events = read_events(directory / LEDGER_FILE)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            Problem("E509", "no campaign here", f"it has no {LEDGER_FILE}", todo, str(directory))
-        ) from None
-    if not events:
-        raise UsageError(Problem("E509", "this campaign has not begun yet", "", todo, str(directory)))
-    return History.fold(events)
 
 
 def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.checkpoint.vocabulary import Vocabulary, vocabulary_config
 from evomerge.checkpoint.writer import TensorSpec
@@ -29,9 +30,6 @@ from evomerge.mergekit import read_mergekit
 from evomerge.plan import MergePlan, make_plan
 from evomerge.recipe import UNION, CheckpointSource, MergedSource, Recipe, recipe_from_json
 from evomerge.weight_statistics import WeightStatistics
-
-HUB_PATH = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([0-9a-f]{40})")
-"""How a recipe's `path` names a hub model: `ORG/NAME@COMMIT`."""
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -241,10 +239,10 @@ def read_recipe(file: Path) -> StatedMerge:
     sources, hubs = dict(recipe.sources), {}
     for name, source in recipe.checkpoints.items():
         path = file.parent / source.path
-        match = HUB_PATH.fullmatch(source.path)
+        match = HUB_NAME.fullmatch(source.path)
         if match and not path.exists():
             hubs[name] = source.path
-            reference = CheckpointReference(hub=match[1], revision=match[2])
+            reference = CheckpointReference(**match.groupdict())
             sources[name] = replace(source, path=locate(name, reference))
         else:
             sources[name] = replace(source, path=str(path.resolve()))

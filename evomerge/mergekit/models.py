@@ -10,6 +10,7 @@ from pathlib import Path
 from evomerge.campaign import NAME, RESERVED_NAMES
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.mergekit.document import Document, ModelRef
 from evomerge.recipe import UNION
@@ -101,18 +102,12 @@ class Models:
             todo = "paths are relative to this file, or to the folder the command runs in"
             problem = self.document.problem("E201", model.where, "no such model folder", path, todo)
             raise CheckpointError(problem)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
         wanted = revision or "main"
-        try:
-            found = Path(snapshot_download(path, revision=wanted, local_files_only=True))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        found = cached_snapshot(path, wanted)
+        if found is None:
             todo = f"download it first: hf download {path} --revision {wanted}"
             wrong = f"revision {wanted} of {path} is not in the local hub cache"
-            raise CheckpointError(
-                self.document.problem("E201", model.where, wrong, todo=todo)
-            ) from None
+            raise CheckpointError(self.document.problem("E201", model.where, wrong, todo=todo))
         if not _COMMIT.fullmatch(wanted):
             self.notes.append(f"{path}: {wanted} is commit {found.name} here")
         if not _COMMIT.fullmatch(found.name):

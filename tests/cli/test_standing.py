@@ -6,7 +6,9 @@ import io
 import numpy as np
 import pytest
 
+from evomerge.cli.candidate import candidate_json, print_candidate
 from evomerge.cli.live import Lines, Live, Watch, line
+from evomerge.cli.looks import _status_rows
 from evomerge.cli.standing import pace_of, phase_of, recorded_pace, search_hypervolume, standing
 from evomerge.driver import Progress
 from evomerge.history import History
@@ -115,6 +117,32 @@ def test_lines_are_one_a_generation(capsys):
     count = len(finished().history.told)
     numbers = [f"generation {number}" for number in range(count + 1)]
     assert heads == ["prepare", "baselines", *numbers, "selection", "done"]
+
+
+def test_steady_state_has_no_generations(capsys):
+    """Neither in lines, status, nor in what `show` says of a candidate."""
+    history = History.fold([_in_steady_state(event) for event in events_of(finished().directory)])
+    name = history.searched()[0].id
+    now = standing(history, budget=18, phase="search")
+    assert line(now).startswith("steady state: 18 of 18 evaluations")
+    assert now.to_json()["schedule"] == "steady_state"
+    assert now.to_json()["generation"] is None
+    assert dict(_status_rows(now, None, 0.0))["phase"] == "search, steady state"
+    assert "generation" not in candidate_json(history, history.candidates[name])
+    print_candidate(history, history.candidates[name])
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: candidate\n")
+    assert "generation" not in out
+
+
+def _in_steady_state(event):
+    """The event as it would be if the campaign's file asked for that schedule."""
+    if event["event"] != "campaign":
+        return event
+    config = event["config"]
+    return event | {
+        "config": config | {"optimizer": config["optimizer"] | {"schedule": "steady_state"}}
+    }
 
 
 def test_a_line_names_failures_and_time_left():
