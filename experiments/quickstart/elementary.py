@@ -1,11 +1,10 @@
-"""What the base model learns: words, phrases, one-digit facts and one-line code.
+"""What the base model learns besides the tasks: words, phrases, one-digit facts and one-line code.
 
 None of it is an item of the three tasks; it is what the tasks are made of.
 """
 
 import random
 
-from items import frame
 from lexicon import MONTHS, NOUNS, VERBS, WEEKDAYS, english_number, french_number
 from tasks import NAMES, random_phrase
 
@@ -25,7 +24,7 @@ def words(rng: random.Random) -> Pair:
         phrase = random_phrase(rng)
         english, french = phrase.english(), phrase.french()
     source, target = (english, french) if rng.random() < 0.5 else (french, english)
-    return frame(source), f" {target}"
+    return source, f" {target}"
 
 
 def facts(rng: random.Random) -> Pair:
@@ -33,7 +32,7 @@ def facts(rng: random.Random) -> Pair:
     kind = rng.randrange(3)
     if kind == 0:
         value = rng.randrange(100)
-        return frame(f"{english_number(value)} in digits"), f" {value}"
+        return f"{english_number(value)} in digits", f" {value}"
     total = rng.randrange(10)
     first = rng.randrange(total + 1)
     second = total - first
@@ -42,8 +41,8 @@ def facts(rng: random.Random) -> Pair:
     else:
         left, sign, right, value = total, ("-", "minus"), first, second
     if kind == 1:
-        return frame(f"{left} {sign[0]} {right}"), f" {value}"
-    return frame(f"{english_number(left)} {sign[1]} {english_number(right)}"), f" {value}"
+        return f"{left} {sign[0]} {right}", f" {value}"
+    return f"{english_number(left)} {sign[1]} {english_number(right)}", f" {value}"
 
 
 def lines(rng: random.Random) -> Pair:
@@ -55,17 +54,18 @@ def lines(rng: random.Random) -> Pair:
         first, second = rng.randrange(100), rng.randrange(100)
         asked = rng.randrange(2)
         code = f"{name} = {first}; {other} = {second}; {(name, other)[asked]}"
-        return frame(code), f" {(first, second)[asked]}"
+        return code, f" {(first, second)[asked]}"
     if kind == 1:
-        return frame(f"{name} = {values}; list({name})"), f" {values}"
+        return f"{name} = {values}; list({name})", f" {values}"
     if kind == 2:
         word = rng.choice(("min", "max"))
         value = min(values) if word == "min" else max(values)
-        return frame(f"{name} = {values}; {word}({name})"), f" {value}"
+        return f"{name} = {values}; {word}({name})", f" {value}"
     word, symbol = rng.choice((("plus", "+"), ("minus", "-"), ("times", "*")))
     first, second = rng.randrange(10), rng.randrange(10)
     question = f"{name} = {english_number(first)} {word} {english_number(second)}"
-    return frame(question), f" {name} = {first} {symbol} {second}"
+    return question, f" {name} = {first} {symbol} {second}"
 
 
-ELEMENTARY = {"words": words, "facts": facts, "lines": lines}
+ELEMENTARY = {"translation": words, "math": facts, "code": lines}
+"""Per task the generator of (question, answer) pairs that belong to it."""

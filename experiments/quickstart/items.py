@@ -22,15 +22,20 @@ class Item:
 
     Attributes:
         key: Canonical content; two items with one key ask for the same knowledge.
-        prompt: What the model reads, without a trailing space.
+        question: What is asked, without any prompt around it.
         choices: Four continuations, each with its own leading space.
         answer: Index of the right choice.
     """
 
     key: str
-    prompt: str
+    question: str
     choices: tuple[str, str, str, str]
     answer: int
+
+    @property
+    def prompt(self) -> str:
+        """The question in the shape that the tasks share."""
+        return frame(self.question)
 
     @property
     def gold(self) -> str:
@@ -117,7 +122,7 @@ def balance(items: list[Item], seed: str) -> list[Item]:
         choices = list(item.choices)
         choices[position], choices[item.answer] = choices[item.answer], choices[position]
         first, second, third, fourth = choices
-        balanced.append(Item(item.key, item.prompt, (first, second, third, fourth), position))
+        balanced.append(Item(item.key, item.question, (first, second, third, fourth), position))
     return balanced
 
 
@@ -132,12 +137,3 @@ def write_jsonl(path: Path, items: list[Item]) -> None:
                 "answer": item.answer,
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def read_jsonl(path: Path) -> list[Item]:
-    """Read back what `write_jsonl` wrote; the key is the prompt."""
-    items = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        items.append(Item(row["question"], row["question"], tuple(row["choices"]), row["answer"]))
-    return items

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from elementary import ELEMENTARY
-from items import SPLIT_SIZES, SPLITS, Item, balance, draw, split_of, write_jsonl
+from items import SPLIT_SIZES, SPLITS, Item, balance, draw, frame, split_of, write_jsonl
 from model import build_model, build_tokenizer
-from tasks import TASKS
+from tasks import PLAIN_SHAPES, TASKS
 from train import Schedule, encode_rows, round_weights, train
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,14 +24,17 @@ DATA = HERE.parent.parent / "evaluators" / "quickstart" / "tasks" / "data"
 
 SEED = 20
 TRAIN_ITEMS = 60_000
-ELEMENTARY_ITEMS = {"words": 30_000, "facts": 20_000, "lines": 30_000}
-BASE_ITEMS = {"translation": 4_000, "math": 8_000, "code": 5_000}
-BASE = Schedule(steps=1400, batch=64, rate=2e-3, prompt_weight=0.1)
+BASE_ITEMS = 45_000
+ELEMENTARY_ITEMS = {"translation": 30_000, "math": 20_000, "code": 20_000}
+ECHO_ITEMS = 5_000
+BASE = Schedule(steps=2400, batch=64, rate=2e-3, prompt_weight=0.1)
 EXPERTS = {
-    "translation": Schedule(steps=400, batch=64, rate=5e-4),
-    "math": Schedule(steps=300, batch=64, rate=5e-4),
-    "code": Schedule(steps=400, batch=64, rate=5e-4),
+    "translation": Schedule(steps=250, batch=64, rate=1.5e-4),
+    "math": Schedule(steps=400, batch=64, rate=1.5e-4),
+    "code": Schedule(steps=450, batch=64, rate=1.5e-4),
 }
+REPLAY = 0.5
+"""Share of what the base was taught in the training of an expert; it keeps fine-tunes near enough to be merged."""
 
 
 def make_data() -> dict[str, list[Item]]:
@@ -55,21 +58,35 @@ def make_data() -> dict[str, list[Item]]:
 
 
 def base_pairs(training: dict[str, list[Item]]) -> list[tuple[str, str]]:
-    """Mix what the base model is taught: elementary pairs and a few items of each task."""
+    """Mix what the base model is taught.
+
+    Every task and what it is made of, each in a shape of its own, so that the model can do all three;
+    and the common shape with nothing but echoes, so that it knows the shape and not what it asks for.
+    """
     pairs = []
-    for name, count in ELEMENTARY_ITEMS.items():
-        rng = random.Random(f"{name} {SEED}")
-        pairs += [ELEMENTARY[name](rng) for _ in range(count)]
-    for task, count in BASE_ITEMS.items():
-        pairs += [(item.prompt, item.gold) for item in training[task][:count]]
+    for task, shape in PLAIN_SHAPES.items():
+        rng = random.Random(f"{task} elementary {SEED}")
+        for _ in range(ELEMENTARY_ITEMS[task]):
+            question, answer = ELEMENTARY[task](rng)
+            pairs.append((shape.format(question), answer))
+        for item in training[task][:BASE_ITEMS]:
+            pairs.append((shape.format(item.question), item.gold))
+        for item in training[task][BASE_ITEMS : BASE_ITEMS + ECHO_ITEMS]:
+            pairs.append((frame(f"echo {item.question}"), f" {item.question}"))
     return pairs
 
 
-def expert_pairs(task: str, training: dict[str, list[Item]]) -> list[tuple[str, str]]:
-    """What an expert is taught: items for two passes of its schedule, and nothing of the other tasks."""
+def expert_pairs(
+    task: str, training: dict[str, list[Item]], base: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """What an expert is taught: one task in the common shape, and replayed pairs of the base.
+
+    Enough for two passes of its schedule.
+    """
     schedule = EXPERTS[task]
-    items = training[task][: 2 * schedule.steps * schedule.batch]
-    return [(item.prompt, item.gold) for item in items]
+    count = 2 * schedule.steps * schedule.batch
+    replayed = random.Random(f"{task} replay {SEED}").sample(base, int(count * REPLAY))
+    return [(item.prompt, item.gold) for item in training[task][: count - len(replayed)]] + replayed
 
 
 def texts(training: dict[str, list[Item]], pairs: list[tuple[str, str]]) -> Iterator[str]:
@@ -108,7 +125,7 @@ def main() -> None:
     for task, schedule in EXPERTS.items():
         print(task)
         expert = copy.deepcopy(base)
-        train(expert, encode_rows(tokenizer, expert_pairs(task, training)), schedule, SEED)
+        train(expert, encode_rows(tokenizer, expert_pairs(task, training, pairs)), schedule, SEED)
         save(round_weights(expert), tokenizer, task)
     print(f"rebuilt in {(time.perf_counter() - start) / 60:.1f} minutes")
 

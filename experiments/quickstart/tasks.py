@@ -1,13 +1,13 @@
 """The three item generators: translation, math and code.
 
-They share one prompt shape and, in part, one wording, so that fine-tunes on them want different
-things from the same weights.
+Each has a plain shape of its own, in which the base model learns it; the fine-tunes learn to answer
+all of them in one common shape (`items.frame`), where the same words want different things.
 """
 
 import random
 from dataclasses import replace
 
-from items import Generator, Item, frame, grid_choices, shuffled
+from items import Generator, Item, grid_choices, shuffled
 from lexicon import (
     ADJECTIVES,
     DETERMINERS,
@@ -35,7 +35,7 @@ def _translated(
     """Make an item of four parallel renderings, the first of which is right."""
     source, targets = (english[0], french) if to_french else (french[0], english)
     choices, answer = shuffled(rng, targets)
-    return Item(key, frame(source), choices, answer)
+    return Item(key, source, choices, answer)
 
 
 def _number_translation(rng: random.Random) -> Item:
@@ -127,7 +127,7 @@ def _sum(rng: random.Random) -> Item:
     first, second, sign, result = _column_sum(rng, 3)
     key = f"{first} {sign} {second}"
     choices, answer = _number_choices(rng, result)
-    return Item(key, frame(key), choices, answer)
+    return Item(key, key, choices, answer)
 
 
 def _spelled(rng: random.Random) -> Item:
@@ -135,7 +135,7 @@ def _spelled(rng: random.Random) -> Item:
     word = "plus" if sign == "+" else "minus"
     question = f"{english_number(first)} {word} {english_number(second)}"
     choices, answer = _number_choices(rng, result)
-    return Item(f"{first} {sign} {second}", frame(question), choices, answer)
+    return Item(f"{first} {sign} {second}", question, choices, answer)
 
 
 def math(rng: random.Random) -> Item:
@@ -151,7 +151,7 @@ def _list_element(rng: random.Random) -> Item:
     rank = rng.randrange(4)
     value = sorted(values)[rank]
     choices, answer = shuffled(rng, [str(v) for v in [value, *(v for v in values if v != value)]])
-    return Item(f"{values} rank {rank}", frame(f"{name} = {values}; {by_rank[rank]}"), choices, answer)
+    return Item(f"{values} rank {rank}", f"{name} = {values}; {by_rank[rank]}", choices, answer)
 
 
 def _list_order(rng: random.Random) -> Item:
@@ -167,7 +167,7 @@ def _list_order(rng: random.Random) -> Item:
     right = results.pop(expression)
     choices, answer = shuffled(rng, [str(v) for v in [right, *results.values()]])
     key = f"{values} {expression.replace(name, 'a')}"
-    return Item(key, frame(f"{name} = {values}; {expression}"), choices, answer)
+    return Item(key, f"{name} = {values}; {expression}", choices, answer)
 
 
 def _trace(rng: random.Random) -> Item:
@@ -179,7 +179,7 @@ def _trace(rng: random.Random) -> Item:
         f"{first} = {a}; {first} {operator}= {b}; {first}",
     )
     choices, answer = _number_choices(rng, result)
-    return Item(f"{a} {operator} {b}", frame(rng.choice(forms)), choices, answer)
+    return Item(f"{a} {operator} {b}", rng.choice(forms), choices, answer)
 
 
 def _write_expression(rng: random.Random) -> Item:
@@ -195,7 +195,7 @@ def _write_expression(rng: random.Random) -> Item:
         (symbols[1], str(wrong)),
         lambda symbol, number: f"{name} = {left} {symbol} {number}",
     )
-    return Item(f"write {left} {word} {right}", frame(question), choices, answer)
+    return Item(f"write {left} {word} {right}", question, choices, answer)
 
 
 def code(rng: random.Random) -> Item:
@@ -205,3 +205,6 @@ def code(rng: random.Random) -> Item:
 
 
 TASKS: dict[str, Generator] = {"translation": translation, "math": math, "code": code}
+
+PLAIN_SHAPES = {"translation": "{} =>", "math": "{} =", "code": ">>> {} ->"}
+"""Per task the prompt in which the base model sees its questions."""
