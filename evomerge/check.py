@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from evomerge.checkpoint.layout import layout_of
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import (
     EvaluatorDeclaration,
+    benchmark_problem,
     check_evaluator,
     load_evaluator,
     metric_directions,
     task_files,
 )
+from evomerge.history import Grant
 from evomerge.recipe import DTYPES, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
@@ -65,8 +67,12 @@ class CheckReport:
     estimates: dict[str, float] = field(default_factory=dict)
 
 
-def check_campaign(campaign: Campaign) -> CheckReport:
-    """Look at everything a campaign names; faults are collected, never raised."""
+def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckReport:
+    """Look at everything a campaign names; faults are collected, never raised.
+
+    `grants` is what the person allowed by name: without `task_code` a task that runs code is a fault
+    (E126), without `benchmark_test` a search on the items a public benchmark is scored on (E127).
+    """
     problems: list[Problem] = []
     warnings: list[Problem] = []
     paths, folders = _open_checkpoints(campaign, problems)
@@ -91,8 +97,10 @@ def check_campaign(campaign: Campaign) -> CheckReport:
             warnings.append(
                 Problem("E132", wrong, "", todo, str(campaign.file), field="evaluation.dtype")
             )
-    declarations = _open_evaluators(campaign, problems)
+    declarations = _open_evaluators(campaign, problems, "task_code" in grants)
     _check_objectives(campaign, declarations, problems)
+    if "benchmark_test" not in grants:
+        _check_benchmarks(campaign, declarations, problems)
     warnings += _odd_counts(campaign)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
@@ -167,7 +175,9 @@ def _count_genes(
     return len(space.genes)
 
 
-def _open_evaluators(campaign: Campaign, problems: list[Problem]) -> dict[Path, EvaluatorDeclaration]:
+def _open_evaluators(
+    campaign: Campaign, problems: list[Problem], allow_code: bool
+) -> dict[Path, EvaluatorDeclaration]:
     declarations: dict[Path, EvaluatorDeclaration] = {}
     names: dict[str, Path] = {}
     for path in campaign.evaluator_files:
@@ -176,7 +186,7 @@ def _open_evaluators(campaign: Campaign, problems: list[Problem]) -> dict[Path, 
         except ConfigError as error:
             problems += error.problems
             continue
-        found = check_evaluator(declaration)
+        found = check_evaluator(declaration, allow_code=allow_code)
         problems += found
         if declaration.name in names:
             wrong = f"two evaluators are called `{declaration.name}`"
@@ -217,6 +227,15 @@ def _check_objectives(
                 Problem("E125", wrong, f"found {objective.direction}", f"write `{right}`",
                         str(campaign.file), field=f"{where}.direction")
             )  # fmt: skip
+
+
+def _check_benchmarks(
+    campaign: Campaign, declarations: Mapping[Path, EvaluatorDeclaration], problems: list[Problem]
+) -> None:
+    sought = {objective.metric for objective in campaign.objectives}
+    for declaration in declarations.values():
+        if sought & set(declaration.metric_names) and (found := benchmark_problem(declaration)):
+            problems.append(found)
 
 
 def _odd_counts(campaign: Campaign) -> list[Problem]:

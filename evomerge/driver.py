@@ -8,7 +8,7 @@ a session ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from evomerge.errors import (
     Problem,
 )
 from evomerge.failpoint import failpoint
-from evomerge.history import CACHE_FOLDER, EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.history import (
+    CACHE_FOLDER,
+    EXPORTS_FILE,
+    ITEMS_FOLDER,
+    LEDGER_FILE,
+    Grant,
+    History,
+)
 from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
 from evomerge.pool import open_pool
@@ -44,6 +51,7 @@ def run(
     paths: Mapping[str, str],
     storage: str,
     *,
+    grants: Collection[Grant] = (),
     observer: Observer | None = None,
     stop_request: StopRequest = lambda: None,
 ) -> History:
@@ -54,6 +62,7 @@ def run(
         directory: the campaign folder; made if missing.
         paths: `base` and experts to their folders.
         storage: dtype merges are rounded to.
+        grants: what the person allowed by name for this session; new ones are recorded.
         observer: called after every event and while waiting.
         stop_request: asked often; what it returns is raised after a clean stop.
 
@@ -75,11 +84,11 @@ def run(
         history = History.fold(ledger.events)
         if history.campaign and history.campaign["identity"] != identity_digest(campaign.to_json()):
             raise ConfigError(_differences(history.campaign["config"], campaign))
-        setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER)
+        setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         pool = open_pool(campaign.config.workers, setup)
         try:
             dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)
-            Driver(campaign, paths, dispatcher).run()
+            Driver(campaign, paths, dispatcher, grants).run()
         finally:
             pool.close()
         return history
@@ -88,8 +97,15 @@ def run(
 class Driver:
     """One process's turn at a campaign; each phase does only what the ledger does not show as done."""
 
-    def __init__(self, campaign: Campaign, paths: Mapping[str, str], dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        paths: Mapping[str, str],
+        dispatcher: Dispatcher,
+        grants: Collection[Grant] = (),
+    ) -> None:
         self.campaign, self.paths, self.dispatcher = campaign, paths, dispatcher
+        self.grants = grants
         self.history = dispatcher.history
         self.recipes: dict[str, Recipe] = {}
 
@@ -114,6 +130,8 @@ class Driver:
                     "versions": library_versions(),
                 }
             )
+        if new := sorted(set(self.grants) - self.history.grants):
+            self.dispatcher.record({"event": "granted", "grants": new})
         self.prepare()
         self.dispatcher.phase = "baselines"
         self.baselines()
@@ -199,7 +217,7 @@ class Driver:
 
 
 def _worker_setup(
-    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path
+    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path, allow_task_code: bool
 ) -> WorkerSetup:
     evaluation = campaign.config.evaluation
     return WorkerSetup(
@@ -213,6 +231,7 @@ def _worker_setup(
         threads=evaluation.threads,
         batch_size=evaluation.batch_size,
         cache=str(cache),
+        allow_task_code=allow_task_code,
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,
     )

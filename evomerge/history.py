@@ -11,6 +11,8 @@ Events, in the order in which they first appear:
 `baselines`  scaling (ideal and nadir), the best single coefficient and the constraints' bounds, frozen
 `asked`      the genomes of one generation, or in steady state of one candidate
 `told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
+`granted`    what a session was allowed by name (`grants`): `task_code`, `benchmark_test`; a grant holds
+             for its session only
 `lost`       an attempt that was lost with its worker and will be tried again
 `stopped`    why a session ended: budget, hours, signal, breaker
 `selection`  which candidates were re-scored on the selection split
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from evomerge.constraint import Bound, broken, parse_constraint
 from evomerge.objective import Scaling
@@ -31,6 +33,9 @@ LEDGER_FILE = "ledger.jsonl"
 EXPORTS_FILE = "exports.jsonl"
 ITEMS_FOLDER = "items"
 CACHE_FOLDER = "cache"
+
+Grant = Literal["task_code", "benchmark_test"]
+"""What is refused unless a person allows it by name for a session."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class History:
     selection: list[str] | None = None
     stopped: str | None = None
     by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
+    grants: set[str] = field(default_factory=set)
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
@@ -133,6 +139,8 @@ class History:
         if kind == "campaign":
             self.campaign = dict(event)
             self.started = event["time"]
+        elif kind == "granted":
+            self.grants |= set(event["grants"])
         elif kind == "prepared":
             self.prepared = dict(event)
         elif kind == "evaluated":

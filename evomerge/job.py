@@ -29,6 +29,7 @@ class WorkerSetup:
         trims: scopes of magnitude trimming it may use, `tensor` or `model`.
         dtype: evaluation dtype; `storage` the dtype merges are rounded to.
         cache: folder for prepared statistics and compiled passes, shared by the workers of a node.
+        allow_task_code: whether task files may run the Python they name.
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
     """
 
@@ -42,6 +43,7 @@ class WorkerSetup:
     threads: int
     batch_size: int
     cache: str
+    allow_task_code: bool = False
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0
 

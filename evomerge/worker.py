@@ -95,7 +95,8 @@ class _Engine:
         self.statistics = WeightStatistics(
             self.folders, directory=Path(setup.cache), readers=self.readers
         )
-        self.evaluators = open_evaluators([Path(path) for path in setup.evaluators])
+        files = [Path(path) for path in setup.evaluators]
+        self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
         self._live: LiveModel | None = None
         self._tokenizer: Any = None
 
@@ -216,8 +217,10 @@ class _Engine:
         return score_subject(subject, self.evaluators, split)
 
 
-def open_evaluators(files: Sequence[Path]) -> list[Evaluator]:
+def open_evaluators(files: Sequence[Path], *, allow_code: bool = False) -> list[Evaluator]:
     """The evaluators of some files, their items and requests built; loads lm-eval.
+
+    `allow_code` lets task files run the Python they name.
 
     Raises:
         ConfigError: if an evaluator has faults.
@@ -226,7 +229,7 @@ def open_evaluators(files: Sequence[Path]) -> list[Evaluator]:
     from evomerge.evaluators.declaration import load_evaluator
 
     offline()
-    return [open_evaluator(load_evaluator(file)) for file in files]
+    return [open_evaluator(load_evaluator(file), allow_code=allow_code) for file in files]
 
 
 def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Split) -> Scores:
@@ -248,9 +251,18 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
 
 
 def score_checkpoint(
-    folder: Path, evaluator: Path, *, split: Split, dtype: str, batch_size: int, device: str
+    folder: Path,
+    evaluator: Path,
+    *,
+    split: Split,
+    dtype: str,
+    batch_size: int,
+    device: str,
+    allow_task_code: bool = False,
 ) -> Scores:
     """Score one checkpoint folder with one evaluator by the worker's own code.
+
+    `allow_task_code` lets task files run the Python they name.
 
     Raises:
         CheckpointError: if the folder cannot be read.
@@ -260,7 +272,7 @@ def score_checkpoint(
     from evomerge.checkpoint.folder import open_folder
     from evomerge.evaluators import Subject
 
-    evaluators = open_evaluators([evaluator])
+    evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
     open_folder(folder, folder.name)
     from transformers import AutoModelForCausalLM
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, looks, models, start
+from evomerge.cli import campaigns, looks, models, splits, start
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -40,6 +40,7 @@ for verb in (
     models.export,
     models.merge,
     models.score,
+    splits.split,
     looks.verify,
 ):
     app.command()(verb)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.output import (
+    AllowTaskCode,
     Json,
     duration,
     print_json,
@@ -25,6 +26,7 @@ from evomerge.errors import EvomergeError, Interrupted, Stopped
 if TYPE_CHECKING:
     from evomerge.campaign import Campaign
     from evomerge.check import CheckReport
+    from evomerge.history import Grant
 
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The campaign file.", show_default=False)
@@ -34,15 +36,32 @@ RunFolder = Annotated[
     typer.Option("--dir", metavar="DIR", help="The campaign folder; made if new.", show_default=False),
 ]
 
+AllowBenchmarkTest = Annotated[
+    bool,
+    typer.Option(
+        "--allow-benchmark-test", help="Let a search use the items a public benchmark is scored on."
+    ),
+]
 
-def check(file: CampaignFile, as_json: Json = False) -> None:
+
+def _grants(task_code: bool, benchmark_test: bool) -> frozenset[Grant]:
+    asked: dict[Grant, bool] = {"task_code": task_code, "benchmark_test": benchmark_test}
+    return frozenset(grant for grant, given in asked.items() if given)
+
+
+def check(
+    file: CampaignFile,
+    allow_task_code: AllowTaskCode = False,
+    allow_benchmark_test: AllowBenchmarkTest = False,
+    as_json: Json = False,
+) -> None:
     """Find every fault of a campaign before it runs."""
     from evomerge.campaign import load_campaign
     from evomerge.check import check_campaign, check_device
 
     show_log()
     campaign = load_campaign(file)
-    report = check_campaign(campaign)
+    report = check_campaign(campaign, _grants(allow_task_code, allow_benchmark_test))
     _refuse(report, as_json)
     check_device(campaign.config.evaluation.device)
     if as_json:
@@ -102,7 +121,13 @@ def _budget(campaign: Campaign) -> str:
     return ", ".join(parts)
 
 
-def run(file: CampaignFile, directory: RunFolder, as_json: Json = False) -> None:
+def run(
+    file: CampaignFile,
+    directory: RunFolder,
+    allow_task_code: AllowTaskCode = False,
+    allow_benchmark_test: AllowBenchmarkTest = False,
+    as_json: Json = False,
+) -> None:
     """Start a search, or go on with it.
 
     What its folder holds decides where it goes on; the front is printed at the end.
@@ -116,10 +141,11 @@ def run(file: CampaignFile, directory: RunFolder, as_json: Json = False) -> None
     if _is_finished(campaign, directory):
         say("this campaign is finished; raise its `budget` to go on")
     else:
-        report = check_campaign(campaign)
+        grants = _grants(allow_task_code, allow_benchmark_test)
+        report = check_campaign(campaign, grants)
         _refuse(report, as_json)
         check_device(campaign.config.evaluation.device)
-        _drive(campaign, directory, report)
+        _drive(campaign, directory, report, grants)
     from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.looks import print_front
 
@@ -146,7 +172,7 @@ def _is_finished(campaign: Campaign, directory: Path) -> bool:
     return history.stopped == "exhausted"
 
 
-def _drive(campaign: Campaign, directory: Path, report: CheckReport) -> None:
+def _drive(campaign: Campaign, directory: Path, report: CheckReport, grants: frozenset[Grant]) -> None:
     from evomerge.cli.live import open_display
     from evomerge.driver import run as drive
 
@@ -157,6 +183,7 @@ def _drive(campaign: Campaign, directory: Path, report: CheckReport) -> None:
             directory,
             report.paths,
             report.storage,
+            grants=grants,
             observer=display,
             stop_request=stop,
         )

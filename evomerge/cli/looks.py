@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.output import Json, duration, print_json, table_console
+from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -25,13 +26,19 @@ def front(
     directory: Folder,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    lm_eval_json: LmEvalJson = None,
 ) -> None:
     """Show the front with the baselines beside it."""
     from evomerge.campaign_folder import open_campaign_folder
 
     if as_json and as_csv:
         raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
-    found = open_campaign_folder(directory).front()
+    opened = open_campaign_folder(directory)
+    found = opened.front()
+    if lm_eval_json is not None:
+        from evomerge.cli.results import write_front_results
+
+        write_front_results(opened, found, lm_eval_json)
     if as_csv:
         from evomerge.cli.tables import front_csv
 

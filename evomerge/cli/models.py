@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from evomerge.cli.output import Json, duration, plain, print_json, say, show_log, size, table_console
+from evomerge.cli.output import (
+    AllowTaskCode,
+    Json,
+    duration,
+    plain,
+    print_json,
+    say,
+    show_log,
+    size,
+    table_console,
+)
+from evomerge.cli.results import LmEvalJson
 from evomerge.errors import CandidateError, CheckpointError, Problem
 
 if TYPE_CHECKING:
@@ -36,6 +48,7 @@ def export(
     rescore: Annotated[
         bool, typer.Option("--rescore/--no-rescore", help="Score the result on test items.")
     ] = True,
+    allow_task_code: AllowTaskCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a checkpoint, checked by reloading it."""
@@ -46,7 +59,13 @@ def export(
     open_campaign_folder(directory)
     _hide_loading_bars()
     report = export_candidate(
-        directory, choice, out, overwrite=overwrite, shard_bytes=shard_bytes, rescore=rescore
+        directory,
+        choice,
+        out,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        rescore=rescore,
+        allow_task_code=allow_task_code,
     )
     _print_report(report, out, as_json)
 
@@ -139,6 +158,8 @@ def score(
     ] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    allow_task_code: AllowTaskCode = False,
+    lm_eval_json: LmEvalJson = None,
     as_json: Json = False,
 ) -> None:
     """Score one checkpoint with one evaluator.
@@ -151,18 +172,31 @@ def score(
     from evomerge.worker import score_checkpoint
 
     show_log()
+    began = time.time()
     folder = model_folder(model, "MODEL")
     check_device(device)
     _hide_loading_bars()
     try:
         scores = score_checkpoint(
-            folder, evaluator, split=split, dtype=dtype, batch_size=batch_size, device=device
+            folder,
+            evaluator,
+            split=split,
+            dtype=dtype,
+            batch_size=batch_size,
+            device=device,
+            allow_task_code=allow_task_code,
         )
     except CandidateError as error:
         found = f"{error.kind}: {error}"
         raise CheckpointError(
             Problem("E232", "this model cannot be scored", found, file=str(folder))
         ) from error
+    if lm_eval_json is not None:
+        from evomerge.cli.results import write_score_results
+        from evomerge.evaluators.results_file import ScoredModel
+
+        scored = ScoredModel(model, dtype, batch_size, device, began, time.time() - began)
+        write_score_results(lm_eval_json, scored, evaluator, split, scores.metrics)
     if as_json:
         metrics = {name: metric.to_json() for name, metric in scores.metrics.items()}
         items = {name: values.tolist() for name, values in scores.items.items()}

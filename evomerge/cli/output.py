@@ -19,6 +19,12 @@ from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped
 if TYPE_CHECKING:
     from rich.console import Console
 
+AllowTaskCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-task-code", help="Let task files run Python, and programs that a model wrote."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 UNBOUNDED_WIDTH = 250

@@ -84,4 +84,8 @@ def open_evaluator(declaration: EvaluatorDeclaration, *, allow_code: bool = Fals
         raise ConfigError(problems)
     from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 
+    if allow_code:
+        from evomerge.evaluators.code_execution import install_code_eval
+
+        install_code_eval()
     return LmEvalTasks(declaration)

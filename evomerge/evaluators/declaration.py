@@ -23,7 +23,14 @@ from pydantic import (
 )
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.evaluators.task_files import TaskFile, find_tasks, matching_files
+from evomerge.evaluators.task_files import (
+    GENERATION_METRICS,
+    TaskFile,
+    find_installed,
+    find_tasks,
+    installed_tasks,
+    matching_files,
+)
 from evomerge.recipe import canonical_json
 from evomerge.scores import SPLITS, Split
 from evomerge.yaml_file import Positions, load_yaml, position, validate
@@ -55,11 +62,16 @@ class EvaluatorDeclaration(_Section):
     Attributes:
         name: prefix of its metrics (`math` gives `math.acc`).
         include_path: folder of task files; relative to the declaration's file, absolute once loaded.
+            Without it, the tasks are those installed with lm-eval.
         tasks: one lm-eval task per split.
         metrics: lm-eval metric names; `metric,filter` where a task has several filters.
         block_size: items per block; a batch never crosses a block.
         num_fewshot: worked examples before each item; as the task file says where absent.
         apply_chat_template: wrap prompts in the tokenizer's chat template.
+        system_instruction: what the system says before each prompt.
+        fewshot_as_multiturn: in a chat, each worked example is a turn of its own.
+        gen_kwargs: settings of generation that replace those of the task files (`max_gen_toks`,
+            `temperature`), as lm-eval's option of that name.
         scorer: `lm_eval` scores through lm-eval's own model class, `packed` by our scorer, `auto` by
             ours where it agrees with lm-eval on the model at hand and by lm-eval's elsewhere.
     """
@@ -67,12 +79,15 @@ class EvaluatorDeclaration(_Section):
     schema_: Annotated[Literal[1], Field(alias="schema")]
     kind: Literal["lm_eval"]
     name: str
-    include_path: str
+    include_path: str | None = None
     tasks: SplitTasks
     metrics: Annotated[list[str], Field(min_length=1)]
     block_size: PositiveInt = 50
     num_fewshot: NonNegativeInt | None = None
     apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    gen_kwargs: dict[str, bool | int | float | str | list[str]] = {}
     scorer: Scorer = "auto"
     _file: str = PrivateAttr("")
     _positions: Positions = PrivateAttr(default_factory=dict)
@@ -94,7 +109,7 @@ class EvaluatorDeclaration(_Section):
     @property
     def folder(self) -> Path:
         """The folder of the task files."""
-        return Path(self.include_path)
+        return installed_tasks() if self.include_path is None else Path(self.include_path)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -115,8 +130,10 @@ def load_evaluator(path: Path) -> EvaluatorDeclaration:
     """
     data, positions = load_yaml(path)
     declaration = validate(EvaluatorDeclaration, data, positions, str(path))
-    folder = (path.parent / declaration.include_path).resolve()
-    loaded = declaration.model_copy(update={"include_path": str(folder)})
+    loaded = declaration.model_copy()
+    if declaration.include_path is not None:
+        folder = (path.parent / declaration.include_path).resolve()
+        loaded = declaration.model_copy(update={"include_path": str(folder)})
     loaded._file = str(path)
     loaded._positions = dict(positions)
     return loaded
@@ -133,7 +150,7 @@ def check_evaluator(declaration: EvaluatorDeclaration, *, allow_code: bool = Fal
     if not declaration.folder.is_dir():
         wrong = "no such folder of task files"
         return [fault("include_path", "E101", wrong, f"found {declaration.include_path!r}")]
-    tasks, unreadable = find_tasks(declaration.folder)
+    tasks, unreadable = _find(declaration)
     problems: list[Problem] = []
     chosen: dict[Split, TaskFile] = {}
     for split in SPLITS:
@@ -152,6 +169,12 @@ def check_evaluator(declaration: EvaluatorDeclaration, *, allow_code: bool = Fal
     return [*problems, *_overlaps(declaration, chosen)]
 
 
+def _find(declaration: EvaluatorDeclaration) -> tuple[dict[str, TaskFile], dict[Path, str]]:
+    if declaration.include_path is None:
+        return find_installed([declaration.tasks.of(split) for split in SPLITS])
+    return find_tasks(declaration.folder)
+
+
 def _task_problems(
     declaration: EvaluatorDeclaration, split: Split, task: TaskFile, allow_code: bool
 ) -> Iterator[Problem]:
@@ -160,7 +183,7 @@ def _task_problems(
     for metric in declaration.metrics:
         name, comma, chosen = metric.partition(",")
         has = ", ".join(task.metrics)
-        if name not in task.metrics:
+        if name not in task.metrics and task.names_all_metrics:
             near = difflib.get_close_matches(name, task.metrics, n=1)
             todo = f"did you mean `{near[0]}`?" if near else ""
             wrong = f"task {task.name} has no metric `{name}`"
@@ -168,7 +191,7 @@ def _task_problems(
         if comma and chosen not in task.filters:
             wrong = f"task {task.name} has no filter `{chosen}`"
             yield fault("metrics", "E124", wrong, f"it has: {', '.join(task.filters)}")
-        elif not comma and len(task.filters) > 1:
+        elif not comma and len(task.filters) > 1 and name not in GENERATION_METRICS:
             wrong = f"task {task.name} has several filters, `{name}` could be of any"
             todo = "write one of " + ", ".join(f"`{name},{f}`" for f in task.filters)
             yield fault("metrics", "E124", wrong, "", todo)
@@ -211,13 +234,26 @@ def _overlaps(declaration: EvaluatorDeclaration, chosen: dict[Split, TaskFile]) 
                 yield declaration.fault(f"tasks.{split}", "E128", wrong, found)
 
 
+def benchmark_problem(declaration: EvaluatorDeclaration) -> Problem | None:
+    """E127, if the search items are those on which a public benchmark is scored.
+
+    A model chosen on them has no honest score on that benchmark any more.
+    """
+    task = _find(declaration)[0].get(declaration.tasks.search)
+    if task is None or task.benchmark is None:
+        return None
+    wrong = f"task {task.name} searches on the items that {task.benchmark} is scored on"
+    todo = "search on its training items (evomerge split --items train), or give --allow-benchmark-test"
+    return declaration.fault("tasks.search", "E127", wrong, "", todo)
+
+
 def task_files(declaration: EvaluatorDeclaration) -> dict[Split, TaskFile]:
     """The task file of each split.
 
     Raises:
         ConfigError: E123, if one is missing.
     """
-    tasks, _ = find_tasks(declaration.folder)
+    tasks, _ = _find(declaration)
     missing = [split for split in SPLITS if declaration.tasks.of(split) not in tasks]
     if missing:
         raise ConfigError(

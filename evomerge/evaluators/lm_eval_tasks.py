@@ -2,43 +2,40 @@
 
 The only file that imports lm-eval. `simple_evaluate` builds and tokenises every request and starts a
 dozen processes for each call; here a split's requests are built once per tokenizer and every candidate
-answers the same ones, through lm-eval's own model class or through `packed`, whichever the declaration
-and the model allow. Numbers are those of stock lm-eval on the same task file.
+answers the same ones: log-likelihoods through lm-eval's own model class or through `packed`, whichever
+the declaration and the model allow, texts through `generation`. Numbers are those of stock lm-eval on
+the same task file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
 from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
+from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
 from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.layout import choose_layout
+from evomerge.evaluators.loading import load_task, quiet
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
-from evomerge.evaluators.task_files import TaskFile
+from evomerge.evaluators.results_file import FEWSHOT_SEED
+from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile
 from evomerge.scores import SPLITS, Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
     from evomerge.evaluators import Subject
 
-FEWSHOT_SEED = 1234
-"""lm-eval's default seed of the few-shot sampler, so that its prompts are ours."""
 PROBED_ITEMS = 2
 RESAMPLES = 200
 
@@ -80,11 +77,16 @@ class _Recorder(HFLM):  # type: ignore[misc]
 
 
 class LmEvalTasks:
-    """The evaluator of an `lm_eval` declaration. Not thread-safe; keep one per process."""
+    """The evaluator of an `lm_eval` declaration. Not thread-safe; keep one per process.
 
-    def __init__(self, declaration: EvaluatorDeclaration) -> None:
+    `generator` makes what answers generation tasks.
+    """
+
+    def __init__(
+        self, declaration: EvaluatorDeclaration, generator: GeneratorFactory = live_generator
+    ) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        self.declaration = declaration
+        self.declaration, self.generator = declaration, generator
         self._files = task_files(declaration)
         self._splits: dict[Split, _Split] = {}
         self._requests: dict[Split, _Requests] = {}
@@ -123,11 +125,17 @@ class LmEvalTasks:
         probes = [_probe(subject, item[0]) for item in requests.items[:PROBED_ITEMS]]
         check_logits(subject.model, subject.tokenizer, probes)
         layout = self._layout(subject, lm, split, requests)
-        values: dict[str, list[Any]] = {metric: [] for metric in self.declaration.metrics}
+        writes = loaded.task.OUTPUT_TYPE == "generate_until"
+        values: dict[str, list[Any]] = {
+            metric: []
+            for metric in (*self.declaration.metrics, *(GENERATION_METRICS if writes else ()))
+        }
         for block in chosen:
             items = requests.items[block * size : (block + 1) * size]
             flat = [instance for item in items for instance in item]
-            if layout is None:
+            if writes:
+                answers = self._generate(subject, items, values)
+            elif layout is None:
                 answers = _lm_eval_answers(lm, flat)
             else:
                 packed = self._packed(subject, lm, requests, layout, block)
@@ -147,17 +155,8 @@ class LmEvalTasks:
         return self._splits[split]
 
     def _load(self, split: Split, file: TaskFile) -> Any:
-        kwargs = file.dataset_kwargs
         try:
-            with _quiet(), tempfile.TemporaryDirectory(prefix="evomerge-") as cache:
-                if file.data_files():
-                    # The shared cache tells files apart by path and time of change, not by content.
-                    kwargs |= {"cache_dir": cache, "keep_in_memory": True}
-                manager = TaskManager(include_path=str(self.declaration.folder), include_defaults=False)
-                # A group of one task is lm-eval's public way to load a task with fields replaced.
-                entry = {"task": file.name, "dataset_kwargs": kwargs}
-                group = {"group": f"evomerge_{file.name}", "task": [entry]}
-                task = manager.load(group)["tasks"][file.name]
+            task = load_task(file, self.declaration.folder)
         except Exception as error:
             # Whatever lm-eval, datasets or a template raises here is a fault of the task file.
             wrong = f"lm-eval cannot load task {file.name}"
@@ -168,6 +167,8 @@ class LmEvalTasks:
             task.set_config(key="num_fewshot", value=self.declaration.num_fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
+        if self.declaration.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", dict(self.declaration.gen_kwargs), update=True)
         return task
 
     def _check_disjoint(self) -> None:
@@ -189,10 +190,12 @@ class LmEvalTasks:
         recorder = _language_model(_Recorder, subject)
         task, chat = loaded.task, self.declaration.apply_chat_template
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        with _quiet():
+        with quiet():
             task.build_all_requests(
                 apply_chat_template=chat,
                 chat_template=recorder.apply_chat_template if chat else None,
+                system_instruction=self.declaration.system_instruction,
+                fewshot_as_multiturn=self.declaration.fewshot_as_multiturn,
             )
         by_doc: dict[int, list[Instance]] = defaultdict(list)
         for instance in task.instances:
@@ -233,6 +236,22 @@ class LmEvalTasks:
             raise EnvironmentFault(self.declaration.fault("scorer", "E141", wrong, "", "use `auto`"))
         return layout
 
+    def _generate(
+        self, subject: Subject, items: Sequence[Sequence[Instance]], values: Mapping[str, list[Any]]
+    ) -> list[list[Any]]:
+        """Texts of all requests, `repeats` of each; what else is known of them goes into `values`."""
+        flat = [instance for item in items for instance in item]
+        repeated = [instance.args for instance in flat for _ in range(instance.repeats or 1)]
+        with quiet():
+            replies = iter(self.generator(subject).generate(repeated))
+        answers = [[next(replies) for _ in range(instance.repeats or 1)] for instance in flat]
+        by_request = iter(answers)
+        for item in items:
+            written: list[Generation] = [each for _ in item for each in next(by_request)]
+            values["tokens"].append(sum(each.tokens for each in written) / len(written))
+            values["looped"].append(sum(each.looped for each in written) / len(written))
+        return [[each.text for each in written] for written in answers]
+
     def _collect(
         self,
         task: Any,
@@ -247,11 +266,12 @@ class LmEvalTasks:
         for ensemble in task._filters:
             ensemble.apply(list(flat))
         only = task._filters[0].name
-        for chosen in {metric.partition(",")[2] or only for metric in values}:
+        wanted_metrics = {m: kept for m, kept in values.items() if m not in GENERATION_METRICS}
+        for chosen in {metric.partition(",")[2] or only for metric in wanted_metrics}:
             for item in items:
                 results = [instance.filtered_resps[chosen] for instance in item]
                 measured = task.process_results(item[0].doc, results)
-                for metric, kept in values.items():
+                for metric, kept in wanted_metrics.items():
                     name, _, wanted = metric.partition(",")
                     if (wanted or only) == chosen:
                         kept.append(measured[name])
@@ -281,7 +301,7 @@ def _language_model(kind: type[Any], subject: Subject) -> Any:
 def _lm_eval_answers(lm: Any, instances: Sequence[Instance]) -> list[list[Any]]:
     """lm-eval's replies to each request, `repeats` of them."""
     repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
-    with _quiet():
+    with quiet():
         replies = iter(getattr(lm, instances[0].request_type)(repeated, disable_tqdm=True))
     return [[next(replies) for _ in range(instance.repeats or 1)] for instance in instances]
 
@@ -349,16 +369,3 @@ def _bootstrap(aggregate: Callable[[list[Any]], float], results: Sequence[Any]) 
     """Standard error of a metric that is no mean, by resampling items with a fixed seed."""
     draws = np.random.default_rng(0).integers(len(results), size=(RESAMPLES, len(results)))
     return float(np.std([aggregate([results[i] for i in draw]) for draw in draws], ddof=1))
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """No progress bars: lm-eval and datasets offer no argument against all of theirs."""
-    shown = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

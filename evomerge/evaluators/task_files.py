@@ -6,9 +6,12 @@ a task file can run code. Here the tag is only noted.
 
 from __future__ import annotations
 
+import functools
 import glob
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ from ruamel.yaml.nodes import Node
 from evomerge.evaluators.items import item_id
 
 MAX_BYTES = 1_000_000
+SPLIT_RECORD = "evomerge"
+"""Field of a task's metadata in which a split made by evomerge says what it was made of."""
+
+LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "arrow", "text", "pandas", "xml"})
+"""Values of `dataset_path` that name a file format."""
+
 IGNORED_FOLDERS = frozenset({"__pycache__", ".ipynb_checkpoints"})
 DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
     "loglikelihood": ("perplexity", "acc"),
@@ -29,6 +38,9 @@ DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
     "generate_until": ("exact_match",),
 }
 """What lm-eval computes for each output type where a task file lists no metrics."""
+
+GENERATION_METRICS: Mapping[str, bool | None] = {"looped": False, "tokens": None}
+"""What is always measured of generated answers: the share that loops, and their mean length."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,26 @@ class TaskFile:
     @property
     def metrics(self) -> dict[str, bool | None]:
         """Metric to whether higher is better (None where the file does not say)."""
+        always = GENERATION_METRICS if self.output_type == "generate_until" else {}
         listed = self.config.get("metric_list")
         if not isinstance(listed, list):
-            return dict.fromkeys(DEFAULT_METRICS.get(self.output_type, ()))
-        return {
-            str(entry["metric"]): entry.get("higher_is_better")
+            return {**dict.fromkeys(DEFAULT_METRICS.get(self.output_type, ())), **always}
+        own = {
+            metric_name(entry["metric"]): entry.get("higher_is_better")
             for entry in listed
             if isinstance(entry, dict) and "metric" in entry
         }
+        return {**own, **always}
+
+    @property
+    def names_all_metrics(self) -> bool:
+        """Whether `metrics` is complete; a function may give its results names of its own."""
+        listed = self.config.get("metric_list")
+        entries = listed if isinstance(listed, list) else []
+        return not any(
+            isinstance(entry, dict) and isinstance(entry.get("metric"), TaskFunction)
+            for entry in entries
+        )
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -73,6 +97,19 @@ class TaskFile:
         if not isinstance(listed, list):
             return ("none",)
         return tuple(str(entry.get("name")) for entry in listed if isinstance(entry, dict))
+
+    @property
+    def benchmark(self) -> str | None:
+        """The public benchmark whose scored items these are; None of training items and local data.
+
+        A data set counts as public if it is no local file: it is named by its place on the hub.
+        """
+        made = (self.config.get("metadata") or {}).get(SPLIT_RECORD)
+        if isinstance(made, Mapping):
+            return str(made["benchmark"]) if made.get("benchmark") else None
+        local = self.data_patterns() or self.config.get("dataset_path") in LOCAL_BUILDERS
+        trains = (self.scored_split or "").startswith("train")
+        return None if local or trains else str(self.config.get("dataset_path"))
 
     @property
     def scored_split(self) -> str | None:
@@ -122,6 +159,11 @@ class TaskFile:
         return [item_id(doc) for path in files for doc in _json_lines(path)]
 
 
+def metric_name(metric: Any) -> str:
+    """How lm-eval calls a metric: by its name, or by that of the function that computes it."""
+    return metric.name.rpartition(".")[2] if isinstance(metric, TaskFunction) else str(metric)
+
+
 def matching_files(pattern: str) -> list[Path]:
     """The files a path or glob pattern names."""
     return [path for name in glob.glob(pattern, recursive=True) if (path := Path(name)).is_file()]
@@ -137,35 +179,80 @@ def find_tasks(folder: Path) -> tuple[dict[str, TaskFile], dict[Path, str]]:
     for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
         if IGNORED_FOLDERS & set(path.parts):
             continue
-        try:
-            config, sources = _read(path, ())
-        except (OSError, ValueError, YAMLError, RecursionError) as error:
-            unreadable[path] = (
-                str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
-            )
-            continue
-        name = config.get("task")
-        if isinstance(name, str) and "group" not in config:
-            tasks.setdefault(name, TaskFile(name, path, config, tuple(_code(config)), sources))
+        _take(path, tasks, unreadable)
     return tasks, unreadable
 
 
+def _take(path: Path, tasks: dict[str, TaskFile], unreadable: dict[Path, str]) -> None:
+    try:
+        config, sources = _read(path, ())
+    except (OSError, ValueError, YAMLError, RecursionError) as error:
+        unreadable[path] = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        return
+    name = config.get("task")
+    if isinstance(name, str) and "group" not in config:
+        tasks.setdefault(name, TaskFile(name, path, config, tuple(_code(config)), sources))
+
+
+def installed_tasks() -> Path:
+    """The folder of the tasks that come with lm-eval, found without importing it.
+
+    Raises:
+        FileNotFoundError: if lm-eval is not installed.
+    """
+    found = importlib.util.find_spec("lm_eval")
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError("lm-eval is not installed")
+    return Path(next(iter(found.submodule_search_locations))) / "tasks"
+
+
+def find_installed(names: Sequence[str]) -> tuple[dict[str, TaskFile], dict[Path, str]]:
+    """Tasks that come with lm-eval, by name; only files in which a name stands are parsed."""
+    tasks: dict[str, TaskFile] = {}
+    unreadable: dict[Path, str] = {}
+    for path in _installed_files(tuple(sorted(names))):
+        _take(path, tasks, unreadable)
+    return tasks, unreadable
+
+
+@functools.cache
+def _installed_files(names: tuple[str, ...]) -> list[Path]:
+    """The files in which one of the names stands; there are thousands to look through."""
+    wanted = re.compile(
+        rb"^task:\s*[\"']?(?:"
+        + b"|".join(re.escape(n).encode() for n in names)
+        + rb")[\"']?\s*(?:#|$)",
+        re.MULTILINE,
+    )
+    files = installed_tasks().glob("**/*.yaml")
+    chosen = (path for path in files if wanted.search(path.read_bytes()))
+    return sorted(chosen, key=lambda path: path.as_posix())
+
+
 @dataclass(frozen=True)
-class _Function:
-    """What a `!function` tag names; lm-eval would import it."""
+class TaskFunction:
+    """What a `!function` tag names, and the folder of the file it stands in; lm-eval would import it."""
 
     name: str
+    folder: Path
+
+    @property
+    def module(self) -> Path:
+        """The Python file lm-eval looks for first."""
+        return self.folder / (self.name.rpartition(".")[0].replace(".", "/") + ".py")
 
 
-class _Constructor(SafeConstructor):
+def _constructor(folder: Path) -> type[SafeConstructor]:
     """Plain YAML data, with `!function` kept as a name."""
 
+    class Constructor(SafeConstructor):
+        pass
 
-def _function(constructor: SafeConstructor, node: Node) -> _Function:
-    return _Function(str(constructor.construct_scalar(node)))
+    def function(constructor: SafeConstructor, node: Node) -> TaskFunction:
+        return TaskFunction(str(constructor.construct_scalar(node)), folder)
 
-
-_Constructor.add_constructor("!function", _function)
+    Constructor.add_constructor("!function", function)
+    return Constructor
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
@@ -176,7 +263,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Pat
         raise ValueError(f"larger than {MAX_BYTES} bytes")
     yaml = YAML(typ="safe", pure=True)
     yaml.version = "1.1"
-    yaml.Constructor = _Constructor
+    yaml.Constructor = _constructor(path.parent)
     data = yaml.load(text)
     if not isinstance(data, dict):
         raise ValueError("the document is not a mapping")
@@ -198,23 +285,24 @@ def _code(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: {_shown(config[key])}"
     if (config.get("dataset_kwargs") or {}).get("trust_remote_code"):
         yield "dataset_kwargs.trust_remote_code: true"
-    for place, function in _functions(config, ""):
+    for place, function in functions_of(config):
         yield f"{place}: !function {function.name}"
 
 
 def _shown(value: Any) -> str:
-    return f"!function {value.name}" if isinstance(value, _Function) else str(value).lower()
+    return f"!function {value.name}" if isinstance(value, TaskFunction) else str(value).lower()
 
 
-def _functions(value: Any, place: str) -> Iterator[tuple[str, _Function]]:
-    if isinstance(value, _Function):
+def functions_of(value: Any, place: str = "") -> Iterator[tuple[str, TaskFunction]]:
+    """Every function a configuration names, with its dotted place."""
+    if isinstance(value, TaskFunction):
         yield place, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _functions(inner, f"{place}.{key}" if place else str(key))
+            yield from functions_of(inner, f"{place}.{key}" if place else str(key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _functions(inner, f"{place}[{index}]")
+            yield from functions_of(inner, f"{place}[{index}]")
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

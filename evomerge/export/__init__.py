@@ -98,6 +98,7 @@ def export_candidate(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     rescore: bool = True,
+    allow_task_code: bool = False,
 ) -> ExportReport:
     """Write one candidate of a campaign as a checkpoint, verified and scored on test items.
 
@@ -109,6 +110,7 @@ def export_candidate(
         shard_bytes: most bytes of one weight file.
         rescore: score the reloaded export: on the items that decided, which must give the recorded
             scores, and on test items, which is counted. Without it the card has no test scores.
+        allow_task_code: whether task files may run the Python they name.
 
     Raises:
         UsageError: E506, E507 for a choice that fits nothing, E509 no campaign, E601 the target exists.
@@ -142,7 +144,9 @@ def export_candidate(
         model, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
         warnings += more
         if rescore:
-            test, more = score_export(model, staged, chosen, directory, evaluators)
+            test, more = score_export(
+                model, staged, chosen, directory, evaluators, allow_task_code=allow_task_code
+            )
             scores["test"] = test
             warnings += more
             failpoint("export.scored")

@@ -39,7 +39,13 @@ def check_evaluators(chosen: Chosen) -> dict[str, str]:
 
 
 def score_export(
-    model: Any, folder: Path, chosen: Chosen, directory: Path, digests: Mapping[str, str]
+    model: Any,
+    folder: Path,
+    chosen: Chosen,
+    directory: Path,
+    digests: Mapping[str, str],
+    *,
+    allow_task_code: bool = False,
 ) -> tuple[Mapping[str, Metric], tuple[str, ...]]:
     """Score a staged export: first what the campaign recorded, then test items, which are counted.
 
@@ -49,6 +55,7 @@ def score_export(
         chosen: the candidate.
         directory: the campaign folder.
         digests: of the campaign's evaluators, by name.
+        allow_task_code: whether task files may run the Python they name.
 
     Returns:
         The metrics on test items, and warnings.
@@ -73,7 +80,8 @@ def score_export(
         device=device,
         batch_size=evaluation.batch_size,
     )
-    evaluators = open_evaluators(chosen.campaign.evaluator_files)
+    files = chosen.campaign.evaluator_files
+    evaluators = open_evaluators(files, allow_code=allow_task_code)
     measured = _measure(subject, evaluators, split)
     warnings = check_scores(split, evaluations[split].metrics, measured, device, changed)
     test = _measure(subject, evaluators, "test")

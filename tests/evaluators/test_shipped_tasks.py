@@ -42,6 +42,8 @@ def test_shipped_tasks_score_as_in_stock_lm_eval(path: Path) -> None:
     split_file = task_files(declaration)["search"]
     if not all(task.data_files() for task in task_files(declaration).values()):
         pytest.skip("the data of this task is not built")
+    if split_file.output_type == "generate_until":
+        pytest.skip("generated answers have a test of their own")
     texts = [line for data in split_file.data_files() for line in data.read_text().splitlines()]
     tokenizer = byte_tokenizer([" ".join(map(str, json.loads(text).values())) for text in texts])
     model = build_llama(len(tokenizer), max_position_embeddings=1024)

@@ -1,0 +1,90 @@
+"""lm-eval's `results_*.json` of what was scored here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evomerge.cli.output import say
+from evomerge.errors import ConfigError, EnvironmentFault, Problem
+
+if TYPE_CHECKING:
+    from evomerge.campaign_folder import OpenedFolder
+    from evomerge.evaluators.results_file import ScoredModel
+    from evomerge.front import Front
+    from evomerge.scores import Metric, Split
+
+LmEvalJson = Annotated[
+    Path | None,
+    typer.Option(
+        "--lm-eval-json",
+        metavar="PLACE",
+        help="Also write lm-eval's results JSON: a folder, or a file that ends in .json.",
+        show_default=False,
+    ),
+]
+
+
+def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list[Path]:
+    """One results file for each member of a front and each baseline beside it, every split it has.
+
+    Raises:
+        ConfigError: E135, if `place` is a single file; E504, if an evaluator changed since the scores.
+    """
+    from evomerge.campaign import campaign_from_json
+    from evomerge.evaluators.declaration import digest, load_evaluator
+    from evomerge.evaluators.results_file import ScoredModel, results_json
+    from evomerge.scores import SPLITS
+
+    if place.suffix == ".json":
+        problem = Problem("E135", "a front has several models", f"found {place}", "name a folder")
+        raise ConfigError(problem)
+    history = opened.history
+    campaign = campaign_from_json(history.campaign["config"])
+    recorded = (history.prepared or {}).get("evaluators", {})
+    declarations = [load_evaluator(file) for file in campaign.evaluator_files]
+    for declared in declarations:
+        if recorded.get(declared.name, {}).get("digest") != digest(declared):
+            wrong = f"evaluator `{declared.name}` changed since the campaign began"
+            raise ConfigError(Problem("E504", wrong, "", "restore it", field=declared.name))
+    evaluation = campaign.config.evaluation
+    written = []
+    for member in (*front.members, *front.references):
+        seconds = [sum(e.seconds.values()) for e in history.candidates[member.id].evaluations.values()]
+        model = ScoredModel(
+            name=f"{front.campaign}/{member.id}",
+            dtype=evaluation.dtype,
+            batch_size=evaluation.batch_size,
+            device=evaluation.device,
+            date=history.last,
+            seconds=sum(seconds),
+            recipe=member.recipe,
+        )
+        scores = {split: member.metrics[split] for split in SPLITS if split in member.metrics}
+        written.append(_write(place, model, results_json(model, declarations, scores)))
+    return written
+
+
+def write_score_results(
+    place: Path, model: ScoredModel, evaluator: Path, split: Split, metrics: Mapping[str, Metric]
+) -> Path:
+    """The results file of one scored checkpoint."""
+    from evomerge.evaluators.declaration import load_evaluator
+    from evomerge.evaluators.results_file import results_json
+
+    return _write(place, model, results_json(model, [load_evaluator(evaluator)], {split: metrics}))
+
+
+def _write(place: Path, model: ScoredModel, data: dict[str, object]) -> Path:
+    from evomerge.evaluators.results_file import write_results
+
+    try:
+        path = write_results(place, model, data)
+    except OSError as error:
+        problem = Problem("E408", "cannot write", error.strerror or str(error), file=str(place))
+        raise EnvironmentFault(problem) from error
+    say(f"wrote {path}")
+    return path

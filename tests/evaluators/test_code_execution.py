@@ -1,0 +1,146 @@
+"""Generated programs in their confined process: what they can and cannot do."""
+
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import EnvironmentFault
+from evomerge.evaluators import code_execution
+from evomerge.evaluators.code_execution import CodeEval, Execution, pass_at_k, pass_rate, run_program
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs are confined on Linux only")
+
+
+def run(program: str, **limits: int) -> Execution:
+    return run_program(textwrap.dedent(program), **limits)
+
+
+def test_a_right_and_a_wrong_function() -> None:
+    right = "def add(a, b):\n    return a + b\n"
+    tests = "assert add(2, 3) == 5\nassert add(-1, 1) == 0\n"
+    assert run_program(right + tests) == Execution("passed")
+    assert run_program(right.replace("+", "-") + tests) == Execution("raised", "AssertionError")
+    assert run_program("def add(:") == Execution("raised", "SyntaxError")
+
+
+def test_the_standard_library_is_there_and_nothing_else() -> None:
+    assert run("import collections, heapq, json, math, random, re, decimal, dataclasses").passed
+    assert run("import numpy") == Execution("raised", "ModuleNotFoundError")
+    assert run("import evomerge") == Execution("raised", "ModuleNotFoundError")
+
+
+@pytest.mark.parametrize("early", ["import os; os._exit(0)", "raise SystemExit(0)", "exit()"])
+def test_leaving_early_is_no_pass(early: str) -> None:
+    assert not run_program(f"{early}\nassert False").passed
+
+
+def test_an_infinite_loop_is_ended() -> None:
+    assert run_program("while True: pass", seconds=1) == Execution("time")
+
+
+def test_a_sleeping_program_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_execution, "PATIENCE", 2)
+    assert run_program("import time; time.sleep(600)", seconds=1) == Execution("time")
+
+
+def test_a_memory_bomb_hits_its_limit() -> None:
+    assert run_program("x = bytearray(2 << 30)") == Execution("memory")
+    assert run_program("x = 'a'\nwhile True: x += x", memory=200 << 20) == Execution("memory")
+
+
+def test_the_environment_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hush")
+    program = """
+        import os
+        assert "SECRET_TOKEN" not in os.environ, "a secret"
+        assert not any("hush" in value for value in os.environ.values())
+        open(f"/proc/{os.getppid()}/environ").read()
+    """
+    assert run(program) == Execution("raised", "PermissionError")
+
+
+def test_files_are_written_in_its_own_folder_only(tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    treasure.write_text("gold")
+    inside = "open('note', 'w').write('x')\nassert open('note').read() == 'x'"
+    assert run(inside).passed
+    attempts = [
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"open({str(treasure)!r}, 'a')",
+        f"open({str(treasure)!r}).read()",
+        f"import os; os.remove({str(treasure)!r})",
+        f"import os; os.rename({str(treasure)!r}, 'mine')",
+        f"import os; os.symlink({str(treasure)!r}, 'way'); open('way').read()",
+        f"import os; os.truncate({str(treasure)!r}, 0)",
+        f"import os; os.mkdir({str(tmp_path / 'folder')!r})",
+        "import os; os.listdir(os.path.expanduser('/root'))",
+        "import ctypes; l = ctypes.CDLL(None)\n"
+        f"if l.open({str(treasure)!r}.encode(), 1) < 0: raise PermissionError",
+    ]
+    for attempt in attempts:
+        found = run_program(attempt)
+        assert found == Execution("raised", "PermissionError"), (attempt, found)
+    assert treasure.read_text() == "gold"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["treasure"]
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "import os; os.fork()",
+        "import subprocess; subprocess.run(['/bin/true'])",
+        "import os; os.posix_spawn('/bin/true', ['true'], {})",
+        "import socket; socket.create_connection(('127.0.0.1', 80))",
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        "import os; os.execv('/bin/cat', ['cat', '/etc/passwd'])",
+    ],
+)
+def test_no_processes_and_no_network(attempt: str) -> None:
+    found = run_program(attempt)
+    assert found.ending == "raised", found
+    assert found.detail in {"PermissionError", "BlockingIOError"}
+
+
+def test_other_processes_are_out_of_reach() -> None:
+    program = f"import os; os.kill({os.getpid()}, 0)"
+    assert run_program(program) == Execution("raised", "PermissionError")
+
+
+def test_a_full_folder_is_removed_and_large_files_refused() -> None:
+    found = run_program("f = open('big', 'wb')\nwhile True: f.write(bytes(1 << 20)); f.flush()")
+    assert not found.passed
+
+
+def test_much_output_does_no_harm() -> None:
+    assert run_program("for _ in range(100_000): print('x' * 100)").passed
+
+
+def test_where_nothing_confines_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_execution.sys, "platform", "darwin")
+    with pytest.raises(EnvironmentFault, match=r"E409.*cannot be confined here"):
+        run_program("pass")
+
+
+def test_a_kernel_without_landlock_runs_nothing() -> None:
+    with pytest.raises(EnvironmentFault, match=r"E409.*cannot be confined"):
+        code_execution._ending(99, "", "word")
+
+
+def test_rates() -> None:
+    assert pass_rate(["pass", "assert False", "pass", "1 / 0"]) == 0.5
+    # One of 4 samples is right: a draw of 2 has it with chance 1/2.
+    assert pass_at_k(4, 1, 2) == pytest.approx(0.5)
+    assert pass_at_k(4, 3, 2) == 1.0
+
+
+def test_code_eval_has_the_answers_of_the_metric_it_stands_for() -> None:
+    rates, endings = CodeEval().compute(
+        predictions=[["def add(a,b): return a*b", "def add(a, b): return a+b"]],
+        references=["assert add(2, 3)==5"],
+        k=[1, 2, 10],
+    )
+    assert rates == {"pass@1": 0.5, "pass@2": 1.0}
+    assert [run["passed"] for _, run in endings[0]] == [False, True]
