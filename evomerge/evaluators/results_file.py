@@ -128,7 +128,6 @@ def _add_task(
     if declaration.num_fewshot is not None and file.config.get("num_fewshot") != 0:
         shots = declaration.num_fewshot
     data["results"][file.name] = result
-    data["group_subtasks"][file.name] = []
     data["configs"][file.name] = _plain(file.config) | {"num_fewshot": shots}
     if declaration.gen_kwargs:
         settings = dict(file.config.get("generation_kwargs") or {}) | declaration.gen_kwargs

@@ -86,7 +86,7 @@ def _check_order(events: Events, result: Verification) -> bool:
         kind, where = event["event"], f"event {event['n']}"
         if kind in ("campaign", "prepared", "baselines") and kind in seen:
             result.fault(f"`{kind}` stands twice", where=where)
-        if kind not in ("prepared", "stopped") and "prepared" not in seen:
+        if kind not in ("prepared", "granted", "stopped") and "prepared" not in seen:
             result.fault(f"`{kind}` stands before `prepared`", where=where)
         if kind == "asked":
             if (
