@@ -1,15 +1,25 @@
 """Generated programs in their confined process: what they can and cannot do."""
 
+import importlib.util
 import os
 import sys
 import textwrap
 from pathlib import Path
 
+import evaluate
 import pytest
 
 from evomerge.errors import EnvironmentFault
 from evomerge.evaluators import code_execution
-from evomerge.evaluators.code_execution import CodeEval, Execution, pass_at_k, pass_rate, run_program
+from evomerge.evaluators.code_execution import (
+    CodeEval,
+    Execution,
+    install_code_eval,
+    pass_at_k,
+    pass_rate,
+    run_program,
+)
+from evomerge.evaluators.task_files import installed_tasks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs are confined on Linux only")
 
@@ -144,3 +154,19 @@ def test_code_eval_has_the_answers_of_the_metric_it_stands_for() -> None:
     )
     assert rates == {"pass@1": 0.5, "pass@2": 1.0}
     assert [run["passed"] for _, run in endings[0]] == [False, True]
+
+
+def test_tasks_written_for_code_eval_get_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grading of lm-eval's own HumanEval, which asks for `code_eval` when it is imported."""
+    monkeypatch.setattr(evaluate, "load", evaluate.load)
+    install_code_eval()
+    install_code_eval()
+    path = installed_tasks() / "humaneval" / "utils.py"
+    spec = importlib.util.spec_from_file_location("humaneval_grading", path)
+    assert spec is not None
+    assert spec.loader is not None
+    grading = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(grading)
+    tests = "def check(f):\n    assert f(2) == 4\ncheck(double)"
+    programs = [["def double(x): return 2 * x", "def double(x): return x"]]
+    assert grading.pass_at_k([tests], programs, k=[1, 2]) == {"pass@1": 0.5, "pass@2": 1.0}
