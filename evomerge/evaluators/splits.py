@@ -309,7 +309,7 @@ def _dump(data: Mapping[str, Any], path: Path, modules: Mapping[Path, str]) -> N
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = Representer
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.allow_unicode = True
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(dict(data), file)
