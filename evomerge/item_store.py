@@ -28,22 +28,26 @@ from evomerge.storage import cannot_write, sync_folder, write_all
 
 _MAGIC = b"EVI1"
 _HEAD = struct.Struct("<4sI")
-_KINDS = ("float64", "float32", "int64", "int32", "uint8", "bool")
+_KINDS = {np.dtype(n): n for n in ("float64", "float32", "int64", "int32", "uint8", "bool")}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-_SMALLER = {"float64": ("u1", "<f4"), "float32": ("u1",), "int64": ("u1", "<i4"), "int32": ("u1",)}
+_BYTE = np.dtype("u1")
+_SMALLER = {np.dtype("float64"): np.dtype("<f4"), np.dtype("int64"): np.dtype("<i4")}
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
     """The smallest form of the array that gives it back bit for bit."""
-    for dtype in _SMALLER.get(array.dtype.name, ()):
+    # Compared as bytes: -0.0 equals 0.0 but is not the same.
+    if array.dtype.kind != "b":
+        ones = array == 1
+        if ones.astype(array.dtype).tobytes() == array.tobytes():
+            return ones.view(_BYTE)
+    smaller = _SMALLER.get(array.dtype)
+    if smaller is not None:
         with np.errstate(all="ignore"):
-            small = array.astype(dtype)
-            back = small.astype(array.dtype)
-        if dtype == "u1" and array.size and (small > 1).any():
-            continue
-        if back.tobytes() == array.tobytes():  # bytes: -0.0 equals 0.0 but is not the same
+            small = array.astype(smaller)
+        if small.astype(array.dtype).tobytes() == array.tobytes():
             return small
     return array.astype(array.dtype.newbyteorder("<"))
 
@@ -58,12 +62,13 @@ def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
     header = []
     bodies = []
     for name, array in arrays.items():
-        if array.dtype.name not in _KINDS:
-            raise ValueError(f"`{name}` has dtype {array.dtype}; kinds are {', '.join(_KINDS)}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"`{name}` has a value that is not finite")
+        kind = _KINDS.get(array.dtype.newbyteorder("="))
+        if kind is None:
+            raise ValueError(f"`{name}` has dtype {array.dtype}; kinds are {', '.join(_KINDS.values())}")
         small = _stored(array)
-        header.append([name, array.dtype.name, small.dtype.str, list(array.shape)])
+        if small.dtype.kind == "f" and not np.isfinite(small).all():
+            raise ValueError(f"`{name}` has a value that is not finite")
+        header.append([name, kind, small.dtype.str, list(array.shape)])
         bodies.append(small.tobytes())
     text = canonical_json(header).encode("ascii")
     return b"".join([_HEAD.pack(_MAGIC, len(text)), text, *bodies])

@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
@@ -136,9 +137,12 @@ class Recipe:
         return len(names) == 1 and len(self.path) == layers and plain
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys, no spaces and shortest round-trip floats; refuses NaN and infinities."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(data)
 
 
 def lookup(table: Table, place: str) -> float:
@@ -155,30 +159,46 @@ def lookup(table: Table, place: str) -> float:
     raise KeyError(f"no value for place {place!r}; the table has {sorted(table)}")
 
 
-def compact(leaves: Table) -> dict[str, float]:
-    """The shortest table with the same value at every leaf place; equal fields give equal tables."""
-    if len(set(leaves.values())) == 1:
-        return {"": next(iter(leaves.values()))}
-    by_layer: dict[str, dict[str, float]] = {}
-    table: dict[str, float] = {}
-    for place, value in leaves.items():
-        if place.startswith("layers."):
-            by_layer.setdefault(_layer_of(place), {})[place] = value
-        else:
-            table[place] = value
-    inside = {value for group in by_layer.values() for value in group.values()}
-    if len(inside) == 1:
-        table["layers"] = inside.pop()
-        return table
-    for layer, group in by_layer.items():
-        values = set(group.values())
-        table.update({layer: values.pop()} if len(values) == 1 else group)
+def compact(places: tuple[str, ...], values: Sequence[float]) -> dict[str, float]:
+    """The shortest table with these values at these leaf places; equal fields give equal tables."""
+    if values.count(values[0]) == len(values):
+        return {"": values[0]}
+    table = dict(zip(places, values, strict=True))
+    layers = _by_layer(places)
+    inside = [value for _, _, pick in layers for value in pick(values)]
+    if inside and inside.count(inside[0]) == len(inside):
+        layers = (("layers", tuple(n for _, names, _ in layers for n in names), lambda _: inside),)
+    for prefix, names, pick in layers:
+        own = pick(values)
+        if own.count(own[0]) == len(own):
+            for name in names:
+                del table[name]
+            table[prefix] = own[0]
     return table
 
 
-@lru_cache(maxsize=100_000)
-def _layer_of(place: str) -> str:
-    return ".".join(place.split(".")[:2])
+Picker = Callable[[Sequence[float]], Sequence[float]]
+
+
+def picker(indices: Sequence[int]) -> Picker:
+    """A function that takes these entries out of a sequence, also where it is only one."""
+    if len(indices) == 1:
+        only = indices[0]
+        return lambda values: (values[only],)
+    return itemgetter(*indices)
+
+
+@lru_cache(maxsize=256)
+def _by_layer(places: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...], Picker], ...]:
+    """For each layer its name, its places, and what takes their values out of all places' values."""
+    inside: dict[str, list[int]] = {}
+    for index, place in enumerate(places):
+        if place.startswith("layers."):
+            inside.setdefault(".".join(place.split(".")[:2]), []).append(index)
+    return tuple(
+        (layer, tuple(places[index] for index in indices), picker(indices))
+        for layer, indices in inside.items()
+    )
 
 
 @lru_cache(maxsize=64)

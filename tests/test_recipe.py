@@ -153,20 +153,21 @@ def test_leaf_places_are_in_model_order() -> None:
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(PLACES), max_size=len(PLACES)))
 def test_compact_tables_say_the_same_and_are_canonical(values: list[float]) -> None:
     leaves = dict(zip(PLACES, values, strict=True))
-    table = compact(leaves)
+    table = compact(PLACES, values)
     assert {place: lookup(table, place) for place in PLACES} == leaves
     assert len(table) <= len(leaves)
-    backwards = dict(reversed(leaves.items()))
-    assert compact(backwards) == table
+    assert compact(PLACES[::-1], values[::-1]) == table
 
 
 def test_a_per_layer_table_of_equal_values_is_the_per_model_one() -> None:
-    assert compact(dict.fromkeys(PLACES, 0.5)) == {"": 0.5}
-    but_embed = dict.fromkeys(PLACES, 0.5) | {"embed": 1.0}
-    assert compact(but_embed) == {"embed": 1.0, "layers": 0.5, "final_norm": 0.5, "head": 0.5}
-    one_module = dict.fromkeys(PLACES, 0.5) | {"layers.1.mlp": 1.0}
-    assert compact(one_module)["layers.0"] == 0.5
-    assert compact(one_module)["layers.1.mlp"] == 1.0
+    def compacted(**but: float) -> dict[str, float]:
+        return compact(PLACES, [but.get(place.replace(".", "_"), 0.5) for place in PLACES])
+
+    assert compacted() == {"": 0.5}
+    assert compacted(embed=1.0) == {"embed": 1.0, "layers": 0.5, "final_norm": 0.5, "head": 0.5}
+    one_module = compacted(layers_1_mlp=1.0)
+    assert one_module["layers.0"] == 0.5
+    assert one_module["layers.1.mlp"] == 1.0
 
 
 def faults(data: Any) -> list[tuple[str, str]]:

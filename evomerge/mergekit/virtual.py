@@ -58,7 +58,7 @@ def stated_tables(method: MergeMethod, leaves: Leaves) -> dict[str, dict[str, di
 def _table_of(by_place: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The shortest table we know for values by place and tensor: places first, then exceptions."""
     usual = {place: Counter(each.values()).most_common(1)[0][0] for place, each in by_place.items()}
-    table = compact(usual)
+    table = compact(tuple(usual), list(usual.values()))
     for place, each in by_place.items():
         for own, value in each.items():
             if value != usual[place]:

@@ -172,7 +172,8 @@ class _Members:
         """Two parents, float64 [2, genes], each the winner of a binary tournament; different if can be."""
         chosen: list[int] = []
         while len(chosen) < 2:
-            first, second = rng.choice(len(self), size=2, replace=False).tolist()
+            first, second = int(rng.integers(len(self))), int(rng.integers(len(self) - 1))
+            second += second >= first
             winner = self._better(first, second, rng)
             chosen.append((first + second - winner) if winner in chosen else winner)
         return np.array([self._genomes[index] for index in chosen])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from evomerge.recipe import (
 )
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, Genome, ModelLayout, basis_matrix, make_genes
+from evomerge.search_space.spread import PlaceValues, Spread
 
 MAX_GENES = 10_000
 
@@ -54,45 +56,19 @@ class SearchSpace:
         Raises:
             ValueError: if the genome has another length or a value off the grid.
         """
-        if len(genome) != len(self.genes):
-            raise ValueError(f"a genome has {len(self.genes)} genes here, found {len(genome)}")
-        leaves: dict[str, dict[str, dict[str, float]]] = {}
-        for coefficient in self.method.coefficients:
-            # Places without a gene: the expert does not touch them, so they weigh nothing.
-            unset = 0.0 if coefficient.name == "weight" else coefficient.default
-            start = self.fixed.get(coefficient.name, unset)
-            inputs = self.experts if coefficient.per_input else ("*",)
-            leaves[coefficient.name] = {
-                name: dict.fromkeys(self.layout.places, start) for name in inputs
-            }
-        curves: dict[tuple[str, str], dict[str, float]] = {}
-        for gene, value in zip(self.genes, genome, strict=True):
-            if value != gene.snap(value):
-                raise ValueError(f"{gene.name} = {value} is not on its grid; snap genomes first")
-            inputs = tuple(leaves[gene.coefficient]) if gene.input == "*" else (gene.input,)
-            for name in inputs:
-                table = leaves[gene.coefficient][name]
-                if not gene.basis:
-                    table.update(dict.fromkeys(gene.places, value))
-                    continue
-                sums = curves.setdefault((gene.coefficient, name), {})
-                for place, part in zip(gene.places, gene.basis, strict=True):
-                    sums[place] = sums.get(place, 0.0) + value * part
-        for (coefficient_name, name), sums in curves.items():
-            # Rounded like genes, so that a level curve is the constant it stands for.
-            short = {place: round(value, 12) + 0.0 for place, value in sums.items()}
-            leaves[coefficient_name][name].update(short)
-        self._canonicalise(leaves)
-        plain = self._plain_source(leaves)
+        values = self._spread.values(genome)
+        self._canonicalise(values)
+        plain = self._plain_source(values)
         if plain is not None:
             return checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype)
+        places = self.layout.places
         merged = MergedSource(
             method=self.method.name,
             inputs=self.experts,
             base="base" if self.method.uses_base(self.options) else None,
             coefficients={
-                name: {key: compact(table) for key, table in by_input.items()}
-                for name, by_input in leaves.items()
+                name: {key: compact(places, table) for key, table in by_input.items()}
+                for name, by_input in values.items()
                 if not self._is_left_out(name, by_input)
             },
             options={
@@ -106,62 +82,75 @@ class SearchSpace:
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
         return single_source_recipe(sources, MERGED, self.layout.layers, self.dtype)
 
-    def _is_left_out(self, name: str, by_input: Mapping[str, Mapping[str, float]]) -> bool:
+    @cached_property
+    def _spread(self) -> Spread:
+        return Spread(self.method, self.genes, self.fixed, self.layout, self.experts)
+
+    @cached_property
+    def _idle(self) -> dict[str, list[int]]:
+        """Expert to the indices of places where its weight does nothing."""
+        active = self.layout.active
+        if active is None or not _only_where_active(self.method, self.options):
+            return {}
+        places = {name: set(active[name]) for name in self.experts}
+        return {
+            name: [i for i, place in enumerate(self.layout.places) if place not in own]
+            for name, own in places.items()
+        }
+
+    def _is_left_out(self, name: str, by_input: Mapping[str, Sequence[float]]) -> bool:
         declared = self.method.coefficient(name)
         assert declared is not None
-        values = {value for table in by_input.values() for value in table.values()}
-        return declared.may_be_left_out and values == {declared.default}
+        return declared.may_be_left_out and _all_equal(by_input, declared.default)
 
-    def _canonicalise(self, leaves: dict[str, dict[str, dict[str, float]]]) -> None:
+    def _canonicalise(self, values: PlaceValues) -> None:
         """Neutral values where a coefficient does nothing: inactive places, density at weight 0.
 
         Not where signs are elected: there an expert votes and is counted whatever its weight.
         """
         if self.method.elect:
             return
-        active = self.layout.active
-        weights = leaves.get("weight", {})
-        for expert, table in weights.items():
-            if active is not None and _only_where_active(self.method, self.options):
-                for place in table:
-                    if place not in active[expert]:
-                        table[place] = 0.0
-            for name, by_input in leaves.items():
+        for expert, weights in values.get("weight", {}).items():
+            for index in self._idle.get(expert, ()):
+                weights[index] = 0.0
+            if 0.0 not in weights:
+                continue
+            for name, by_input in values.items():
                 declared = self.method.coefficient(name)
                 if name == "weight" or expert not in by_input or declared is None:
                     continue
-                for place, weight in table.items():
+                for index, weight in enumerate(weights):
                     if weight == 0.0:
-                        by_input[expert][place] = declared.default
+                        by_input[expert][index] = declared.default
 
-    def _plain_source(self, leaves: dict[str, dict[str, dict[str, float]]]) -> str | None:
+    def _plain_source(self, values: PlaceValues) -> str | None:
         """`base` or the expert that the merge is by its formula, or None.
 
         So that such a candidate has the recipe of the baseline and is not computed twice.
         """
         scalars = self.method.scalars_with(self.options)
         if scalars == "slerp":
-            ends = set(leaves["t"]["*"].values())
+            ends = set(values["t"]["*"])
             return self.experts[int(ends.pop())] if ends in ({0.0}, {1.0}) else None
-        if "weight" not in leaves:
+        if "weight" not in values:
             return None
-        tables = leaves["weight"]
-        used = [name for name, table in tables.items() if any(table.values())]
+        tables = values["weight"]
+        used = [name for name, table in tables.items() if any(table)]
         based = self.method.uses_base(self.options)
         if based and not used and scalars in ("weights", "normalised"):
             return "base"
         if self.method.elect or len(used) != 1:
             return None
-        exact = [value for name in ("density", "lambda") for value in _values(leaves.get(name, {}))]
-        if any(value != 1.0 for value in exact):
+        if not all(_all_equal(values.get(name, {}), 1.0) for name in ("density", "lambda")):
             return None
         table = tables[used[0]]
         if scalars != "weights":
             shares = self.options.get("normalise", "yes") == "yes"
-            return used[0] if shares and all(table.values()) else None
-        active = self.layout.active
-        places = self.layout.places if active is None or not based else active[used[0]]
-        return used[0] if all(table[place] == 1.0 for place in places) else None
+            return used[0] if shares and all(table) else None
+        places = self.layout.places
+        needed = set(places if self.layout.active is None or not based else self.layout.active[used[0]])
+        ones = all(v == 1.0 for place, v in zip(places, table, strict=True) if place in needed)
+        return used[0] if ones else None
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
@@ -226,8 +215,8 @@ class SearchSpace:
         return self.fit(value)
 
 
-def _values(by_input: Mapping[str, Mapping[str, float]]) -> list[float]:
-    return [value for table in by_input.values() for value in table.values()]
+def _all_equal(by_input: Mapping[str, Sequence[float]], value: float) -> bool:
+    return all(table.count(value) == len(table) for table in by_input.values())
 
 
 def _only_where_active(method: MergeMethod, options: Mapping[str, str | bool | float]) -> bool:
