@@ -210,6 +210,10 @@ class Dispatcher:
         if key in self.history.by_key:
             self._record_same(name, recipe, key)
             return True
+        if key in self.history.failed_by_key and not again:
+            self._record_same_failure(name, recipe, key)
+            self._breaker()
+            return True
         if key in self._open_keys:
             self._open_keys[key].entries.append((name, recipe))
             return False
@@ -269,16 +273,19 @@ class Dispatcher:
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
         if result.status != "ok":
-            for name, recipe in entry.entries:
-                event = {
+            self.record(
+                {
                     "event": "failed",
-                    "id": name,
-                    "recipe": recipe.digest,
+                    "id": entry.id,
+                    "recipe": entry.recipe.digest,
                     "split": entry.split,
+                    "key": entry.key,
                     "failure": result.failure,
                     "message": result.message[:2000],
                 }
-                self.record(event | ({"same_as": entry.id} if name != entry.id else {}))
+            )
+            for name, recipe in entry.entries[1:]:
+                self._record_same_failure(name, recipe, entry.key)
             self._breaker()
             return
         stored = self._store_items(result)
@@ -316,6 +323,13 @@ class Dispatcher:
             }
         )
 
+    def _record_same_failure(self, name: str, recipe: Recipe, key: str) -> None:
+        """The same merge under another id: it failed as the first did."""
+        failpoint("dispatch.before_same_failure")
+        first = self.history.failed_by_key[key]
+        same = {field: first[field] for field in ("event", "split", "key", "failure", "message")}
+        self.record({**same, "id": name, "recipe": recipe.digest, "same_as": first["id"]})
+
     def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
         self.record(
@@ -342,31 +356,28 @@ class Dispatcher:
         Raises:
             TooManyFailures: quoting the last failure.
         """
-        settled = [c for c in self.history.candidates.values() if not c.is_baseline and c.is_settled]
-        failed = [c for c in settled if c.failure is not None]
-        alike = len(failed) == len(settled) and len({c.failure for c in failed}) == 1
-        mostly = 2 * len(failed) > len(settled)
+        settled, kinds = self.history.settled, self.history.failed_kinds
+        failed = sum(kinds.values())
+        alike = failed == settled and len(kinds) == 1
         if not (
-            (len(settled) >= BREAKER_ALIKE and alike) or (len(settled) >= BREAKER_FINISHED and mostly)
+            (settled >= BREAKER_ALIKE and alike)
+            or (settled >= BREAKER_FINISHED and 2 * failed > settled)
         ):
             return
+        last = self.history.last_failure
+        assert last is not None
         self.record({"event": "stopped", "reason": "breaker"})
-        found = f"the last one: {failed[-1].failure}: {failed[-1].message}"
-        wrong = f"{len(failed)} of {len(settled)} candidates failed"
+        found = f"the last one: {last.failure}: {last.message}"
+        wrong = f"{failed} of {settled} candidates failed"
         raise TooManyFailures(Problem("E508", wrong, found, "mend the cause, then run again"))
 
     def _deadline(self) -> float | None:
-        """Seconds a candidate may take: the campaign's figure, or 4 times the slowest expert's."""
+        """Seconds a candidate may take: the campaign's figure, or 4 times the slowest baseline's."""
         chosen = self.campaign.config.workers.deadline
         if chosen != "auto":
             return chosen
-        measured = [
-            sum(evaluation.seconds.values())
-            for name in ("base", *self.campaign.experts)
-            if name in self.history.candidates
-            for evaluation in self.history.candidates[name].evaluations.values()
-        ]
-        return max(60.0, 4 * max(measured)) if measured else None
+        slowest = self.history.slowest_baseline
+        return max(60.0, 4 * slowest) if slowest is not None else None
 
 
 def _fault(result: JobResult) -> EvomergeError:

@@ -7,7 +7,7 @@ Events, in the order in which they first appear:
 `prepared`   what the `prepare` job found: digests, layout, item index, timings, and the inner
              products of task vectors by place (`task_vectors`), which seed the search
 `evaluated`  metrics of one candidate or baseline on one split, where its items lie
-`failed`     a candidate without scores, with its class and message
+`failed`     a candidate without scores, with its evaluation key, its class and message
 `baselines`  scaling (ideal and nadir), the best single coefficient and the constraints' bounds, frozen
 `asked`      the genomes of one generation, or in steady state of one candidate
 `told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
@@ -21,6 +21,7 @@ Events, in the order in which they first appear:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,7 +104,10 @@ class History:
     `started` and `last` are wall-clock seconds; `elapsed` is the running time so far, by monotonic
     clocks and without the pauses between sessions. `generations` and `told` hold the batches asked and
     the state digests told, `turns` both in the order of the ledger. `budget_used` counts accepted results
-    of the search: scored or failed candidates, repeats and baselines apart.
+    of the search: scored or failed candidates, repeats and baselines apart. `settled` counts all candidates
+    of the search with scores or a failure, `failed_kinds` those that failed, by class, `last_failure` is
+    the last one. `by_key` and `failed_by_key` hold the first result (a failure as its event) of an
+    evaluation key, `slowest_baseline` the most seconds that a baseline took.
     """
 
     campaign: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +123,11 @@ class History:
     stopped: str | None = None
     by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
     grants: set[str] = field(default_factory=set)
+    failed_by_key: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    settled: int = 0
+    failed_kinds: Counter[str] = field(default_factory=Counter)
+    last_failure: Candidate | None = None
+    slowest_baseline: float | None = None
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
@@ -184,7 +193,7 @@ class History:
 
     def _failed(self, event: Mapping[str, Any]) -> None:
         candidate, split = self._candidate(event), event["split"]
-        counted = candidate.is_counted
+        self._tally(candidate, -1)
         candidate.failed_splits.add(split)
         candidate.lost.pop(split, None)
         # What was told to the optimizer must not change: a failure on held-out items does not take
@@ -193,11 +202,15 @@ class History:
             candidate.failure, candidate.message = event["failure"], event["message"]
             candidate.failed_as = event.get("same_as")
             self.selection = None
-        self.budget_used += candidate.is_counted - counted
+            if not candidate.is_baseline:
+                self.last_failure = candidate
+        self._tally(candidate, 1)
+        if "same_as" not in event:
+            self.failed_by_key[event["key"]] = event
 
     def _evaluated(self, event: Mapping[str, Any]) -> None:
         candidate = self._candidate(event)
-        counted = candidate.is_counted
+        self._tally(candidate, -1)
         evaluation = Evaluation(
             split=event["split"],
             key=event["key"],
@@ -214,8 +227,22 @@ class History:
             candidate.failure, candidate.message = None, ""
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
-        self.budget_used += candidate.is_counted - counted
+        self._tally(candidate, 1)
         self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
+        self.failed_by_key.pop(evaluation.key, None)
+        if candidate.is_baseline and evaluation.seconds:
+            taken = sum(evaluation.seconds.values())
+            self.slowest_baseline = max(taken, self.slowest_baseline or 0.0)
+
+    def _tally(self, candidate: Candidate, sign: int) -> None:
+        """Take a candidate out of the counts before it changes (-1), and in again after it (+1)."""
+        if candidate.is_baseline:
+            return
+        self.budget_used += sign * candidate.is_counted
+        self.settled += sign * candidate.is_settled
+        if candidate.failure is not None:
+            self.failed_kinds[candidate.failure] += sign
+            self.failed_kinds += Counter()  # drops what is not above zero
 
     @property
     def scaling(self) -> Scaling | None:

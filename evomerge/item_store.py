@@ -64,7 +64,9 @@ def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
     for name, array in arrays.items():
         kind = _KINDS.get(array.dtype.newbyteorder("="))
         if kind is None:
-            raise ValueError(f"`{name}` has dtype {array.dtype}; kinds are {', '.join(_KINDS.values())}")
+            raise ValueError(
+                f"`{name}` has dtype {array.dtype}; kinds are {', '.join(_KINDS.values())}"
+            )
         small = _stored(array)
         if small.dtype.kind == "f" and not np.isfinite(small).all():
             raise ValueError(f"`{name}` has a value that is not finite")

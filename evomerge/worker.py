@@ -80,6 +80,7 @@ class _Engine:
     def __init__(self, setup: WorkerSetup) -> None:
         import torch
 
+        from evomerge.checkpoint.digest import WeightFiles
         from evomerge.checkpoint.folder import open_folder, open_source
         from evomerge.checkpoint.reader import open_readers
         from evomerge.weight_statistics import WeightStatistics
@@ -92,6 +93,7 @@ class _Engine:
             if name != "base":
                 self.folders[name] = open_source(path, name, base)
         self.readers = open_readers(self.folders)
+        self.weights = WeightFiles(self.folders, Path(setup.cache))
         self.statistics = WeightStatistics(
             self.folders, directory=Path(setup.cache), readers=self.readers
         )
@@ -132,7 +134,6 @@ class _Engine:
 
     def prepare(self, job: Job) -> JobResult:
         """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
-        from evomerge.checkpoint.digest import content_digest
         from evomerge.checkpoint.layout import layout_of
         from evomerge.evaluators.declaration import digest, load_evaluator
         from evomerge.prepared import layout_to_json
@@ -140,7 +141,7 @@ class _Engine:
 
         start = time.perf_counter()
         data: dict[str, Any] = {
-            "checkpoints": {name: content_digest(f) for name, f in self.folders.items()},
+            "checkpoints": {name: self.weights.read(name) for name in self.folders},
             "storage": self.setup.storage,
             "problems": [],
             "warnings": [],
@@ -178,11 +179,15 @@ class _Engine:
         start = time.perf_counter()
         recipe = recipe_from_json(dict(job.recipe))
         known = recipe.checkpoints.items()
-        self.statistics.know({name: source.digest for name, source in known if source.digest})
+        digests = {name: source.digest for name, source in known if source.digest}
+        self.weights.check(digests)
+        self.statistics.know(digests)
         live = self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
         report = live.materialize(plan, self.readers)
+        # Again: the files are mapped, and may have been written to while they were read.
+        self.weights.check(digests)
         merged = time.perf_counter()
         statistics = {"tensors_written": float(report.tensors_written)}
         subject_statistics: Mapping[str, float] = statistics

@@ -79,6 +79,7 @@ def failed(name: str, split: str = "search", **fields: Any) -> dict[str, Any]:
         "id": name,
         "recipe": f"recipe-{name}",
         "split": split,
+        "key": f"key-{name}-{split}",
         "failure": "nonfinite_weights",
         "message": "layer 3",
         **fields,

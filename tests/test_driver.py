@@ -297,6 +297,36 @@ def test_changed_weights_are_refused(begun: Path) -> None:
     refused(begun, CheckpointError, r"E239\] \S+models/code: the weights of `code` changed since")
 
 
+def test_weights_that_change_under_way_are_noticed_at_the_next_candidate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "models/code/model.safetensors"
+    sound = path.read_bytes()
+    plain = LmEvalTasks.evaluate
+    calls = [0]
+
+    def altering(self: LmEvalTasks, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2 * 7 + 1:  # two evaluators; the baselines and a candidate are scored
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([sound[-1] ^ 1]))
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(LmEvalTasks, "evaluate", altering)
+    with pytest.raises(
+        CheckpointError, match=r"E239\] \S+code/model.safetensors: the weights of `code` changed"
+    ):
+        run_file(small(folder), folder / "run")
+    events = events_of(folder / "run")
+    assert events[-1]["reason"] == "fault"
+    assert not [event for event in events if event["event"] in ("failed", "lost")]
+    before = History.fold(events).budget_used
+    assert 0 < before < 8
+    path.write_bytes(sound)
+    assert run_file(small(folder), folder / "run").budget_used == 8
+
+
 def test_changed_items_are_refused(begun: Path) -> None:
     data = begun / "evaluators/tasks/data/birds_selection.jsonl"
     lines = data.read_text().splitlines()

@@ -136,6 +136,57 @@ def test_a_shared_key(events, tmp_path):
     assert "two recipes or splits share an evaluation key" in text
 
 
+def test_a_key_of_something_else(events, tmp_path):
+    for event in events:
+        if event.get("id") == "c00006":
+            event["key"] = "0" * 64
+    text = _text(verify(_written(tmp_path / "run", events)))
+    assert "c00006: an evaluation key is not that of what was evaluated" in text
+    assert "two recipes" not in text
+
+
+def _failure(event, **fields):
+    kept = {name: event[name] for name in ("id", "recipe", "split", "key", "time", "elapsed")}
+    return kept | {"event": "failed", "failure": "error", "message": "boom"} | fields
+
+
+def test_failures_that_contradict_results(events, tmp_path):
+    scored = _first(events, "evaluated", id="c00005", split="search")
+    again = _failure(scored, elapsed=events[-1]["elapsed"])
+    text = _text(verify(_written(tmp_path / "run", [*events, again])))
+    assert "`c00005` failed, but its evaluation key has scores" in text
+    at = events.index(scored)
+    text = _text(verify(_written(tmp_path / "run2", [*events[:at], _failure(scored), *events[at:]])))
+    assert "`c00005` is scored after it failed" in text
+    text = _text(verify(_written(tmp_path / "run3", [*events[:at], *2 * [_failure(scored)]])))
+    assert "`c00005` failed twice on search items" in text
+    other = _failure(scored, recipe="0" * 64)
+    text = _text(verify(_written(tmp_path / "run4", [*events[:at], other])))
+    assert "`c00005` failed as another recipe than was asked" in text
+
+
+def test_failures_shared_without_ground(events, tmp_path):
+    scored = _first(events, "evaluated", id="c00005", split="search")
+    start = events[: events.index(scored)]
+    owner, sharer = _failure(scored), _failure(scored, id="c00004", same_as="c00005")
+    assert "shares" not in _text(verify(_written(tmp_path / "sound", [*start, owner, sharer])))
+    for number, wrong in enumerate([
+        [sharer],
+        [owner, sharer | {"same_as": "c00003"}],
+        [owner, sharer | {"message": "another"}],
+    ]):  # fmt: skip
+        text = _text(verify(_written(tmp_path / f"run{number}", [*start, *wrong])))
+        assert f"`c00004` shares a failure that `{wrong[-1]['same_as']}` has not" in text
+    twice = [owner, _failure(scored, id="c00004")]
+    text = _text(verify(_written(tmp_path / "twice", [*start, *twice])))
+    assert "one evaluation key failed twice; c00005, c00004" in text
+
+
+def test_a_running_time_that_goes_back(events, tmp_path):
+    events[-1]["elapsed"] = 0.0
+    assert "the running time goes back" in _text(verify(_written(tmp_path / "run", events)))
+
+
 def test_another_genome(events, tmp_path):
     entry = _first(events, "asked", generation=1)["candidates"][0]
     entry["genome"][0] = 0.123

@@ -6,6 +6,8 @@ means, so that a fault in the code that wrote a folder shows as well as a damage
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +59,10 @@ def examine(directory: Path) -> Verification:
     if not _check_order(events, result):
         return result
     history = History.fold(events)
+    _check_clock(events, result)
     _check_results(events, history, result)
+    _check_failures(events, history, result)
+    _check_keys(events, result)
     _check_items(events, ItemStore(directory / ITEMS_FOLDER), result)
     if history.prepared is not None:
         check_recipes(history, result)
@@ -121,6 +126,18 @@ def _check_order(events: Events, result: Verification) -> bool:
     return len(result.problems) == before
 
 
+def _check_clock(events: Events, result: Verification) -> None:
+    """The running time never goes back, whatever the machine's clock did."""
+    elapsed = 0.0
+    for event in events:
+        now = event.get("elapsed", elapsed)
+        if now < elapsed:
+            result.fault(
+                "the running time goes back", f"{now} after {elapsed} s", f"event {event['n']}"
+            )
+        elapsed = now
+
+
 def _check_results(events: Events, history: History, result: Verification) -> None:
     """One accepted result per evaluation key; a repeat names its owner and has its scores."""
     owners: dict[str, Mapping[str, Any]] = {}
@@ -153,6 +170,69 @@ def _check_results(events: Events, history: History, result: Verification) -> No
         metrics = [m for e in candidate.evaluations.values() for m in e.metrics.values()]
         if any(not math.isfinite(m.value) or not m.stderr >= 0 or m.items < 1 for m in metrics):
             result.fault("a score is not finite, or was measured on nothing", where=candidate.id)
+
+
+def _check_failures(events: Events, history: History, result: Verification) -> None:
+    """A key fails for one candidate, which others name; nothing is both scored and failed.
+
+    A baseline that failed is tried again by the next session, and may then have scores.
+    """
+    owners: dict[str, Mapping[str, Any]] = {}
+    scored: dict[tuple[str, str], str] = {}
+    scored_keys: set[str] = set()
+    failed: set[tuple[str, str]] = set()
+    for event in events:
+        if event["event"] not in ("evaluated", "failed"):
+            continue
+        where, name, key = f"event {event['n']}", event["id"], event["key"]
+        place = (name, event["split"])
+        if event["event"] == "evaluated":
+            scored[place] = key
+            scored_keys.add(key)
+            if place in failed and not history.candidates[name].is_baseline:
+                result.fault(f"`{name}` is scored after it failed", where=where)
+            continue
+        if history.candidates[name].recipe != event["recipe"]:
+            result.fault(f"`{name}` failed as another recipe than was asked", where=where)
+        if place in scored or key in scored_keys:
+            result.fault(f"`{name}` failed, but its evaluation key has scores", where=where)
+        if place in failed and not history.candidates[name].is_baseline:
+            result.fault(f"`{name}` failed twice on {event['split']} items", where=where)
+        failed.add(place)
+        owner = owners.get(key)
+        if "same_as" not in event:
+            if owner is not None and owner["id"] != name:
+                result.fault("one evaluation key failed twice", f"{owner['id']}, {name}", where)
+            owners[key] = event
+        elif (
+            owner is None
+            or owner["id"] != event["same_as"]
+            or (owner["failure"], owner["message"]) != (event["failure"], event["message"])
+        ):
+            result.fault(f"`{name}` shares a failure that `{event['same_as']}` has not", where=where)
+    result.count("failures, one for each key", len(owners))
+
+
+def _check_keys(events: Events, result: Verification) -> None:
+    """Evaluation keys follow from recipe, split, evaluators, dtype and batch size."""
+    prepared = next((event for event in events if event["event"] == "prepared"), None)
+    if prepared is None:
+        return
+    settings = events[0]["config"]["evaluation"]
+    for event in (event for event in events if event["event"] in ("evaluated", "failed")):
+        parts = {
+            "recipe": event["recipe"],
+            "evaluators": {name: e["digest"] for name, e in prepared["evaluators"].items()},
+            "split": event["split"],
+            "blocks": "all",
+            "dtype": settings["dtype"],
+            "batch_size": settings["batch_size"],
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        if hashlib.sha256(text.encode()).hexdigest() != event["key"]:
+            where = f"event {event['n']}, {event['id']}"
+            result.fault("an evaluation key is not that of what was evaluated", event["key"], where)
+        result.count("evaluation keys worked out again", 1)
 
 
 def _check_items(events: Events, store: ItemStore, result: Verification) -> None:

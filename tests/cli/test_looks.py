@@ -221,7 +221,8 @@ def test_show_a_failure(campaign, tmp_path):
     asked = next(i for i, event in enumerate(events) if event["event"] == "asked")
     name = events[asked]["candidates"][0]["id"]
     failure = {"event": "failed", "id": name, "split": "search", "failure": "nonfinite_weights"}
-    failure |= {"recipe": events[asked]["candidates"][0]["recipe"], "message": "7 NaN", "time": 1.0}
+    failure |= {"recipe": events[asked]["candidates"][0]["recipe"], "key": "0", "message": "7 NaN"}
+    failure |= {"time": 1.0}
     _copy(campaign, tmp_path / "run", [*events[: asked + 1], failure])
     assert "failed: nonfinite_weights: 7 NaN" in call("show", tmp_path / "run", name).out
     found = call("show", tmp_path / "run", name, "--json").json

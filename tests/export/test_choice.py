@@ -62,7 +62,7 @@ def test_a_failed_candidate_and_one_that_waits(finished: Finished, tmp_path: Pat
 
     def change(event: dict[str, Any]) -> dict[str, Any] | None:
         if event["event"] == "evaluated" and event["id"] == first and event["split"] == "search":
-            kept = {key: event[key] for key in ("id", "recipe", "split", "time")}
+            kept = {key: event[key] for key in ("id", "recipe", "split", "key", "time")}
             return {"event": "failed", "failure": "nonfinite_weights", "message": "NaN in T", **kept}
         if event["event"] in ("selection", "told"):
             return None
