@@ -42,7 +42,7 @@ def _stored(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "b":
         ones = array == 1
         if ones.astype(array.dtype).tobytes() == array.tobytes():
-            return ones.view(_BYTE)
+            return np.asarray(ones.view(_BYTE))
     smaller = _SMALLER.get(array.dtype)
     if smaller is not None:
         with np.errstate(all="ignore"):
