@@ -20,14 +20,9 @@ from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_sourc
 from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.checkpoint.layout import layout_of
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
-from evomerge.evaluators.declaration import (
-    EvaluatorDeclaration,
-    benchmark_problem,
-    check_evaluator,
-    load_evaluator,
-    metric_directions,
-    task_files,
-)
+from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
+from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.kinds import load_declaration
 from evomerge.history import Grant
 from evomerge.recipe import DTYPES, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
@@ -35,9 +30,6 @@ from evomerge.search_space import ModelLayout, build_search_space
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
 """What one thread reached on the models in `experiments/`, all overhead included."""
-
-BYTES_PER_TOKEN = 8
-"""Of a JSON-lines file of short items, quotes and field names counted in."""
 
 WORKER_BASE_BYTES = 450_000_000
 """Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
@@ -102,6 +94,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     if "benchmark_test" not in grants:
         _check_benchmarks(campaign, declarations, problems)
     warnings += _odd_counts(campaign)
+    warnings += _measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
         estimates = _estimates(campaign, layout, storage, declarations)
@@ -177,16 +170,16 @@ def _count_genes(
 
 def _open_evaluators(
     campaign: Campaign, problems: list[Problem], allow_code: bool
-) -> dict[Path, EvaluatorDeclaration]:
-    declarations: dict[Path, EvaluatorDeclaration] = {}
+) -> dict[Path, Declaration]:
+    declarations: dict[Path, Declaration] = {}
     names: dict[str, Path] = {}
     for path in campaign.evaluator_files:
         try:
-            declaration = load_evaluator(path)
+            declaration = load_declaration(path)
         except ConfigError as error:
             problems += error.problems
             continue
-        found = check_evaluator(declaration, allow_code=allow_code)
+        found = declaration.problems(allow_code=allow_code)
         problems += found
         if declaration.name in names:
             wrong = f"two evaluators are called `{declaration.name}`"
@@ -197,14 +190,11 @@ def _open_evaluators(
 
 
 def _check_objectives(
-    campaign: Campaign, declarations: Mapping[Path, EvaluatorDeclaration], problems: list[Problem]
+    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
 ) -> None:
     directions: dict[str, bool | None] = {}
     for declaration in declarations.values():
-        try:
-            directions |= metric_directions(declaration)
-        except ConfigError:
-            directions |= dict.fromkeys(declaration.metric_names)
+        directions |= declaration.directions()
     if len(declarations) < len(campaign.evaluator_files):
         return
     named = [(f"objectives[{i}]", o.metric) for i, o in enumerate(campaign.objectives)]
@@ -222,7 +212,7 @@ def _check_objectives(
         higher = directions[objective.metric]
         if higher is not None and higher != (objective.direction == "maximize"):
             right = "maximize" if higher else "minimize"
-            wrong = f"lm-eval says that {objective.metric} gets better the other way"
+            wrong = f"{objective.metric} gets better the other way"
             problems.append(
                 Problem("E125", wrong, f"found {objective.direction}", f"write `{right}`",
                         str(campaign.file), field=f"{where}.direction")
@@ -230,12 +220,13 @@ def _check_objectives(
 
 
 def _check_benchmarks(
-    campaign: Campaign, declarations: Mapping[Path, EvaluatorDeclaration], problems: list[Problem]
+    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
 ) -> None:
     sought = {objective.metric for objective in campaign.objectives}
     for declaration in declarations.values():
-        if sought & set(declaration.metric_names) and (found := benchmark_problem(declaration)):
-            problems.append(found)
+        if isinstance(declaration, EvaluatorDeclaration) and sought & {*declaration.metric_names}:
+            found = benchmark_problem(declaration)
+            problems += [found] if found else []
 
 
 def _odd_counts(campaign: Campaign) -> list[Problem]:
@@ -250,11 +241,26 @@ def _odd_counts(campaign: Campaign) -> list[Problem]:
     return [Problem("E130", wrong, f"found {count}", "", where, field="objectives")]
 
 
+def _measured_by_the_clock(
+    campaign: Campaign, declarations: Mapping[Path, Declaration]
+) -> list[Problem]:
+    """A warning for each objective or constraint that another run would measure otherwise."""
+    clocked = {m for d in declarations.values() if not d.deterministic for m in d.directions()}
+    named = [(f"objectives[{i}]", o.metric) for i, o in enumerate(campaign.objectives)]
+    named += [(f"constraints[{i}]", c.metric) for i, c in enumerate(campaign.constraints)]
+    wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
+    return [
+        Problem("E142", f"{metric} {wrong}", "", "", str(campaign.file), field=where)
+        for where, metric in named
+        if metric in clocked
+    ]
+
+
 def _estimates(
     campaign: Campaign,
     layout: ModelLayout,
     storage: str,
-    declarations: Mapping[Path, EvaluatorDeclaration],
+    declarations: Mapping[Path, Declaration],
 ) -> dict[str, float]:
     config = campaign.config
     size = layout.parameters * BYTES[storage]
@@ -262,10 +268,9 @@ def _estimates(
     workers = 1 if config.workers.pool == "inline" else config.workers.count
     items = tokens = 0
     for declaration in declarations.values():
-        task = task_files(declaration)["search"]
-        found = task.local_item_ids()
-        items += len(found) if found is not None else 0
-        tokens += sum(path.stat().st_size for path in task.data_files()) // BYTES_PER_TOKEN
+        found = declaration.size()
+        items += found[0]
+        tokens += found[1]
     evaluations = config.budget.evaluations or 0
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from evomerge.binding import Binding, bind
 from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
 from evomerge.checkpoint.layout import layer_names
-from evomerge.checkpoint.reader import Reader
+from evomerge.checkpoint.reader import Reader, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.methods.blocks import BLOCK, Scratch
@@ -258,6 +258,32 @@ def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tup
         absolute += float(difference.abs_().sum(dtype=torch.float64))
         squares += float(torch.dot(difference, difference))
     return absolute, squares
+
+
+def checkpoint_distance(
+    merged: CheckpointFolder, base: CheckpointFolder, dtype: torch.dtype | str = "float32"
+) -> tuple[float, float]:
+    """L1 and L2 distance between two checkpoints, as `LiveModel.materialize` measures it.
+
+    Args:
+        merged: its tensors are rounded to `dtype`, in which a live model would hold them.
+        base: with the same tensors.
+        dtype: the evaluation dtype.
+
+    Raises:
+        CheckpointError: E221, if `merged` has a tensor that the base has not, or of another shape.
+    """
+    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    ours, theirs = TensorReader(merged), TensorReader(base)
+    scratch = Scratch(torch.device("cpu"))
+    sums = []
+    for name, header in merged.tensors.items():
+        other = base.tensors.get(name)
+        if other is None or other.shape != header.shape:
+            wrong = "no distance: the base has no tensor of this name and shape"
+            raise CheckpointError(Problem("E221", wrong, "", "", str(merged.path), field=name))
+        sums.append(_distance(ours.read(name).to(kind), theirs.read(name), scratch))
+    return math.fsum(each[0] for each in sums), math.sqrt(math.fsum(each[1] for each in sums))
 
 
 @torch.no_grad()

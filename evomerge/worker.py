@@ -99,6 +99,7 @@ class _Engine:
         )
         files = [Path(path) for path in setup.evaluators]
         self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
+        self._measures_distance = any(reads_distance(each) for each in self.evaluators)
         self._live: LiveModel | None = None
         self._tokenizer: Any = None
 
@@ -135,7 +136,6 @@ class _Engine:
     def prepare(self, job: Job) -> JobResult:
         """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
         from evomerge.checkpoint.layout import layout_of
-        from evomerge.evaluators.declaration import digest, load_evaluator
         from evomerge.prepared import layout_to_json
         from evomerge.statistics.prepare import prepare_statistics
 
@@ -154,14 +154,14 @@ class _Engine:
         except CheckpointError as error:
             data["problems"] = [problem.__dict__ for problem in error.problems]
             return JobResult(job.id, "ok", data=data)
-        declared = [load_evaluator(Path(path)) for path in self.setup.evaluators]
         evaluators = {
             evaluator.name: {
-                "digest": digest(declaration),
+                "digest": evaluator.declaration.digest(),
                 "metrics": list(evaluator.metrics),
                 "items": {split: evaluator.item_count(split) for split in SPLITS},
+                "deterministic": evaluator.declaration.deterministic,
             }
-            for evaluator, declaration in zip(self.evaluators, declared, strict=True)
+            for evaluator in self.evaluators
         }
         layout = replace(layout_of(self.base), active=found.active)
         data["layout"] = layout_to_json(layout)
@@ -185,11 +185,13 @@ class _Engine:
         live = self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
-        report = live.materialize(plan, self.readers)
+        report = live.materialize(plan, self.readers, self._measures_distance)
         # Again: the files are mapped, and may have been written to while they were read.
         self.weights.check(digests)
         merged = time.perf_counter()
         statistics = {"tensors_written": float(report.tensors_written)}
+        if report.l1 is not None and report.l2 is not None:
+            statistics |= {"l1": report.l1, "l2": report.l2}
         subject_statistics: Mapping[str, float] = statistics
         scores = self._score(live.model, recipe, subject_statistics, job.split)
         done = time.perf_counter()
@@ -231,10 +233,32 @@ def open_evaluators(files: Sequence[Path], *, allow_code: bool = False) -> list[
         ConfigError: if an evaluator has faults.
     """
     from evomerge.evaluators import open_evaluator
-    from evomerge.evaluators.declaration import load_evaluator
+    from evomerge.evaluators.kinds import load_declaration
 
     offline()
-    return [open_evaluator(load_evaluator(file), allow_code=allow_code) for file in files]
+    return [open_evaluator(load_declaration(file), allow_code=allow_code) for file in files]
+
+
+def reads_distance(evaluator: Evaluator) -> bool:
+    """Whether it needs the distance of the weights to the base."""
+    return bool({"l1", "l2"} & {*evaluator.declaration.reads})
+
+
+def distance_statistics(
+    evaluators: Sequence[Evaluator], folder: Path, base: Path, dtype: str
+) -> dict[str, float]:
+    """`l1` and `l2` between two checkpoint folders, if an evaluator needs them.
+
+    Raises:
+        CheckpointError: if a folder cannot be read, or their tensors differ.
+    """
+    from evomerge.checkpoint.folder import open_folder
+    from evomerge.materialize import checkpoint_distance
+
+    if not any(map(reads_distance, evaluators)):
+        return {}
+    l1, l2 = checkpoint_distance(open_folder(folder, folder.name), open_folder(base, "base"), dtype)
+    return {"l1": l1, "l2": l2}
 
 
 def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Split) -> Scores:
@@ -263,22 +287,26 @@ def score_checkpoint(
     dtype: str,
     batch_size: int,
     device: str,
+    base: Path | None = None,
     allow_task_code: bool = False,
 ) -> Scores:
     """Score one checkpoint folder with one evaluator by the worker's own code.
 
-    `allow_task_code` lets task files run the Python they name.
+    `base` is the folder of the model that distances are measured from; `allow_task_code` lets task files run
+    the Python they name.
 
     Raises:
         CheckpointError: if the folder cannot be read.
         ConfigError: if the evaluator has faults.
         CandidateError: if the model's outputs or its scores are not finite.
+        UsageError: if the evaluator measures a distance and there is no `base`.
     """
     from evomerge.checkpoint.folder import open_folder
     from evomerge.evaluators import Subject
 
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
     open_folder(folder, folder.name)
+    statistics = {} if base is None else distance_statistics(evaluators, folder, base, dtype)
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -287,6 +315,7 @@ def score_checkpoint(
     subject = Subject(
         model=model.to(device).eval(),
         tokenizer=load_tokenizer(folder),
+        statistics=statistics,
         device=device,
         batch_size=batch_size,
     )

@@ -46,7 +46,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "staging",
         ),
         "evaluators": ("evaluators",),
-        "optimizers": ("optimizers", "testing"),
+        "optimizers": ("optimizers",),
         "ledger": (
             "ledger",
             "ledger_lock",
@@ -57,7 +57,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "campaign_folder",
         ),
     },
-    {"work": ("worker", "check", "pool")},
+    {"work": ("worker", "check", "pool"), "testing": ("testing",)},
     {
         "driver": (
             "dispatch",

@@ -158,6 +158,9 @@ def score(
     ] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    base: Annotated[
+        str | None, typer.Option(metavar="B", help="What distances are measured from.")
+    ] = None,
     allow_task_code: AllowTaskCode = False,
     lm_eval_json: LmEvalJson = None,
     as_json: Json = False,
@@ -184,6 +187,7 @@ def score(
             dtype=dtype,
             batch_size=batch_size,
             device=device,
+            base=None if base is None else model_folder(base, "--base"),
             allow_task_code=allow_task_code,
         )
     except CandidateError as error:

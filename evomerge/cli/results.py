@@ -35,7 +35,8 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
         ConfigError: E135, if `place` is a single file; E504, if an evaluator changed since the scores.
     """
     from evomerge.campaign import campaign_from_json
-    from evomerge.evaluators.declaration import digest, load_evaluator
+    from evomerge.evaluators.declaration import EvaluatorDeclaration
+    from evomerge.evaluators.kinds import load_declaration
     from evomerge.evaluators.results_file import ScoredModel, results_json
     from evomerge.scores import SPLITS
 
@@ -45,9 +46,11 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
     history = opened.history
     campaign = campaign_from_json(history.campaign["config"])
     recorded = (history.prepared or {}).get("evaluators", {})
-    declarations = [load_evaluator(file) for file in campaign.evaluator_files]
+    every = [load_declaration(file) for file in campaign.evaluator_files]
+    # lm-eval knows of its own tasks only.
+    declarations = [each for each in every if isinstance(each, EvaluatorDeclaration)]
     for declared in declarations:
-        if recorded.get(declared.name, {}).get("digest") != digest(declared):
+        if recorded.get(declared.name, {}).get("digest") != declared.digest():
             wrong = f"evaluator `{declared.name}` changed since the campaign began"
             raise ConfigError(Problem("E504", wrong, "", "restore it", field=declared.name))
     evaluation = campaign.config.evaluation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +9,6 @@ import typer
 
 from evomerge.cli.output import Json, print_json, say, show_log, table_console
 from evomerge.errors import Problem, UsageError
-
-EVALUATOR_KINDS = {
-    "lm_eval": "lm-eval tasks from a folder of task files, one task for each split",
-}
 
 
 def init(
@@ -117,10 +112,11 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _evaluators() -> list[dict[str, Any]]:
-    found = [{"kind": kind, "about": about} for kind, about in EVALUATOR_KINDS.items()]
-    for entry in sorted(metadata.entry_points(group="evomerge.evaluators"), key=lambda e: e.name):
-        found.append({"kind": entry.name, "about": f"from {entry.value}"})
-    return found
+    from evomerge.evaluators.kinds import KINDS
+    from evomerge.evaluators.python_callable import entry_points
+
+    found = [{"kind": kind, "about": about} for kind, about in KINDS.items()]
+    return found + [{"kind": n, "about": f"from {e.value}"} for n, e in entry_points().items()]
 
 
 def _optimizers() -> list[dict[str, Any]]:

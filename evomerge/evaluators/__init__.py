@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators.declaration import EvaluatorDeclaration, check_evaluator
+from evomerge.evaluators.declared import Declaration
 from evomerge.recipe import Recipe
 from evomerge.scores import Scores, Split
 
@@ -50,6 +50,10 @@ class Evaluator(Protocol):
     """
 
     @property
+    def declaration(self) -> Declaration:
+        """As it was declared."""
+
+    @property
     def name(self) -> str:
         """Prefix of the metrics."""
 
@@ -72,20 +76,18 @@ class Evaluator(Protocol):
         """
 
 
-def open_evaluator(declaration: EvaluatorDeclaration, *, allow_code: bool = False) -> Evaluator:
-    """The evaluator of a declaration; loads lm-eval and torch.
+def open_evaluator(declaration: Declaration, *, allow_code: bool = False) -> Evaluator:
+    """The evaluator of a declaration; loads what its kind needs.
 
     `allow_code` lets task files run the Python they name (`!function`, `unsafe_code`).
 
     Raises:
-        ConfigError: with every problem `check_evaluator` finds, or if lm-eval cannot load a task.
+        ConfigError: with every problem the declaration finds, or if it cannot be opened.
     """
-    if problems := check_evaluator(declaration, allow_code=allow_code):
+    if problems := declaration.problems(allow_code=allow_code):
         raise ConfigError(problems)
-    from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
-
     if allow_code:
         from evomerge.evaluators.code_execution import install_code_eval
 
         install_code_eval()
-    return LmEvalTasks(declaration)
+    return declaration.open()

@@ -1,4 +1,4 @@
-"""Evaluator declarations: the YAML that names an evaluator's tasks, metrics and blocks.
+"""Declarations of lm-eval tasks: the YAML that names an evaluator's tasks, metrics and blocks.
 
 Read, checked and digested without torch or lm-eval, so that drivers and `check` can do it.
 """
@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    PrivateAttr,
-    field_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.evaluators.declared import Declaration, Section
 from evomerge.evaluators.task_files import (
     GENERATION_METRICS,
     TaskFile,
@@ -33,18 +25,18 @@ from evomerge.evaluators.task_files import (
 )
 from evomerge.recipe import canonical_json
 from evomerge.scores import SPLITS, Split
-from evomerge.yaml_file import Positions, load_yaml, position, validate
+from evomerge.yaml_file import load_yaml, validate
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+if TYPE_CHECKING:
+    from evomerge.evaluators import Evaluator
+
+BYTES_PER_TOKEN = 8
+"""Of a JSON-lines file of short items, quotes and field names counted in."""
 
 Scorer = Literal["auto", "packed", "lm_eval"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class SplitTasks(_Section):
+class SplitTasks(Section):
     """The lm-eval task of each split."""
 
     search: str
@@ -56,7 +48,7 @@ class SplitTasks(_Section):
         return {"search": self.search, "selection": self.selection, "test": self.test}[split]
 
 
-class EvaluatorDeclaration(_Section):
+class EvaluatorDeclaration(Declaration):
     """One evaluator as declared.
 
     Attributes:
@@ -76,9 +68,7 @@ class EvaluatorDeclaration(_Section):
             ours where it agrees with lm-eval on the model at hand and by lm-eval's elsewhere.
     """
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
     kind: Literal["lm_eval"]
-    name: str
     include_path: str | None = None
     tasks: SplitTasks
     metrics: Annotated[list[str], Field(min_length=1)]
@@ -87,17 +77,8 @@ class EvaluatorDeclaration(_Section):
     apply_chat_template: bool = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = True
-    gen_kwargs: dict[str, bool | int | float | str | list[str]] = {}
+    gen_kwargs: Annotated[dict[str, bool | int | float | str | list[str]], Field(default_factory=dict)]
     scorer: Scorer = "auto"
-    _file: str = PrivateAttr("")
-    _positions: Positions = PrivateAttr(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise ValueError("E136", "an evaluator's name has letters, digits, `_` and `-` only")
-        return value
 
     @field_validator("metrics")
     @classmethod
@@ -116,10 +97,32 @@ class EvaluatorDeclaration(_Section):
         """The metrics as objectives name them, for example `math.acc`."""
         return tuple(f"{self.name}.{metric}" for metric in self.metrics)
 
-    def fault(self, field: str, code: str, wrong: str, found: str = "", todo: str = "") -> Problem:
-        """A problem at `field` (dotted) of this declaration's file."""
-        line, column = position(self._positions, tuple(field.split(".")))
-        return Problem(code, wrong, found, todo, self._file, line, column, field)
+    def directions(self) -> dict[str, bool | None]:
+        """As `metric_directions`; None for every metric if a task is missing."""
+        try:
+            return metric_directions(self)
+        except ConfigError:
+            return dict.fromkeys(self.metric_names)
+
+    def problems(self, *, allow_code: bool = False) -> list[Problem]:
+        """As `check_evaluator`."""
+        return check_evaluator(self, allow_code=allow_code)
+
+    def digest(self) -> str:
+        """As the function `digest`."""
+        return digest(self)
+
+    def size(self) -> tuple[int, int]:
+        """Search items (0 where they are not local), and roughly their tokens."""
+        task = task_files(self)["search"]
+        tokens = sum(path.stat().st_size for path in task.data_files()) // BYTES_PER_TOKEN
+        return len(task.local_item_ids() or ()), tokens
+
+    def open(self) -> Evaluator:
+        """The evaluator; loads lm-eval and torch."""
+        from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
+
+        return LmEvalTasks(self)
 
 
 def load_evaluator(path: Path) -> EvaluatorDeclaration:

@@ -1,11 +1,16 @@
-"""What makes two items the same item: a hash of their content. Needs the standard library only."""
+"""What makes two items the same item, a hash of their content; and what follows from it: order and split."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from evomerge.scores import SPLITS, Split
+
+SHARES = (50, 25, 25)
+"""Percent of the items for search, selection and test."""
 
 NAME_FIELDS = frozenset({"id", "_id", "idx", "index", "doc_id"})
 """Top-level fields that name an item and are no part of what a model is asked."""
@@ -24,3 +29,13 @@ def item_id(doc: Mapping[str, Any]) -> str:
 def fixed_order(ids: list[str]) -> list[int]:
     """Positions sorted by item id, equal ids by position: any prefix is a random sample of the task."""
     return sorted(range(len(ids)), key=lambda position: (ids[position], position))
+
+
+def split_of(item: str, shares: Sequence[int] = SHARES) -> Split:
+    """The split of an item id: a hash of it, as a number from 0 to 1, falls into one of the shares."""
+    place = int(hashlib.sha256(f"split {item}".encode()).hexdigest()[:16], 16) / 2**64 * sum(shares)
+    for split, share in zip(SPLITS, shares, strict=True):
+        place -= share
+        if place < 0:
+            return split
+    return SPLITS[-1]

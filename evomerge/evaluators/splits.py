@@ -8,7 +8,6 @@ stock `lm_eval --include_path` gives every number again, whatever becomes of the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +20,9 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.evaluators.declaration import NAME, digest, load_evaluator
-from evomerge.evaluators.items import item_id
+from evomerge.evaluators.declaration import digest, load_evaluator
+from evomerge.evaluators.declared import NAME
+from evomerge.evaluators.items import SHARES, item_id, split_of
 from evomerge.evaluators.task_files import (
     GENERATION_METRICS,
     SPLIT_RECORD,
@@ -36,9 +36,6 @@ from evomerge.evaluators.task_files import (
 from evomerge.scores import SPLITS, Split
 
 Items = Literal["scored", "train", "validation", "test"]
-SHARES = (50, 25, 25)
-"""Percent of the items for search, selection and test."""
-
 EXAMPLES = 1000
 """Most worked examples that are kept for few-shot prompts, the first ones."""
 
@@ -71,16 +68,6 @@ class SplitReport:
     examples: int
     files: tuple[str, ...]
     benchmark: str | None
-
-
-def split_of(item: str, shares: Sequence[int] = SHARES) -> Split:
-    """The split of an item id: a hash of it, as a number from 0 to 1, falls into one of the shares."""
-    place = int(hashlib.sha256(f"split {item}".encode()).hexdigest()[:16], 16) / 2**64 * sum(shares)
-    for split, share in zip(SPLITS, shares, strict=True):
-        place -= share
-        if place < 0:
-            return split
-    return SPLITS[-1]
 
 
 def make_splits(

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.check import locate
 from evomerge.errors import CandidateError, ConfigError, ExportCheckFailed, Problem
 from evomerge.evaluators import Evaluator, Subject
-from evomerge.evaluators.declaration import digest, load_evaluator
+from evomerge.evaluators.kinds import load_declaration
 from evomerge.export import log
 from evomerge.export.choice import Chosen
 from evomerge.export.verify import check_scores
 from evomerge.scores import Metric, Split
 from evomerge.versions import SCORING, library_versions
-from evomerge.worker import load_tokenizer, open_evaluators, score_subject
+from evomerge.worker import distance_statistics, load_tokenizer, open_evaluators, score_subject
 
 
 def check_evaluators(chosen: Chosen) -> dict[str, str]:
@@ -26,8 +27,8 @@ def check_evaluators(chosen: Chosen) -> dict[str, str]:
     digests: dict[str, str] = {}
     problems = []
     for file in chosen.campaign.evaluator_files:
-        declaration = load_evaluator(file)
-        digests[declaration.name] = digest(declaration)
+        declaration = load_declaration(file)
+        digests[declaration.name] = declaration.digest()
         recorded = chosen.prepared["evaluators"].get(declaration.name, {})
         if recorded.get("digest") != digests[declaration.name]:
             wrong = "the evaluator or its items changed since the campaign began"
@@ -74,16 +75,22 @@ def score_export(
     }
     evaluation = chosen.campaign.config.evaluation
     device = evaluation.device
+    files = chosen.campaign.evaluator_files
+    evaluators = open_evaluators(files, allow_code=allow_task_code)
+    base = Path(locate("base", chosen.campaign.references()["base"]))
     subject = Subject(
         model=model.to(device),
         tokenizer=load_tokenizer(folder),
+        statistics=distance_statistics(evaluators, folder, base, evaluation.dtype),
         device=device,
         batch_size=evaluation.batch_size,
     )
-    files = chosen.campaign.evaluator_files
-    evaluators = open_evaluators(files, allow_code=allow_task_code)
     measured = _measure(subject, evaluators, split)
-    warnings = check_scores(split, evaluations[split].metrics, measured, device, changed)
+    clocked = {
+        name for each in evaluators if not each.declaration.deterministic for name in each.metrics
+    }
+    recorded = {n: m for n, m in evaluations[split].metrics.items() if n not in clocked}
+    warnings = check_scores(split, recorded, measured, device, changed)
     test = _measure(subject, evaluators, "test")
     log.record_test(directory, chosen.candidate.id, chosen.recipe.digest, digests, test)
     return test, warnings

@@ -1,1 +1,5 @@
-"""Checks that parts written by others can run against evomerge's seams."""
+"""Conformance suites for parts written by others, to be run from their own tests.
+
+`evomerge.testing.optimizers` holds what an optimizer must do, `evomerge.testing.evaluators` what an evaluator
+must; each check is a plain function that raises AssertionError with what was expected.
+"""

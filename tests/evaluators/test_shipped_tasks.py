@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from evomerge.evaluators import Subject, open_evaluator
-from evomerge.evaluators.declaration import load_evaluator, task_files
+from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator, task_files
 from evomerge.evaluators.items import item_id
+from evomerge.evaluators.kinds import load_declaration
 from tests.evaluators.conftest import build_llama
 from tests.evaluators.test_lm_eval_tasks import stock
 
@@ -19,6 +20,7 @@ SHIPPED = [
     path
     for path in sorted((REPOSITORY / "evaluators").glob("**/*.yaml"))
     if "tasks" not in path.relative_to(REPOSITORY).parts
+    and isinstance(load_declaration(path), EvaluatorDeclaration)
 ]
 
 

@@ -18,8 +18,8 @@ from evomerge.evaluators.declaration import (
     digest,
     load_evaluator,
 )
-from evomerge.evaluators.items import item_id
-from evomerge.evaluators.splits import make_splits, split_of
+from evomerge.evaluators.items import item_id, split_of
+from evomerge.evaluators.splits import make_splits
 from evomerge.scores import SPLITS
 from tests.evaluators.conftest import TASK, make_items
 from tests.evaluators.test_lm_eval_tasks import stock

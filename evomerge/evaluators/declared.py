@@ -1,0 +1,76 @@
+"""What the declarations of all evaluator kinds have in common: name, metrics, faults, digest."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+from evomerge.errors import Problem
+from evomerge.yaml_file import Positions, position
+
+if TYPE_CHECKING:
+    from evomerge.evaluators import Evaluator
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+class Section(BaseModel):
+    """A part of a declaration: nothing unknown in it, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Declaration(Section, ABC):
+    """One evaluator as declared in a YAML file.
+
+    Attributes:
+        kind: which kind of evaluator, and so what else the file may say.
+        name: prefix of its metrics.
+        deterministic: whether equal models get equal scores; if not, its metrics are left out of every
+            promise of identity.
+        reads: the numbers of a merge it needs (`Subject.statistics`), which a worker measures only then.
+    """
+
+    deterministic: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    kind: str
+    name: str
+    _file: str = PrivateAttr("")
+    _positions: Positions = PrivateAttr(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("E136", "an evaluator's name has letters, digits, `_` and `-` only")
+        return value
+
+    def fault(self, field: str, code: str, wrong: str, found: str = "", todo: str = "") -> Problem:
+        """A problem at `field` (dotted) of this declaration's file."""
+        line, column = position(self._positions, tuple(field.split(".")))
+        return Problem(code, wrong, found, todo, self._file, line, column, field)
+
+    @abstractmethod
+    def directions(self) -> dict[str, bool | None]:
+        """Full metric name to whether higher is better; None where either may be wanted."""
+
+    @abstractmethod
+    def problems(self, *, allow_code: bool = False) -> list[Problem]:
+        """Every fault that shows without loading a model."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 (hex) over the settings and all bytes they name; where files lie does not matter."""
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Number of search items, and roughly of their tokens (0 where it cannot be told)."""
+
+    @abstractmethod
+    def open(self) -> Evaluator:
+        """The evaluator; loads what it needs."""

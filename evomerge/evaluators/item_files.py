@@ -1,0 +1,157 @@
+"""Items in files of our own kinds: one file for each split, or one file dealt out by content.
+
+With one file an item's split follows from the hash of its content, half to search and a quarter each to
+selection and test, so that equal items never land in two splits. The standard library and pydantic only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import PositiveInt
+
+from evomerge.errors import Problem
+from evomerge.evaluators.declared import Declaration, Section
+from evomerge.evaluators.items import fixed_order, item_id, split_of
+from evomerge.recipe import canonical_json
+from evomerge.scores import SPLITS, Split
+
+CHARACTERS_PER_TOKEN = 4
+
+Item = Mapping[str, Any]
+
+
+class SplitFiles(Section):
+    """A file of items for each split."""
+
+    search: str
+    selection: str
+    test: str
+
+
+@dataclass(frozen=True)
+class SplitItems:
+    """The items of one split in their fixed order, with the hash of each one's content."""
+
+    ids: tuple[str, ...]
+    items: tuple[Item, ...]
+
+
+class ItemsDeclaration(Declaration):
+    """A declaration whose items lie in files; `source` is the field that names them.
+
+    Attributes:
+        block_size: items per block; a batch never crosses a block.
+    """
+
+    source: ClassVar[str]
+
+    block_size: PositiveInt = 50
+
+    @abstractmethod
+    def read(self, path: Path) -> list[Item]:
+        """The items of a file.
+
+        Raises:
+            ValueError: if they cannot be read.
+            OSError: if the file cannot.
+        """
+
+    @property
+    def files(self) -> dict[Split, Path]:
+        """The file of each split; three times the same where one is dealt out."""
+        named: str | SplitFiles = getattr(self, self.source)
+        if isinstance(named, str):
+            return dict.fromkeys(SPLITS, Path(named))
+        return {split: Path(getattr(named, split)) for split in SPLITS}
+
+    def beside(self, folder: Path) -> dict[str, Any]:
+        """The source field with its paths made absolute, relative to `folder`."""
+        named: str | SplitFiles = getattr(self, self.source)
+        if isinstance(named, str):
+            return {self.source: str((folder / named).resolve())}
+        paths = {split: str((folder / getattr(named, split)).resolve()) for split in SPLITS}
+        return {self.source: SplitFiles(**paths)}
+
+    def splits(self) -> dict[Split, SplitItems]:
+        """The items of every split.
+
+        Raises:
+            ValueError, OSError: as `read` says.
+        """
+        dealt = isinstance(getattr(self, self.source), str)
+        found: dict[Split, SplitItems] = {}
+        for split, path in self.files.items():
+            items = self.read(path)
+            ids = [item_id(item) for item in items]
+            own = [i for i in range(len(items)) if not dealt or split_of(ids[i]) == split]
+            order = [own[i] for i in fixed_order([ids[i] for i in own])]
+            found[split] = SplitItems(tuple(ids[i] for i in order), tuple(items[i] for i in order))
+        return found
+
+    def problems(self, *, allow_code: bool = False) -> list[Problem]:
+        """E101 a missing file, E102 an unreadable one, E128 splits without items or with common ones."""
+        missing = sorted({path for path in self.files.values() if not path.is_file()})
+        if missing:
+            return [
+                self.fault(self.source, "E101", "no such file", f"found {p.name!r}") for p in missing
+            ]
+        try:
+            splits = self.splits()
+        except (ValueError, OSError) as error:
+            return [self.fault(self.source, "E102", "the items cannot be read", str(error))]
+        problems = []
+        for split, items in splits.items():
+            if not items.ids:
+                wrong = f"the {split} split has no items"
+                problems.append(self.fault(self.source, "E128", wrong, "", "give more items"))
+            for other in SPLITS[: SPLITS.index(split)]:
+                if shared := len({*items.ids} & {*splits[other].ids}):
+                    wrong, text = f"{other} and {split} share items", f"{shared} are in both"
+                    problems.append(self.fault(self.source, "E128", wrong, text))
+        return problems
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the settings and the bytes of the files."""
+        settings = self.model_dump(by_alias=True, exclude={self.source})
+        named = getattr(self, self.source)
+        settings["files"] = 0 if named is None else 1 if isinstance(named, str) else len(SPLITS)
+        hasher = hashlib.sha256(canonical_json(settings).encode())
+        for split, path in self.files.items():
+            hasher.update(f"\n{split} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return hasher.hexdigest()
+
+    def size(self) -> tuple[int, int]:
+        """Search items, and their tokens at four characters each."""
+        items = self.splits()["search"].items
+        characters = sum(len(str(value)) for item in items for value in item.values())
+        return len(items), characters // CHARACTERS_PER_TOKEN
+
+
+def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
+    """Items in a JSON-lines file.
+
+    Raises:
+        ValueError: naming the line that is no JSON object or lacks a required field.
+        OSError: if the file cannot be read.
+    """
+    items = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name}:{number}: not a JSON line ({error.msg})") from None
+        lacking = [name for name in required if not isinstance(item, dict) or name not in item]
+        if not isinstance(item, dict) or lacking:
+            wanted = f"with {', '.join(lacking)}" if lacking else ""
+            raise ValueError(f"{path.name}:{number}: an item is a JSON object {wanted}".rstrip())
+        items.append(item)
+    return items
