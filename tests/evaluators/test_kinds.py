@@ -93,7 +93,10 @@ def test_lengths_are_those_of_writing_one_answer_after_the_other(tmp_path: Path,
     """Token by token without padding, cache or batch."""
     lines = [{"q": text} for text in ("one", "a longer question?", "x", "and four", "five", "si", "7")]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = declare(tmp_path, kind="length", prompts="prompts.jsonl", field="q", max_tokens=12)
+    files = {"search": "prompts.jsonl", "selection": "b.jsonl", "test": "c.jsonl"}
+    for name in ("b.jsonl", "c.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"q": name}))
+    path = declare(tmp_path, kind="length", prompts=files, field="q", max_tokens=12)
     evaluator = opened(path)
     # A model that ends often: the end token is made likely after some bytes.
     model = subject.model
