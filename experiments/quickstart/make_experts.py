@@ -34,7 +34,7 @@ EXPERTS = {
     "code": Schedule(steps=450, batch=64, rate=1.5e-4),
 }
 REPLAY = 0.5
-"""Share of what the base was taught in the training of an expert; it keeps fine-tunes near enough to be merged."""
+"""Share of the base's own pairs in an expert's training; they keep fine-tunes near enough to be merged."""
 
 
 def make_data() -> dict[str, list[Item]]:
