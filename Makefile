@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test oracles lint clean
+.PHONY: install quickstart test soak soak-long oracles lint clean
 
 install: $(STAMP)
 
@@ -25,6 +25,15 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The faults of tests/faults with larger counts; goes on where it was stopped.
+SOAK ?= runs/soak
+
+soak: install
+	$(BIN)/python -m tests.faults.soak --tier T1 --dir $(SOAK)
+
+soak-long: install
+	$(BIN)/python -m tests.faults.soak --tier T2 --dir $(SOAK)
 
 # The real mergekit needs an environment of its own; `make test` never touches it.
 ORACLES := .venv-oracles

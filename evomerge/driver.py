@@ -82,9 +82,11 @@ def run(
         raise cannot_write(directory, error) from error
     with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
         history = History.fold(ledger.events)
+        failpoint("driver.folded")
         if history.campaign and history.campaign["identity"] != identity_digest(campaign.to_json()):
             raise ConfigError(_differences(history.campaign["config"], campaign))
         setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
+        failpoint("driver.before_pool")
         pool = open_pool(campaign.config.workers, setup)
         try:
             dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)

@@ -2,8 +2,8 @@
 
 Armed only by the environment, `EVOMERGE_FAILPOINTS="ledger.after_fsync=kill@3,export.rename=raise"`:
 at the third hit of the first the process sends itself SIGKILL, at the first hit of the second
-`FailpointHit` is raised. Actions: `kill` (SIGKILL), `raise`, `exit` (leave at once with code 70, no
-clean-up). Each fires once. Unarmed, a call is one test of an empty dict.
+`FailpointHit` is raised. Actions: `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `exit` (leave at once with
+code 70, no clean-up). Each fires once. Unarmed, a call is one test of an empty dict.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 
 VARIABLE = "EVOMERGE_FAILPOINTS"
-ACTIONS = ("kill", "raise", "exit")
+ACTIONS = ("kill", "stop", "raise", "exit")
 EXIT_CODE = 70
 
 
@@ -69,4 +69,4 @@ def _hit(name: str) -> None:
     if action == "exit":
         sys.stderr.flush()
         os._exit(EXIT_CODE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGTERM if action == "stop" else signal.SIGKILL)

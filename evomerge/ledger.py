@@ -186,8 +186,13 @@ class Repair:
     salvaged: tuple[dict[str, Any], ...]
 
 
-def repair(path: str | Path, out: str | Path) -> Repair:
+def repair(path: str | Path, out: str | Path, *, keep: int | None = None) -> Repair:
     """Copy the sound events from the start of a ledger to a new file; the damaged one is not touched.
+
+    Args:
+        path: the damaged ledger.
+        out: the file to make.
+        keep: most events to copy, where the caller knows that those behind are of no use.
 
     Raises:
         LedgerDamaged: E503 a newer format.
@@ -197,18 +202,26 @@ def repair(path: str | Path, out: str | Path) -> Repair:
     scan = _scan(data)
     if scan.events:
         _refuse_format(scan.events[0], Path(path))
+    length = scan.length if keep is None else _length_of(data[: scan.length], keep)
     out = Path(out)
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            write_all(descriptor, data[: scan.length])
+            write_all(descriptor, data[:length])
+            failpoint("repair.written")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         sync_folder(out.parent)
     except OSError as error:
         raise cannot_write(out, error) from error
-    return Repair(len(scan.events), len(data) - scan.length, _salvage(data[scan.length :]))
+    kept = len(scan.events) if keep is None else min(keep, len(scan.events))
+    return Repair(kept, len(data) - length, _salvage(data[length:]))
+
+
+def _length_of(data: bytes, events: int) -> int:
+    """Bytes of the first `events` lines."""
+    return sum(len(line) for line in data.splitlines(keepends=True)[:events])
 
 
 def _salvage(data: bytes) -> tuple[dict[str, Any], ...]:

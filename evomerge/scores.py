@@ -47,8 +47,10 @@ class Scores:
     items: dict[str, np.ndarray] = field(default_factory=dict)
 
     def non_finite(self) -> list[str]:
-        """Names of the metrics whose value is not a finite number."""
-        return sorted(name for name, m in self.metrics.items() if not math.isfinite(m.value))
+        """Names of the metrics whose value, standard error or per-item results are not finite numbers."""
+        bad = {n for n, m in self.metrics.items() if not math.isfinite(m.value + m.stderr)}
+        bad |= {name for name, values in self.items.items() if not np.isfinite(values).all()}
+        return sorted(bad)
 
 
 def mean_metric(values: np.ndarray) -> Metric:

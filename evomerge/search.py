@@ -96,6 +96,7 @@ def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objectiv
     bounds = history.bounds()
     asked = told = 0
     for turn in history.turns:
+        failpoint("driver.replaying")
         candidates = [history.candidates[name] for name in turn.ids]
         if turn.state is None:
             if optimizer.ask() != [candidate.genome for candidate in candidates]:
@@ -157,6 +158,7 @@ class Search:
             recipe = self._recipes[number] = self.space.decode(genome)
             entry = {"id": candidate_id(number), "genome": list(genome), "recipe": recipe.digest}
             entries.append(entry)
+        failpoint("driver.before_asked")
         generation = len(self.history.generations)
         self.dispatcher.record({"event": "asked", "generation": generation, "candidates": entries})
         return list(range(first, first + len(entries)))
@@ -195,6 +197,7 @@ class Search:
         candidates = [self.history.candidates[name] for name in names]
         told = outcomes(candidates, self.campaign.objectives, self.history.bounds())
         self.optimizer.tell(told, numbers)
+        failpoint("driver.after_tell")
         state = self.optimizer.state_digest()
         which: Mapping[str, int | str] = {"generation": len(self.history.told)}
         if self.campaign.config.optimizer.schedule == "steady_state":

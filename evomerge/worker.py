@@ -265,12 +265,17 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
     """All metrics of a subject on one split.
 
     Raises:
-        CandidateError: `nonfinite_logits`, `nonfinite_score`.
+        CandidateError: `nonfinite_logits`, `nonfinite_score`; `bad_scores`, if an evaluator measured other
+            things than it declares.
     """
     metrics: dict[str, Metric] = {}
     items: dict[str, np.ndarray] = {}
     for evaluator in evaluators:
         scores = evaluator.evaluate(subject, split)
+        if set(scores.metrics) != set(evaluator.metrics):
+            found = ", ".join(sorted(scores.metrics)) or "nothing"
+            declared = ", ".join(evaluator.metrics)
+            raise CandidateError("bad_scores", f"{evaluator.name} gave {found}, and declares {declared}")
         bad = scores.non_finite()
         if bad:
             raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")

@@ -66,6 +66,8 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "driver",
             "export",
             "verify",
+            "repair",
+            "launch",
             "model_card",
             "mergekit",
             "seeders",

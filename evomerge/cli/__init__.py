@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, looks, models, splits, start
+from evomerge.cli import campaigns, cluster, looks, models, splits, start
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -42,6 +42,8 @@ for verb in (
     models.score,
     splits.split,
     looks.verify,
+    looks.repair,
+    cluster.launch,
 ):
     app.command()(verb)
 app.command(name="list")(start.list_)

@@ -1,4 +1,4 @@
-"""`status`, `front`, `show` and `verify`: reading a campaign folder, also while a run goes on."""
+"""`status`, `front`, `show`, `verify` and `repair`: reading a campaign folder, also while a run goes on."""
 
 from __future__ import annotations
 
@@ -161,3 +161,34 @@ def verify(directory: Folder, as_json: Json = False) -> None:
     for what, count in found.checked.items():
         console.print(f"{count:>8}  {what}", markup=False, soft_wrap=True)
     console.print("everything holds")
+
+
+def repair(
+    directory: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Copy what is sound of a damaged campaign folder; `run` goes on with the copy."""
+    import dataclasses
+
+    from evomerge.repair import repair_folder
+
+    found = repair_folder(directory, out)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    rows = [
+        ("copied", f"{found.events} ledger events, {found.evaluations} of them results"),
+        (
+            "not copied",
+            f"{found.lost_bytes:,} bytes behind them, with {found.lost_events} sound events",
+        ),
+    ]
+    if found.damaged_items:
+        rows.append(("damaged", f"the per-item results of {found.damaged_items}"))
+    if found.exports or found.lost_exports:
+        rows.append(("exports", f"{found.exports} events copied, {found.lost_exports} bytes not"))
+    rows.append(("go on with", f"evomerge run FILE --dir {out}"))
+    console = table_console()
+    for name, text in rows:
+        console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)

@@ -1,0 +1,70 @@
+"""Drivers whose workers are toys: torch-free, so that one can be started in a process of its own.
+
+`python -m tests.faults.sessions run FILE --dir DIR` is `evomerge run` with toy workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+from evomerge import driver
+from evomerge.campaign import WorkersSection
+from evomerge.cli import main
+from evomerge.job import WorkerSetup
+from evomerge.ledger import Ledger
+from evomerge.pool import Pool
+from evomerge.pool.inline import InlinePool
+from evomerge.pool.processes import ProcessPool
+from evomerge.recipe import canonical_json
+from tests.faults.toy import ToyWorker
+
+ACKNOWLEDGED = "acknowledged.txt"
+
+
+def toy_pool(workers: WorkersSection, setup: WorkerSetup) -> Pool:
+    """The pool a campaign names, with toy workers."""
+    if workers.pool == "inline":
+        return InlinePool(setup, ToyWorker)
+    if workers.pool == "local":
+        return ProcessPool(setup, workers.count, ToyWorker)
+    from evomerge.pool.ray_actors import RayPool
+
+    return RayPool(setup, workers.count, address=workers.address, gpus=workers.gpus, runner=ToyWorker)
+
+
+@contextlib.contextmanager
+def toys() -> Iterator[None]:
+    """Drivers in this process (and in its forks) take toy workers, and note what they acknowledged."""
+    plain = Ledger.append
+
+    def append(ledger: Ledger, event: Mapping[str, Any]) -> None:
+        plain(ledger, event)
+        # What stands here was acknowledged: whoever called `append` has gone on.
+        folder = ledger.path.parent.parent
+        line = f"{len(ledger.events) - 1} {checksum(ledger.events[-1])}\n"
+        with (folder / ACKNOWLEDGED).open("a") as log:
+            log.write(line)
+
+    with mock.patch.object(driver, "open_pool", toy_pool), mock.patch.object(Ledger, "append", append):
+        yield
+
+
+def checksum(event: Mapping[str, Any]) -> int:
+    """CRC-32 of an event's canonical JSON."""
+    return zlib.crc32(canonical_json(event).encode())
+
+
+def command(*words: str | os.PathLike[str]) -> int:
+    """One command line with toy workers; gives its exit code."""
+    with toys():
+        return main([os.fspath(word) for word in words])
+
+
+if __name__ == "__main__":
+    sys.exit(command(*sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""Ray for real: drivers and nodes killed while workers are busy: F3, F13, F14."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.faults.bed import RUN, finish, judge, write_toy_campaign
+from tests.faults.harness import Tally, Trial, row
+from tests.faults.test_driver_stopped import results_in
+
+REPOSITORY = Path(__file__).parents[2]
+SAID = "said.txt"
+PATIENCE = 150.0
+
+
+def drive(file: Path) -> subprocess.Popen[bytes]:
+    """`evomerge run` with toy workers in a process of its own; its words go to `said.txt`."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
+    with (file.parent / SAID).open("ab") as said:
+        return subprocess.Popen(
+            [*words, str(file.parent / RUN)], cwd=REPOSITORY, env=environment, stdout=said, stderr=said
+        )
+
+
+def until(happened: Callable[[], bool], driver: subprocess.Popen[bytes], file: Path) -> None:
+    """Wait while a driver runs.
+
+    Raises:
+        AssertionError: if it ended before, or if it takes too long.
+    """
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        text = (file.parent / SAID).read_text(errors="replace")[-2000:]
+        assert driver.poll() is None, f"it ended with {driver.returncode}: {text}"
+        assert time.monotonic() < end, text
+        time.sleep(0.05)
+
+
+@row("F3", "SIGKILL of the driver while Ray's workers are busy", quick=1, t1=10, t2=100)
+def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
+    """No process of its Ray is alive ten seconds later, and nothing is lost."""
+    workers = {"workers": {"pool": "ray", "count": 2}}
+    file = write_toy_campaign(trial.folder, workers, seconds=0.3)
+    driver = drive(file)
+    try:
+        until(lambda: results_in(trial.folder) >= trial.rng.randrange(7, 14), driver, file)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        assert any("raylet" in name_of(process) for process in family)
+        assert sum("ToyWorker" in name_of(process) for process in family) >= 2
+    finally:
+        driver.kill()
+        driver.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert [name_of(process) for process in alive] == []
+    write_toy_campaign(trial.folder)
+    return finish(trial, file, 1)
+
+
+def name_of(process: psutil.Process) -> str:
+    """What a process calls itself."""
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return ""
+
+
+@contextlib.contextmanager
+def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
+    """A Ray cluster on this machine: a head without processors, and nodes with one each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), before]))
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        yield made, [made.add_node(num_cpus=1) for _ in range(nodes)]
+    finally:
+        with contextlib.suppress(Exception):
+            made.shutdown()
+        for process in psutil.Process().children(recursive=True):
+            if any(part in name_of(process) for part in ("raylet", "gcs_server", "ray::")):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@row("F13", "Ray nodes killed under load, then all of them; one comes back", quick=3, t1=6, t2=30)
+def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
+    """Three nodes, one killed; then the others: the run says that it waits, and goes on with a new one."""
+    with cluster(3) as (made, nodes):
+        workers = {"workers": {"pool": "ray", "count": 3, "address": made.address}}
+        file = write_toy_campaign(trial.folder, workers, seconds=0.4)
+        driver = drive(file)
+        try:
+            until(lambda: results_in(trial.folder) >= 8, driver, file)
+            made.remove_node(nodes.pop(trial.rng.randrange(3)), allow_graceful=False)
+            until(lambda: results_in(trial.folder) >= 13, driver, file)
+            for node in nodes:
+                made.remove_node(node, allow_graceful=False)
+            until(lambda: "waiting for capacity" in (trial.folder / SAID).read_text(), driver, file)
+            made.add_node(num_cpus=1)
+            assert driver.wait(PATIENCE) == 0, (trial.folder / SAID).read_text()[-3000:]
+        finally:
+            driver.kill()
+            driver.wait(10)
+    return judge(trial.folder, 3)
+
+
+@row("F14", "the head node killed", quick=1, t1=1, t2=10)
+def test_f14_head_node_killed(trial: Trial) -> Tally:
+    """Exit 5 within two minutes; the campaign goes on on another cluster."""
+    with cluster(2) as (made, _):
+        workers = {"workers": {"pool": "ray", "count": 2, "address": made.address}}
+        file = write_toy_campaign(trial.folder, workers, seconds=0.4)
+        driver = drive(file)
+        try:
+            until(lambda: results_in(trial.folder) >= 8, driver, file)
+            made.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+            code = driver.wait(PATIENCE)
+        finally:
+            driver.kill()
+            driver.wait(10)
+        assert code == 5, (code, (trial.folder / SAID).read_text()[-3000:])
+        assert "E404" in (trial.folder / SAID).read_text()
+    with cluster(1) as (made, _):
+        write_toy_campaign(
+            trial.folder, {"workers": {"pool": "ray", "count": 1, "address": made.address}}
+        )
+        driver = drive(file)
+        try:
+            assert driver.wait(PATIENCE) == 0, (trial.folder / SAID).read_text()[-3000:]
+        finally:
+            driver.kill()
+            driver.wait(10)
+    return judge(trial.folder, 1)
