@@ -7,6 +7,7 @@ lost with its worker is tried again, and whatever is acknowledged has been fsync
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,13 +26,20 @@ from evomerge.pool import Pool
 from evomerge.recipe import Recipe, canonical_json
 from evomerge.scores import Split
 
+logger = logging.getLogger(__name__)
+
 POLL = 0.25
 """Seconds between looks at signals and limits while jobs run."""
 
 POISON = 2
 """A candidate that lost this many workers is given up: it is likely what kills them."""
 
+CAPACITY_NOTICE = 20.0
+"""Seconds without a machine for some worker after which that is said."""
+
 MAX_LOST = 5
+"""Attempts a candidate may lose in all, also with machines that went away."""
+
 BREAKER_ALIKE = 8
 BREAKER_FINISHED = 10
 
@@ -92,6 +100,8 @@ class Dispatcher:
         self._waiting: dict[str, _Wanted] = {}
         self._open_keys: dict[str, _Wanted] = {}
         self._queue: deque[_Wanted] = deque()
+        self._short_since: float | None = None
+        self._told_short = False
         self.done = 0
         self.began = time.monotonic()
         self.seconds_before = history.elapsed
@@ -114,7 +124,12 @@ class Dispatcher:
             seconds = time.monotonic() - self.began
             budget = self.campaign.config.budget.evaluations
             running = tuple(sorted(self.running))
-            self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
+            try:
+                self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
+            except OSError as error:
+                # A terminal that is gone or a log without room: no reason to stop a campaign.
+                self.observer = None
+                logger.warning("progress is shown no more: %s", error)
 
     def spent(self) -> str | None:
         """`budget` or `hours` if that limit is reached, counting what is open."""
@@ -265,10 +280,29 @@ class Dispatcher:
             raise stop
         result = self.pool.next(POLL)
         if result is None:
+            self._look_at_capacity()
             self.notify()
         else:
             self.running.discard(result.id)
         return result
+
+    def _look_at_capacity(self) -> None:
+        """Say it, once, when workers have waited for a machine for a while; and when all have one."""
+        short, now = self.pool.waiting, time.monotonic()
+        if not short:
+            if self._told_short:
+                logger.warning("all %d workers have a place again", self.pool.size)
+            self._short_since, self._told_short = None, False
+            return
+        self._short_since = self._short_since or now
+        if not self._told_short and now - self._short_since >= CAPACITY_NOTICE:
+            self._told_short = True
+            logger.warning(
+                "warning[E409] workers: waiting for capacity; %d of %d workers have no place to run yet; "
+                "the campaign goes on as far as there is room",
+                short,
+                self.pool.size,
+            )
 
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
@@ -342,7 +376,8 @@ class Dispatcher:
                 "message": result.message[:2000],
             }
         )
-        return self.history.candidates[entry.id].lost[entry.split] >= POISON
+        candidate = self.history.candidates[entry.id]
+        return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost >= MAX_LOST
 
     def _store_items(self, result: JobResult) -> dict[str, Any]:
         grouped: dict[str, dict[str, Any]] = {}

@@ -56,7 +56,8 @@ class Evaluation:
 class Candidate:
     """A genome that was asked for, or a baseline (`genome` None).
 
-    `lost` counts the workers lost since the last result, by split (`attempts_lost` counts all);
+    `lost` counts the workers lost since the last result, by split, those apart that went with their
+    machine; `attempts_lost` counts all.
     `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
     """
 
@@ -160,7 +161,8 @@ class History:
             candidate = self._candidate(event)
             candidate.attempts_lost += 1
             split = event.get("split", "search")
-            candidate.lost[split] = candidate.lost.get(split, 0) + 1
+            if event["failure"] != "node_lost":
+                candidate.lost[split] = candidate.lost.get(split, 0) + 1
         elif kind == "baselines":
             self.baselines = dict(event)
         elif kind == "asked":

@@ -65,9 +65,11 @@ class JobResult:
 
     Attributes:
         status: `ok`; `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
-            deadline or could not be reached); `fault` (no candidate's fault: files, evaluators or the
-            machine; `failure` is the name of the `EvomergeError`, `data["problems"]` its problems).
-        failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `deadline`.
+            deadline, could not be reached or ran out of memory); `fault` (no candidate's fault: files,
+            evaluators or the machine; `failure` is the name of the `EvomergeError`, `data["problems"]`
+            its problems).
+        failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `node_lost`,
+            `deadline`, `out_of_memory`.
         message: one line for people.
         data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
         items: per-item results, metric name to float64 [items].

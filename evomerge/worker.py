@@ -52,7 +52,10 @@ class Worker:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"
             message = f"{type(error).__name__}: {error} ({place})"
-            return JobResult(job.id, "failed", _class_of(error), message)
+            if _is_out_of_memory(error):
+                # Maybe only because of what this process holds: worth one more try in a fresh one.
+                return JobResult(job.id, "lost", "out_of_memory", message)
+            return JobResult(job.id, "failed", "error", message)
 
     def _loaded(self) -> _Engine:
         if self._engine is None:
@@ -67,11 +70,9 @@ def offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _class_of(error: Exception) -> str:
-    """Failure class of an unforeseen exception."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out_of_memory"
-    return "error"
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the host or (without an import of torch) a device has no memory left."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 class _Engine:
@@ -275,7 +276,9 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
         if set(scores.metrics) != set(evaluator.metrics):
             found = ", ".join(sorted(scores.metrics)) or "nothing"
             declared = ", ".join(evaluator.metrics)
-            raise CandidateError("bad_scores", f"{evaluator.name} gave {found}, and declares {declared}")
+            raise CandidateError(
+                "bad_scores", f"{evaluator.name} gave {found}, and declares {declared}"
+            )
         bad = scores.non_finite()
         if bad:
             raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")

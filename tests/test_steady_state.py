@@ -203,6 +203,7 @@ class ThreeAtOnce:
     """Three workers in one: real results in some order; raises after `limit` of them."""
 
     size = 3
+    waiting = 0
 
     def __init__(self, setup, limit):
         self._inner, self._jobs, self._left = InlinePool(setup), [], limit

@@ -5,6 +5,7 @@ With `--json` an error is one object `{"errors": [...]}` on stdout, so that a ca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -39,9 +40,10 @@ def plain(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A remark for people, on stderr."""
-    sys.stderr.write(plain(text) + "\n")
-    sys.stderr.flush()
+    """A remark for people, on stderr; nothing if that is gone or full, which must not cost the result."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(plain(text) + "\n")
+        sys.stderr.flush()
 
 
 def to_json(data: Any) -> str:

@@ -32,6 +32,11 @@ class Pool(Protocol):
         """How many jobs run side by side."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """How many of its workers have no machine to run on now; their jobs wait."""
+        ...
+
     def submit(self, job: Job) -> None:
         """Queue a job."""
         ...

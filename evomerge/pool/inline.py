@@ -17,8 +17,10 @@ class InlinePool:
     """A pool of one worker that runs when its result is asked for."""
 
     size = 1
+    waiting = 0
 
     def __init__(self, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner] = Worker) -> None:
+        self._setup, self._runner = setup, runner
         self._worker = runner(setup)
         self._queue: deque[Job] = deque()
 
@@ -28,7 +30,12 @@ class InlinePool:
 
     def next(self, timeout: float) -> JobResult | None:
         """Run the oldest queued job; None if there is none. `timeout` cannot be kept."""
-        return self._worker.run(self._queue.popleft()) if self._queue else None
+        if not self._queue:
+            return None
+        result = self._worker.run(self._queue.popleft())
+        if result.status == "lost":  # it ran out of memory: what it still holds must go
+            self._worker = self._runner(self._setup)
+        return result
 
     def close(self) -> None:
         """Drop what is queued."""

@@ -26,11 +26,15 @@ from evomerge.worker import Worker
 
 CLOSE_SECONDS = 3.0
 
+MOST_NOISE = 1_000_000
+"""Bytes of a worker's own output that are passed on to stderr; the rest is dropped."""
+
 
 @dataclass(eq=False, kw_only=True)
 class _Place(Slot):
     process: SpawnProcess
     pipe: Connection
+    noise: threading.Thread
 
 
 class ProcessPool(SlotPool[_Place]):
@@ -59,13 +63,17 @@ class ProcessPool(SlotPool[_Place]):
 
     def _start(self) -> _Place:
         ours, theirs = self._context.Pipe()
+        heard, said = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=_serve, args=(theirs, self._setup, self._runner), daemon=True
+            target=_serve, args=(theirs, said, self._setup, self._runner), daemon=True
         )
         with _thread_environment(self._setup.threads):
             process.start()
         theirs.close()
-        return _Place(process=process, pipe=ours)
+        said.close()
+        noise = threading.Thread(target=_pass_on, args=(heard,), daemon=True)
+        noise.start()
+        return _Place(process=process, pipe=ours, noise=noise)
 
     def _give(self, slot: _Place, job: Job) -> None:
         try:
@@ -73,9 +81,9 @@ class ProcessPool(SlotPool[_Place]):
         except OSError as error:
             raise WorkerLost(str(error)) from error
 
-    def _wait(self, busy: Sequence[_Place], seconds: float) -> list[_Place]:
-        ready = wait([slot.pipe for slot in busy], seconds)
-        return [slot for slot in busy if slot.pipe in ready]
+    def _wait(self, slots: Sequence[_Place], seconds: float) -> list[_Place]:
+        ready = wait([slot.pipe for slot in slots], seconds)
+        return [slot for slot in slots if slot.pipe in ready]
 
     def _take(self, slot: _Place) -> JobResult:
         try:
@@ -88,17 +96,37 @@ class ProcessPool(SlotPool[_Place]):
     def _stop(self, slot: _Place) -> None:
         slot.process.kill()
         slot.process.join(10.0)
+        slot.noise.join(1.0)  # what it said last
         slot.pipe.close()
 
 
-def _serve(pipe: Connection, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner]) -> None:
+def _pass_on(heard: Connection) -> None:
+    """Copy what a worker prints to this process's stderr, up to a limit, until the worker ends.
+
+    A worker must neither fill a disk nor wait for a reader.
+    """
+    left = MOST_NOISE
+    with heard, contextlib.suppress(OSError):
+        while data := os.read(heard.fileno(), 65536):
+            if left > 0:
+                os.write(2, data[:left])
+                left -= len(data)
+                if left <= 0:
+                    os.write(2, b"\n[more output of this worker is dropped]\n")
+
+
+def _serve(
+    pipe: Connection, said: Connection, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner]
+) -> None:
     """A worker process: run jobs until the driver's end of the pipe closes."""
     # Ctrl-C in a terminal reaches the whole group; stopping is the driver's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
     # What libraries print must not get between the lines of a table or of JSON.
     sys.stdout.flush()
-    os.dup2(2, 1)
+    for stream in (1, 2):
+        os.dup2(said.fileno(), stream)
+    said.close()
     worker = runner(setup)
     while True:
         try:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from evomerge.errors import EnvironmentFault, Problem
+from evomerge.failpoint import failpoint
 from evomerge.job import Job, JobResult
 
 START_GRACE = 300.0
@@ -16,17 +18,30 @@ START_GRACE = 300.0
 deadline of a candidate covers."""
 
 
+MAX_STILLBORN = 20
+"""Workers in a row that end before they are ready; then it is no accident."""
+
+
 class WorkerLost(Exception):
-    """A worker ended or cannot be reached; the message says how."""
+    """A worker ended or cannot be reached; the message says how, `failure` is its class in the ledger."""
+
+    def __init__(self, message: str, failure: str = "worker_died") -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place for one worker: the job it runs, since when (monotonic), whether it ran one before."""
+    """A place for one worker.
+
+    `job` is what it runs, `since` when (monotonic), `fresh` whether it is its first one. `ready` is false
+    while it waits for a machine with room for it: it gets no job, so that no deadline runs meanwhile.
+    """
 
     job: Job | None = None
     since: float = 0.0
     fresh: bool = True
+    ready: bool = True
 
     def expires(self) -> float:
         """Monotonic time at which the running job is killed; infinity without a deadline."""
@@ -44,11 +59,17 @@ class SlotPool(ABC, Generic[AnySlot]):
     def __init__(self) -> None:
         self._queue: deque[Job] = deque()
         self._slots: list[AnySlot] = []
+        self._stillborn = 0
 
     @property
     def size(self) -> int:
         """Number of workers."""
         return len(self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """Workers for which there is no room now."""
+        return sum(not slot.ready for slot in self._slots)
 
     def submit(self, job: Job) -> None:
         """Queue a job and hand it out if a worker is free."""
@@ -56,16 +77,24 @@ class SlotPool(ABC, Generic[AnySlot]):
         self._hand_out()
 
     def next(self, timeout: float) -> JobResult | None:
-        """The next finished, failed or lost job; None after `timeout` seconds."""
+        """The next finished, failed or lost job; None after `timeout` seconds.
+
+        Raises:
+            EnvironmentFault: if no worker can be started or reached any more.
+        """
         end = time.monotonic() + timeout
         while True:
             self._hand_out()
             busy = [slot for slot in self._slots if slot.job is not None]
+            arriving = [slot for slot in self._slots if not slot.ready]
             now = time.monotonic()
-            if not busy or now >= end:
+            if now >= end or not (busy or (arriving and self._queue)):
                 return None
-            nearest = min(end, *(slot.expires() for slot in busy))
-            ready = self._wait(busy, max(0.0, nearest - now))
+            nearest = min([end, *(slot.expires() for slot in busy)])
+            ready = self._wait([*busy, *arriving], max(0.0, nearest - now))
+            for slot in arriving:
+                if slot in ready:
+                    self._admit(slot)
             for slot in busy:
                 if slot in ready:
                     return self._receive(slot)
@@ -85,8 +114,15 @@ class SlotPool(ABC, Generic[AnySlot]):
         """
 
     @abstractmethod
-    def _wait(self, busy: Sequence[AnySlot], seconds: float) -> Collection[AnySlot]:
-        """Wait until a busy worker has a result or is gone, or until time is up; which ones."""
+    def _wait(self, slots: Sequence[AnySlot], seconds: float) -> Collection[AnySlot]:
+        """Wait until a worker has a result, is ready, or is gone, or until time is up; which ones."""
+
+    def _check_ready(self, slot: AnySlot) -> None:
+        """See that a worker that `_wait` named before it had a job can take one.
+
+        Raises:
+            WorkerLost: it ended before.
+        """
 
     @abstractmethod
     def _take(self, slot: AnySlot) -> JobResult:
@@ -104,7 +140,7 @@ class SlotPool(ABC, Generic[AnySlot]):
         for slot in list(self._slots):
             if not self._queue:
                 return
-            if slot.job is None:
+            if slot.job is None and slot.ready:
                 self._assign(slot, self._queue.popleft())
 
     def _assign(self, slot: AnySlot, job: Job) -> None:
@@ -122,9 +158,23 @@ class SlotPool(ABC, Generic[AnySlot]):
             result = self._take(slot)
         except WorkerLost as error:
             self._replace(slot)
-            return JobResult(job.id, "lost", "worker_died", str(error))
+            return JobResult(job.id, "lost", error.failure, str(error))
         slot.job, slot.fresh = None, False
+        if result.status == "lost":  # it ran out of memory: what it still holds must go
+            self._replace(slot)
         return result
+
+    def _admit(self, slot: AnySlot) -> None:
+        try:
+            self._check_ready(slot)
+        except WorkerLost as error:
+            self._stillborn += 1
+            if self._stillborn > MAX_STILLBORN:
+                wrong = "workers end before they are ready"
+                raise EnvironmentFault(Problem("E405", wrong, str(error), field="workers")) from error
+            self._replace(slot)
+        else:
+            slot.ready, self._stillborn = True, 0
 
     def _kill(self, slot: AnySlot) -> JobResult:
         job = slot.job
@@ -133,6 +183,7 @@ class SlotPool(ABC, Generic[AnySlot]):
         return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
 
     def _replace(self, slot: AnySlot) -> AnySlot:
+        failpoint("pool.before_replace")
         self._stop(slot)
         fresh = self._slots[self._slots.index(slot)] = self._start()
         return fresh

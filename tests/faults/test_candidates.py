@@ -76,7 +76,7 @@ def test_f16_weights_that_are_not_finite(trial: Trial) -> Tally:
     assert set(history.failures()) <= {"nonfinite_weights"}
     failed = {c.id for c in history.candidates.values() if c.failure}
     assert failed == hurt
-    assert all("model." in history.candidates[name].message for name in hurt)
+    assert all(".weight" in history.candidates[name].message for name in hurt)
     front = compute_front(history, ItemStore(trial.folder / RUN / "items"))
     assert not failed & {member.id for member in front.members}
     json.dumps(front.to_json(), allow_nan=False)
@@ -216,9 +216,8 @@ def test_f22_the_breaker(trial: Trial) -> Tally:
     faults = {f"c{number:05d}": "fail:simulated" for number in range(40)}
     random_start = {"optimizer": {"kind": "nsga2", "population": 6, "options": {"start": "random"}}}
     file = write_toy_campaign(trial.folder, random_start, faults=faults)
-    with (trial.folder / "said.txt").open("w") as said:
-        with contextlib.redirect_stderr(said):
-            assert run_command(file) == 8
+    with (trial.folder / "said.txt").open("w") as said, contextlib.redirect_stderr(said):
+        assert run_command(file) == 8
     text = (trial.folder / "said.txt").read_text()
     assert "error[E508]" in text
     assert "simulated" in text
@@ -273,7 +272,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
     with mock.patch.object(plan, "make_plan", forgetful):
         result = worker.run(job)
     assert (result.status, result.failure) == ("fault", "CheckpointError")
-    assert "embed_tokens" in result.message
+    assert "E220" in result.message
 
 
 @row("F32", "hundreds of candidates in one worker", quick=120, t1=400, t2=2000)

@@ -193,8 +193,8 @@ def results_in(folder: Path) -> int:
     return path.read_bytes().count(b'"event":"evaluated"') if path.exists() else 0
 
 
-def start(file: Path) -> int:
-    """`evomerge run` in a forked process of its own group; its pid."""
+def start(file: Path, said: str | None = None) -> int:
+    """`evomerge run` in a forked process of its own group, its words in `driver.txt` or `said`; its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -204,10 +204,11 @@ def start(file: Path) -> int:
             os.setpgid(0, 0)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)
-            with Path(file.parent / "driver.txt").open("a", buffering=1) as log:
-                sys.stdout = sys.stderr = log
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
+            log = file.parent / "driver.txt"
+            with log.open("a", buffering=1) as out, Path(said or log).open("a", buffering=1) as words:
+                sys.stdout, sys.stderr = out, words
+                os.dup2(out.fileno(), 1)
+                os.dup2(words.fileno(), 2)
                 code = run_command(file)
         finally:
             os._exit(code)
@@ -285,3 +286,26 @@ def test_f15_other_numbers_of_workers(trial: Trial) -> Tally:
         except Stopped:
             stopped += 1
     return judge(trial.folder, stopped)
+
+
+@row("F35", "whoever watches is slow, gone, or without room", quick=3, t1=6, t2=12)
+def test_f35_a_watcher_never_hurts(trial: Trial) -> Tally:
+    """There are no trackers yet; the display watches, and may be slow, raise, or have lost its terminal."""
+    kind = trial.index % 3
+    file = write_toy_campaign(trial.folder)
+    calls = [0]
+
+    def watch(*_: object) -> None:
+        calls[0] += 1
+        if kind == 0:
+            time.sleep(0.002)
+        elif calls[0] == 9:
+            raise OSError(5, "Input/output error")
+
+    if kind < 2:
+        session(file, observer=watch)
+        assert calls[0] > 20 if kind == 0 else calls[0] == 9
+        return judge(trial.folder, 1)
+    child = start(file, said="/dev/full")
+    assert ended(child, 60.0) == 0
+    return judge(trial.folder, 1)

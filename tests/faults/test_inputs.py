@@ -177,8 +177,8 @@ MISMATCHED: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "tokens": ("E227", swapped_tokens),
     "quantised": ("E230", edited(quantization_config={"quant_method": "gptq", "bits": 4})),
     "vocabulary": ("E226", other_model(vocab_size=90)),
-    "adapter as model": (
-        "E204",
+    "adapter without its rank": (
+        "E234",
         lambda f: (
             (f / "config.json").unlink(),
             (f / "adapter_config.json").write_text('{"peft_type": "LORA"}'),

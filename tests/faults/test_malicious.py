@@ -260,3 +260,16 @@ def a_folder_whose_name_is_a_command(place: Path) -> None:
     environment = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}", "HOME": str(place)}
     subprocess.run(["bash", str(script)], env=environment, timeout=60, capture_output=True, check=False)
     assert not canary.exists()
+
+
+def test_f37_floors_of_libraries_with_known_flaws() -> None:
+    """Older Ray runs commands for everybody; older torch and safetensors can be made to by a file."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    asked = {r.name: r for r in map(Requirement, metadata.requires("evomerge") or [])}
+    for name, floor in {"ray": "2.54", "torch": "2.10", "safetensors": "0.8"}.items():
+        assert str(asked[name].specifier) == f">={floor}"
+        assert Version(metadata.version(name)) >= Version(floor)
