@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 HEAD_SECONDS = 5.0
 HEAD_TRIES = 3
 
+SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeout_seconds": "600"}
+"""A busy machine or a slow shared disk: Ray would end processes that take longer, and start them anew."""
+
 
 @dataclass(eq=False, kw_only=True)
 class _Actor(Slot):
@@ -44,7 +47,7 @@ class RayPool(SlotPool[_Actor]):
         super().__init__()
         self._setup, self._runner = setup, runner
         self._gpus = gpus
-        self._started = _connect(address, count)
+        self._started = _connect(address, count * setup.threads)
         self._head = _Head()
         self._slots = [self._start() for _ in range(count)]
 
@@ -182,8 +185,8 @@ def _warn_without_token(address: str) -> None:
         )
 
 
-def _connect(address: str | None, count: int) -> bool:
-    """Join or start Ray; True if this process started one that it must end.
+def _connect(address: str | None, cpus: int) -> bool:
+    """Join or start Ray, with room for `cpus`; True if this process started one that it must end.
 
     Raises:
         EnvironmentFault: E404, if the address does not answer or refuses.
@@ -193,6 +196,8 @@ def _connect(address: str | None, count: int) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         _use_token()  # before the import, which reads it
+        for name, seconds in SLOW_STARTS.items():
+            os.environ.setdefault(name, seconds)
     import ray
 
     if ray.is_initialized():
@@ -202,7 +207,7 @@ def _connect(address: str | None, count: int) -> bool:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             _warn_without_token(address)
         else:
-            cpus = max(count, os.cpu_count() or 1)
+            cpus = max(cpus, os.cpu_count() or 1)
             # "local": never join a cluster that an environment variable or an earlier start names.
             ray.init(
                 address="local",
@@ -211,7 +216,7 @@ def _connect(address: str | None, count: int) -> bool:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises a bare one where a node takes too long to start
         where = address or "a local Ray"
         raise EnvironmentFault(
             Problem(

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from evomerge.pool.ray_actors import SLOW_STARTS
 from tests.faults.bed import RUN, finish, judge, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in
@@ -33,6 +34,7 @@ def drive(file: Path) -> subprocess.Popen[bytes]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **SLOW_STARTS,
     }
     words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
     with (file.parent / SAID).open("ab") as said:
@@ -88,6 +90,7 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     """A Ray cluster on this machine: a head without processors, and nodes with one each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.update(SLOW_STARTS)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), before]))
     from ray.cluster_utils import Cluster
