@@ -106,13 +106,17 @@ def _pass_on(heard: Connection) -> None:
     A worker must neither fill a disk nor wait for a reader.
     """
     left = MOST_NOISE
-    with heard, contextlib.suppress(OSError):
+    with heard:
         while data := os.read(heard.fileno(), 65536):
-            if left > 0:
+            if left <= 0:
+                continue
+            try:
                 os.write(2, data[:left])
                 left -= len(data)
                 if left <= 0:
                     os.write(2, b"\n[more output of this worker is dropped]\n")
+            except OSError:  # nobody hears us either; the worker must be able to go on
+                left = 0
 
 
 def _serve(

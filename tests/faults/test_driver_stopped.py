@@ -24,6 +24,7 @@ from evomerge.ledger import Ledger
 from tests.faults.bed import (
     RUN,
     SCHEDULES,
+    evaluated_ids,
     finish,
     judge,
     ledger_of,
@@ -98,7 +99,7 @@ def test_f02_killed_at_every_failpoint(trial: Trial) -> Tally:
     point = POINTS[trial.index % len(POINTS)]
     if point.startswith("export."):
         return export_killed_at(trial, point)
-    schedule = trial.rng.randrange(2)
+    schedule = 0 if point.startswith("pool.") else trial.rng.randrange(2)
     file = write_toy_campaign(trial.folder, SCHEDULES[schedule])
     if point.startswith("repair."):
         return repair_killed_at(trial, file, point, schedule)
@@ -113,7 +114,7 @@ def test_f02_killed_at_every_failpoint(trial: Trial) -> Tally:
         write_toy_campaign(
             trial.folder,
             SCHEDULES[schedule] | {"workers": {"pool": "local", "count": 1}},
-            faults={"c00003": "exit once"},
+            faults={evaluated_ids()[0]: "exit once"},
         )
     code = forked(lambda: session(file), f"{point}=kill")
     assert code == KILLED, f"{point} is never passed"
