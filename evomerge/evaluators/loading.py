@@ -12,6 +12,9 @@ import datasets
 from lm_eval.tasks import TaskManager
 
 from evomerge.evaluators.task_files import TaskFile, installed_tasks
+from evomerge.evaluators.templates import sandbox_templates
+
+sandbox_templates()
 
 
 def load_task(file: TaskFile, folder: Path) -> Any:
