@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 MODULES = (
     "test_driver_stopped",
     "test_ledger_hurt",
@@ -102,7 +104,9 @@ def row(
             assert total.sound, total
 
         del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments
-        return test
+        # Far more than any needs alone: no fault of a row that the machine is busy with other things.
+        marked: Callable[[Path], None] = pytest.mark.timeout(900)(test)
+        return marked
 
     return take
 

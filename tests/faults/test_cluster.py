@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from evomerge.pool.ray_actors import SLOW_STARTS
 from tests.faults.bed import RUN, finish, judge, write_toy_campaign
@@ -23,8 +22,6 @@ REPOSITORY = Path(__file__).parents[2]
 SAID = "said.txt"
 PATIENCE = 240.0
 """Seconds for what takes ten on a quiet machine."""
-
-pytestmark = pytest.mark.timeout(900)
 
 
 def drive(file: Path) -> subprocess.Popen[bytes]:
