@@ -37,6 +37,7 @@ def run(failpoints):
         ("a.c=kill", 0, 5),
         ("a.b=kill", -signal.SIGKILL, 0),
         ("a.b=kill@3", -signal.SIGKILL, 2),
+        ("a.b=stop@3", -signal.SIGTERM, 2),
         ("a.c=raise, a.b=exit@5", EXIT_CODE, 4),
         ("a.b=raise@2", 1, 1),
         ("a.b=kill@6", 0, 5),
@@ -58,7 +59,7 @@ def test_a_fired_failpoint_is_spent(monkeypatch):
     assert not armed("x")
 
 
-@pytest.mark.parametrize("text", ["x", "x=stop", "x=kill@0", "x=kill@two", "=kill"])
+@pytest.mark.parametrize("text", ["x", "x=leave", "x=kill@0", "x=kill@two", "=kill"])
 def test_wrong_settings_are_refused(text):
     with pytest.raises(ValueError, match=r"is not NAME=ACTION\[@N\]"):
         parse(text)
