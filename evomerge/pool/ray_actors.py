@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 5.0
 HEAD_TRIES = 3
+
+_NODE_GONE = re.compile("node (has died|is dead)")
 
 SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeout_seconds": "600"}
 """A busy machine or a slow shared disk: Ray would end processes that take longer, and start them anew."""
@@ -124,7 +127,7 @@ def _failure(error: Exception) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "out_of_memory"
     unreachable = ray.exceptions.ActorUnavailableError, ray.exceptions.NodeDiedError
-    if isinstance(error, unreachable) or "node has died" in str(error):
+    if isinstance(error, unreachable) or _NODE_GONE.search(str(error)):
         return "node_lost"
     return "worker_died"
 
