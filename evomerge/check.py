@@ -250,7 +250,7 @@ def _measured_by_the_clock(
     named += [(f"constraints[{i}]", c.metric) for i, c in enumerate(campaign.constraints)]
     wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
     return [
-        Problem("E142", f"{metric} {wrong}", "", "", str(campaign.file), field=where)
+        Problem("E143", f"{metric} {wrong}", "", "", str(campaign.file), field=where)
         for where, metric in named
         if metric in clocked
     ]

@@ -141,7 +141,7 @@ def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
         ValueError: naming the line that is no JSON object or lacks a required field.
         OSError: if the file cannot be read.
     """
-    items = []
+    items: list[Mapping[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue

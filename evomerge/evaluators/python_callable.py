@@ -126,11 +126,12 @@ class CallableEvaluator(ItemEvaluator):
         if names != sorted(declared.metrics):
             wrong = f"the function of `{declared.kind}` gives other metrics than are declared"
             raise ConfigError(declared.fault("metrics", "E124", wrong, f"it gives: {', '.join(names)}"))
-        values = {}
+        values: dict[str, list[float]] = {}
         for name, numbers in given.items():
             try:
-                values[name] = np.asarray(numbers, dtype=np.float64)
-                shape: object = values[name].shape
+                array = np.asarray(numbers, dtype=np.float64)
+                shape: object = array.shape
+                values[name] = array.ravel().tolist()
             except (TypeError, ValueError) as error:
                 shape = str(error)
             if shape != (len(items),):

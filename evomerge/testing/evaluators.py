@@ -66,7 +66,8 @@ def tiny_subject(seed: int = 0, batch_size: int = 4) -> Subject:
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model: Any = LlamaForCausalLM(config).eval().requires_grad_(False)
+        made: Any = LlamaForCausalLM(config)
+        model = made.eval().requires_grad_(False)
         for parameter in model.parameters():
             # Large enough for answers to differ clearly.
             if parameter.ndim > 1:
@@ -84,11 +85,13 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     pieces = ["<pad>", "<s>", "</s>", *alphabet]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    make: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerBase = make(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
+    return made
 
 
 def _same(one: Scores, two: Scores) -> bool:
@@ -180,7 +183,7 @@ def check_leaves_the_model_alone(make: Make, subject: Subject) -> None:
     import torch
 
     before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     mode = subject.model.training
     make().evaluate(subject, "search")
     for name, tensor in subject.model.state_dict().items():
