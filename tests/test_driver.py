@@ -200,6 +200,25 @@ print(sorted(heavy & set(sys.modules)))
     assert front_text(folder / "one") == finished().text
 
 
+def test_a_worker_killed_while_it_prepares_is_replaced(folder: Path) -> None:
+    killed: list[int] = []
+
+    def kill_once(history: History, progress: Progress) -> None:
+        if killed or progress.running != ("prepare",):
+            return
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    killed.append(child.pid)
+                    child.kill()
+
+    file = small(folder, workers={"pool": "local", "count": 1})
+    history = run_file(file, folder / "run", observer=kill_once)
+    assert len(killed) == 1
+    assert history.stopped == "budget"
+    assert history.failures() == {}
+
+
 def test_four_process_workers_give_the_same_front(folder: Path) -> None:
     run_file(write_campaign(folder, workers={"pool": "local", "count": 4}), folder / "run")
     assert front_text(folder / "run") == finished().text
