@@ -81,7 +81,7 @@ class RayPool(SlotPool[_Actor]):
             "max_task_retries": 0,
             "runtime_env": {"env_vars": variables},
         }
-        handle = ray.remote(self._runner).options(**options).remote(self._setup)
+        handle: Any = ray.remote(self._runner).options(**options).remote(self._setup)
         return _Actor(handle=handle, alive=handle.__ray_ready__.remote(), ready=False)
 
     def _give(self, slot: _Actor, job: Job) -> None:

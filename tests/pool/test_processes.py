@@ -87,10 +87,10 @@ def test_a_job_past_its_deadline_is_killed(
     first = take(pool)
     assert first.status == "ok"
     pool.submit(job(name, deadline=0.5))
-    pool.submit(job("add:2", deadline=5.0))
+    pool.submit(job("add:2", deadline=50.0))
     started = time.monotonic()
     lost = take(pool)
-    assert time.monotonic() - started < 5.5
+    assert time.monotonic() - started < 50, "killed, not waited for"
     assert (lost.id, lost.status, lost.failure) == (name, "lost", "deadline")
     assert lost.message == "no result within 0.5 s"
     after = take(pool)
