@@ -3,7 +3,7 @@
 
 Random weights in the shape of SmolLM2-135M (30 layers, hidden 576, vocabulary 49152, tied), a base and
 three experts in bfloat16, written to a temporary folder and mapped. One thread, CPU seconds, interleaved
-repeats, medians. Ratios are what counts: they hold on a busy machine too.
+repeats, the least of each: what others do on the machine only adds. Ratios are what counts.
 
     python benchmarks/materialise.py [--repeats 3] [--methods linear ties ...] [--no-compiled] [--export]
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -88,9 +87,9 @@ class Bench:
         work()
         self.seconds.setdefault(name, []).append(time.process_time() - started)
 
-    def median(self, name: str) -> float:
+    def least(self, name: str) -> float:
         """Seconds of what was measured under a name."""
-        return statistics.median(self.seconds[name])
+        return min(self.seconds[name])
 
 
 def main() -> None:
@@ -177,11 +176,11 @@ def raw_export(family: dict[str, CheckpointFolder], folder: Path, index: int) ->
 
 
 def report(bench: Bench, paths: list[str], elements: int) -> None:
-    """Print the medians and their ratios."""
-    copy = bench.median("copy")
+    """Print the least times and their ratios."""
+    copy = bench.least("copy")
     print(f"\n{elements / 1e6:.1f} M parameters, copy of the same bytes {1e3 * copy:.1f} ms")
     linear = {
-        path: bench.median(f"task_arithmetic {path}")
+        path: bench.least(f"task_arithmetic {path}")
         for path in paths
         if f"task_arithmetic {path}" in bench.seconds
     }
@@ -193,13 +192,13 @@ def report(bench: Bench, paths: list[str], elements: int) -> None:
         row = f"{name:<28}"
         for path in paths:
             if f"{name} {path}" in bench.seconds:
-                found = bench.median(f"{name} {path}")
+                found = bench.least(f"{name} {path}")
                 over = f"{found / linear[path]:.2f}" if path in linear else ""
                 row += f"{1e3 * found:>14.1f}{found / copy:>9.2f}{over:>9}"
         print(row)
     if "read and write" in bench.seconds:
-        raw, export = bench.median("read and write"), bench.median("export")
-        plain = bench.median("export plain")
+        raw, export = bench.least("read and write"), bench.least("export")
+        plain = bench.least("export plain")
         print(f"export {1e3 * export:.0f} ms (plain {1e3 * plain:.0f}), "
               f"reading and writing {1e3 * raw:.0f} ms:"
               f" {export / raw:.2f} (plain {plain / raw:.2f})")  # fmt: skip

@@ -106,6 +106,7 @@ def run_compiled(
         election=entry.election,
         divisor=entry.divisor,
         varying=entry.least_variance > 0.0,
+        scales=entry.scale != 1.0 or entry.factor != 1.0,
     )
     numbers: list[float] = []
     words: list[int] = []

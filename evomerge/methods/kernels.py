@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ import torch
 
 from evomerge.methods.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
 
-VERSION = 1
+VERSION = 2
 """Raised when a pass's operands or arithmetic change: compiled passes are kept between runs."""
 
 ROW = 512
@@ -49,6 +50,7 @@ class KernelSpec:
             random numbers decide; `rescales` whether survivors are scaled.
         election: see `sparsified_sum`; `divisor` likewise.
         varying: whether entries must vary over the experts (SCE).
+        scales: whether the result or the merged task vector has a factor other than 1.
     """
 
     inputs: tuple[str, ...]
@@ -62,6 +64,7 @@ class KernelSpec:
     election: Literal["none", "before", "after"] = "none"
     divisor: Literal["none", "count", "weight"] = "none"
     varying: bool = False
+    scales: bool = False
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -111,8 +114,11 @@ class FusedPass(torch.nn.Module):
             assert base is not None
             if spec.varying:
                 kept = _varying(kept, variance)
+            total = _elected_sum(kept, weights, spec, least, instead)
+            if spec.scales:
+                total = total * factor
             # Adding zero makes -0.0 the +0.0 it is in the plain path; compilers drop a zero they know.
-            total = (_elected_sum(kept, weights, spec, least, instead) * factor + zero) + base
+            total = (total + zero) + base
         elif base is not None:
             total = base
             for value, weight in zip(kept, weights, strict=True):
@@ -121,8 +127,9 @@ class FusedPass(torch.nn.Module):
             total = kept[0] * weights[0]
             for value, weight in zip(kept[1:], weights[1:], strict=True):
                 total = total + value * weight
-        rounded = (total * scale).to(getattr(torch, spec.storage))
-        out.copy_(rounded)
+        if spec.scales:
+            total = total * scale
+        out.copy_(total.to(getattr(torch, spec.storage)))
         # A graph must return something.
         return scale + 1.0
 
@@ -169,22 +176,29 @@ def _elected_sum(
     ballot = votes[0]
     for vote in votes[1:]:
         ballot = ballot + vote
-    sign = torch.where(ballot < 0.0, -1.0, 1.0)
+    sign = ballot.view(torch.int32) & signed_word(1 << 31)
     total = torch.zeros_like(ballot)
     count = torch.zeros_like(ballot)
     for vote, weight in zip(votes, weights, strict=True):
-        # `relu` is one instruction, `clamp_min` four: it looks for NaN.
-        agreeing = torch.relu(vote * sign)
-        total = total + (agreeing if spec.election == "after" else agreeing * weight)
+        # As bits, the sign is one instruction; what agrees stays a mask, which costs none.
+        turned = _turned(vote, sign)
+        agrees = turned > 0.0
+        total = total + torch.where(
+            agrees, turned if spec.election == "after" else turned * weight, 0.0
+        )
         if spec.divisor != "none":
-            share = weight if spec.divisor == "weight" else 1.0
-            count = count + torch.where(agreeing > 0.0, share, 0.0)
-    total = total * sign
+            count = count + torch.where(agrees, weight if spec.divisor == "weight" else 1.0, 0.0)
+    total = _turned(total, sign)
     if spec.divisor == "count":
-        return total / (torch.relu(count - 1.0) + 1.0)
+        return total / torch.where(count > 1.0, count, 1.0)
     if spec.divisor == "weight":
         return total / torch.where(count.abs() < least, instead, count)
     return total
+
+
+def _turned(value: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    """`value` with its sign bit changed where `sign` has one."""
+    return (value.view(torch.int32) ^ sign).view(torch.float32)
 
 
 def _varying(kept: Sequence[torch.Tensor], bound: torch.Tensor) -> list[torch.Tensor]:
@@ -216,13 +230,19 @@ def example(spec: KernelSpec, rows: int, device: str = "cpu") -> tuple[torch.Ten
 
 
 def settings() -> dict[str, Any]:
-    """Inductor's settings under which compiled and plain path agree to the bit."""
-    return {
+    """Inductor's settings under which compiled and plain path agree to the bit, and passes are fast."""
+    chosen: dict[str, Any] = {
         "cpp.enable_floating_point_contract_flag": "off",
         "cpp.enable_unsafe_math_opt_flag": False,
         "emulate_precision_casts": True,
         "triton.codegen_upcast_to_fp32": True,
     }
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        # Inductor's own vectors turn each mask into a vector and back, four instructions for every
+        # `where`. The C++ compiler keeps masks as masks, if it is given plain loops and allowed to.
+        chosen["cpp.simdlen"] = 1
+        chosen["cpp.march"] = "native -ftree-loop-vectorize -mprefer-vector-width=512"
+    return chosen
 
 
 def compile_ahead(spec: KernelSpec, out: Path) -> None:

@@ -47,7 +47,7 @@ def apply_mask(
         bits: int32 [n], scratch.
         spare: int32 [n], scratch.
     """
-    _draw(key, start, counter, bits, spare)
+    draw(key, start, counter, bits, spare)
     bits.sub_(keep_limit(probability))
     _drop_where_positive(values, bits)
 
@@ -62,12 +62,12 @@ def apply_ranked_mask(
     spare: torch.Tensor,
 ) -> None:
     """The same with a limit for each element: int32 [n], as `keep_limit` gives."""
-    _draw(key, start, counter, bits, spare)
+    draw(key, start, counter, bits, spare)
     bits.sub_(limits)
     _drop_where_positive(values, bits)
 
 
-def _draw(key: int, start: int, counter: torch.Tensor, bits: torch.Tensor, spare: torch.Tensor) -> None:
+def draw(key: int, start: int, counter: torch.Tensor, bits: torch.Tensor, spare: torch.Tensor) -> None:
     """The numbers `u(key, start ...)` into `bits`."""
     low_key, high_key = key % _WORD, key >> 32
     block = start >> 32

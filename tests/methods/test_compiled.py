@@ -212,7 +212,7 @@ def test_another_process_that_compiles_is_not_waited_for(tmp_path, monkeypatch):
     kernels = Kernels(tmp_path, "auto", expected=1e12)
     entry, readers = full_entry(700, "bfloat16")
     spec = KernelSpec(("bfloat16",) * 3, "bfloat16", "bfloat16", "bfloat16", True, True, True, True,
-                      "before", "weight", True)  # fmt: skip
+                      "before", "weight", True, True)  # fmt: skip
     lock = tmp_path / f"{compiled._name(spec, 1)}.lock"
     code = (
         f"import filelock, time; lock = filelock.FileLock({str(lock)!r}); lock.acquire(); "
