@@ -8,6 +8,7 @@ given a folder, on disk under the digests of the checkpoints.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.methods.blocks import low_rank_delta
 from evomerge.methods.sparsity import Sparsity
 from evomerge.statistics import order
-from evomerge.statistics.joint import TaskVectors
+from evomerge.statistics.joint import TaskVectors, rescaling
 
-_VERSION = 2
+_VERSION = 3
 
 Arrays = dict[str, np.ndarray]
 Folder = CheckpointFolder | AdapterFolder
@@ -69,6 +70,7 @@ class WeightStatistics:
         self._digests = dict(digests or {})
         self._memory: dict[tuple[str, ...], Arrays] = {}
         self._single: dict[tuple[Hashable, int], float] = {}
+        self._drawn: dict[tuple[str, str, str, int], np.ndarray] = {}
 
     def know(self, digests: Mapping[str, str]) -> None:
         """Take content digests that somebody has computed, instead of reading the files again."""
@@ -158,6 +160,11 @@ class WeightStatistics:
     ) -> list[float]:
         """Sum of squares of each task vector over the entries that vary so much, in float64."""
         known = sorted(names)
+        tables = self._kept(("variances", base, *known), lambda: self._variances(base, known))
+        place = _place_of(least_variance, tables[tensor])
+        if place is not None:
+            sums = tables[f"{tensor}/energies"]
+            return [float(sums[known.index(name), place]) for name in names]
         key = ("energy", base, *known, tensor, least_variance)
         if (key, 0) not in self._single:
             found = self._vectors(tensor, known, base).energies(least_variance)
@@ -167,12 +174,33 @@ class WeightStatistics:
     def l1_factor(self, base: str, expert: str, tensor: str, sparsity: Sparsity, columns: int) -> float:
         """Sum of magnitudes of a task vector, divided by that of what survives `sparsity`.
 
-        Costs a pass over the tensor the first time.
+        Prepared sums answer trims and random masks on the 1e-3 grid of densities; the rest costs a pass
+        over the tensor the first time.
         """
+        found = self._l1_prepared(base, expert, tensor, sparsity)
+        if found is not None:
+            return found
         return self._once(
             ("l1", base, expert, tensor, sparsity),
             lambda: self._vectors(tensor, [expert], base, columns).l1_factor(sparsity),
         )
+
+    def _l1_prepared(self, base: str, expert: str, tensor: str, sparsity: Sparsity) -> float | None:
+        if sparsity.ceiling < math.inf or sparsity.spread > 0.0:
+            return None
+        if sparsity.keep == 1.0:
+            sums = self._kept(("sums", base, expert), lambda: self._sums(base, expert))[tensor]
+            tables = self._kept(("magnitudes", base, expert), lambda: self._tables(base, expert))
+            place = _place_of(sparsity.threshold, tables[tensor])
+            return None if place is None else rescaling(float(sums[-1]), float(sums[place]))
+        step = round(sparsity.keep * order.GRID)
+        if sparsity.threshold > 0.0 or step / order.GRID != sparsity.keep:
+            return None
+        key = (base, expert, tensor, sparsity.key)
+        if key not in self._drawn:
+            self._drawn[key] = self._vectors(tensor, [expert], base).magnitudes_drawn(sparsity.key)
+        sums = self._drawn[key]
+        return rescaling(float(sums[-1]), float(sums[step - 1]))
 
     def elements(self, base: str, tensor: str) -> int:
         """Number of elements of a tensor."""
@@ -234,13 +262,29 @@ class WeightStatistics:
             for tensor in self._floats(base)
         }
 
+    def _sums(self, base: str, expert: str) -> Arrays:
+        """Sums of the magnitudes that reach each value of the tables, and of all: float64 [3 GRID + 1]."""
+        tables = self._kept(("magnitudes", base, expert), lambda: self._tables(base, expert))
+        return {
+            tensor: self._vectors(tensor, [expert], base).magnitudes_above(
+                np.append(values, np.float32(0))
+            )
+            for tensor, values in tables.items()
+        }
+
     def _variances(self, base: str, names: Sequence[str]) -> Arrays:
-        """Order statistics of the variances above 0, and under `TENSOR/count` how many there are."""
+        """Order statistics of the variances above 0, and under `TENSOR/count` how many there are.
+
+        Under `TENSOR/energies` the energies at each of these and at 0, float64 [T, 3 GRID + 1].
+        """
         tables: Arrays = {}
         for tensor in self._floats(base):
-            found = self._vectors(tensor, names, base).variances()
+            vectors = self._vectors(tensor, names, base)
+            found = vectors.variances()
             varying = found[found > 0.0]
             tables[tensor] = order.table(varying)
+            steps = np.append(tables[tensor], np.float32(0))
+            tables[f"{tensor}/energies"] = vectors.energies_above(steps)
             tables[f"{tensor}/count"] = np.array([varying.size], dtype=np.int64)
         return tables
 
@@ -308,6 +352,14 @@ class WeightStatistics:
             base = self._identity(owner) if owner is not None else content_digest(folder.base)
             return f"{self._digests[name]} on {base}"
         return self._digests[name]
+
+
+def _place_of(value: float, table: np.ndarray) -> int | None:
+    """Where sums belonging to the values of a table, and to 0 after them, have that of `value`."""
+    if value == 0.0:
+        return table.size
+    found = np.flatnonzero(table.reshape(-1) == np.float32(value))
+    return int(found[0]) if found.size and float(np.float32(value)) == value else None
 
 
 def _load(path: Path) -> Arrays | None:

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint.folder import open_folder
-from evomerge.checkpoint.reader import TensorReader
+from evomerge.checkpoint.reader import TensorReader, open_readers
 from evomerge.errors import CheckpointError
+from evomerge.methods.sparsity import Sparsity
+from evomerge.statistics.joint import TaskVectors
 from evomerge.statistics.order import rank
 from evomerge.statistics.prepare import prepare_statistics
 from evomerge.weight_statistics import WeightStatistics
@@ -64,6 +66,55 @@ def test_gram(family):
     expected = [[float((x * y).sum()) for y in deltas] for x in deltas]
     found = statistics.gram("model.layers.0.mlp.up_proj.weight", ("a", "b"), "base")
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+NORM, UP = "model.norm.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("density", [0.001, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("tensor", [NORM, UP])
+def test_energies_of_every_density_are_prepared_in_one_pass(family, density, tensor):
+    statistics = WeightStatistics(family)
+    least = statistics.least_variance("base", ("a", "b"), tensor, density)
+    deltas = np.stack([delta(family, name, tensor) for name in "ab"])
+    kept = deltas.var(axis=0) >= least * (1 - 1e-6)
+    expected = np.square(deltas.astype(np.float64) * kept).sum(axis=1)
+    found = statistics.energies("base", ("b", "a"), tensor, least)
+    np.testing.assert_allclose(found, expected[::-1], rtol=1e-9)
+    everything = statistics.energies("base", ("a", "b"), tensor, 0.0)
+    np.testing.assert_allclose(everything, np.square(deltas.astype(np.float64)).sum(axis=1), rtol=1e-9)
+
+
+SPARSITIES = [
+    *(Sparsity(keep=keep, key=77) for keep in (0.001, 0.3, 0.999, 0.12345)),
+    *(Sparsity(threshold=threshold) for threshold in (0.01, 0.3)),
+    Sparsity(threshold=0.01, ceiling=0.2),
+]
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("tensor", [NORM, UP])
+def test_prepared_rescaling_is_what_a_pass_finds(family, sparsity, tensor):
+    statistics = WeightStatistics(family)
+    if sparsity.threshold > 0.0 and sparsity.ceiling == math.inf:
+        density = sparsity.threshold
+        sparsity = Sparsity(threshold=statistics.threshold("base", "a", tensor, density))
+    readers = open_readers(family)
+    expected = TaskVectors(tensor, [readers["a"]], readers["base"]).l1_factor(sparsity)
+    found = statistics.l1_factor("base", "a", tensor, sparsity, 1)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_rescaling_on_the_grid_walks_the_weights_but_once(family, monkeypatch):
+    statistics = WeightStatistics(family)
+    passes = []
+    drawn = TaskVectors.magnitudes_drawn
+    monkeypatch.setattr(
+        TaskVectors, "magnitudes_drawn", lambda self, key: passes.append(key) or drawn(self, key)
+    )
+    for step in range(1, 1000):
+        statistics.l1_factor("base", "a", UP, Sparsity(keep=step / 1000, key=5), 1)
+    assert passes == [5]
 
 
 def test_cache_is_used_and_damage_is_repaired(family, tmp_path):

@@ -13,8 +13,10 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.methods.blocks import Dense, Operand, Scratch, block_ranges, operand_of
+from evomerge.methods.masks import draw, keep_limit
 from evomerge.methods.sparsify import keep_varying, sparsify, variance
 from evomerge.methods.sparsity import Sparsity
+from evomerge.statistics.order import GRID, Totals
 
 
 class TaskVectors:
@@ -75,8 +77,38 @@ class TaskVectors:
             total += torch.stack([row.double().square().sum() for row in rows])
         return [float(value) for value in total]
 
+    def energies_above(self, variances: np.ndarray) -> np.ndarray:
+        """`energies` for many least variances [n] in one pass: float64 [T, n]."""
+        totals = Totals(variances, len(self._operands))
+        for _, rows, (found, mean, other) in self.blocks(3):
+            variance(rows, found, mean, other)
+            totals.add(found.numpy(), torch.stack(rows).double().square().numpy())
+        return totals.result()
+
+    def magnitudes_above(self, thresholds: np.ndarray) -> np.ndarray:
+        """Sums of the first task vector's magnitudes that reach each threshold [n]: float64 [n]."""
+        totals = Totals(thresholds, 1)
+        for _, (row, *_), _ in self.blocks():
+            values = row.abs_()
+            totals.add(values.numpy(), values.double().numpy()[None])
+        return np.asarray(totals.result()[0])
+
+    def magnitudes_drawn(self, key: int) -> np.ndarray:
+        """Sums of the first task vector's magnitudes under the masks of a key, float64 [GRID].
+
+        One for each probability `1/GRID ... 1` of keeping an element.
+        """
+        limits = np.array([keep_limit(place / GRID) for place in range(1, GRID)] + [1 << 31])
+        # Kept is what is drawn below the limit: its negative reaches one more than the limit's.
+        totals = Totals(1 - limits, 1)
+        for start, (row, *_), _ in self.blocks():
+            counter, bits, spare = self.scratch.words(row.numel())
+            draw(key, start, counter, bits, spare)
+            totals.add(-bits.numpy().astype(np.int64), row.abs_().double().numpy()[None])
+        return np.asarray(totals.result()[0])
+
     def l1_factor(self, sparsity: Sparsity) -> float:
-        """Sum of magnitudes of the first task vector, divided by that of what survives; 1 if either is 0.
+        """Sum of magnitudes of the first task vector, divided by that of what survives.
 
         mergekit's L1 rescaling, with sums in float64.
         """
@@ -85,5 +117,9 @@ class TaskVectors:
             whole.append(float(row.abs().sum(dtype=torch.float64)))
             left = sparsify(row, sparsity, start, self._columns, self.scratch, spare)
             kept.append(float(left.abs().sum(dtype=torch.float64)))
-        before, after = math.fsum(whole), math.fsum(kept)
-        return before / after if min(before, after) >= 1e-7 else 1.0
+        return rescaling(math.fsum(whole), math.fsum(kept))
+
+
+def rescaling(before: float, after: float) -> float:
+    """What makes a sum of magnitudes what it was; 1 where either is next to nothing (mergekit's rule)."""
+    return before / after if min(before, after) >= 1e-7 else 1.0

@@ -75,6 +75,30 @@ def at_rank(values: np.ndarray, place: int) -> float:
     return float(np.partition(values, index)[index]) if values.size else 0.0
 
 
+class Totals:
+    """Sums of weights over the elements whose value reaches each of some thresholds, in one pass.
+
+    Args:
+        thresholds: [n], in any order.
+        rows: how many kinds of weights there are.
+    """
+
+    def __init__(self, thresholds: np.ndarray, rows: int) -> None:
+        self._steps, self._places = np.unique(thresholds, return_inverse=True)
+        self._sums = np.zeros((rows, self._steps.size + 1))
+
+    def add(self, values: np.ndarray, weights: np.ndarray) -> None:
+        """Count `values` [m] with `weights` float64 [rows, m]."""
+        reached = np.searchsorted(self._steps, values, side="right")
+        for row, weight in zip(self._sums, weights, strict=True):
+            row += np.bincount(reached, weight, minlength=row.size)
+
+    def result(self) -> np.ndarray:
+        """The sum at each threshold, float64 [rows, n]."""
+        above = np.cumsum(self._sums[:, :0:-1], axis=1)[:, ::-1]
+        return np.asarray(above[:, self._places])
+
+
 def radix_order_statistics(
     bits: Callable[[], Iterable[np.ndarray]], ranks_of: Callable[[int], np.ndarray]
 ) -> np.ndarray:
