@@ -111,7 +111,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Measure and print."""
     family = write_models(folder, arguments.layers)
     readers = open_readers(family)
-    weights = WeightStatistics(family)
+    digests = {name: name for name in family}
+    weights = WeightStatistics(family, folder / "statistics", digests, readers)
     checkpoints = {name: CheckpointSource(str(f.path)) for name, f in family.items()}
     elements = sum(header.elements for header in family["base"].tensors.values())
 
@@ -122,9 +123,11 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 
     bench = Bench()
     kernels = Kernels(arguments.kernels or folder / "kernels", "compiled")
-    lives = {"plain": LiveModel.load(family["base"], kernels=Kernels(mode="plain"))}
+    lives = {
+        "plain": LiveModel.load(family["base"], kernels=Kernels(mode="plain"), ranks=weights.ranks)
+    }
     if not arguments.no_compiled:
-        lives["compiled"] = LiveModel.load(family["base"], kernels=kernels)
+        lives["compiled"] = LiveModel.load(family["base"], kernels=kernels, ranks=weights.ranks)
     # A merge of three experts reads four models and writes one: what a copy of 2.5 models moves.
     origin = torch.ones(int(2.5 * elements), dtype=torch.bfloat16)
     copied = torch.empty_like(origin)

@@ -15,7 +15,7 @@ from typing import Any
 
 from evomerge.campaign import Campaign, CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.checkpoint.layout import layout_of
@@ -76,7 +76,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
         layout = layout_of(base)
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
-            (warnings if found.code == "E231" else problems).append(found)
+            (warnings if found.code in MERGED_ANYWAY else problems).append(found)
         for expert in experts:
             if isinstance(expert, AdapterFolder):
                 warnings += expert.warnings

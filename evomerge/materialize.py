@@ -21,7 +21,7 @@ from evomerge.checkpoint.layout import layer_names
 from evomerge.checkpoint.reader import Reader, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
-from evomerge.methods.blocks import BLOCK, Scratch
+from evomerge.methods.blocks import BLOCK, Ranks, Scratch
 from evomerge.methods.compiled import Kernels
 from evomerge.methods.execute import execute
 from evomerge.plan import MergePlan, TensorPlan
@@ -70,6 +70,7 @@ class LiveModel:
         bindings: list[Binding],
         buffers: Mapping[str, torch.Tensor],
         kernels: Kernels | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.folder = folder
@@ -77,7 +78,7 @@ class LiveModel:
         self.device = device
         self.bindings = bindings
         self.buffers = buffers
-        self._scratch = Scratch(device, kernels)
+        self._scratch = Scratch(device, kernels, ranks)
         state = model.state_dict(keep_vars=True)
         self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
         self._resident: dict[str, TensorPlan] = {}
@@ -94,6 +95,7 @@ class LiveModel:
         device: str = "cpu",
         max_layers: int | None = None,
         kernels: Kernels | None = None,
+        ranks: Ranks | None = None,
     ) -> LiveModel:
         """Build the body of a base model and bind its checkpoint; weights come with the first plan.
 
@@ -103,6 +105,7 @@ class LiveModel:
             device: where the model lives.
             max_layers: the most layers a plan will have; those of the base by default.
             kernels: compiled passes for this device; the plain path without.
+            ranks: prepared ranks for DELLA (`WeightStatistics.ranks`); it sorts in the pass without.
 
         Raises:
             CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
@@ -112,7 +115,7 @@ class LiveModel:
         model = build_skeleton(base, kind, room if room > base.layers else None)
         bindings = bind(model, with_layers(base, room))
         buffers = allocate(model, device)
-        return LiveModel(model, base, kind, torch.device(device), bindings, buffers, kernels)
+        return LiveModel(model, base, kind, torch.device(device), bindings, buffers, kernels, ranks)
 
     @torch.no_grad()
     def materialize(

@@ -55,8 +55,8 @@ class MergeMethod:
         needs_base: whether the method works on task vectors, unless its option `around` is `zero`.
         inputs: least and largest number of experts (None: no limit).
         statistics: what `prepare` must provide: `gram` (inner products per tensor), `magnitudes`
-            (exact order statistics of the task vectors), `variances` (those of the variance over
-            experts).
+            (exact order statistics of the task vectors), `ranks` (of magnitudes within rows), `variances`
+            (order statistics of the variance over experts, and energies).
         options: discrete settings and their allowed values, the default first.
         mergekit: the settings that are mergekit's where they are not the defaults.
     """
@@ -268,6 +268,7 @@ METHODS: dict[str, MergeMethod] = {
             paper=f"{_DELLA}, without election",
             coefficients=(_WEIGHT, _RANKED, _EPSILON, _LAMBDA),
             sparsify="ranked",
+            statistics=frozenset({"ranks"}),
             options=(_INVERSE_FIRST, _SUM_OR_SHARES),
             mergekit=(("rescale", "l1"),),
         ),
@@ -277,6 +278,7 @@ METHODS: dict[str, MergeMethod] = {
             coefficients=(_WEIGHT, _RANKED, _EPSILON, _LAMBDA),
             sparsify="ranked",
             elect=True,
+            statistics=frozenset({"ranks"}),
             options=(_ELECTION, _MEAN_FIRST, _INVERSE_FIRST),
             mergekit=(("election", "after"), ("divisor", "weight"), ("rescale", "l1")),
         ),

@@ -28,6 +28,7 @@ from evomerge.methods.blocks import low_rank_delta
 from evomerge.methods.sparsity import Sparsity
 from evomerge.statistics import order
 from evomerge.statistics.joint import TaskVectors, rescaling
+from evomerge.statistics.ranks import RankFile
 
 _VERSION = 3
 
@@ -70,6 +71,7 @@ class WeightStatistics:
         self._digests = dict(digests or {})
         self._memory: dict[tuple[str, ...], Arrays] = {}
         self._single: dict[tuple[Hashable, int], float] = {}
+        self._ranks: dict[tuple[str, str], RankFile] = {}
         self._drawn: dict[tuple[str, str, str, int], np.ndarray] = {}
 
     def know(self, digests: Mapping[str, str]) -> None:
@@ -182,7 +184,9 @@ class WeightStatistics:
             return found
         return self._once(
             ("l1", base, expert, tensor, sparsity),
-            lambda: self._vectors(tensor, [expert], base, columns).l1_factor(sparsity),
+            lambda: self._vectors(tensor, [expert], base, columns).l1_factor(
+                sparsity, self.ranks(base, expert, tensor) if sparsity.spread > 0.0 else None
+            ),
         )
 
     def _l1_prepared(self, base: str, expert: str, tensor: str, sparsity: Sparsity) -> float | None:
@@ -201,6 +205,25 @@ class WeightStatistics:
             self._drawn[key] = self._vectors(tensor, [expert], base).magnitudes_drawn(sparsity.key)
         sums = self._drawn[key]
         return rescaling(float(sums[-1]), float(sums[step - 1]))
+
+    def ranks(self, base: str, expert: str, tensor: str) -> torch.Tensor | None:
+        """Ranks within rows of a task vector's magnitudes, [n] (`block_ranks`), from a mapped file.
+
+        None without a folder to keep them in: then passes sort.
+        """
+        if self._directory is None:
+            return None
+        if (base, expert) not in self._ranks:
+            parts = [str(_VERSION), "ranks", self._identity(base), self._identity(expert)]
+            digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            folder = self._sources[base]
+            assert isinstance(folder, CheckpointFolder)
+            self._ranks[base, expert] = RankFile(
+                self._directory / f"ranks-{digest[:32]}",
+                folder,
+                lambda name: self._vectors(name, [expert], base, _columns(folder, name)).ranks(),
+            )
+        return self._ranks[base, expert].read(tensor)
 
     def elements(self, base: str, tensor: str) -> int:
         """Number of elements of a tensor."""
@@ -352,6 +375,12 @@ class WeightStatistics:
             base = self._identity(owner) if owner is not None else content_digest(folder.base)
             return f"{self._digests[name]} on {base}"
         return self._digests[name]
+
+
+def _columns(folder: CheckpointFolder, tensor: str) -> int:
+    """Length of a tensor's rows."""
+    shape = folder.tensors[tensor].shape
+    return shape[-1] if shape else 1
 
 
 def _place_of(value: float, table: np.ndarray) -> int | None:

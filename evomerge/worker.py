@@ -124,7 +124,11 @@ class _Engine:
                 self.setup.device,
             )
             self._live = LiveModel.load(
-                self.base, dtype=dtype, device=self.setup.device, kernels=kernels
+                self.base,
+                dtype=dtype,
+                device=self.setup.device,
+                kernels=kernels,
+                ranks=self.statistics.ranks,
             )
         return self._live
 

@@ -117,6 +117,23 @@ def test_rescaling_on_the_grid_walks_the_weights_but_once(family, monkeypatch):
     assert passes == [5]
 
 
+def test_ranks_are_kept_in_a_file_and_computed_once(family, tmp_path):
+    digests = {name: name for name in family}
+    found = WeightStatistics(family, tmp_path, digests).ranks("base", "a", UP)
+    rows = np.abs(delta(family, "a", UP)).reshape(family["base"].tensors[UP].shape)
+    expected = rows.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    assert np.array_equal(found.numpy().reshape(rows.shape), expected)
+    (folder,) = tmp_path.glob("ranks-*")
+    inode = (folder / "model.safetensors").stat().st_ino
+    again = WeightStatistics(family, tmp_path, digests)
+    assert torch.equal(again.ranks("base", "a", UP), found)
+    assert (folder / "model.safetensors").stat().st_ino == inode
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert torch.equal(WeightStatistics(family, tmp_path, digests).ranks("base", "a", UP), found)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert WeightStatistics(family).ranks("base", "a", UP) is None
+
+
 def test_cache_is_used_and_damage_is_repaired(family, tmp_path):
     digests = {name: name for name in family}
     first = WeightStatistics(family, tmp_path, digests).threshold("base", "a", "model.norm.weight", 0.5)

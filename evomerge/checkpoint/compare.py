@@ -15,9 +15,13 @@ from evomerge.errors import Problem
 
 Folder = CheckpointFolder | AdapterFolder
 
+MERGED_ANYWAY = frozenset({"E228", "E231"})
+"""Codes that are warnings: the merge ends where its config and tokenizer say; it is computed in float32."""
+
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _ALIGN = "a recipe with `tokenizer: {source: base}` (or `union`, or an expert) aligns them"
 
 
@@ -26,7 +30,7 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
 
     E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
     heads, RoPE), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
-    E230 quantised weights; and E231 mixed dtypes, which is a warning: merging computes in float32.
+    E230 quantised weights; and what is `MERGED_ANYWAY`: E228 other special tokens, E231 mixed dtypes.
     """
     problems = _quantised(base)
     for expert in experts:
@@ -40,7 +44,7 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
                 _problem("E225", expert, "architectures cannot be merged", found, field="model_type")
             )
             continue
-        problems += _numbers(base, expert) + _vocabulary(base, expert)
+        problems += _numbers(base, expert) + _vocabulary(base, expert) + _special(base, expert)
         if base.tied != expert.tied:
             found = f"base {_tying(base)}, {expert.name} {_tying(expert)}"
             problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
@@ -156,6 +160,19 @@ def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Proble
         found = f"{len(moved)} tokens have other ids: {shown}"
         return [_problem("E227", expert, "the same ids mean different tokens", found, _ALIGN)]
     return []
+
+
+def _special(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    """Ids of special tokens that both configs state and that differ: generation may never end."""
+    differing = []
+    for key in _SPECIAL:
+        left, right = (text_config(folder.config).get(key) for folder in (base, expert))
+        if left is not None and right is not None and left != right:
+            differing.append(f"{key}: base {_shown(left)}, {expert.name} {_shown(right)}")
+    if not differing:
+        return []
+    todo = "the merge takes them from the model whose tokenizer it takes"
+    return [_problem("E228", expert, "special tokens have other ids", "; ".join(differing), todo)]
 
 
 def _only(tokens: Mapping[str, int], others: Mapping[str, int], words: str) -> str:

@@ -12,7 +12,7 @@ from evomerge.campaign import CheckpointReference
 from evomerge.check import locate
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
-from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import HUB_NAME
@@ -154,7 +154,7 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> None:
             base = base.base
         for problem in compare_with_base(base, [folders[name] for name in rest]):
             aligned = recipe.align and problem.code in ("E226", "E227")
-            if problem.code != "E231" and not aligned:
+            if problem.code not in MERGED_ANYWAY and not aligned:
                 problems[problem] = None
     if problems:
         raise CheckpointError(problems)

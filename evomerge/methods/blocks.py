@@ -8,7 +8,7 @@ operands alone, so the live model and an exported file get the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,11 +114,27 @@ def low_rank_delta(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return out
 
 
-class Scratch:
-    """Float32 and int32 rows, allocated once and grown only when a block needs more."""
+Ranks = Callable[[str, str, str], torch.Tensor | None]
+"""Prepared ranks by source of the base, source of the expert, and tensor; None where there are none."""
 
-    def __init__(self, device: torch.device | str = "cpu", kernels: Kernels | None = None) -> None:
+
+class Scratch:
+    """What passes reuse: rows allocated once and grown only when a block needs more, and what is known.
+
+    Args:
+        device: where the passes run.
+        kernels: compiled passes; the plain path without.
+        ranks: prepared ranks within rows; passes that need them sort without.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        kernels: Kernels | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.device = torch.device(device)
+        self.ranks = ranks
         self._rows: list[torch.Tensor] = []
         self._words: list[torch.Tensor] = []
         self._counter = torch.empty(0, dtype=torch.int32, device=self.device)

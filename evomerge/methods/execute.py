@@ -15,7 +15,7 @@ from evomerge.methods.blocks import Scratch, operand_of
 from evomerge.methods.fused import is_bounded, run_compiled
 from evomerge.methods.sparsified_sum import sparsified_sum
 from evomerge.methods.weighted_sum import weighted_sum
-from evomerge.plan import TensorPlan
+from evomerge.plan import PlanInput, TensorPlan
 
 
 def execute(
@@ -46,16 +46,25 @@ def execute(
     size = target.numel()
     if size == 0:
         return True
+    ranks = [_ranks(entry, one, scratch) for one in entry.inputs]
     bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
-    if bounded and run_compiled(entry, base, operands, target, scratch):
+    if bounded and run_compiled(entry, base, operands, ranks, target, scratch):
         return True
     if entry.is_sparse:
         assert base is not None
         return sparsified_sum(
             base, operands, weights, [one.sparsity for one in entry.inputs], entry.election,
             entry.divisor, entry.factor, entry.least_variance, entry.columns, entry.scale,
-            size, target, storage, scratch, not bounded,
+            size, target, storage, scratch, not bounded, ranks,
         )  # fmt: skip
     return weighted_sum(
         base, operands, weights, entry.scale, size, target, storage, scratch, not bounded
     )
+
+
+def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:
+    """Prepared ranks of an input that needs them, if there are any."""
+    if one.spread == 0.0 or scratch.ranks is None or entry.base is None:
+        return None
+    found = scratch.ranks(entry.base[0], one.source, one.tensor)
+    return None if found is None else found.to(scratch.device)

@@ -35,6 +35,7 @@ def sparsified_sum(
     storage: torch.dtype,
     scratch: Scratch,
     check: bool = True,
+    ranks: Sequence[torch.Tensor | None] | None = None,
 ) -> bool:
     """`out = scale * (base + factor * sum_t w_t s_t)` over sparsified task vectors, perhaps elected.
 
@@ -62,6 +63,8 @@ def sparsified_sum(
         storage: dtype the result is rounded to before it is held in `out`.
         scratch: on the device of `out`.
         check: whether to look at the result; not needed where it is known to be finite.
+        ranks: for sparsities with a spread, one an operand: `block_ranks` of the whole task vector, [size];
+            None where they are to be found by sorting.
 
     Returns:
         Whether every element is finite; true without a check.
@@ -71,6 +74,7 @@ def sparsified_sum(
     origin_of = Dense(base)
     elect = election != "none"
     count = len(operands)
+    ranks = ranks or [None] * count
     for start, stop in ranges:
         origin, total, first, second, third, *deltas = scratch.rows(
             5 + (count if elect else 0), stop - start
@@ -78,15 +82,19 @@ def sparsified_sum(
         origin_of.value(origin, start, stop)
         if not elect:
             total.copy_(origin)
-            for operand, weight, sparsity in zip(operands, weights, sparsities, strict=True):
+            for operand, weight, sparsity, rank in zip(
+                operands, weights, sparsities, ranks, strict=True
+            ):
                 operand.delta(first, origin, start, stop)
-                survivors = sparsify(first, sparsity, start, columns, scratch, second)
+                known = None if rank is None else rank[start:stop]
+                survivors = sparsify(first, sparsity, start, columns, scratch, second, known)
                 total.add_(survivors.mul_(weight))
         else:
             kept = []
-            for operand, sparsity, row in zip(operands, sparsities, deltas, strict=True):
+            for operand, sparsity, row, rank in zip(operands, sparsities, deltas, ranks, strict=True):
                 operand.delta(row, origin, start, stop)
-                survivors = sparsify(row, sparsity, start, columns, scratch, first)
+                known = None if rank is None else rank[start:stop]
+                survivors = sparsify(row, sparsity, start, columns, scratch, first, known)
                 if survivors is first:
                     row, first = first, row
                 kept.append(row)

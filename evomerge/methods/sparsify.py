@@ -20,6 +20,7 @@ def sparsify(
     columns: int,
     scratch: Scratch,
     spare: torch.Tensor,
+    ranks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sparsify a block of a task vector; the result is `delta` or `spare` (both float32 [n]).
 
@@ -30,6 +31,7 @@ def sparsify(
         columns: length of a row; with a `spread`, blocks hold whole rows.
         scratch: for the random numbers.
         spare: overwritten.
+        ranks: with a `spread`, `block_ranks` of the block where they are known; else it is sorted.
     """
     if sparsity.ceiling < math.inf:
         # What is left of x without its part above the ceiling: 0 there, and x - 0 elsewhere.
@@ -43,7 +45,9 @@ def sparsify(
     if sparsity.keep < 1.0:
         counter, bits, words = scratch.words(delta.numel())
         if sparsity.spread > 0.0:
-            _drop_by_rank(delta, sparsity, start, columns, (counter, bits, words))
+            if ranks is None:
+                ranks = block_ranks(delta, columns)
+            _drop_by_rank(delta, sparsity, start, columns, ranks, (counter, bits, words))
         else:
             apply_mask(delta, sparsity.key, sparsity.keep, start, counter, bits, words)
     if sparsity.rescale != 1.0:
@@ -57,33 +61,55 @@ def float32_below(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<i", bits - 1))[0])
 
 
+def rank_dtype(columns: int) -> torch.dtype:
+    """The smallest element type that holds the ranks of a row."""
+    return torch.int16 if columns <= 1 << 15 else torch.int32
+
+
+def block_ranks(delta: torch.Tensor, columns: int) -> torch.Tensor:
+    """Rank of each magnitude within its row, 0 for the smallest; equal ones rank by their position.
+
+    Args:
+        delta: float32 [n], whole rows.
+        columns: length of a row.
+
+    Returns:
+        [n] in `rank_dtype`.
+    """
+    order = delta.view(-1, columns).abs().argsort(dim=1, stable=True)
+    places = torch.arange(columns, dtype=rank_dtype(columns), device=delta.device)
+    ranks = torch.empty_like(order, dtype=places.dtype)
+    return ranks.scatter_(1, order, places.expand_as(order)).view(-1)
+
+
 def _drop_by_rank(
     delta: torch.Tensor,
     sparsity: Sparsity,
     start: int,
     columns: int,
+    ranks: torch.Tensor,
     words: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    """MagPrune (Deep et al. 2024, arXiv:2406.11617): equal magnitudes rank by their position."""
-    rows = delta.view(-1, columns)
-    order = rows.abs().argsort(dim=1, stable=True)
-    ladder = keep_ladder(sparsity.keep, sparsity.spread, columns).to(delta.device)
+    """MagPrune (Deep et al. 2024, arXiv:2406.11617)."""
+    ladder = keep_ladder(sparsity.keep, sparsity.spread, columns)
     limits = (ladder * 2.0**31).round_().clamp_(max=2.0**31 - 1).to(torch.int32)
-    by_place = torch.empty_like(order, dtype=torch.int32)
-    by_place.scatter_(1, order, limits.expand_as(order))
+    places = ranks.to(torch.int32)
     if sparsity.unbiased:
-        factors = torch.empty_like(rows)
-        factors.scatter_(1, order, ladder.reciprocal().to(torch.float32).expand_as(order))
-        rows.mul_(factors)
-    apply_ranked_mask(delta, sparsity.key, by_place.view(-1), start, *words)
+        factors = ladder.reciprocal().to(torch.float32).to(delta.device)
+        delta.mul_(factors.index_select(0, places))
+    by_place = limits.to(delta.device).index_select(0, places)
+    apply_ranked_mask(delta, sparsity.key, by_place, start, *words)
 
 
 def keep_ladder(keep: float, spread: float, columns: int) -> torch.Tensor:
     """Keep probabilities by rank of magnitude, float64 [columns]: smallest magnitude first."""
-    if columns == 1:
-        return torch.full((1,), keep, dtype=torch.float64)
-    ranks = torch.arange(columns, dtype=torch.float64) / (columns - 1)
-    return ranks.mul_(2.0 * spread).add_(keep - spread)
+    low, step = ladder_line(keep, spread, columns)
+    return torch.arange(columns, dtype=torch.float64).mul_(step).add_(low)
+
+
+def ladder_line(keep: float, spread: float, columns: int) -> tuple[float, float]:
+    """Keep probability of rank 0, and what each rank adds."""
+    return (keep, 0.0) if columns == 1 else (keep - spread, 2.0 * spread / (columns - 1))
 
 
 def variance(

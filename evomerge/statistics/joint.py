@@ -14,7 +14,7 @@ import torch
 from evomerge.checkpoint.reader import Reader
 from evomerge.methods.blocks import Dense, Operand, Scratch, block_ranges, operand_of
 from evomerge.methods.masks import draw, keep_limit
-from evomerge.methods.sparsify import keep_varying, sparsify, variance
+from evomerge.methods.sparsify import block_ranks, keep_varying, rank_dtype, sparsify, variance
 from evomerge.methods.sparsity import Sparsity
 from evomerge.statistics.order import GRID, Totals
 
@@ -107,15 +107,23 @@ class TaskVectors:
             totals.add(-bits.numpy().astype(np.int64), row.abs_().double().numpy()[None])
         return np.asarray(totals.result()[0])
 
-    def l1_factor(self, sparsity: Sparsity) -> float:
+    def ranks(self) -> torch.Tensor:
+        """Ranks within rows of the first task vector's magnitudes, [size]; see `block_ranks`."""
+        out = torch.empty(self.size, dtype=rank_dtype(self._columns))
+        for start, (row, *_), _ in self.blocks():
+            out[start : start + row.numel()] = block_ranks(row, self._columns)
+        return out
+
+    def l1_factor(self, sparsity: Sparsity, ranks: torch.Tensor | None = None) -> float:
         """Sum of magnitudes of the first task vector, divided by that of what survives.
 
-        mergekit's L1 rescaling, with sums in float64.
+        mergekit's L1 rescaling, with sums in float64. `ranks`, if known, are those of `ranks()`.
         """
         whole, kept = [], []
         for start, (row, *_), (spare,) in self.blocks(1):
             whole.append(float(row.abs().sum(dtype=torch.float64)))
-            left = sparsify(row, sparsity, start, self._columns, self.scratch, spare)
+            known = None if ranks is None else ranks[start : start + row.numel()]
+            left = sparsify(row, sparsity, start, self._columns, self.scratch, spare, known)
             kept.append(float(left.abs().sum(dtype=torch.float64)))
         return rescaling(math.fsum(whole), math.fsum(kept))
 

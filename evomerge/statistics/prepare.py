@@ -81,6 +81,8 @@ def prepare_statistics(
                 statistics.threshold(base, expert, first, 1.0)
     if "gram" in needed and experts:
         statistics.gram(first, experts)
+    for expert in experts if "ranks" in needed else ():
+        statistics.ranks(base, expert, first)
     if "variances" in needed and experts:
         statistics.least_variance(base, experts, first, 1.0)
     grams = statistics.place_grams(base, experts) if experts else {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import open_folder
 from tests.checkpoint.folders import llama, save
 
@@ -97,6 +97,19 @@ def test_tokens_with_other_ids(tmp_path, base):
     (problem,) = compare_with_base(base, [other])
     assert problem.code == "E227"
     assert problem.found.startswith("2 tokens have other ids")
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id", "pad_token_id"])
+def test_other_special_tokens_are_told_and_do_not_stop_a_merge(tmp_path, base, key):
+    other = expert(tmp_path)
+    for folder, number in ((base, 2), (other, 7)):
+        path = folder.path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: number}))
+    opened = [open_folder(folder.path, folder.name) for folder in (base, other)]
+    (problem,) = compare_with_base(opened[0], opened[1:])
+    assert problem.code == "E228"
+    assert problem.code in MERGED_ANYWAY
+    assert problem.found == f"{key}: base 2, {other.name} 7"
 
 
 def test_all_experts_in_one_list(tmp_path, base):

@@ -17,6 +17,7 @@ from evomerge.methods.execute import execute
 from evomerge.methods.fused import is_bounded
 from evomerge.methods.kernels import ROW, FusedPass, KernelSpec
 from evomerge.methods.masks import keep_limit
+from evomerge.methods.sparsify import block_ranks
 from evomerge.plan import PlanInput, TensorPlan, make_plan
 from evomerge.recipe import single_source_recipe
 from evomerge.weight_statistics import WeightStatistics
@@ -25,6 +26,7 @@ from tests.methods.cases import CASES
 from tests.test_plan import checkpoints
 
 DTYPES = ("bfloat16", "float16", "float32")
+RANKED = ("della_linear", "della_linear_mergekit", "della_mergekit")
 HAS_COMPILER = shutil.which("g++") is not None
 
 
@@ -45,7 +47,9 @@ class Uncompiled(Kernels):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     family = write_family(tmp_path_factory.mktemp("family"))
-    return family, WeightStatistics(family), open_readers(family)
+    digests = {name: name for name in family}
+    statistics = WeightStatistics(family, tmp_path_factory.mktemp("statistics"), digests)
+    return family, statistics, open_readers(family)
 
 
 def entries(engine, case, dtype):
@@ -83,10 +87,10 @@ def odd_values(size, seed):
     return value
 
 
-def compare(entry, readers, kernels, out_dtype):
+def compare(entry, readers, kernels, out_dtype, ranks=None):
     plain, fused = (torch.full(entry.shape, 7.0, dtype=out_dtype) for _ in range(2))
     assert execute(entry, readers, plain, Scratch())
-    scratch = Scratch(kernels=kernels)
+    scratch = Scratch(kernels=kernels, ranks=ranks)
     assert is_bounded(entry, readers, scratch)
     assert execute(entry, readers, fused, scratch)
     assert torch.equal(bits(plain), bits(fused))
@@ -97,9 +101,19 @@ def compare(entry, readers, kernels, out_dtype):
 def test_source_of_the_compiled_passes_gives_the_bits_of_the_plain_path(engine, case, dtype):
     kernels = Uncompiled()
     for entry in entries(engine, case, dtype):
-        compare(entry, engine[2], kernels, getattr(torch, dtype))
-    ranked = CASES[case].method.startswith("della")
-    assert kernels.specs or ranked
+        compare(entry, engine[2], kernels, getattr(torch, dtype), engine[1].ranks)
+    # Of experts some ranked, some not: the plain path.
+    assert bool(kernels.specs) == (case != "della")
+    assert any(spec.ranks for spec in kernels.specs) == (case in RANKED)
+
+
+@pytest.mark.parametrize("case", [*RANKED, "della"])
+def test_prepared_ranks_give_the_bits_of_sorting(engine, case):
+    for entry in entries(engine, case, "float32"):
+        sorted_, prepared = (torch.empty(entry.shape) for _ in range(2))
+        assert execute(entry, engine[2], sorted_, Scratch())
+        assert execute(entry, engine[2], prepared, Scratch(ranks=engine[1].ranks))
+        assert torch.equal(bits(sorted_), bits(prepared))
 
 
 def full_entry(size, storage, seed=0, election="before", divisor="weight"):
@@ -138,6 +152,28 @@ def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
     again = Kernels(tmp_path, "compiled")
     compare(entry, readers, again, torch.float32)
     assert again.seconds < 5.0
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+def test_what_the_compiler_makes_of_ranked_masks_has_the_same_bits(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    columns, rows = 96, 2 * ROW // 96 + 5
+    values = {name: torch.randn(rows, columns, generator=generator).bfloat16() for name in "abc"}
+    readers = {name: Stored(t=value) for name, value in values.items()}
+    inputs = tuple(
+        PlanInput(name, "t", weight, keep=0.5, spread=0.3, unbiased=True, key=7 + int(10 * weight))
+        for name, weight in (("b", 0.4), ("c", -0.3))
+    )
+    entry = TensorPlan("t", "embed", (rows, columns), "bfloat16", ("a", "t"), inputs)
+
+    def ranks(base, expert, tensor):
+        delta = values[expert].float() - values[base].float()
+        return block_ranks(delta.view(-1), columns)
+
+    kernels = Kernels(tmp_path, "compiled")
+    compare(entry, readers, kernels, torch.bfloat16, ranks)
+    assert kernels.works
+    assert len(list(tmp_path.glob("*.pt2"))) == 1
 
 
 @pytest.mark.parametrize("probability", [1e-9, 0.001, 0.5, 0.999, 1.0])
@@ -212,7 +248,7 @@ def test_another_process_that_compiles_is_not_waited_for(tmp_path, monkeypatch):
     kernels = Kernels(tmp_path, "auto", expected=1e12)
     entry, readers = full_entry(700, "bfloat16")
     spec = KernelSpec(("bfloat16",) * 3, "bfloat16", "bfloat16", "bfloat16", True, True, True, True,
-                      "before", "weight", True, True)  # fmt: skip
+                      "before", "weight", True, scales=True)  # fmt: skip
     lock = tmp_path / f"{compiled._name(spec, 1)}.lock"
     code = (
         f"import filelock, time; lock = filelock.FileLock({str(lock)!r}); lock.acquire(); "
