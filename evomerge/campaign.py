@@ -138,6 +138,7 @@ class WorkersSection(_Section):
     count: PositiveInt = 1
     address: str | None = None
     kernels: Literal["auto", "plain", "compiled"] = "auto"
+    experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     deadline: PositiveFloat | Literal["auto"] = "auto"
 

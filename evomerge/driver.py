@@ -234,6 +234,7 @@ def _worker_setup(
         batch_size=evaluation.batch_size,
         cache=str(cache),
         allow_task_code=allow_task_code,
+        experts=campaign.config.workers.experts,
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,
     )

@@ -23,7 +23,8 @@ from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.methods.blocks import BLOCK, Ranks, Scratch
 from evomerge.methods.compiled import Kernels
-from evomerge.methods.execute import execute
+from evomerge.methods.execute import execute, prefetch
+from evomerge.methods.placement import Placement
 from evomerge.plan import MergePlan, TensorPlan
 from evomerge.skeleton import allocate, build_skeleton
 
@@ -71,6 +72,7 @@ class LiveModel:
         buffers: Mapping[str, torch.Tensor],
         kernels: Kernels | None = None,
         ranks: Ranks | None = None,
+        placement: Placement = "mapped",
     ) -> None:
         self.model = model
         self.folder = folder
@@ -78,7 +80,7 @@ class LiveModel:
         self.device = device
         self.bindings = bindings
         self.buffers = buffers
-        self._scratch = Scratch(device, kernels, ranks)
+        self._scratch = Scratch(device, kernels, ranks, placement)
         state = model.state_dict(keep_vars=True)
         self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
         self._resident: dict[str, TensorPlan] = {}
@@ -96,6 +98,7 @@ class LiveModel:
         max_layers: int | None = None,
         kernels: Kernels | None = None,
         ranks: Ranks | None = None,
+        placement: Placement = "mapped",
     ) -> LiveModel:
         """Build the body of a base model and bind its checkpoint; weights come with the first plan.
 
@@ -106,6 +109,7 @@ class LiveModel:
             max_layers: the most layers a plan will have; those of the base by default.
             kernels: compiled passes for this device; the plain path without.
             ranks: prepared ranks for DELLA (`WeightStatistics.ranks`); it sorts in the pass without.
+            placement: where experts lie for another device than the CPU.
 
         Raises:
             CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
@@ -115,7 +119,9 @@ class LiveModel:
         model = build_skeleton(base, kind, room if room > base.layers else None)
         bindings = bind(model, with_layers(base, room))
         buffers = allocate(model, device)
-        return LiveModel(model, base, kind, torch.device(device), bindings, buffers, kernels, ranks)
+        return LiveModel(
+            model, base, kind, torch.device(device), bindings, buffers, kernels, ranks, placement
+        )
 
     @torch.no_grad()
     def materialize(
@@ -138,6 +144,7 @@ class LiveModel:
         self._take_path(plan)
         if any(self._readers.get(name) is not reader for name, reader in readers.items()):
             self._forget()
+            self._scratch.weights.forget()
             self._readers = dict(readers)
         entries = plan.by_name
         slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, plan.layers)}
@@ -146,12 +153,16 @@ class LiveModel:
             raise CheckpointError(
                 Problem("E220", "the plan has no entry for this tensor", field=missing[0])
             )
+        changed = [
+            name
+            for name in slots
+            if self._resident.get(name) != entries[name] or (distance and name not in self._distances)
+        ]
         written = bytes_written = 0
-        for name, slot in slots.items():
-            entry = entries[name]
-            known = self._resident.get(name) == entry and (not distance or name in self._distances)
-            if known:
-                continue
+        for name, following in zip(changed, [*changed[1:], None], strict=True):
+            entry, slot = entries[name], slots[name]
+            if following is not None:
+                prefetch(entries[following], readers, self._scratch)
             self._resident.pop(name, None)
             self._distances.pop(name, None)
             try:

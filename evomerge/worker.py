@@ -112,6 +112,7 @@ class _Engine:
         """The resident model, built once."""
         from evomerge.materialize import LiveModel
         from evomerge.methods.compiled import Kernels
+        from evomerge.methods.placement import place_experts
 
         if self._live is None:
             dtype = _torch_dtype(self.setup.dtype)
@@ -129,8 +130,21 @@ class _Engine:
                 device=self.setup.device,
                 kernels=kernels,
                 ranks=self.statistics.ranks,
+                placement=place_experts(
+                    self.setup.experts,
+                    self.setup.device,
+                    self._stored_bytes(),
+                    elements * dtype.itemsize,
+                ),
             )
         return self._live
+
+    def _stored_bytes(self) -> int:
+        """Bytes of base and experts; adapters are small beside them."""
+        from evomerge.checkpoint.folder import CheckpointFolder
+
+        full = [f for f in self.folders.values() if isinstance(f, CheckpointFolder)]
+        return sum(header.nbytes for folder in full for header in folder.tensors.values())
 
     def tokenizer(self) -> Any:
         """The base's tokenizer, loaded once."""

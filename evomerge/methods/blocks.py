@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from evomerge.methods.placement import Placement, Weights
+
 if TYPE_CHECKING:
     from evomerge.checkpoint.reader import Reader
     from evomerge.methods.compiled import Kernels
@@ -84,13 +86,14 @@ class LowRankDelta:
 Operand = Dense | LowRankDelta
 
 
-def operand_of(reader: Reader, tensor: str, device: torch.device | str = "cpu") -> Operand:
-    """Tensor `tensor` of a checkpoint or adapter as a pass takes it."""
-    flat = reader.read(tensor).reshape(-1).to(device)
+def operand_of(reader: Reader, tensor: str, weights: Weights | None = None) -> Operand:
+    """Tensor `tensor` of a checkpoint or adapter as a pass takes it; on the CPU without `weights`."""
+    weights = weights or Weights()
+    flat = weights.read(reader, tensor)
     factors = reader.delta(tensor)
     if factors is None:
         return Dense(flat)
-    return LowRankDelta(flat, factors[0].to(device), factors[1].to(device))
+    return LowRankDelta(flat, factors[0].to(weights.device), factors[1].to(weights.device))
 
 
 def block_ranges(size: int, operands: Sequence[Operand], columns: int = 1) -> Iterator[tuple[int, int]]:
@@ -125,6 +128,7 @@ class Scratch:
         device: where the passes run.
         kernels: compiled passes; the plain path without.
         ranks: prepared ranks within rows; passes that need them sort without.
+        placement: where stored tensors lie for this device.
     """
 
     def __init__(
@@ -132,8 +136,10 @@ class Scratch:
         device: torch.device | str = "cpu",
         kernels: Kernels | None = None,
         ranks: Ranks | None = None,
+        placement: Placement = "mapped",
     ) -> None:
         self.device = torch.device(device)
+        self.weights = Weights(device, placement)
         self.ranks = ranks
         self._rows: list[torch.Tensor] = []
         self._words: list[torch.Tensor] = []

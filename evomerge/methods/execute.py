@@ -38,11 +38,11 @@ def execute(
         source = entry.inputs[0]
         target.copy_(readers[source.source].read(source.tensor).reshape(-1))
         return True
-    operands = [operand_of(readers[one.source], one.tensor, scratch.device) for one in entry.inputs]
+    operands = [operand_of(readers[one.source], one.tensor, scratch.weights) for one in entry.inputs]
     weights = [one.weight for one in entry.inputs]
     base = None
     if entry.base is not None:
-        base = readers[entry.base[0]].read(entry.base[1]).reshape(-1).to(scratch.device)
+        base = scratch.weights.read(readers[entry.base[0]], entry.base[1])
     size = target.numel()
     if size == 0:
         return True
@@ -60,6 +60,14 @@ def execute(
     return weighted_sum(
         base, operands, weights, entry.scale, size, target, storage, scratch, not bounded
     )
+
+
+def prefetch(entry: TensorPlan, readers: Mapping[str, Reader], scratch: Scratch) -> None:
+    """Begin to bring an entry's tensors to the device, while another is carried out."""
+    wanted = [(readers[one.source], one.tensor) for one in entry.inputs]
+    if entry.base is not None:
+        wanted.append((readers[entry.base[0]], entry.base[1]))
+    scratch.weights.prefetch(wanted)
 
 
 def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:

@@ -1,0 +1,148 @@
+"""Where experts lie while merges run on another device, and how their tensors get there.
+
+*mapped*: in the files' pages, copied when a pass needs them. *pinned*: the same pages, locked for the device,
+so that copies run beside the pass; they are the page cache's, one set for all workers of a node.
+*resident*: on the device for good. A processor's passes read the mapped files in place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from evomerge.errors import EnvironmentFault, Problem
+
+if TYPE_CHECKING:
+    from evomerge.checkpoint.reader import Reader
+
+Placement = Literal["mapped", "pinned", "resident"]
+Wanted = Literal["auto", "mapped", "pinned", "resident"]
+
+SHARE = 0.5
+"""Of what is free, how much experts may take unasked: evaluating needs memory too."""
+
+_READ_ONLY = 8
+"""`cudaHostRegisterReadOnly`: the files are mapped without the right to write."""
+
+log = logging.getLogger(__name__)
+
+
+def choose_placement(
+    wanted: Wanted, device: str, needed: int, free_on_device: int, free_on_host: int
+) -> Placement:
+    """Where experts go.
+
+    Args:
+        wanted: as the campaign says; `auto` takes the fastest that fits.
+        device: where merges run.
+        needed: bytes of base and experts.
+        free_on_device: bytes free there beside the live model.
+        free_on_host: bytes free in the host's memory.
+
+    Raises:
+        EnvironmentFault: E402, what is wanted does not fit.
+    """
+    if device == "cpu":
+        return "mapped"
+    if wanted == "auto":
+        if needed <= SHARE * free_on_device:
+            return "resident"
+        return "pinned" if needed <= SHARE * free_on_host else "mapped"
+    free = {"mapped": needed, "pinned": free_on_host, "resident": free_on_device}[wanted]
+    if needed > free:
+        wrong = f"experts do not fit as `{wanted}`"
+        found = f"they need {needed / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB are free"
+        todo = "use `experts: auto`"
+        raise EnvironmentFault(Problem("E402", wrong, found, todo, field="workers.experts"))
+    return wanted
+
+
+def free_host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Memory the host can still give; 0 where it does not tell."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else 0
+
+
+def place_experts(wanted: Wanted, device: str, needed: int, live: int) -> Placement:
+    """`choose_placement` for this machine as it is, with `live` bytes of a model still to come.
+
+    Raises:
+        EnvironmentFault: E402.
+    """
+    if not device.startswith("cuda"):
+        return "mapped"
+    free, _ = torch.cuda.mem_get_info(device)
+    return choose_placement(wanted, device, needed, free - live, free_host_bytes())
+
+
+class Weights:
+    """Stored tensors, flattened, on the device of the passes.
+
+    Args:
+        device: where passes run.
+        placement: see the module; without effect on a processor.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", placement: Placement = "mapped") -> None:
+        self.device = torch.device(device)
+        self.placement = placement
+        self._resident: dict[tuple[Reader, str], torch.Tensor] = {}
+        self._coming: dict[tuple[Reader, str], tuple[torch.Tensor, torch.cuda.Event]] = {}
+        self._pinned: dict[int, bool] = {}
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def read(self, reader: Reader, tensor: str) -> torch.Tensor:
+        """A stored tensor, [n] in its storage dtype."""
+        if self.device.type == "cpu" and self.placement == "mapped":
+            return reader.read(tensor).reshape(-1)
+        key = (reader, tensor)
+        found = self._resident.get(key)
+        if found is None:
+            if key in self._coming:
+                found, arrived = self._coming.pop(key)
+                stream = torch.cuda.current_stream(self.device)
+                stream.wait_event(arrived)
+                found.record_stream(stream)
+            else:
+                found = reader.read(tensor).reshape(-1).to(self.device, copy=True)
+            if self.placement == "resident":
+                self._resident[key] = found
+        return found
+
+    def prefetch(self, wanted: Sequence[tuple[Reader, str]]) -> None:
+        """Begin to copy what the next pass reads, beside the one that runs."""
+        if self._copies is None:
+            return
+        with torch.cuda.stream(self._copies):
+            for key in dict.fromkeys(wanted):
+                if key in self._resident or key in self._coming:
+                    continue
+                stored = key[0].read(key[1]).reshape(-1)
+                if self.placement == "pinned":
+                    self._pin(stored)
+                moved = stored.to(self.device, non_blocking=True)
+                self._coming[key] = (moved, self._copies.record_event())
+
+    def forget(self) -> None:
+        """Drop what was copied: files may be others now."""
+        self._resident.clear()
+        self._coming.clear()
+
+    def _pin(self, stored: torch.Tensor) -> None:
+        """Lock the pages of the file a tensor lies in; where that is refused, copies only take longer."""
+        storage = stored.untyped_storage()
+        where = storage.data_ptr()
+        if where in self._pinned:
+            return
+        code = int(torch.cuda.cudart().cudaHostRegister(where, storage.nbytes(), _READ_ONLY))
+        self._pinned[where] = code == 0
+        if code:
+            log.warning("the device cannot lock a file's pages (CUDA error %d): copied as mapped", code)
