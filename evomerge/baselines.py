@@ -20,6 +20,7 @@ from evomerge.recipe import (
     MergedSource,
     Recipe,
     checkpoint_recipe,
+    in_vocabulary,
     single_source_recipe,
 )
 from evomerge.scores import Metric
@@ -50,9 +51,11 @@ def baseline_recipes(
     coefficients: Sequence[float],
     layers: int,
     dtype: str,
+    tokenizer: str | None = None,
 ) -> dict[str, Recipe]:
     """Id to recipe, in the order in which they are evaluated.
 
+    With a `tokenizer` (a source's name, or `UNION`) they bring vocabularies into its order.
     Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C.
     """
     recipes = {name: checkpoint_recipe(sources, name, layers, dtype) for name in ("base", *experts)}
@@ -61,7 +64,9 @@ def baseline_recipes(
     for coefficient in coefficients:
         recipe = single_coefficient_recipe(sources, experts, coefficient, layers, dtype)
         recipes[f"single-{coefficient:g}"] = recipe
-    return recipes
+    if tokenizer is None:
+        return recipes
+    return {name: in_vocabulary(recipe, sources, tokenizer) for name, recipe in recipes.items()}
 
 
 def freeze(

@@ -143,6 +143,12 @@ class WorkersSection(_Section):
     deadline: PositiveFloat | Literal["auto"] = "auto"
 
 
+class TokenizerSection(_Section):
+    """Whose vocabulary merges have, where those of base and experts differ."""
+
+    source: str
+
+
 class BaselinesSection(_Section):
     """Coefficients tried for the best single-coefficient merge."""
 
@@ -174,6 +180,7 @@ class CampaignFile(_Section):
     workers: WorkersSection = WorkersSection()
     baselines: BaselinesSection = BaselinesSection()
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    tokenizer: TokenizerSection | None = None
 
     @field_validator("name")
     @classmethod
@@ -238,6 +245,11 @@ class Campaign:
         """The experts' names in file order."""
         return tuple(self.config.experts)
 
+    @property
+    def tokenizer(self) -> str | None:
+        """The source whose vocabulary merges have, or `UNION`; None where all share one."""
+        return None if self.config.tokenizer is None else self.config.tokenizer.source
+
     def references(self) -> dict[str, CheckpointReference]:
         """`base` and every expert; relative paths resolved against the campaign file."""
         folder = self.file.parent
@@ -254,6 +266,8 @@ class Campaign:
         if not self.config.constraints:
             # Campaigns from before there were constraints are the same campaigns still.
             del data["constraints"]
+        if self.tokenizer is None:
+            del data["tokenizer"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
@@ -323,11 +337,6 @@ def _place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int
 def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) -> list[Problem]:
     """Faults between fields, looked for in the raw data: other faults of the file must not hide them."""
     problems = []
-    if "tokenizer" in data:
-        wrong = "vocabularies are not aligned during a search; base and experts must share one"
-        todo = "align them in a recipe, or merge into checkpoints of one vocabulary first"
-        where = _place(positions, file, "tokenizer")
-        problems.append(Problem("E226", wrong, "", todo, *where))
 
     def section(name: str) -> Mapping[str, Any]:
         value = data.get(name)
@@ -349,6 +358,13 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
     for index, code, wrong in between:
         where = _place(positions, file, "constraints", index)
         problems.append(Problem(code, wrong, "", "", *where))
+    source = section("tokenizer").get("source")
+    known_sources = ("base", UNION, *section("experts"))
+    if isinstance(source, str) and source not in known_sources:
+        wrong = "no such source of a tokenizer"
+        where = _place(positions, file, "tokenizer", "source")
+        todo = f"known: {', '.join(known_sources)}"
+        problems.append(Problem("E133", wrong, f"found {source!r}", todo, *where))
     seen: dict[object, str] = {}
     for name, entry in {"base": section("base"), **section("experts")}.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("path", entry.get("hub")), str):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evomerge.campaign import Campaign, CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
@@ -19,12 +19,13 @@ from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.history import Grant
-from evomerge.recipe import DTYPES, CheckpointSource
+from evomerge.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -74,8 +75,14 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
         layout = layout_of(base)
+        if campaign.tokenizer is not None and not problems:
+            folders = _aligned(campaign, folders, problems)
+            base = cast("CheckpointFolder", folders["base"])
+            layout = layout_of(base)
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
+            if campaign.tokenizer is not None and found.code in ("E226", "E227"):
+                continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
         for expert in experts:
             if isinstance(expert, AdapterFolder):
@@ -137,6 +144,25 @@ def _open_checkpoints(
         except CheckpointError as error:
             problems += error.problems
     return paths, folders
+
+
+def _aligned(
+    campaign: Campaign,
+    folders: dict[str, CheckpointFolder | AdapterFolder],
+    problems: list[Problem],
+) -> dict[str, CheckpointFolder | AdapterFolder]:
+    """The checkpoints in the vocabulary that the campaign states; as they are where that cannot be."""
+    target = None if campaign.tokenizer == UNION else campaign.tokenizer
+    try:
+        if target is not None and not isinstance(folders[target], CheckpointFolder):
+            todo = "name a full model"
+            wrong = "an adapter has no vocabulary of its own"
+            where = "tokenizer.source"
+            raise CheckpointError(Problem("E133", wrong, "", todo, str(campaign.file), field=where))
+        return aligned_folders(folders, "base", target)[0]
+    except CheckpointError as error:
+        problems += error.problems
+        return folders
 
 
 def _storage_dtype(base: CheckpointFolder) -> str:

@@ -162,6 +162,7 @@ class Driver:
             self.campaign.config.baselines.single,
             self.space.layout.layers,
             self.storage,
+            self.campaign.tokenizer,
         )
         self.recipes |= recipes
         if self.history.baselines is not None:
@@ -234,6 +235,7 @@ def _worker_setup(
         batch_size=evaluation.batch_size,
         cache=str(cache),
         allow_task_code=allow_task_code,
+        tokenizer=campaign.tokenizer,
         experts=campaign.config.workers.experts,
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,

@@ -30,6 +30,7 @@ class WorkerSetup:
         dtype: evaluation dtype; `storage` the dtype merges are rounded to.
         cache: folder for prepared statistics and compiled passes, shared by the workers of a node.
         allow_task_code: whether task files may run the Python they name.
+        tokenizer: the source whose vocabulary merges have, or `UNION`; None where all share one.
         experts: where they lie for another device than the CPU; `auto` takes the fastest that fits.
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
     """
@@ -45,6 +46,7 @@ class WorkerSetup:
     batch_size: int
     cache: str
     allow_task_code: bool = False
+    tokenizer: str | None = None
     experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0

@@ -52,4 +52,5 @@ def prepared_space(
         prepared["storage"],
         campaign.config.seed,
         str(campaign.space_file),
+        campaign.tokenizer,
     )

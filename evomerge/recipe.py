@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any
@@ -244,6 +244,14 @@ def checkpoint_recipe(
     """The recipe that is the base or one expert as it stands, with the base's tokenizer."""
     kept = {key: sources[key] for key in dict.fromkeys(("base", name))}
     return single_source_recipe(kept, name, layers, dtype)
+
+
+def in_vocabulary(recipe: Recipe, sources: Mapping[str, CheckpointSource], tokenizer: str) -> Recipe:
+    """The recipe with the rows of embedding and head in the order of one source's vocabulary, or `UNION`.
+
+    Rows that a model lacks come from the others, so that all `sources` are part of it.
+    """
+    return replace(recipe, sources={**sources, **recipe.sources}, tokenizer=tokenizer, align=True)
 
 
 def recipe_from_json(data: Any, file: str = "") -> Recipe:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
+from evomerge.checkpoint.folder import CheckpointFolder, layer_lists, text_config
 from evomerge.checkpoint.layout import layer_names
 from evomerge.errors import CheckpointError, Problem
 
@@ -30,6 +30,10 @@ def build_skeleton(
     automatic: Any = AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        rows = text_config(folder.config).get("vocab_size")
+        if isinstance(rows, int):
+            # Of a folder whose vocabulary was brought into another's.
+            config.get_text_config().vocab_size = rows
         if layers is not None:
             set_layers(config, [layer % folder.layers for layer in range(layers)])
         with torch.device("meta"):

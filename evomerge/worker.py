@@ -18,6 +18,7 @@ import numpy as np
 
 from evomerge.errors import CandidateError, CheckpointError, EvomergeError, Problem
 from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.recipe import UNION
 from evomerge.scores import SPLITS, Metric, Scores, Split
 
 if TYPE_CHECKING:
@@ -93,16 +94,41 @@ class _Engine:
         for name, path in setup.sources.items():
             if name != "base":
                 self.folders[name] = open_source(path, name, base)
+        self.stored = dict(self.folders)
         self.readers = open_readers(self.folders)
-        self.weights = WeightFiles(self.folders, Path(setup.cache))
-        self.statistics = WeightStatistics(
-            self.folders, directory=Path(setup.cache), readers=self.readers
-        )
+        cache = Path(setup.cache)
+        self.weights = WeightFiles(self.folders, cache)
+        self._tokenizer_folder = base.path
+        if setup.tokenizer is not None:
+            self._align(setup.tokenizer)
+            # Statistics of aligned rows are not those of the files alone.
+            cache = cache / f"vocabulary-{setup.tokenizer}"
+        self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
         files = [Path(path) for path in setup.evaluators]
         self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
         self._measures_distance = any(reads_distance(each) for each in self.evaluators)
         self._live: LiveModel | None = None
         self._tokenizer: Any = None
+
+    def _align(self, tokenizer: str) -> None:
+        """Bring all sources into one vocabulary, whose tokenizer evaluators then use."""
+        from evomerge.checkpoint.aligned import align_sources
+        from evomerge.checkpoint.tokenizer import union_tokenizer
+
+        target = None if tokenizer == UNION else tokenizer
+        self.folders, self.readers, alignment = align_sources(
+            self.folders, self.readers, "base", target
+        )
+        if target is not None:
+            self._tokenizer_folder = self.folders[target].path
+            return
+        paths = [folder.path for _, folder in sorted(self.folders.items())]
+        self._tokenizer_folder = union_tokenizer(
+            Path(self.setup.cache) / "union-tokenizer",
+            self.base.path,
+            [path for path in paths if path != self.base.path],
+            alignment.vocabulary.ids,
+        )
 
     @property
     def base(self) -> CheckpointFolder:
@@ -147,9 +173,9 @@ class _Engine:
         return sum(header.nbytes for folder in full for header in folder.tensors.values())
 
     def tokenizer(self) -> Any:
-        """The base's tokenizer, loaded once."""
+        """The tokenizer of merges, the base's or another's, loaded once."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base.path)
+            self._tokenizer = load_tokenizer(self._tokenizer_folder)
         return self._tokenizer
 
     def prepare(self, job: Job) -> JobResult:
@@ -168,7 +194,7 @@ class _Engine:
         self.statistics.know(data["checkpoints"])
         try:
             found = prepare_statistics(
-                self.statistics, self.folders, "base", self.setup.methods, self.setup.trims
+                self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
             )
         except CheckpointError as error:
             data["problems"] = [problem.__dict__ for problem in error.problems]

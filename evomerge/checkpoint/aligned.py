@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,11 +13,9 @@ from evomerge.checkpoint.reader import AdapterReader, Reader, TensorReader
 from evomerge.checkpoint.vocabulary import (
     MEAN,
     Alignment,
-    align,
+    aligned_folders,
     vocabulary_tensors,
-    with_vocabulary,
 )
-from evomerge.errors import CheckpointError, Problem
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -94,31 +91,17 @@ def align_sources(
     Raises:
         CheckpointError: E226 a model without readable tokens, E234 an adapter of embedding or head.
     """
-    full = {name: folder for name, folder in folders.items() if isinstance(folder, CheckpointFolder)}
-    alignment = align(full, base, target)
+    changed, alignment = aligned_folders(folders, base, target)
     own = {name: reader for name, reader in readers.items() if isinstance(reader, TensorReader)}
-    changed: dict[str, Folder] = {
-        name: with_vocabulary(folder, alignment.vocabulary.rows) for name, folder in full.items()
-    }
-    aligned: dict[str, Reader] = {
+    full: dict[str, TensorReader] = {
         name: AlignedReader(name, folder, own, alignment)
         for name, folder in changed.items()
         if isinstance(folder, CheckpointFolder)
     }
-    for name, folder in folders.items():
-        if not isinstance(folder, AdapterFolder):
-            continue
-        touched = sorted(vocabulary_tensors(folder.base) & set(folder.factors))
-        if touched:
-            wrong = (
-                f"{name}: an adapter of the embedding or head cannot be brought into another vocabulary"
-            )
-            raise CheckpointError(Problem("E234", wrong, "", "", str(folder.path), field=touched[0]))
-        under = changed[folder.base.name]
-        reader = aligned[folder.base.name]
-        assert isinstance(under, CheckpointFolder)
-        assert isinstance(reader, TensorReader)
-        changed[name] = replace(folder, base=under)
-        aligned[name] = AdapterReader(replace(folder, base=under), reader)
-    order = list(folders)
-    return {n: changed[n] for n in order}, {n: aligned[n] for n in order}, alignment
+    aligned: dict[str, Reader] = {
+        name: AdapterReader(folder, full[folder.base.name])
+        if isinstance(folder, AdapterFolder)
+        else full[name]
+        for name, folder in changed.items()
+    }
+    return changed, aligned, alignment

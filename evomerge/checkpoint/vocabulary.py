@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.layout import places_of
 from evomerge.errors import CheckpointError, Problem
@@ -117,9 +118,10 @@ def align(folders: Mapping[str, CheckpointFolder], base: str, target: str | None
     Raises:
         CheckpointError: E226, a model without readable tokens.
     """
-    known = {name: read_vocabulary(folder) for name, folder in folders.items()}
+    # One order, whoever asks: sums of several rows depend on it.
+    known = {name: read_vocabulary(folders[name]) for name in sorted(folders)}
     vocabulary = known[target] if target is not None else _union(known, base)
-    names = tuple(folders)
+    names = tuple(known)
     tokens = list(vocabulary.ids)
     places = np.fromiter(vocabulary.ids.values(), dtype=np.int64, count=len(tokens))
     padding = np.ones(vocabulary.rows, dtype=bool)
@@ -172,6 +174,34 @@ def with_vocabulary(folder: CheckpointFolder, rows: int) -> CheckpointFolder:
         for name, header in folder.tensors.items()
     }
     return replace(folder, tensors=tensors, config={**folder.config, **vocabulary_config(folder, rows)})
+
+
+def aligned_folders(
+    folders: Mapping[str, CheckpointFolder | AdapterFolder], base: str, target: str | None
+) -> tuple[dict[str, CheckpointFolder | AdapterFolder], Alignment]:
+    """Folders as if they had one vocabulary, headers and config only; see `align` for the arguments.
+
+    Raises:
+        CheckpointError: E226 a model without readable tokens, E234 an adapter of embedding or head.
+    """
+    full = {name: folder for name, folder in folders.items() if isinstance(folder, CheckpointFolder)}
+    alignment = align(full, base, target)
+    changed = {
+        name: with_vocabulary(folder, alignment.vocabulary.rows) for name, folder in full.items()
+    }
+    found: dict[str, CheckpointFolder | AdapterFolder] = {}
+    for name, folder in folders.items():
+        if isinstance(folder, CheckpointFolder):
+            found[name] = changed[name]
+            continue
+        touched = sorted(vocabulary_tensors(folder.base) & set(folder.factors))
+        if touched:
+            wrong = (
+                f"{name}: an adapter of the embedding or head cannot be brought into another vocabulary"
+            )
+            raise CheckpointError(Problem("E234", wrong, "", "", str(folder.path), field=touched[0]))
+        found[name] = replace(folder, base=changed[folder.base.name])
+    return found, alignment
 
 
 def vocabulary_config(folder: CheckpointFolder, rows: int) -> dict[str, Any]:

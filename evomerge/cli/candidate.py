@@ -68,6 +68,7 @@ def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
         campaign.config.baselines.single,
         space.layout.layers,
         history.prepared["storage"],
+        campaign.tokenizer,
     )
     return recipes[candidate.id]
 

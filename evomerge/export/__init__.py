@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import CandidateError, EvomergeError, ExportCheckFailed, Problem, UsageError
 from evomerge.export import log
 from evomerge.export.choice import choose
@@ -33,7 +34,6 @@ from evomerge.export.files import (
 )
 from evomerge.export.merge import OpenedMerge, open_merge, read_recipe
 from evomerge.export.scores import check_evaluators, score_export
-from evomerge.export.tokenizer import write_chat_template, write_union
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.history import CACHE_FOLDER

@@ -155,4 +155,5 @@ def _recipe(
         campaign.config.baselines.single,
         space.layout.layers,
         prepared["storage"],
+        campaign.tokenizer,
     )[candidate.id]

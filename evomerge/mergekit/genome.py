@@ -256,7 +256,9 @@ class _Maker:
         if found.limit is not None:
             self.left_out.append(f"limit {found.limit}: put as many items into the search task")
         if found.genome.tokenizer_source is not None:
-            self.left_out.append("tokenizer_source: base and experts of a campaign share a vocabulary")
+            self.left_out.append(
+                "tokenizer_source: write `tokenizer: {source: ...}` if vocabularies differ"
+            )
         if found.apply_chat_template and found.fewshot_as_multiturn and found.num_fewshot:
             self.left_out.append("fewshot_as_multiturn")
         for name in ("shuffle", "random_init"):

@@ -19,6 +19,7 @@ from evomerge.recipe import (
     Source,
     checkpoint_recipe,
     compact,
+    in_vocabulary,
     lookup,
     single_source_recipe,
 )
@@ -45,6 +46,7 @@ class SearchSpace:
     experts: tuple[str, ...]
     dtype: str
     seed: int
+    tokenizer: str | None = None
 
     def snap(self, values: Sequence[float]) -> Genome:
         """Every value on its gene's grid."""
@@ -60,7 +62,7 @@ class SearchSpace:
         self._canonicalise(values)
         plain = self._plain_source(values)
         if plain is not None:
-            return checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype)
+            return self._stated(checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype))
         places = self.layout.places
         merged = MergedSource(
             method=self.method.name,
@@ -80,7 +82,13 @@ class SearchSpace:
             seed=self.seed if self.method.is_random else 0,
         )
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
-        return single_source_recipe(sources, MERGED, self.layout.layers, self.dtype)
+        return self._stated(single_source_recipe(sources, MERGED, self.layout.layers, self.dtype))
+
+    def _stated(self, recipe: Recipe) -> Recipe:
+        """The recipe in the vocabulary of the campaign, where it states one."""
+        if self.tokenizer is None:
+            return recipe
+        return in_vocabulary(recipe, self.sources, self.tokenizer)
 
     @cached_property
     def _spread(self) -> Spread:
@@ -232,8 +240,11 @@ def build_search_space(
     dtype: str,
     seed: int,
     file: str = "",
+    tokenizer: str | None = None,
 ) -> SearchSpace:
     """Lay a declaration over a model. `sources` holds `base` and the experts.
+
+    With a `tokenizer` (a source's name, or `UNION`) every recipe brings vocabularies into its order.
 
     Raises:
         ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
@@ -280,6 +291,7 @@ def build_search_space(
         experts=tuple(experts),
         dtype=dtype,
         seed=seed,
+        tokenizer=tokenizer,
     )
 
 

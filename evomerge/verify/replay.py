@@ -33,6 +33,7 @@ def check_recipes(history: History, result: Verification) -> None:
         campaign.config.baselines.single,
         space.layout.layers,
         history.prepared["storage"],
+        campaign.tokenizer,
     )
     for candidate in history.candidates.values():
         try:

@@ -1,8 +1,11 @@
-"""Tokenizer files of an export whose vocabulary is a union, and chat templates that a recipe states."""
+"""Tokenizer files of merges whose vocabulary is a union, and chat templates that a recipe states."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,25 @@ def write_union(folder: Path, others: Sequence[Path], ids: Mapping[str, int]) ->
     for name in _OLDER_FILES:
         (folder / name).unlink(missing_ok=True)
     _note_added(folder / _CONFIG, data["added_tokens"])
+
+
+def union_tokenizer(folder: Path, base: Path, others: Sequence[Path], ids: Mapping[str, int]) -> Path:
+    """A folder that holds the tokenizer of a union and is made where it is missing; see `write_union`."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    try:
+        for name in (TOKENIZER_FILE, _CONFIG, "special_tokens_map.json", "config.json"):
+            if (base / name).is_file():
+                shutil.copyfile(base / name, staged / name)
+        write_union(staged, others, ids)
+        # Another process may have been faster: its files are the same.
+        with contextlib.suppress(OSError):
+            staged.rename(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return folder
 
 
 def _joined(merge: Any) -> str:
