@@ -25,6 +25,7 @@ from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_prob
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.history import Grant
+from evomerge.merge_method import METHODS
 from evomerge.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space
 
@@ -301,6 +302,10 @@ def _estimates(
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
     folder = evaluations * (items + 4_000) + size
+    if "ranks" in METHODS[campaign.space.method].statistics:
+        # A mapped file for each expert, two bytes an element.
+        ranks = 2 * layout.parameters * len(campaign.experts)
+        memory, folder = memory + ranks, folder + ranks
     return {
         "parameters": float(layout.parameters),
         "items": float(items),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -27,6 +27,9 @@ SHARE = 0.5
 
 _READ_ONLY = 8
 """`cudaHostRegisterReadOnly`: the files are mapped without the right to write."""
+
+_CUDA: Any = torch.cuda
+"""Parts of it have no types."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class Weights:
         self._resident: dict[tuple[Reader, str], torch.Tensor] = {}
         self._coming: dict[tuple[Reader, str], tuple[torch.Tensor, torch.cuda.Event]] = {}
         self._pinned: dict[int, bool] = {}
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._copies = _CUDA.Stream(self.device) if self.device.type == "cuda" else None
 
     def read(self, reader: Reader, tensor: str) -> torch.Tensor:
         """A stored tensor, [n] in its storage dtype."""
@@ -142,7 +145,7 @@ class Weights:
         where = storage.data_ptr()
         if where in self._pinned:
             return
-        code = int(torch.cuda.cudart().cudaHostRegister(where, storage.nbytes(), _READ_ONLY))
+        code = int(_CUDA.cudart().cudaHostRegister(where, storage.nbytes(), _READ_ONLY))
         self._pinned[where] = code == 0
         if code:
             log.warning("the device cannot lock a file's pages (CUDA error %d): copied as mapped", code)
