@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -159,7 +160,7 @@ class LiveModel:
             if self._resident.get(name) != entries[name] or (distance and name not in self._distances)
         ]
         written = bytes_written = 0
-        for name, following in zip(changed, [*changed[1:], None], strict=True):
+        for name, following in zip_longest(changed, changed[1:]):
             entry, slot = entries[name], slots[name]
             if following is not None:
                 prefetch(entries[following], readers, self._scratch)

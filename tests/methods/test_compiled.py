@@ -140,6 +140,9 @@ def test_bits_with_every_operator_at_once(election, divisor):
         compare(entry, readers, Uncompiled(), getattr(torch, storage))
 
 
+@pytest.mark.timeout(
+    1200
+)  # compiling takes ten seconds of processor time, and all it wants on a busy machine
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
     kernels = Kernels(tmp_path, "compiled")
@@ -154,6 +157,9 @@ def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
     assert again.seconds < 5.0
 
 
+@pytest.mark.timeout(
+    1200
+)  # compiling takes ten seconds of processor time, and all it wants on a busy machine
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 def test_what_the_compiler_makes_of_ranked_masks_has_the_same_bits(tmp_path):
     generator = torch.Generator().manual_seed(3)
