@@ -161,8 +161,10 @@ class FusedPass(torch.nn.Module):
             if keep:
                 if self.spec.unbiased:
                     value = value * keep[k].reciprocal().to(torch.float32)
-                limits = (keep[k] * 2.0**31).round().clamp_max(2.0**31 - 1).to(torch.int32)
-                limit = (limits * 2 - 1) ^ signed_word(1 << 31)
+                # Not `round` and `clamp`, which the compiler does one by one.
+                limits = keep[k] * 2.0**31 + 0.5
+                limits = torch.where(limits < 2.0**31 - 1, limits, 2.0**31 - 1)
+                limit = (limits.to(torch.int32) * 2 - 1) ^ signed_word(1 << 31)
             drawn = _draw(counter, words[3 * k], words[3 * k + 1])
             value = torch.where(drawn <= limit, value, 0.0)
         if self.spec.rescales:

@@ -92,7 +92,7 @@ def _drop_by_rank(
 ) -> None:
     """MagPrune (Deep et al. 2024, arXiv:2406.11617)."""
     ladder = keep_ladder(sparsity.keep, sparsity.spread, columns)
-    limits = (ladder * 2.0**31).round_().clamp_(max=2.0**31 - 1).to(torch.int32)
+    limits = (ladder * 2.0**31 + 0.5).clamp_(max=2.0**31 - 1).to(torch.int32)
     places = ranks.to(torch.int32)
     if sparsity.unbiased:
         factors = ladder.reciprocal().to(torch.float32).to(delta.device)

@@ -27,6 +27,8 @@ from tests.test_plan import checkpoints
 
 DTYPES = ("bfloat16", "float16", "float32")
 RANKED = ("della_linear", "della_linear_mergekit", "della_mergekit")
+COMPILING = 1200
+"""Seconds: compiling takes ten of processor time, and as long as it likes on a busy machine."""
 HAS_COMPILER = shutil.which("g++") is not None
 
 
@@ -140,9 +142,7 @@ def test_bits_with_every_operator_at_once(election, divisor):
         compare(entry, readers, Uncompiled(), getattr(torch, storage))
 
 
-@pytest.mark.timeout(
-    1200
-)  # compiling takes ten seconds of processor time, and all it wants on a busy machine
+@pytest.mark.timeout(COMPILING)
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
     kernels = Kernels(tmp_path, "compiled")
@@ -157,9 +157,7 @@ def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
     assert again.seconds < 5.0
 
 
-@pytest.mark.timeout(
-    1200
-)  # compiling takes ten seconds of processor time, and all it wants on a busy machine
+@pytest.mark.timeout(COMPILING)
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 def test_what_the_compiler_makes_of_ranked_masks_has_the_same_bits(tmp_path):
     generator = torch.Generator().manual_seed(3)
