@@ -107,17 +107,15 @@ class Kernels:
         operands: Sequence[torch.Tensor],
         numbers: Sequence[float],
         words: Sequence[int],
-        ladder: Sequence[float],
         out: torch.Tensor,
     ) -> bool:
         """Carry out a pass if it is compiled, or now is the time to compile it.
 
         Args:
             spec: its kind.
-            operands: the base (if any), the experts and their ranks (if any), [n] each.
+            operands: the base (if any) and the experts, [n] each.
             numbers: `FusedPass`'s numbers.
             words: `FusedPass`'s words without the counter; empty without masks.
-            ladder: `FusedPass`'s; empty without ranks.
             out: [n] contiguous.
 
         Returns:
@@ -129,18 +127,16 @@ class Kernels:
         call = self._call(spec, size)
         if call is None:
             return False
-        values = [torch.tensor(numbers, dtype=torch.float32, device=self.device)]
-        if ladder:
-            values.insert(0, torch.tensor(ladder, dtype=torch.float64, device=self.device))
+        values = torch.tensor(numbers, dtype=torch.float32, device=self.device)
         whole = size // ROW * ROW
         try:
             if whole:
                 views = [operand[:whole].view(-1, ROW) for operand in operands]
-                call([*views, *values, *self._words(words, 0), out[:whole].view(-1, ROW)])
+                call([*views, values, *self._words(words, 0), out[:whole].view(-1, ROW)])
             if whole < size:
                 rest = [self._padded(i, operand[whole:]) for i, operand in enumerate(operands)]
                 last = self._padded(len(operands), out[whole:])
-                call([*rest, *values, *self._words(words, whole), last])
+                call([*rest, values, *self._words(words, whole), last])
                 out[whole:].copy_(last.view(-1)[: size - whole])
         except Exception as error:  # a compiled pass that does not run must not cost a candidate
             self._give_up(error)

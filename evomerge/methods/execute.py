@@ -48,7 +48,7 @@ def execute(
         return True
     ranks = [_ranks(entry, one, scratch) for one in entry.inputs]
     bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
-    if bounded and run_compiled(entry, base, operands, ranks, target, scratch):
+    if bounded and run_compiled(entry, base, operands, target, scratch):
         return True
     if entry.is_sparse:
         assert base is not None

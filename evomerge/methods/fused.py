@@ -17,7 +17,7 @@ from evomerge.methods.blocks import Dense, Operand, Scratch
 from evomerge.methods.compiled import mask_words
 from evomerge.methods.kernels import KernelSpec
 from evomerge.methods.scalars import LEAST_DIVISOR
-from evomerge.methods.sparsify import float32_below, ladder_line
+from evomerge.methods.sparsify import float32_below
 from evomerge.plan import TensorPlan
 
 _MARGIN = 0.99
@@ -72,7 +72,6 @@ def run_compiled(
     entry: TensorPlan,
     base: torch.Tensor | None,
     operands: Sequence[Operand],
-    ranks: Sequence[torch.Tensor | None],
     out: torch.Tensor,
     scratch: Scratch,
 ) -> bool:
@@ -82,7 +81,6 @@ def run_compiled(
         entry: the plan of one tensor.
         base: [n] or None.
         operands: the experts.
-        ranks: prepared ranks of those with a spread; without, they go by the plain path.
         out: [n] contiguous; undefined where the answer is no.
         scratch: whose `kernels` are asked.
     """
@@ -91,10 +89,9 @@ def run_compiled(
         return False
     flats = [operand.flat for operand in operands if isinstance(operand, Dense)]
     inputs = entry.inputs
-    places = [rank for rank in ranks if rank is not None]
-    ranked = any(one.spread > 0.0 for one in inputs)
-    rare = any(0.0 < one.keep - one.spread < 2.0**-31 for one in inputs)
-    if len(flats) < len(operands) or rare or (ranked and len(places) < len(inputs)):
+    # Limits by rank were tried: reading them one by one made the compiled pass slower than the plain one.
+    spread = any(one.spread > 0.0 or 0.0 < one.keep < 2.0**-31 for one in inputs)
+    if len(flats) < len(operands) or spread:
         return False
     masks = any(one.keep < 1.0 for one in inputs)
     spec = KernelSpec(
@@ -110,8 +107,6 @@ def run_compiled(
         election=entry.election,
         divisor=entry.divisor,
         varying=entry.least_variance > 0.0,
-        ranks=_name(places[0].dtype) if ranked else "",
-        unbiased=any(one.unbiased for one in inputs),
         scales=entry.scale != 1.0 or entry.factor != 1.0,
     )
     numbers: list[float] = []
@@ -124,9 +119,7 @@ def run_compiled(
             words += mask_words(one.key, one.keep)
     variance = float32_below(entry.least_variance) if entry.least_variance > 0.0 else -1.0
     numbers += (entry.scale, entry.factor, variance, LEAST_DIVISOR, _instead(entry), 0.0)
-    ladder = [x for one in inputs for x in ladder_line(one.keep, one.spread, entry.columns)]
-    tensors = [*([] if base is None else [base]), *flats, *places]
-    return kernels.run(spec, tensors, numbers, words, ladder if ranked else [], out)
+    return kernels.run(spec, flats if base is None else [base, *flats], numbers, words, out)
 
 
 def _instead(entry: TensorPlan) -> float:

@@ -50,8 +50,6 @@ class KernelSpec:
             random numbers decide; `rescales` whether survivors are scaled.
         election: see `sparsified_sum`; `divisor` likewise.
         varying: whether entries must vary over the experts (SCE).
-        ranks: dtype of the ranks within rows that decide with the random numbers (DELLA); empty without.
-        unbiased: with ranks, whether each survivor is divided by its own probability.
         scales: whether the result or the merged task vector has a factor other than 1.
     """
 
@@ -66,8 +64,6 @@ class KernelSpec:
     election: Literal["none", "before", "after"] = "none"
     divisor: Literal["none", "count", "weight"] = "none"
     varying: bool = False
-    ranks: str = ""
-    unbiased: bool = False
     scales: bool = False
 
     def to_json(self) -> str:
@@ -84,9 +80,7 @@ class KernelSpec:
 class FusedPass(torch.nn.Module):
     """One pass over finite tensors whose result is known to be finite.
 
-    Called with the base (if any), the experts and their ranks (if any), all [rows, ROW] in their dtypes;
-    with ranks, `ladder`, float64 [2 K]: for each expert the keep probability of rank 0 and what a rank
-    adds; `numbers`,
+    Called with the base (if any) and the experts, all [rows, ROW] in their storage dtypes; `numbers`,
     float32 [PER_INPUT * K + PER_PASS]: for each expert weight, the bound magnitudes must exceed, the
     ceiling they may not exceed and the factor of survivors, then scale, factor, the bound variances
     must exceed, least divisor, what replaces smaller ones, and +0.0; with `masks`, `words`, int32 [3 K + 1]:
@@ -103,8 +97,6 @@ class FusedPass(torch.nn.Module):
         spec, rest = self.spec, list(tensors)
         base = rest.pop(0).to(torch.float32) if spec.base else None
         experts = [rest.pop(0).to(torch.float32) for _ in spec.inputs]
-        ranks = [rest.pop(0).to(torch.float64) for _ in spec.inputs] if spec.ranks else []
-        ladder = rest.pop(0) if spec.ranks else None
         numbers = rest.pop(0)
         words = counter = None
         if spec.masks:
@@ -115,8 +107,7 @@ class FusedPass(torch.nn.Module):
         (out,) = rest
         if base is not None:
             experts = [expert - base for expert in experts]
-        keep = [rank * ladder[2 * k + 1] + ladder[2 * k] for k, rank in enumerate(ranks)]  # type: ignore[index]
-        kept = [self._sparsified(x, k, numbers, words, counter, keep) for k, x in enumerate(experts)]
+        kept = [self._sparsified(x, k, numbers, words, counter) for k, x in enumerate(experts)]
         weights = [numbers[PER_INPUT * k] for k in range(len(kept))]
         scale, factor, variance, least, instead, zero = numbers[PER_INPUT * len(kept) :].unbind()
         if spec.election != "none":
@@ -149,7 +140,6 @@ class FusedPass(torch.nn.Module):
         numbers: torch.Tensor,
         words: torch.Tensor | None,
         counter: torch.Tensor | None,
-        keep: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         row = numbers[PER_INPUT * k :]
         if self.spec.caps:
@@ -157,16 +147,8 @@ class FusedPass(torch.nn.Module):
         if self.spec.trims:
             value = torch.where(value.abs() <= row[1], 0.0, value)
         if words is not None and counter is not None:
-            limit = words[3 * k + 2]
-            if keep:
-                if self.spec.unbiased:
-                    value = value * keep[k].reciprocal().to(torch.float32)
-                # Not `round` and `clamp`, which the compiler does one by one.
-                limits = keep[k] * 2.0**31 + 0.5
-                limits = torch.where(limits < 2.0**31 - 1, limits, 2.0**31 - 1)
-                limit = (limits.to(torch.int32) * 2 - 1) ^ signed_word(1 << 31)
             drawn = _draw(counter, words[3 * k], words[3 * k + 1])
-            value = torch.where(drawn <= limit, value, 0.0)
+            value = torch.where(drawn <= words[3 * k + 2], value, 0.0)
         if self.spec.rescales:
             value = value * row[3]
         return value
@@ -239,10 +221,6 @@ def example(spec: KernelSpec, rows: int, device: str = "cpu") -> tuple[torch.Ten
     names = [*([spec.base] if spec.base else []), *spec.inputs]
     tensors = [torch.zeros(rows, ROW, dtype=getattr(torch, name), device=device) for name in names]
     count = len(spec.inputs)
-    if spec.ranks:
-        dtype = getattr(torch, spec.ranks)
-        tensors += [torch.zeros(rows, ROW, dtype=dtype, device=device) for _ in spec.inputs]
-        tensors.append(torch.ones(2 * count, dtype=torch.float64, device=device))
     tensors.append(torch.ones(PER_INPUT * count + PER_PASS, device=device))
     if spec.masks:
         tensors.append(torch.zeros(3 * count + 1, dtype=torch.int32, device=device))

@@ -92,7 +92,7 @@ def _drop_by_rank(
 ) -> None:
     """MagPrune (Deep et al. 2024, arXiv:2406.11617)."""
     ladder = keep_ladder(sparsity.keep, sparsity.spread, columns)
-    limits = (ladder * 2.0**31 + 0.5).clamp_(max=2.0**31 - 1).to(torch.int32)
+    limits = (ladder * 2.0**31).round_().clamp_(max=2.0**31 - 1).to(torch.int32)
     places = ranks.to(torch.int32)
     if sparsity.unbiased:
         factors = ladder.reciprocal().to(torch.float32).to(delta.device)
@@ -103,13 +103,10 @@ def _drop_by_rank(
 
 def keep_ladder(keep: float, spread: float, columns: int) -> torch.Tensor:
     """Keep probabilities by rank of magnitude, float64 [columns]: smallest magnitude first."""
-    low, step = ladder_line(keep, spread, columns)
-    return torch.arange(columns, dtype=torch.float64).mul_(step).add_(low)
-
-
-def ladder_line(keep: float, spread: float, columns: int) -> tuple[float, float]:
-    """Keep probability of rank 0, and what each rank adds."""
-    return (keep, 0.0) if columns == 1 else (keep - spread, 2.0 * spread / (columns - 1))
+    if columns == 1:
+        return torch.full((1,), keep, dtype=torch.float64)
+    ranks = torch.arange(columns, dtype=torch.float64) / (columns - 1)
+    return ranks.mul_(2.0 * spread).add_(keep - spread)
 
 
 def variance(
