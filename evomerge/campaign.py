@@ -131,6 +131,17 @@ class EvaluationSection(_Section):
         return value
 
 
+class RacingSection(_Section):
+    """Give up a candidate that some reference beats on every task; blocks are those of the evaluators.
+
+    `threshold` is the paired z that must be reached on every objective, `first` the number of blocks of
+    each task before the first look.
+    """
+
+    threshold: PositiveFloat = 1.0
+    first: PositiveInt = 1
+
+
 class WorkersSection(_Section):
     """Where candidates are evaluated: in this process, in local processes or on Ray."""
 
@@ -177,6 +188,7 @@ class CampaignFile(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     budget: BudgetSection
     evaluation: EvaluationSection = EvaluationSection()
+    racing: RacingSection | None = None
     workers: WorkersSection = WorkersSection()
     baselines: BaselinesSection = BaselinesSection()
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
@@ -268,6 +280,8 @@ class Campaign:
             del data["constraints"]
         if self.tokenizer is None:
             del data["tokenizer"]
+        if self.config.racing is None:
+            del data["racing"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from evomerge.campaign import Campaign
 from evomerge.errors import EnvironmentFault, EvomergeError, Problem, TooManyFailures
 from evomerge.failpoint import failpoint
-from evomerge.history import ITEMS_FOLDER, History
+from evomerge.history import ITEMS_FOLDER, Evaluation, History
 from evomerge.item_store import ItemStore
 from evomerge.job import Job, JobResult
 from evomerge.ledger import Ledger
 from evomerge.pool import Pool
+from evomerge.racing_references import Races
 from evomerge.recipe import Recipe, canonical_json
 from evomerge.scores import Split
 
@@ -64,11 +65,15 @@ StopRequest = Callable[[], EvomergeError | None]
 
 @dataclass(frozen=True)
 class _Wanted:
-    """All ids that wait for one evaluation key; the first owns the job."""
+    """All ids that wait for one evaluation key; the first owns the job.
+
+    `references`: whom it races against; none without a race.
+    """
 
     key: str
     split: Split
     entries: list[tuple[str, Recipe]]
+    references: Sequence[str] = ()
 
     @property
     def id(self) -> str:
@@ -94,6 +99,8 @@ class Dispatcher:
     ) -> None:
         self.campaign, self.ledger, self.history, self.pool = campaign, ledger, history, pool
         self.items = ItemStore(directory / ITEMS_FOLDER)
+        racing = campaign.config.racing
+        self._races = Races(campaign.objectives, racing, self.items) if racing else None
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
         self.running: set[str] = set()
@@ -134,10 +141,7 @@ class Dispatcher:
     def spent(self) -> str | None:
         """`budget` or `hours` if that limit is reached, counting what is open."""
         budget = self.campaign.config.budget
-        if (
-            budget.evaluations is not None
-            and self.history.budget_used + self.open >= budget.evaluations
-        ):
+        if budget.evaluations is not None and self.history.cost + self.open >= budget.evaluations:
             return "budget"
         return "hours" if self.out_of_time() else None
 
@@ -146,15 +150,18 @@ class Dispatcher:
         hours = self.campaign.config.budget.hours
         return hours is not None and self.elapsed() >= 3600 * hours
 
-    def key(self, recipe: Recipe, split: Split) -> str:
-        """Evaluation key: what the scores depend on, and nothing else."""
+    def key(self, recipe: Recipe, split: Split, seen: Mapping[str, int] | None = None) -> str:
+        """Evaluation key: what the scores depend on, and nothing else.
+
+        `seen` is the number of items by evaluator where not all were answered.
+        """
         assert self.history.prepared is not None
         evaluation = self.campaign.config.evaluation
         parts = {
             "recipe": recipe.digest,
             "evaluators": {n: e["digest"] for n, e in self.history.prepared["evaluators"].items()},
             "split": split,
-            "blocks": "all",
+            "blocks": "all" if seen is None else dict(seen),
             "dtype": evaluation.dtype,
             "batch_size": evaluation.batch_size,
         }
@@ -211,12 +218,25 @@ class Dispatcher:
         """Workers for which nothing is queued or under way."""
         return max(0, self.pool.size - len(self.running) - len(self._queue))
 
-    def is_open(self, key: str) -> bool:
-        """Whether an evaluation key is queued or under way."""
-        return key in self._open_keys
+    def is_known(self, recipe: Recipe, split: Split) -> bool:
+        """Whether the scores of a recipe, or its end in a race, are known or under way."""
+        key = self.key(recipe, split)
+        raced = split == "search" and recipe.digest in self.history.raced_as
+        return raced or key in self.history.by_key or key in self._open_keys
 
-    def start(self, name: str, recipe: Recipe, split: Split, *, again: bool = False) -> bool:
-        """Queue one recipe, or let it share what is open or known by key; whether it is settled now."""
+    def start(
+        self,
+        name: str,
+        recipe: Recipe,
+        split: Split,
+        *,
+        again: bool = False,
+        references: Sequence[str] = (),
+    ) -> bool:
+        """Queue one recipe, or let it share what is open or known by key; whether it is settled now.
+
+        With `references` it races against these; a recipe that lost a race stays beaten.
+        """
         known = self.history.candidates.get(name)
         failed = known is not None and split in known.failed_splits and not again
         if known is not None and (split in known.evaluations or failed):
@@ -229,10 +249,13 @@ class Dispatcher:
             self._record_same_failure(name, recipe, key)
             self._breaker()
             return True
+        if split == "search" and recipe.digest in self.history.raced_as:
+            self._record_same_raced(name, recipe)
+            return True
         if key in self._open_keys:
             self._open_keys[key].entries.append((name, recipe))
             return False
-        entry = _Wanted(key, split, [(name, recipe)])
+        entry = _Wanted(key, split, [(name, recipe)], references)
         self._open_keys[key] = self._waiting[name] = entry
         self._queue.append(entry)
         return False
@@ -254,7 +277,8 @@ class Dispatcher:
         while self._queue and len(self.running) < self.pool.size:
             entry = self._queue.popleft()
             recipe = entry.recipe.to_json()
-            self.pool.submit(Job(entry.id, "evaluate", recipe, entry.split, self._deadline()))
+            race = self._races.against(self.history, entry.references) if self._races else None
+            self.pool.submit(Job(entry.id, "evaluate", recipe, entry.split, self._deadline(), race))
             self.running.add(entry.id)
         result = self._wait()
         if result is None:
@@ -306,7 +330,7 @@ class Dispatcher:
 
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
-        if result.status != "ok":
+        if result.status not in ("ok", "raced"):
             self.record(
                 {
                     "event": "failed",
@@ -324,21 +348,27 @@ class Dispatcher:
             return
         stored = self._store_items(result)
         failpoint("dispatch.after_items")
-        self.record(
-            {
-                "event": "evaluated",
-                "id": entry.id,
-                "recipe": entry.recipe.digest,
-                "split": entry.split,
-                "key": entry.key,
-                "metrics": dict(result.data["metrics"]),
-                "items": stored,
-                "statistics": dict(result.data.get("statistics", {})),
-                "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
-            }
-        )
+        scores = {
+            "id": entry.id,
+            "recipe": entry.recipe.digest,
+            "split": entry.split,
+            "metrics": dict(result.data["metrics"]),
+            "items": stored,
+            "statistics": dict(result.data.get("statistics", {})),
+            "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
+        }
+        if result.status == "raced":
+            seen = dict(result.data["seen"])
+            key = self.key(entry.recipe, entry.split, seen)
+            lost_to = {"beaten_by": result.data["beaten_by"], "seen": seen}
+            self.record({"event": "raced", "key": key, **lost_to, **scores})
+        else:
+            self.record({"event": "evaluated", "key": entry.key, **scores})
         for name, recipe in entry.entries[1:]:
-            self._record_same(name, recipe, entry.key)
+            if result.status == "raced":
+                self._record_same_raced(name, recipe)
+            else:
+                self._record_same(name, recipe, entry.key)
 
     def _record_same(self, name: str, recipe: Recipe, key: str) -> None:
         """The same merge under another id: its scores are those of the first."""
@@ -348,12 +378,24 @@ class Dispatcher:
                 "event": "evaluated",
                 "id": name,
                 "recipe": recipe.digest,
-                "split": first.split,
-                "key": key,
-                "metrics": {metric: m.to_json() for metric, m in first.metrics.items()},
-                "items": dict(first.items),
-                "statistics": dict(first.statistics),
                 "same_as": owner,
+                **_scores(first),
+            }
+        )
+
+    def _record_same_raced(self, name: str, recipe: Recipe) -> None:
+        """The same merge under another id, which is as beaten as the first."""
+        owner = self.history.candidates[self.history.raced_as[recipe.digest]]
+        assert owner.raced is not None
+        self.record(
+            {
+                "event": "raced",
+                "id": name,
+                "recipe": recipe.digest,
+                "beaten_by": owner.beaten_by,
+                "seen": dict(owner.seen),
+                "same_as": owner.id,
+                **_scores(owner.raced),
             }
         )
 
@@ -413,6 +455,17 @@ class Dispatcher:
             return chosen
         slowest = self.history.slowest_baseline
         return max(60.0, 4 * slowest) if slowest is not None else None
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """The part of an event that says what was measured."""
+    return {
+        "split": evaluation.split,
+        "key": evaluation.key,
+        "metrics": {metric: m.to_json() for metric, m in evaluation.metrics.items()},
+        "items": dict(evaluation.items),
+        "statistics": dict(evaluation.statistics),
+    }
 
 
 def _fault(result: JobResult) -> EvomergeError:

@@ -36,6 +36,7 @@ from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
 from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.racing_references import without_items
 from evomerge.recipe import Recipe
 from evomerge.search import ReplayDiffers, Search, seeds
 from evomerge.selection import worth_rescoring
@@ -137,6 +138,7 @@ class Driver:
         self.prepare()
         self.dispatcher.phase = "baselines"
         self.baselines()
+        self.check_racing()
 
     def prepare(self) -> None:
         """Look at the weights once; on resume, see that they are still the same."""
@@ -181,6 +183,21 @@ class Driver:
         }
         event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
         self.dispatcher.record(event)
+
+    def check_racing(self) -> None:
+        """Refuse a race that could not be decided.
+
+        Raises:
+            ConfigError: E142, if an objective has no per-item results.
+        """
+        if self.campaign.config.racing is None:
+            return
+        missing = without_items(self.history, self.campaign.objectives, self.dispatcher.items)
+        if missing:
+            wrong = "racing compares item by item, which these objectives cannot be"
+            todo = "leave `racing` out, or those objectives"
+            where = str(self.campaign.file)
+            raise ConfigError(Problem("E142", wrong, ", ".join(missing), todo, where, field="racing"))
 
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""

@@ -78,6 +78,7 @@ class Front:
     failures: Mapping[str, int]
     bounds: tuple[Bound, ...] = ()
     infeasible: int = 0
+    raced: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data without times, hosts or paths: equal campaigns give equal bytes."""
@@ -95,6 +96,7 @@ class Front:
             "failures": dict(self.failures),
             "constraints": [bound.to_json() for bound in self.bounds],
             "infeasible": self.infeasible,
+            "raced": self.raced,
         }
 
 
@@ -139,6 +141,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
         failures=history.failures(),
         bounds=history.bounds(split),
         infeasible=len(judged) - len(pool),
+        raced=history.raced,
     )
 
 

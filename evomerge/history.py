@@ -7,9 +7,12 @@ Events, in the order in which they first appear:
 `prepared`   what the `prepare` job found: digests, layout, item index, timings, and the inner
              products of task vectors by place (`task_vectors`), which seed the search
 `evaluated`  metrics of one candidate or baseline on one split, where its items lie
+`raced`      a candidate given up after some items, with what it scored on them, whom it lost to
+             (`beaten_by`) and the items it has answered by evaluator (`seen`)
 `failed`     a candidate without scores, with its evaluation key, its class and message
 `baselines`  scaling (ideal and nadir), the best single coefficient and the constraints' bounds, frozen
-`asked`      the genomes of one generation, or in steady state of one candidate
+`asked`      the genomes of one generation, or in steady state of one candidate; with racing, the
+             references they race against and the digest of these references' per-item results
 `told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
 `granted`    what a session was allowed by name (`grants`): `task_code`, `benchmark_test`; a grant holds
              for its session only
@@ -59,6 +62,7 @@ class Candidate:
     `lost` counts the workers lost since the last result, by split, those apart that went with their
     machine; `attempts_lost` counts all.
     `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
+    `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation.
     """
 
     id: str
@@ -72,6 +76,9 @@ class Candidate:
     failed_splits: set[str] = field(default_factory=set)
     failed_as: str | None = None
     lost: dict[str, int] = field(default_factory=dict)
+    raced: Evaluation | None = None
+    beaten_by: str | None = None
+    seen: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
@@ -80,13 +87,14 @@ class Candidate:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it has scores on search items or has failed."""
-        return "search" in self.evaluations or self.failure is not None
+        """Whether it has scores on search items, was given up in a race, or has failed."""
+        return "search" in self.evaluations or self.raced is not None or self.failure is not None
 
     @property
     def is_counted(self) -> bool:
         """Whether the budget pays for it: settled, no baseline, and no repeat of another."""
-        repeat = self.failed_as or ("search" in self.evaluations and self.evaluations["search"].same_as)
+        result = self.evaluations.get("search") or self.raced
+        repeat = self.failed_as or (result is not None and result.same_as)
         return not self.is_baseline and self.is_settled and not repeat
 
 
@@ -105,10 +113,12 @@ class History:
     `started` and `last` are wall-clock seconds; `elapsed` is the running time so far, by monotonic
     clocks and without the pauses between sessions. `generations` and `told` hold the batches asked and
     the state digests told, `turns` both in the order of the ledger. `budget_used` counts accepted results
-    of the search: scored or failed candidates, repeats and baselines apart. `settled` counts all candidates
+    of the search: scored, raced or failed candidates, repeats and baselines apart. `settled` counts all candidates
     of the search with scores or a failure, `failed_kinds` those that failed, by class, `last_failure` is
     the last one. `by_key` and `failed_by_key` hold the first result (a failure as its event) of an
     evaluation key, `slowest_baseline` the most seconds that a baseline took.
+    `references` holds whom each batch asked races against; `raced_as` the candidate by which a raced recipe
+    is known.
     """
 
     campaign: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +139,10 @@ class History:
     failed_kinds: Counter[str] = field(default_factory=Counter)
     last_failure: Candidate | None = None
     slowest_baseline: float | None = None
+    references: list[tuple[str, ...]] = field(default_factory=list)
+    raced_as: dict[str, str] = field(default_factory=dict)
+    raced: int = 0
+    raced_items: int = 0
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
@@ -155,6 +169,8 @@ class History:
             self.prepared = dict(event)
         elif kind == "evaluated":
             self._evaluated(event)
+        elif kind == "raced":
+            self._raced(event)
         elif kind == "failed":
             self._failed(event)
         elif kind == "lost":
@@ -170,6 +186,7 @@ class History:
             self.generations.append(ids)
             self.turns.append(Turn(tuple(ids)))
             self.asked += len(ids)
+            self.references.append(tuple(event.get("racing", {}).get("references", ())))
             for entry in event["candidates"]:
                 self.candidates[entry["id"]] = Candidate(
                     entry["id"], entry["recipe"], tuple(entry["genome"]), event["generation"]
@@ -213,15 +230,7 @@ class History:
     def _evaluated(self, event: Mapping[str, Any]) -> None:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
-        evaluation = Evaluation(
-            split=event["split"],
-            key=event["key"],
-            metrics={name: Metric.from_json(data) for name, data in event["metrics"].items()},
-            items=event["items"],
-            seconds=event.get("seconds", {}),
-            statistics=event.get("statistics", {}),
-            same_as=event.get("same_as"),
-        )
+        evaluation = _evaluation(event)
         candidate.evaluations[evaluation.split] = evaluation
         candidate.failed_splits.discard(evaluation.split)
         candidate.lost.pop(evaluation.split, None)
@@ -245,6 +254,33 @@ class History:
         if candidate.failure is not None:
             self.failed_kinds[candidate.failure] += sign
             self.failed_kinds += Counter()  # drops what is not above zero
+
+    def _raced(self, event: Mapping[str, Any]) -> None:
+        candidate = self._candidate(event)
+        self._tally(candidate, -1)
+        candidate.raced = _evaluation(event)
+        candidate.beaten_by, candidate.seen = event["beaten_by"], event["seen"]
+        candidate.failure, candidate.message = None, ""
+        candidate.lost.pop("search", None)
+        self.selection = None
+        self.raced_as.setdefault(candidate.recipe, candidate.id)
+        self._tally(candidate, 1)
+        if candidate.is_counted:
+            self.raced += 1
+            self.raced_items += sum(event["seen"].values())
+
+    @property
+    def cost(self) -> float:
+        """Budget spent, in evaluations: a raced candidate costs the share of the items it has answered."""
+        if not self.raced:
+            return self.budget_used
+        return self.budget_used - self.raced + self.raced_items / self.search_items
+
+    @property
+    def search_items(self) -> int:
+        """Search items of all evaluators, which a full evaluation answers."""
+        evaluators = (self.prepared or {}).get("evaluators", {})
+        return sum(entry["items"]["search"] for entry in evaluators.values())
 
     @property
     def scaling(self) -> Scaling | None:
@@ -301,3 +337,15 @@ class History:
             if candidate.failure is not None:
                 counts[candidate.failure] = counts.get(candidate.failure, 0) + 1
         return dict(sorted(counts.items()))
+
+
+def _evaluation(event: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(
+        split=event["split"],
+        key=event["key"],
+        metrics={name: Metric.from_json(data) for name, data in event["metrics"].items()},
+        items=event["items"],
+        seconds=event.get("seconds", {}),
+        statistics=event.get("statistics", {}),
+        same_as=event.get("same_as"),
+    )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evomerge.racing import Race
 from evomerge.scores import Split
 
 JobKind = Literal["prepare", "evaluate"]
@@ -54,13 +55,17 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none."""
+    """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none.
+
+    With a `race` the candidate is given up as soon as a reference has beaten it.
+    """
 
     id: str
     kind: JobKind
     recipe: Mapping[str, Any] | None = None
     split: Split = "search"
     deadline: float | None = None
+    race: Race | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        status: `ok`; `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
+        status: `ok`; `raced` (given up; `data["beaten_by"]` and, by evaluator, `data["seen"]` items);
+            `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
             deadline, could not be reached or ran out of memory); `fault` (no candidate's fault: files,
             evaluators or the machine; `failure` is the name of the `EvomergeError`, `data["problems"]`
             its problems).
@@ -76,12 +82,12 @@ class JobResult:
             `deadline`, `out_of_memory`.
         message: one line for people.
         data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
-        items: per-item results, metric name to float64 [items].
+        items: per-item results, metric name to float64 [items]; of a raced candidate, those it has.
         seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
     """
 
     id: str
-    status: Literal["ok", "failed", "lost", "fault"]
+    status: Literal["ok", "raced", "failed", "lost", "fault"]
     failure: str = ""
     message: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)

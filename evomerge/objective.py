@@ -60,6 +60,9 @@ class Failed:
 
 Outcome = Complete | Raced | Failed
 
+OPTIMISTIC = 1.645
+"""Standard errors by which a raced candidate's bound is better than what was measured (one-sided 95 %)."""
+
 
 def complete(
     objectives: Sequence[Objective], metrics: Mapping[str, Metric], bounds: Sequence[Bound] = ()
@@ -75,6 +78,17 @@ def complete(
         errors=tuple(m.stderr for m in chosen),
         violations=violations(bounds, metrics),
     )
+
+
+def raced(objectives: Sequence[Objective], metrics: Mapping[str, Metric], items: int) -> Raced:
+    """The outcome of a candidate given up after `items` items, from what was measured until then.
+
+    Raises:
+        KeyError: if an objective's metric was not measured.
+    """
+    found = complete(objectives, metrics)
+    bound = (v - OPTIMISTIC * e for v, e in zip(found.values, found.errors, strict=True))
+    return Raced(items, tuple(bound))
 
 
 @dataclass(frozen=True)

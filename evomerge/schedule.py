@@ -17,7 +17,8 @@ from evomerge.search_space import Genome
 class Desk(Protocol):
     """What a schedule works at. Candidates are numbered from 0 over all asks.
 
-    A candidate is *settled* when it has scores or has failed; each is handed out by `arrived` once.
+    A candidate is *settled* when it has scores, was given up in a race or has failed; each is handed out by
+    `arrived` once.
     """
 
     def untold(self) -> list[int]:
@@ -71,10 +72,13 @@ def _generational(optimizer: Optimizer, desk: Desk) -> str:
             if not genomes:
                 return "exhausted"
             batch = desk.asked(genomes)
-        reason = desk.start(batch)
-        open_ = set(batch)
-        while (settled := desk.arrived()) is not None:
-            open_.difference_update(settled)
+        open_, before = set(batch), -1
+        # Raced candidates cost less than was set aside for them: some that a limit held back may start yet.
+        while open_ and len(open_) != before:
+            before = len(open_)
+            reason = desk.start([number for number in batch if number in open_])
+            while (settled := desk.arrived()) is not None:
+                open_.difference_update(settled)
         if open_:
             return reason or desk.spent() or "hours"
         desk.tell(batch)

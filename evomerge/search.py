@@ -15,12 +15,17 @@ from evomerge.constraint import Bound
 from evomerge.dispatch import Dispatcher
 from evomerge.failpoint import failpoint
 from evomerge.history import Candidate, History
-from evomerge.objective import Failed, Objective, Outcome, complete
+from evomerge.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers import Optimizer, make_optimizer
+from evomerge.racing import References
+from evomerge.racing_references import add_references, first_references, racing_record
 from evomerge.recipe import Recipe
 from evomerge.schedule import follow
 from evomerge.search_space import Gene, Genome, SearchSpace
 from evomerge.seeders import metagpt_seeds
+
+SETTLING = ("evaluated", "raced", "failed")
+"""Events that settle a candidate."""
 
 
 class ReplayDiffers(Exception):
@@ -78,12 +83,17 @@ def outcomes(
     Raises:
         KeyError: if one is not settled, or the metric of an objective or bound was not measured.
     """
-    return [
-        Failed(candidate.failure)
-        if candidate.failure is not None
-        else complete(objectives, candidate.evaluations["search"].metrics, bounds)
-        for candidate in candidates
-    ]
+    return [_outcome(candidate, objectives, bounds) for candidate in candidates]
+
+
+def _outcome(
+    candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]
+) -> Outcome:
+    if candidate.failure is not None:
+        return Failed(candidate.failure)
+    if candidate.raced is not None:
+        return raced(objectives, candidate.raced.metrics, sum(candidate.seen.values()))
+    return complete(objectives, candidate.evaluations["search"].metrics, bounds)
 
 
 def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objective]) -> None:
@@ -126,6 +136,7 @@ class Search:
         self.optimizer = campaign_optimizer(campaign, space.genes, initial)
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
+        self._references: References | None = None
 
     def run(self) -> str:
         """Replay, then go on until a limit is reached; returns which one.
@@ -134,6 +145,11 @@ class Search:
             ReplayDiffers: the ledger cannot be replayed.
         """
         replay(self.optimizer, self.history, self.campaign.objectives)
+        if self.campaign.config.racing is not None:
+            self._references = first_references(self.history, self.campaign.objectives)
+            for turn in self.history.turns:
+                if turn.state is not None:
+                    self._add_references(turn.ids)
         return follow(self.campaign.config.optimizer.schedule, self.optimizer, self)
 
     def untold(self) -> list[int]:
@@ -160,7 +176,10 @@ class Search:
             entries.append(entry)
         failpoint("driver.before_asked")
         generation = len(self.history.generations)
-        self.dispatcher.record({"event": "asked", "generation": generation, "candidates": entries})
+        event = {"event": "asked", "generation": generation, "candidates": entries}
+        if self._references is not None:
+            event["racing"] = racing_record(self.history, self._references.chosen())
+        self.dispatcher.record(event)
         return list(range(first, first + len(entries)))
 
     def start(self, numbers: Sequence[int]) -> str | None:
@@ -171,12 +190,13 @@ class Search:
             self._arrived += self._by_arrival(settled)
         for number in [n for n in numbers if n not in set(settled)]:
             recipe = self._recipe(number)
-            key = self.dispatcher.key(recipe, "search")
-            free = key in self.history.by_key or self.dispatcher.is_open(key)
-            used = self.history.budget_used + self.dispatcher.open
+            free = self.dispatcher.is_known(recipe, "search")
+            used = self.history.cost + self.dispatcher.open
             if budget is not None and not free and used >= budget:
                 return "budget"
-            if self.dispatcher.start(candidate_id(number), recipe, "search"):
+            name = candidate_id(number)
+            references = self.history.references[self.history.candidates[name].generation]
+            if self.dispatcher.start(name, recipe, "search", references=references):
                 self._arrived.append(number)
         return None
 
@@ -203,8 +223,14 @@ class Search:
         if self.campaign.config.optimizer.schedule == "steady_state":
             which = {"id": names[0]}
         self.dispatcher.record({"event": "told", **which, "state": state})
+        self._add_references(names)
         for number in numbers:
             self._recipes.pop(number, None)
+
+    def _add_references(self, names: Iterable[str]) -> None:
+        if self._references is not None:
+            told = (self.history.candidates[name] for name in names)
+            add_references(self._references, told, self.campaign.objectives, self.history.bounds())
 
     def _recipe(self, number: int) -> Recipe:
         if number not in self._recipes:
@@ -216,6 +242,6 @@ class Search:
     def _by_arrival(self, numbers: Sequence[int]) -> list[int]:
         """Candidates that an earlier session settled, in the order of their results in the ledger."""
         wanted = {candidate_id(number) for number in numbers}
-        results = (e for e in self.dispatcher.ledger.events if e["event"] in ("evaluated", "failed"))
+        results = (e for e in self.dispatcher.ledger.events if e["event"] in SETTLING)
         names = [e["id"] for e in results if e["split"] == "search" and e["id"] in wanted]
         return [candidate_number(name) for name in dict.fromkeys(names)]

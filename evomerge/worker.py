@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from evomerge.errors import CandidateError, CheckpointError, EvomergeError, Problem
 from evomerge.job import Job, JobResult, WorkerSetup
+from evomerge.racing import Race
 from evomerge.recipe import UNION
-from evomerge.scores import SPLITS, Metric, Scores, Split
+from evomerge.scores import SPLITS, Scores, Split
 
 if TYPE_CHECKING:
     from evomerge.checkpoint.adapter import AdapterFolder
     from evomerge.checkpoint.folder import CheckpointFolder
     from evomerge.evaluators import Evaluator, Subject
+    from evomerge.judge import Beaten
     from evomerge.materialize import LiveModel
 
 
@@ -181,6 +181,7 @@ class _Engine:
     def prepare(self, job: Job) -> JobResult:
         """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
         from evomerge.checkpoint.layout import layout_of
+        from evomerge.evaluators import BlockEvaluator
         from evomerge.prepared import layout_to_json
         from evomerge.statistics.prepare import prepare_statistics
 
@@ -205,6 +206,7 @@ class _Engine:
                 "metrics": list(evaluator.metrics),
                 "items": {split: evaluator.item_count(split) for split in SPLITS},
                 "deterministic": evaluator.declaration.deterministic,
+                "block_size": evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
             }
             for evaluator in self.evaluators
         }
@@ -217,6 +219,7 @@ class _Engine:
 
     def evaluate(self, job: Job) -> JobResult:
         """Merge into the live model and score it."""
+        from evomerge.judge import Beaten
         from evomerge.plan import make_plan
         from evomerge.recipe import recipe_from_json
 
@@ -238,15 +241,19 @@ class _Engine:
         if report.l1 is not None and report.l2 is not None:
             statistics |= {"l1": report.l1, "l2": report.l2}
         subject_statistics: Mapping[str, float] = statistics
-        scores = self._score(live.model, recipe, subject_statistics, job.split)
+        found = self._score(live.model, recipe, subject_statistics, job.split, job.race)
+        scores = found.scores if isinstance(found, Beaten) else found
+        data: dict[str, Any] = {
+            "metrics": {name: m.to_json() for name, m in scores.metrics.items()},
+            "statistics": statistics,
+        }
+        if isinstance(found, Beaten):
+            data |= {"beaten_by": found.by, "seen": dict(found.seen)}
         done = time.perf_counter()
         return JobResult(
             job.id,
-            "ok",
-            data={
-                "metrics": {name: m.to_json() for name, m in scores.metrics.items()},
-                "statistics": statistics,
-            },
+            "raced" if isinstance(found, Beaten) else "ok",
+            data=data,
             items=scores.items,
             seconds={
                 "load": loaded - start,
@@ -255,8 +262,16 @@ class _Engine:
             },
         )
 
-    def _score(self, model: Any, recipe: Any, statistics: Mapping[str, float], split: Split) -> Scores:
+    def _score(
+        self,
+        model: Any,
+        recipe: Any,
+        statistics: Mapping[str, float],
+        split: Split,
+        race: Race | None,
+    ) -> Scores | Beaten:
         from evomerge.evaluators import Subject
+        from evomerge.judge import race_subject, score_subject
 
         subject = Subject(
             model=model,
@@ -266,7 +281,9 @@ class _Engine:
             device=self.setup.device,
             batch_size=self.setup.batch_size,
         )
-        return score_subject(subject, self.evaluators, split)
+        if race is None:
+            return score_subject(subject, self.evaluators, split)
+        return race_subject(subject, self.evaluators, split, race)
 
 
 def open_evaluators(files: Sequence[Path], *, allow_code: bool = False) -> list[Evaluator]:
@@ -306,31 +323,6 @@ def distance_statistics(
     return {"l1": l1, "l2": l2}
 
 
-def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Split) -> Scores:
-    """All metrics of a subject on one split.
-
-    Raises:
-        CandidateError: `nonfinite_logits`, `nonfinite_score`; `bad_scores`, if an evaluator measured other
-            things than it declares.
-    """
-    metrics: dict[str, Metric] = {}
-    items: dict[str, np.ndarray] = {}
-    for evaluator in evaluators:
-        scores = evaluator.evaluate(subject, split)
-        if set(scores.metrics) != set(evaluator.metrics):
-            found = ", ".join(sorted(scores.metrics)) or "nothing"
-            declared = ", ".join(evaluator.metrics)
-            raise CandidateError(
-                "bad_scores", f"{evaluator.name} gave {found}, and declares {declared}"
-            )
-        bad = scores.non_finite()
-        if bad:
-            raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
-        metrics |= scores.metrics
-        items |= scores.items
-    return Scores(metrics, items)
-
-
 def score_checkpoint(
     folder: Path,
     evaluator: Path,
@@ -355,6 +347,7 @@ def score_checkpoint(
     """
     from evomerge.checkpoint.folder import open_folder
     from evomerge.evaluators import Subject
+    from evomerge.judge import score_subject
 
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
     open_folder(folder, folder.name)

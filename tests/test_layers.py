@@ -28,6 +28,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "search_space",
             "campaign",
             "prepared",
+            "racing",
             "job",
             "history",
             "baselines",
@@ -53,11 +54,12 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "item_store",
             "front_statistics",
             "selection",
+            "racing_references",
             "front",
             "campaign_folder",
         ),
     },
-    {"work": ("worker", "check", "pool"), "testing": ("testing",)},
+    {"work": ("worker", "judge", "check", "pool"), "testing": ("testing",)},
     {
         "driver": (
             "dispatch",

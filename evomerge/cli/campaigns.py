@@ -166,7 +166,7 @@ def _is_finished(campaign: Campaign, directory: Path) -> bool:
         return False
     budget = campaign.config.budget
     if history.stopped == "budget":
-        return budget.evaluations is not None and history.budget_used >= budget.evaluations
+        return budget.evaluations is not None and history.cost >= budget.evaluations
     if history.stopped == "hours":
         return budget.hours is not None and history.elapsed >= 3600 * budget.hours
     return history.stopped == "exhausted"

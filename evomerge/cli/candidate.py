@@ -99,6 +99,13 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         data["genome"] = {gene.name: value for gene, value in pairs}
         if not is_steady(history):
             data["generation"] = candidate.generation
+    if candidate.raced is not None:
+        data["raced"] = {
+            "beaten_by": candidate.beaten_by,
+            "seen": dict(candidate.seen),
+            "metrics": {name: m.to_json() for name, m in candidate.raced.metrics.items()},
+            "same_as": candidate.raced.same_as,
+        }
     if candidate.failure is not None:
         data["failure"] = {"class": candidate.failure, "message": candidate.message}
     return data
@@ -129,6 +136,11 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     tell(f"recipe {candidate.recipe}")
     if candidate.failure is not None:
         tell(f"failed: {candidate.failure}: {candidate.message}")
+    elif candidate.raced is not None:
+        answered = f"{sum(candidate.seen.values())} of {history.search_items} items"
+        tell(f"given up after {answered}: {candidate.beaten_by} is better on every task")
+        tell("")
+        console.print(scores_table({"search": candidate.raced.metrics}))
     elif not candidate.evaluations:
         tell("not scored yet")
     if candidate.attempts_lost:

@@ -115,7 +115,10 @@ def line(now: Standing) -> str:
     if now.phase != "search":
         return f"{now.phase}: {now.evaluations} evaluations"
     of = "" if now.budget is None else f" of {now.budget}"
-    parts = [f"{now.stage}: {now.evaluations}{of} evaluations", *_pace(now)]
+    done = f"{now.cost:.1f}" if now.raced else f"{now.evaluations}"
+    parts = [f"{now.stage}: {done}{of} evaluations", *_pace(now)]
+    if now.raced:
+        parts.append(f"raced: {now.raced}")
     if now.hypervolume is not None:
         parts.append(f"hypervolume {now.hypervolume:.4f}")
     if now.feasible is not None:
@@ -193,6 +196,8 @@ class Live:
         if now.feasible is not None:
             notes.append(f"feasible: {now.feasible[0]} of {now.feasible[1]}")
         notes.append(f"failed: {failures_text(now)}")
+        if now.raced:
+            notes.append(f"raced: {now.raced}")
         if now.lost:
             notes.append(f"workers lost: {now.lost}")
         parts.append(Text("   ".join(notes)))
@@ -226,7 +231,7 @@ def bar(now: Standing) -> RenderableType:
     elif now.phase == "selection":
         done, total, what = *now.rescored, "models scored on held-out items"
     else:
-        done, total, what = now.evaluations, now.budget or 0, "evaluations"
+        done, total, what = round(now.cost), now.budget or 0, "evaluations"
     grid = Table.grid(padding=(0, 2))
     counted = f"{done}/{total} {what}" if total else f"{done} {what}"
     cells: list[RenderableType] = [ProgressBar(total=total, completed=done, width=30)] if total else []

@@ -69,7 +69,7 @@ def status(directory: Folder, as_json: Json = False) -> None:
 
     opened = open_campaign_folder(directory)
     budget = opened.history.campaign["config"]["budget"]["evaluations"]
-    if budget is not None and opened.history.budget_used > budget:
+    if budget is not None and opened.history.cost >= budget + 1:
         budget = None  # it was raised since, and the ledger keeps the first one only
     now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))
     holder = lock_holder(directory)
@@ -87,7 +87,7 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     from evomerge.cli.live import failures_text
     from evomerge.cli.tables import shown_value
 
-    of = "" if now.budget is None else f" of {now.budget}"
+    of = "" if now.budget is None or now.raced else f" of {now.budget}"
     rows = [
         ("campaign", now.campaign),
         (
@@ -112,6 +112,9 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
         rows.append(("best", f"{best.metric} {value} ({best.id}); {best.expert} has {expert}"))
     if now.rescored[1]:
         rows.append(("held out", f"{now.rescored[0]} of {now.rescored[1]} models scored"))
+    if now.raced:
+        given_up = f"{now.raced} given up early; all cost {now.cost:.1f} evaluations"
+        rows.append(("raced", given_up))
     rows.append(("failed", failures_text(now)))
     rows.append(("last event", f"{duration(age)} ago"))
     rows.append(("driver", _driver_text(holder)))

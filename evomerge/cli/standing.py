@@ -46,7 +46,8 @@ class Standing:
     """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
-    all constraints, and all scored ones (None without constraints). `pace` is in evaluations per minute,
+    all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
+    less than `evaluations` where some were `raced`. `pace` is in evaluations per minute,
     `seconds_left` counts to the end of the search; both are None where too little is known. With `steady`,
     `generation` counts populations' worth of told results, for the pace of plain lines only.
     """
@@ -63,6 +64,8 @@ class Standing:
     failures: Mapping[str, int]
     lost: int
     feasible: tuple[int, int] | None = None
+    raced: int = 0
+    cost: float = 0.0
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
@@ -88,6 +91,8 @@ class Standing:
             "failures": dict(self.failures),
             "lost": self.lost,
             "feasible": None if self.feasible is None else list(self.feasible),
+            "raced": self.raced,
+            "cost": self.cost,
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -130,7 +135,10 @@ def standing(
         if "selection" in history.candidates[name].evaluations
         or "selection" in history.candidates[name].failed_splits
     ]
-    left = max(0, budget - used) if budget is not None else None
+    left: float | None = None
+    if budget is not None:
+        # Raced candidates cost less than one evaluation each; those to come will cost like those before.
+        left = max(0.0, budget - history.cost) * (used / history.cost if used else 1.0)
     return Standing(
         campaign=history.campaign["config"]["name"],
         phase=phase or phase_of(history),
@@ -144,6 +152,8 @@ def standing(
         best=_best(history, objectives),
         failures=history.failures(),
         feasible=_feasible(history),
+        raced=history.raced,
+        cost=history.cost,
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
@@ -233,7 +243,7 @@ def recorded_pace(events: Sequence[Mapping[str, Any]]) -> float | None:
     for event in events:
         if event["event"] == "stopped" and event["reason"] not in FINAL:
             times.clear()
-        elif event["event"] in ("evaluated", "failed") and not event.get("same_as"):
+        elif event["event"] in ("evaluated", "raced", "failed") and not event.get("same_as"):
             times.append(float(event["time"]))
     return pace_of(times[-PACE_WINDOW:])
 

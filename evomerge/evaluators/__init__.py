@@ -5,9 +5,11 @@ Importing this package loads neither torch, transformers nor lm-eval; `open_eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.evaluators.declared import Declaration
@@ -17,7 +19,7 @@ from evomerge.scores import Scores, Split
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Evaluator", "Subject", "open_evaluator"]
+__all__ = ["BlockEvaluator", "Evaluator", "Subject", "open_evaluator"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,24 @@ class Evaluator(Protocol):
         Raises:
             CandidateError: `nonfinite_logits`, if the model's outputs are not finite.
             ValueError: if a block does not exist.
+        """
+
+
+@runtime_checkable
+class BlockEvaluator(Evaluator, Protocol):
+    """An evaluator that can stop between blocks, as racing needs it."""
+
+    @property
+    def block_size(self) -> int:
+        """Items of a block."""
+
+    def by_block(
+        self, subject: Subject, split: Split
+    ) -> Generator[Mapping[str, np.ndarray], None, Scores]:
+        """Score `subject` block by block; returns exactly what `evaluate` does.
+
+        Yields the per-item results so far (metric to float64 [items]) between two blocks; nothing is
+        yielded after the last one.
         """
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,25 @@ class LmEvalTasks:
         """Content hash of each item, in the fixed order."""
         return self._split(split).ids
 
+    @property
+    def block_size(self) -> int:
+        """Items of a block."""
+        return self.declaration.block_size
+
     def evaluate(self, subject: Subject, split: Split, blocks: Sequence[int] | None = None) -> Scores:
         """Score a model on a split, or on some of its blocks; see `Evaluator.evaluate`."""
+        scoring = self.by_block(subject, split, blocks)
+        while True:
+            try:
+                next(scoring)
+            except StopIteration as end:
+                scores: Scores = end.value
+                return scores
+
+    def by_block(
+        self, subject: Subject, split: Split, blocks: Sequence[int] | None = None
+    ) -> Generator[Mapping[str, np.ndarray], None, Scores]:
+        """As `evaluate`, with a pause between blocks; see `BlockEvaluator.by_block`."""
         loaded = self._split(split)
         size = self.declaration.block_size
         known = range(-(-len(loaded.ids) // size))
@@ -143,6 +160,8 @@ class LmEvalTasks:
                 answers = [[(each.loglikelihood, each.greedy)] for each in found]
             _refuse_nan(answers)
             self._collect(loaded.task, items, flat, answers, values)
+            if block != chosen[-1]:
+                yield self._items(loaded.task, values)
         return self._scores(loaded.task, values)
 
     def _split(self, split: Split) -> _Split:
@@ -278,15 +297,22 @@ class LmEvalTasks:
         for instance in flat:
             instance.resps, instance.filtered_resps = [], {}
 
+    def _items(self, task: Any, values: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+        """Per-item results of the metrics that are means over items."""
+        return {
+            f"{self.name}.{metric}": np.asarray(results, dtype=np.float64)
+            for metric, results in values.items()
+            if task.aggregation().get(metric.partition(",")[0], mean) is mean
+        }
+
     def _scores(self, task: Any, values: Mapping[str, list[Any]]) -> Scores:
         metrics: dict[str, Metric] = {}
-        items: dict[str, np.ndarray] = {}
+        items = self._items(task, values)
         for metric, results in values.items():
             name = f"{self.name}.{metric}"
             aggregate = task.aggregation().get(metric.partition(",")[0], mean)
             value = float(aggregate(results))
-            if aggregate is mean:
-                items[name] = np.asarray(results, dtype=np.float64)
+            if name in items:
                 metrics[name] = Metric(value, mean_metric(items[name]).stderr, len(results))
             else:
                 metrics[name] = Metric(value, _bootstrap(aggregate, results), len(results))

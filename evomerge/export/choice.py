@@ -98,6 +98,10 @@ def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, 
         if candidate.failure is not None:
             found = f"{candidate.failure}: {candidate.message}"
             raise UsageError(Problem("E507", f"`{choice}` failed and has no scores", found))
+        if candidate.raced is not None:
+            wrong = f"`{choice}` was given up in a race and has no whole scores"
+            found = f"{candidate.beaten_by} is better on every task"
+            raise UsageError(Problem("E507", wrong, found, f"export {candidate.beaten_by}"))
         if "search" not in candidate.evaluations:
             raise UsageError(Problem("E507", f"`{choice}` has not been evaluated yet", todo="run on"))
         warnings += _standing(history, front, candidate)

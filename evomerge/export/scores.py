@@ -13,9 +13,10 @@ from evomerge.evaluators.kinds import load_declaration
 from evomerge.export import log
 from evomerge.export.choice import Chosen
 from evomerge.export.verify import check_scores
+from evomerge.judge import score_subject
 from evomerge.scores import Metric, Split
 from evomerge.versions import SCORING, library_versions
-from evomerge.worker import distance_statistics, load_tokenizer, open_evaluators, score_subject
+from evomerge.worker import distance_statistics, load_tokenizer, open_evaluators
 
 
 def check_evaluators(chosen: Chosen) -> dict[str, str]:

@@ -24,6 +24,7 @@ from evomerge.item_store import ItemStore
 from evomerge.ledger import read_events
 from evomerge.scores import mean_metric
 from evomerge.verify.exports import check_exports
+from evomerge.verify.races import check_races
 from evomerge.verify.replay import check_recipes
 from evomerge.verify.report import Verification
 
@@ -63,7 +64,9 @@ def examine(directory: Path) -> Verification:
     _check_results(events, history, result)
     _check_failures(events, history, result)
     _check_keys(events, result)
-    _check_items(events, ItemStore(directory / ITEMS_FOLDER), result)
+    store = ItemStore(directory / ITEMS_FOLDER)
+    _check_items(events, store, result)
+    check_races(events, history, store, result)
     if history.prepared is not None:
         check_recipes(history, result)
     _check_baselines(history, result)
@@ -115,7 +118,7 @@ def _check_order(events: Events, result: Verification) -> bool:
             if event["generation"] != told or told >= asked:
                 result.fault("a generation is told out of turn", f"{event['generation']}", where)
             told += 1
-        elif kind in ("evaluated", "failed", "lost") and event["id"] not in known:
+        elif kind in ("evaluated", "raced", "failed", "lost") and event["id"] not in known:
             result.fault(f"a result for `{event['id']}`, which nobody asked for", where=where)
         elif kind == "selection":
             for name in event["ids"]:
@@ -143,7 +146,7 @@ def _check_results(events: Events, history: History, result: Verification) -> No
     owners: dict[str, Mapping[str, Any]] = {}
     keys: dict[tuple[str, str], str] = {}
     scored: set[tuple[str, str]] = set()
-    for event in (event for event in events if event["event"] == "evaluated"):
+    for event in (event for event in events if event["event"] in ("evaluated", "raced")):
         where, key = f"event {event['n']}", event["key"]
         if (event["id"], event["split"]) in scored:
             result.fault(f"`{event['id']}` is scored twice on {event['split']} items", where=where)
@@ -219,12 +222,12 @@ def _check_keys(events: Events, result: Verification) -> None:
     if prepared is None:
         return
     settings = events[0]["config"]["evaluation"]
-    for event in (event for event in events if event["event"] in ("evaluated", "failed")):
+    for event in (event for event in events if event["event"] in ("evaluated", "raced", "failed")):
         parts = {
             "recipe": event["recipe"],
             "evaluators": {name: e["digest"] for name, e in prepared["evaluators"].items()},
             "split": event["split"],
-            "blocks": "all",
+            "blocks": event.get("seen", "all"),
             "dtype": settings["dtype"],
             "batch_size": settings["batch_size"],
         }
@@ -239,7 +242,7 @@ def _check_items(events: Events, store: ItemStore, result: Verification) -> None
     """Per-item results are there, unchanged, and their means are the recorded metrics."""
     means = 0
     records: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    for event in (event for event in events if event["event"] == "evaluated"):
+    for event in (event for event in events if event["event"] in ("evaluated", "raced")):
         where = f"event {event['n']}, {event['id']}"
         for reference in event["items"].values():
             place = (reference["segment"], reference["offset"])
@@ -293,7 +296,7 @@ def _check_budget(events: Events, history: History, result: Verification) -> Non
     settled = {
         event["id"]
         for event in events
-        if event["event"] in ("evaluated", "failed")
+        if event["event"] in ("evaluated", "raced", "failed")
         and event["split"] == "search"
         and "same_as" not in event
     }

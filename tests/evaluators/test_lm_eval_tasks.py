@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluators import Subject, open_evaluator
+from evomerge.evaluators import BlockEvaluator, Subject, open_evaluator
 from evomerge.evaluators.declaration import load_evaluator
 from evomerge.evaluators.items import item_id
 from tests.evaluators.conftest import (
@@ -109,6 +109,25 @@ def test_blocks_are_independent_and_tile_the_split(bench: Bench, subject: Subjec
     assert [len(part.items["pets.acc"]) for part in parts] == [7, 7, 3]
     two = evaluator.evaluate(subject, "search", [0, 2])
     assert two.metrics["pets.acc"].items == 10
+
+
+def test_a_pause_between_blocks_changes_nothing(bench: Bench, subject: Subject) -> None:
+    evaluator = open_evaluator(load_evaluator(bench()))
+    assert isinstance(evaluator, BlockEvaluator)
+    whole = evaluator.evaluate(subject, "search")
+    scoring, counts = evaluator.by_block(subject, "search"), []
+    while True:
+        try:
+            part = next(scoring)
+        except StopIteration as end:
+            scores = end.value
+            break
+        counts.append(len(part["pets.acc"]))
+        for metric, values in part.items():
+            assert values.tolist() == whole.items[metric][: len(values)].tolist()
+    size, items = evaluator.block_size, evaluator.item_count("search")
+    assert counts == list(range(size, items, size))  # and nothing after the last block
+    assert scores.metrics == whole.metrics
 
 
 @pytest.mark.parametrize("blocks", [[3], [1, 0], [0, 0], [-1], []])

@@ -1,0 +1,105 @@
+"""Races decided again, from the references that were recorded and the stored per-item results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evomerge.campaign import campaign_from_json
+from evomerge.errors import LedgerDamaged
+from evomerge.history import Candidate, History
+from evomerge.item_store import ItemStore
+from evomerge.objective import Objective
+from evomerge.racing import race_over
+from evomerge.racing_references import (
+    Races,
+    add_references,
+    first_references,
+    objective_blocks,
+    references_digest,
+)
+from evomerge.verify.report import Verification
+
+
+def check_races(
+    events: Sequence[Mapping[str, Any]], history: History, store: ItemStore, result: Verification
+) -> None:
+    """Who raced against whom follows from what was told; who lost, when and to whom, from the items."""
+    campaign = campaign_from_json(history.campaign["config"])
+    asked = [event for event in events if event["event"] == "asked"]
+    if campaign.config.racing is None:
+        if any("racing" in event for event in asked) or any(e["event"] == "raced" for e in events):
+            result.fault("a candidate races in a campaign without `racing`")
+        return
+    if history.baselines is None:
+        return
+    objectives = campaign.objectives
+    _check_references(asked, history, objectives, result)
+    races = Races(objectives, campaign.config.racing, store)
+    assert history.prepared is not None
+    blocks = objective_blocks(history.prepared, objectives)
+    for ids, references in zip(history.generations, history.references, strict=True):
+        candidates = [history.candidates[name] for name in ids]
+        try:
+            race = races.against(history, references)
+            for candidate in candidates:
+                results = _own_results(candidate, store)
+                if race is None or results is None:
+                    continue
+                counts = {metric: len(values) for metric, values in results.items()}
+                if any(counts.get(o.metric, 0) == 0 for o in objectives):
+                    result.fault("an objective of a race has no items", where=candidate.id)
+                    continue
+                found = race_over(race, results, blocks)
+                expected = None
+                if candidate.raced is not None:
+                    seen = tuple(counts[o.metric] for o in objectives)
+                    expected = (seen, candidate.beaten_by)
+                if found != expected:
+                    text = f"recorded {_told(expected)}, its items give {_told(found)}"
+                    result.fault("a race ends otherwise", text, candidate.id)
+                result.count("races decided again", 1)
+        except LedgerDamaged:
+            continue  # noted with the items
+        except KeyError as error:
+            result.fault("a reference of a race has no results", str(error), ", ".join(ids[:1]))
+
+
+def _check_references(
+    asked: Sequence[Mapping[str, Any]],
+    history: History,
+    objectives: Sequence[Objective],
+    result: Verification,
+) -> None:
+    references = first_references(history, objectives)
+    waiting = iter(asked)
+    for turn in history.turns:
+        if turn.state is not None:
+            told = (history.candidates[name] for name in turn.ids)
+            add_references(references, told, objectives, history.bounds())
+            continue
+        event = next(waiting)
+        where, ids = f"event {event['n']}", references.chosen()
+        recorded = event.get("racing", {})
+        if list(ids) != recorded.get("references"):
+            result.fault("a batch races against others than the best known", "", where)
+        elif references_digest(history, ids) != recorded.get("digest"):
+            result.fault("the references' per-item results are not those of the race", "", where)
+        result.count("reference sets found again", 1)
+
+
+def _own_results(candidate: Candidate, store: ItemStore) -> dict[str, np.ndarray] | None:
+    """Per-item results of a candidate that raced itself: no failure, no repeat of another."""
+    evaluation = candidate.raced or candidate.evaluations.get("search")
+    if evaluation is None or evaluation.same_as is not None:
+        return None
+    found: dict[str, np.ndarray] = {}
+    for reference in evaluation.items.values():
+        found |= store.read(reference)
+    return found
+
+
+def _told(end: tuple[tuple[int, ...], str | None] | None) -> str:
+    return "that it ran to the end" if end is None else f"a loss to {end[1]} after {end[0]} items"
