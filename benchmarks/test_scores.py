@@ -18,23 +18,28 @@ from evomerge.scores import Split
 from evomerge.worker import Worker
 
 
+def worker_setup(
+    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path
+) -> WorkerSetup:
+    """What a worker is told, as the campaign's are."""
+    evaluation = campaign.config.evaluation
+    return WorkerSetup(
+        sources=dict(paths),
+        evaluators=tuple(str(path) for path in campaign.evaluator_files),
+        methods=(campaign.space.method, "task_arithmetic"),
+        trims=("tensor",),
+        dtype=evaluation.dtype,
+        storage=storage,
+        device=evaluation.device,
+        threads=evaluation.threads,
+        batch_size=evaluation.batch_size,
+        cache=str(cache),
+    )
+
+
 def open_worker(campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path) -> Worker:
     """A worker in this process, set up as the campaign's are."""
-    evaluation = campaign.config.evaluation
-    return Worker(
-        WorkerSetup(
-            sources=dict(paths),
-            evaluators=tuple(str(path) for path in campaign.evaluator_files),
-            methods=(campaign.space.method, "task_arithmetic"),
-            trims=("tensor",),
-            dtype=evaluation.dtype,
-            storage=storage,
-            device=evaluation.device,
-            threads=evaluation.threads,
-            batch_size=evaluation.batch_size,
-            cache=str(cache),
-        )
-    )
+    return Worker(worker_setup(campaign, paths, storage, cache))
 
 
 def item_scores(
