@@ -8,9 +8,11 @@ from typing import Any
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front import Front, compute_front
+from evomerge.front_report import Believability, believability
 from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.item_store import ItemStore
 from evomerge.ledger import read_events
+from evomerge.scores import SPLITS
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class OpenedFolder:
     def front(self) -> Front:
         """The front as it stands; see `compute_front`."""
         return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))
+
+    def believability(self, front: Front) -> Believability:
+        """How far that front may be believed; see `believability`."""
+        store = ItemStore(self.path / ITEMS_FOLDER)
+        splits = tuple(split for split in SPLITS if split in front.hypervolume)
+        return believability(self.history, store, front.objectives, front.scaling, splits)
 
 
 def open_campaign_folder(path: Path) -> OpenedFolder:

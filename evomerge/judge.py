@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,18 +46,16 @@ def race_subject(
         CandidateError: `nonfinite_score`, or what an evaluator raises.
         EnvironmentFault: E142, if a racing objective has no per-item results.
     """
+    racing = [evaluator for evaluator in evaluators if set(race.metrics) & set(evaluator.metrics)]
+    raced = _race(racing, subject, split, race)
+    if isinstance(raced, Beaten):
+        return raced
     metrics: dict[str, Metric] = {}
     items: dict[str, np.ndarray] = {}
-    racing = [evaluator for evaluator in evaluators if set(race.metrics) & set(evaluator.metrics)]
-    for scores in _race(racing, subject, split, race):
-        if isinstance(scores, Beaten):
-            return scores
+    for evaluator in evaluators:
+        scores = raced.get(evaluator.name) or evaluator.evaluate(subject, split)
         _take(scores, metrics, items)
-    rest = score_subject(subject, [e for e in evaluators if e not in racing], split)
-    metrics |= rest.metrics
-    items |= rest.items
-    order = [name for evaluator in evaluators for name in evaluator.metrics]
-    return Scores({n: metrics[n] for n in order}, {n: items[n] for n in order if n in items})
+    return Scores(metrics, items)
 
 
 def _take(scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarray]) -> None:
@@ -70,8 +68,8 @@ def _take(scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarra
 
 def _race(
     evaluators: Sequence[Evaluator], subject: Subject, split: Split, race: Race
-) -> Iterator[Scores | Beaten]:
-    """One block of each evaluator in turn; the scores of all in the end, or of none."""
+) -> dict[str, Scores] | Beaten:
+    """One block of each evaluator in turn; the scores of all by name in the end, or of none."""
     under_way = {}
     for evaluator in evaluators:
         if not isinstance(evaluator, BlockEvaluator):
@@ -98,9 +96,8 @@ def _race(
                     blocks.close()
                 counts = {name: len(next(iter(part.values()))) for name, part in seen.items()}
                 partial = {metric: mean_metric(values) for metric, values in so_far.items()}
-                yield Beaten(winner, Scores(partial, so_far), counts)
-                return
-    yield from done.values()
+                return Beaten(winner, Scores(partial, so_far), counts)
+    return done
 
 
 def _refuse_gaps(items: Mapping[str, np.ndarray], race: Race) -> None:

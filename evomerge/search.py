@@ -86,9 +86,7 @@ def outcomes(
     return [_outcome(candidate, objectives, bounds) for candidate in candidates]
 
 
-def _outcome(
-    candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]
-) -> Outcome:
+def _outcome(candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]) -> Outcome:
     if candidate.failure is not None:
         return Failed(candidate.failure)
     if candidate.raced is not None:

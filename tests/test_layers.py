@@ -53,6 +53,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "ledger_lock",
             "item_store",
             "front_statistics",
+            "front_report",
             "selection",
             "racing_references",
             "front",

@@ -149,7 +149,8 @@ def run(
     from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.looks import print_front
 
-    print_front(open_campaign_folder(directory).front(), as_json)
+    opened = open_campaign_folder(directory)
+    print_front(opened, opened.front(), as_json)
 
 
 def _is_finished(campaign: Campaign, directory: Path) -> bool:

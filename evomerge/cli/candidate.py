@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Any
 
@@ -92,6 +93,7 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         },
         "constraints": {split: _kept(history, candidate, split) for split in candidate.evaluations},
         "attempts_lost": candidate.attempts_lost,
+        "optimism": _optimism(candidate),
     }
     if candidate.genome is not None:
         genes = recorded_space(history).genes
@@ -118,6 +120,21 @@ def _kept(history: History, candidate: Candidate, split: str) -> list[dict[str, 
         bound.to_json() | {"measured": metrics[bound.metric].value, "kept": bound.is_kept(metrics)}
         for bound in history.bounds(split)
     ]
+
+
+def _optimism(candidate: Candidate) -> dict[str, dict[str, float]] | None:
+    """Search minus selection of each metric, with its standard error (the items differ)."""
+    if not {"search", "selection"} <= set(candidate.evaluations):
+        return None
+    before, after = (candidate.evaluations[split].metrics for split in ("search", "selection"))
+    return {
+        name: {
+            "value": before[name].value - after[name].value,
+            "stderr": math.hypot(before[name].stderr, after[name].stderr),
+        }
+        for name in before
+        if name in after
+    }
 
 
 def print_candidate(history: History, candidate: Candidate) -> None:

@@ -14,9 +14,9 @@ from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.campaign_folder import OpenedFolder
+    from evomerge.front import Front
     from evomerge.cli.lock_holder import Holder
     from evomerge.cli.standing import Standing
-    from evomerge.front import Front
     from evomerge.history import Candidate
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
@@ -44,19 +44,23 @@ def front(
 
         sys.stdout.write(front_csv(found))
         return
-    print_front(found, as_json)
+    print_front(opened, found, as_json)
 
 
-def print_front(found: Front, as_json: bool) -> None:
-    """A front on stdout, as a table or as JSON."""
+def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
+    """The front of a folder and how far it may be believed on stdout, as tables or as JSON."""
+    believed = opened.believability(found)
     if as_json:
-        print_json(found.to_json())
+        print_json({**found.to_json(), "statistics": believed.to_json()})
         return
-    from evomerge.cli.tables import front_table, front_title
+    from evomerge.cli.tables import front_table, front_title, optimism_table
 
     console = table_console()
-    console.print(front_title(found), markup=False, soft_wrap=True)
+    console.print(front_title(found, believed), markup=False, soft_wrap=True)
     console.print(front_table(found))
+    if believed.optimism is not None:
+        console.print()
+        console.print(optimism_table(believed))
 
 
 def status(directory: Folder, as_json: Json = False) -> None:

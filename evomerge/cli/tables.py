@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from evomerge.scores import SPLITS, Metric
 if TYPE_CHECKING:
     from rich.box import Box
     from rich.table import Table
+
+    from evomerge.front_report import Believability
+    from evomerge.front_statistics import Interval
 
 ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
 """How names of metrics begin that are fractions and read better as percent."""
@@ -53,7 +57,7 @@ def mean(front: Front, member: Member) -> float | None:
     return sum(metrics[o.metric].value for o in front.objectives) / len(front.objectives)
 
 
-def front_title(front: Front) -> str:
+def front_title(front: Front, believed: Believability) -> str:
     """Two lines: campaign, size and hypervolume; which split decides, on how many items."""
     first = (front.members or front.references)[0]
     metrics = first.metrics.get(front.split) or first.metrics["search"]
@@ -63,6 +67,9 @@ def front_title(front: Front) -> str:
     else:
         items = ", ".join(f"{count} of {name}" for name, count in counts.items())
     volume = f"hypervolume {front.hypervolume.get(front.split, 0.0):.4f}"
+    if front.split in believed.hypervolume:
+        interval = believed.hypervolume[front.split]
+        volume += f" [{interval.low:.4f}, {interval.high:.4f}]"
     if front.split != "search":
         volume += f" (on search items {front.hypervolume['search']:.4f})"
     decided = f"scores and front on {front.split} items, {items}, with standard errors"
@@ -116,6 +123,44 @@ def front_table(front: Front) -> Table:
     return table
 
 
+def optimism_table(believed: Believability) -> Table:
+    """How much the search's own scores flatter: objectives down; raw, then net of the baselines'."""
+    from rich.table import Table
+
+    assert believed.optimism is not None
+    count = len(believed.best_on_search)
+    models = "the best model" if count == 1 else f"the {count} best models"
+    table = Table(box=ruled(), pad_edge=False, show_edge=False)
+    table.add_column(f"optimism of {models} on search items")
+    table.add_column("search − selection", justify="right", no_wrap=True)
+    table.add_column("beyond the baselines'", justify="right", no_wrap=True)
+    names = [objective.metric for objective in believed.objectives]
+    rows = [(name, index) for index, name in enumerate(names)]
+    for name, index in rows:
+        cells = [
+            "" if found is None else shown_interval(name, found.objectives[index])
+            for found in (believed.optimism, believed.shrinkage)
+        ]
+        table.add_row(f"{name} %" if is_fraction(name) else name, *cells)
+    if len(names) > 1 and all(map(is_fraction, names)):
+        cells = [
+            "" if found is None else shown_interval("mean", found.mean)
+            for found in (believed.optimism, believed.shrinkage)
+        ]
+        table.add_row("mean %", *cells)
+    return table
+
+
+def shown_interval(metric: str, interval: Interval) -> str:
+    """A signed difference with its interval: percentage points where the metric is an accuracy."""
+    numbers = (interval.value, interval.low, interval.high)
+    if is_fraction(metric):
+        value, low, high = (f"{100 * number:+.1f}" for number in numbers)
+    else:
+        value, low, high = (f"{number:+.3g}" for number in numbers)
+    return f"{value} [{low}, {high}]"
+
+
 def _cell(front: Front, member: Member, metric: str) -> str:
     found = member.metrics.get(front.split)
     if found is not None and metric in found:
@@ -140,12 +185,27 @@ def scores_table(scores: Mapping[str, Mapping[str, Metric]]) -> Table:
     table.add_column("score")
     for split in splits:
         table.add_column(split, justify="right")
+    both = {"search", "selection"} <= set(splits)
+    if both:
+        table.add_column("search − selection", justify="right")
     for name in dict.fromkeys(name for split in splits for name in scores[split]):
         found = [scores[split].get(name) for split in splits]
         unit = " %" if is_fraction(name) else ""
-        cells = ("" if metric is None else shown_metric(name, metric) for metric in found)
+        cells = ["" if metric is None else shown_metric(name, metric) for metric in found]
+        if both:
+            cells.append(_difference(name, scores["search"].get(name), scores["selection"].get(name)))
         table.add_row(f"{name}{unit}", *cells)
     return table
+
+
+def _difference(name: str, first: Metric | None, second: Metric | None) -> str:
+    """The difference of two scores on different items, with its standard error."""
+    if first is None or second is None:
+        return ""
+    difference, error = first.value - second.value, math.hypot(first.stderr, second.stderr)
+    if is_fraction(name):
+        return f"{100 * difference:+.1f} ± {100 * error:.1f}"
+    return f"{difference:+.4g} ± {error:.2g}"
 
 
 def safe_cell(text: str) -> str:

@@ -5,12 +5,14 @@ import dataclasses
 import io
 import json
 import os
+import re
 import socket
 
 import pytest
 
 from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front import Front
+from evomerge.front_report import Believability
 from evomerge.ledger import Ledger
 from tests.cli.terminal import call
 from tests.tiny_runs import Finished, finished
@@ -35,6 +37,12 @@ def test_front_table(campaign):
     assert lines[0].startswith(f"tiny: front of {len(campaign.front.members)} model")
     assert f"hypervolume {campaign.front.hypervolume['selection']:.4f}" in lines[0]
     assert lines[1].startswith(f"scores and front on selection items, {items} of each task")
+    # The second table says how much the search's scores flatter.
+    lines, believed = lines[: lines.index("", 4)], lines[lines.index("", 4) :]
+    assert re.match(r"optimism of .* on search items +search − selection", believed[1])
+    rows = [line for line in believed if line.startswith(("pets.acc %", "birds.acc %", "mean %"))]
+    assert len(rows) == 3
+    assert all(re.search(r"%( +[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]){2}$", row) for row in rows)
     ids = [line.split()[0] for line in lines[4:] if line.strip("─ ")]
     assert ids == [m.id for m in (*campaign.front.members, *campaign.front.references)]
     rules = [index for index, line in enumerate(lines) if line.startswith("─")]
@@ -55,7 +63,13 @@ def test_front_json_is_the_front_and_stable(campaign):
         call("front", campaign.directory, "--json"),
     )
     assert first.out == second.out
+    statistics = first.json.pop("statistics")
     assert first.json == json.loads(json.dumps(campaign.front.to_json()))
+    assert set(statistics["hypervolume"]) == {"search", "selection"}
+    for split, found in statistics["hypervolume"].items():
+        assert found["value"] == pytest.approx(campaign.front.hypervolume[split], abs=1e-6)
+    assert set(statistics["optimism"]["objectives"]) == {"pets.acc", "birds.acc"}
+    first.json["statistics"] = statistics
     assert first.out == json.dumps(first.json, sort_keys=True, indent=1) + "\n"
 
 
@@ -135,7 +149,8 @@ def test_title_counts_differing_items(campaign):
     metrics = dict(first.metrics["selection"])
     metrics["pets.acc"] = dataclasses.replace(metrics["pets.acc"], items=7)
     member = dataclasses.replace(first, metrics={**first.metrics, "selection": metrics})
-    title = front_title(dataclasses.replace(front, members=(member,)))
+    unknown = Believability({}, (), None, None, front.objectives)
+    title = front_title(dataclasses.replace(front, members=(member,)), unknown)
     assert "7 of pets.acc" in title
     assert "front of 1 model," in title
 
