@@ -23,7 +23,7 @@ from evomerge.scores import SPLITS, Scores, Split
 if TYPE_CHECKING:
     from evomerge.checkpoint.adapter import AdapterFolder
     from evomerge.checkpoint.folder import CheckpointFolder
-    from evomerge.evaluators import Evaluator, Subject
+    from evomerge.evaluators import Evaluator
     from evomerge.judge import Beaten
     from evomerge.materialize import LiveModel
 
