@@ -200,6 +200,7 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
         "failures",
         "constraints",
         "infeasible",
+        "raced",
     }
     assert done.front.split == "selection"
     assert len(done.front.members) > 1

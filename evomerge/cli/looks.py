@@ -14,9 +14,9 @@ from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.campaign_folder import OpenedFolder
-    from evomerge.front import Front
     from evomerge.cli.lock_holder import Holder
     from evomerge.cli.standing import Standing
+    from evomerge.front import Front
     from evomerge.history import Candidate
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]

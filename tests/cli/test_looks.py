@@ -63,13 +63,13 @@ def test_front_json_is_the_front_and_stable(campaign):
         call("front", campaign.directory, "--json"),
     )
     assert first.out == second.out
-    statistics = first.json.pop("statistics")
-    assert first.json == json.loads(json.dumps(campaign.front.to_json()))
+    found = first.json
+    statistics = found.pop("statistics")
+    assert found == json.loads(json.dumps(campaign.front.to_json()))
     assert set(statistics["hypervolume"]) == {"search", "selection"}
-    for split, found in statistics["hypervolume"].items():
-        assert found["value"] == pytest.approx(campaign.front.hypervolume[split], abs=1e-6)
+    for split, interval in statistics["hypervolume"].items():
+        assert interval["value"] == pytest.approx(campaign.front.hypervolume[split], abs=1e-6)
     assert set(statistics["optimism"]["objectives"]) == {"pets.acc", "birds.acc"}
-    first.json["statistics"] = statistics
     assert first.out == json.dumps(first.json, sort_keys=True, indent=1) + "\n"
 
 
