@@ -222,7 +222,8 @@ class Dispatcher:
         """Whether the scores of a recipe, or its end in a race, are known or under way."""
         key = self.key(recipe, split)
         raced = split == "search" and recipe.digest in self.history.raced_as
-        return raced or key in self.history.by_key or key in self._open_keys
+        known = key in self.history.by_key or key in self.history.failed_by_key
+        return raced or known or key in self._open_keys
 
     def start(
         self,
