@@ -115,10 +115,9 @@ class History:
     the state digests told, `turns` both in the order of the ledger. `budget_used` counts accepted results
     of the search: scored, raced or failed candidates, repeats and baselines apart. `settled` counts all
     candidates of the search with scores or a failure, `failed_kinds` those that failed, by class,
-    `last_failure` is the last one. `by_key` and `failed_by_key` hold the first result (a failure as its event) of an
-    evaluation key, `slowest_baseline` the most seconds that a baseline took.
-    `references` holds whom each batch asked races against; `raced_as` by which candidate a raced recipe is
-    known.
+    `last_failure` is the last one. `by_key` and `failed_by_key` hold the first result (a failure as its
+    event) of an evaluation key, `slowest_baseline` the most seconds that a baseline took. `references` holds
+    whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
     """
 
     campaign: dict[str, Any] = field(default_factory=dict)
