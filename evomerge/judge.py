@@ -26,12 +26,13 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
     """All metrics of a subject on one split.
 
     Raises:
-        CandidateError: `nonfinite_score`, or what an evaluator raises.
+        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator measured other things than it
+            declares; or what an evaluator raises.
     """
     metrics: dict[str, Metric] = {}
     items: dict[str, np.ndarray] = {}
     for evaluator in evaluators:
-        _take(evaluator.evaluate(subject, split), metrics, items)
+        _take(evaluator, evaluator.evaluate(subject, split), metrics, items)
     return Scores(metrics, items)
 
 
@@ -43,7 +44,8 @@ def race_subject(
     Evaluators without a racing objective are left until the race is over.
 
     Raises:
-        CandidateError: `nonfinite_score`, or what an evaluator raises.
+        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator measured other things than it
+            declares; or what an evaluator raises.
         EnvironmentFault: E142, if a racing objective has no per-item results.
     """
     racing = [evaluator for evaluator in evaluators if set(race.metrics) & set(evaluator.metrics)]
@@ -54,11 +56,17 @@ def race_subject(
     items: dict[str, np.ndarray] = {}
     for evaluator in evaluators:
         scores = raced.get(evaluator.name) or evaluator.evaluate(subject, split)
-        _take(scores, metrics, items)
+        _take(evaluator, scores, metrics, items)
     return Scores(metrics, items)
 
 
-def _take(scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarray]) -> None:
+def _take(
+    evaluator: Evaluator, scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarray]
+) -> None:
+    if set(scores.metrics) != set(evaluator.metrics):
+        found = ", ".join(sorted(scores.metrics)) or "nothing"
+        declared = ", ".join(evaluator.metrics)
+        raise CandidateError("bad_scores", f"{evaluator.name} gave {found}, and declares {declared}")
     bad = scores.non_finite()
     if bad:
         raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
