@@ -87,7 +87,7 @@ def believability(
     """
     seed = int(history.campaign["config"]["seed"])
     signs, named = [objective.sign for objective in objectives], tasks(objectives)
-    volumes = {}
+    volumes: dict[str, Interval] = {}
     for split in splits:
         arrays = item_arrays(_best(history, objectives, split), objectives, split, store)
         if arrays is not None and len(arrays[0]):
