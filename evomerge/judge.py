@@ -26,7 +26,7 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
     """All metrics of a subject on one split.
 
     Raises:
-        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator measured other things than it
+        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator did not measure all that it
             declares; or what an evaluator raises.
     """
     metrics: dict[str, Metric] = {}
@@ -44,7 +44,7 @@ def race_subject(
     Evaluators without a racing objective are left until the race is over.
 
     Raises:
-        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator measured other things than it
+        CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator did not measure all that it
             declares; or what an evaluator raises.
         EnvironmentFault: E142, if a racing objective has no per-item results.
     """
@@ -63,7 +63,8 @@ def race_subject(
 def _take(
     evaluator: Evaluator, scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarray]
 ) -> None:
-    if set(scores.metrics) != set(evaluator.metrics):
+    # Diagnostics, such as how often a generation loops, may come beside what is declared.
+    if not set(scores.metrics) >= set(evaluator.metrics):
         found = ", ".join(sorted(scores.metrics)) or "nothing"
         declared = ", ".join(evaluator.metrics)
         raise CandidateError("bad_scores", f"{evaluator.name} gave {found}, and declares {declared}")

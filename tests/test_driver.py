@@ -34,6 +34,7 @@ from evomerge.errors import (
 )
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.history import LEDGER_FILE, History
+from evomerge.verify import verify
 from tests.tiny_models import write_campaign
 from tests.tiny_ray import local_ray
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
@@ -140,6 +141,7 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_there(folder: Path) -> None:
         assert history.stopped == "budget"
     run_file(write_campaign(folder), directory)
     assert front_text(directory) == finished().text
+    assert verify(directory) == [], "what only smaller budgets re-scored is no part of the front"
     again = run_file(write_campaign(folder, budget={"evaluations": 6}), directory)
     assert again.budget_used == 18
 

@@ -317,8 +317,12 @@ def _check_front(directory: Path, history: History, result: Verification) -> Non
     rows: dict[str, tuple[float, ...]] = {}
     keys: set[str] = set()
     bounds = history.bounds(front.split)
+    # An earlier, smaller budget may have chosen others; the last selection is what counts.
+    chosen = history.selection if front.split == "selection" else None
     for candidate in history.candidates.values():
         evaluation = candidate.evaluations.get(front.split)
+        if chosen is not None and candidate.id not in chosen:
+            continue
         if candidate.is_baseline or "search" not in candidate.evaluations or evaluation is None:
             continue
         kept = all(
