@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,22 +54,25 @@ class RayPool(SlotPool[_Actor]):
         super().__init__()
         self._setup, self._runner = setup, runner
         self._gpus = gpus
-        self._started = _connect(address, count * setup.threads)
+        self._before = _connect(address, count * setup.threads)
         self._head = _Head()
         self._slots = [self._start() for _ in range(count)]
 
     def close(self) -> None:
-        """Kill the actors, and the Ray that was started for them."""
+        """Kill the actors, and the Ray that was started for them; the environment is as before."""
         import ray
 
         self._queue.clear()
-        if not ray.is_initialized() or self._head.lost:
+        if self._head.lost:
             return  # without a head, every call would wait for it in vain
-        for actor in self._slots:
-            self._stop(actor)
+        if ray.is_initialized():
+            for actor in self._slots:
+                self._stop(actor)
         self._slots = []
-        if self._started:
+        if self._before is not None:
             ray.shutdown()
+            _restore(self._before)
+            self._before = None
 
     def _start(self) -> _Actor:
         import ray
@@ -188,42 +195,86 @@ def _warn_without_token(address: str) -> None:
         )
 
 
-def _connect(address: str | None, cpus: int) -> bool:
-    """Join or start Ray, with room for `cpus`; True if this process started one that it must end.
+def _variables() -> dict[str, str]:
+    """What the environment says to Ray."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+
+
+def _read_again() -> None:
+    """Have Ray's library read its settings and the token anew: a token is read once for the process.
+
+    Otherwise processes that are started later, which read the environment, would refuse this one.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")  # first: no thread may look for a token that is gone
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _restore(before: dict[str, str]) -> None:
+    """Make the variables what they were; no Ray of this process may run."""
+    for name in _variables().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    _read_again()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray's own ends a driver at once, with exit code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(address: str | None, cpus: int) -> dict[str, str] | None:
+    """Join or start Ray, with room for `cpus`.
+
+    Returns:
+        The variables to restore after this process ended it, or None if Ray was there before: then
+        its settings and token are not ours to change.
 
     Raises:
         EnvironmentFault: E404, if the address does not answer or refuses.
     """
-    # Loopback only (the badly named variable makes Ray bind 127.0.0.1), no usage statistics.
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return None
+    before = _variables()
+    # Loopback only (the badly named variable makes Ray bind 127.0.0.1), no usage statistics. All of
+    # them before the import, which reads some.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
-        _use_token()  # before the import, which reads it
+        _use_token()
         for name, seconds in SLOW_STARTS.items():
             os.environ.setdefault(name, seconds)
     import ray
 
-    if ray.is_initialized():
-        return False
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            _warn_without_token(address)
-        else:
-            cpus = max(cpus, os.cpu_count() or 1)
-            # "local": never join a cluster that an environment variable or an earlier start names.
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        _read_again()  # it may have been imported long ago
+        with _own_sigterm():
+            if address is not None:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                # "local": never join a cluster that an environment variable or an earlier start names.
+                ray.init(
+                    address="local",
+                    num_cpus=max(cpus, os.cpu_count() or 1),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except Exception as error:  # Ray raises a bare one where a node takes too long to start
+        _restore(before)
         where = address or "a local Ray"
         raise EnvironmentFault(
             Problem(
                 "E404", f"cannot reach or start {where}", str(error).splitlines()[0], field="workers"
             )
         ) from error
-    return True
+    if address is not None:
+        _warn_without_token(address)
+    return before

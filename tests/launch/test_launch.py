@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -16,12 +19,15 @@ from ruamel.yaml import YAML
 from evomerge.campaign import load_campaign
 from evomerge.errors import ConfigError, UsageError
 from evomerge.launch import place, rayjob, slurm_script, submit_command, to_yaml
+from evomerge.pool.ray_actors import SLOW_STARTS
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text
 
 SCHEMA = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text())
 BIN = Path(sys.executable).parent
+PATIENCE = 400.0
+"""Seconds for what takes twenty on a quiet machine."""
 
 
 @pytest.fixture
@@ -97,37 +103,82 @@ SHIMS = {
     "scontrol": 'echo "$@" >> "$SHIM_LOG"\necho localhost\n',
     "hostname": "echo 127.0.0.1\n",
 }
+RAY_SHIM = """
+import os
+import sys
+
+import ray.scripts.scripts
+import psutil  # the one Ray brings
+
+every = psutil.process_iter
 
 
-def test_the_batch_script_runs_and_asks_to_be_requeued(file: Path, tmp_path: Path) -> None:
+def ours():
+    for process in every():
+        try:
+            if process.environ().get("RAY_TMPDIR") == os.environ["RAY_TMPDIR"]:
+                yield from (process, *process.children(recursive=True))
+        except psutil.Error:
+            pass
+
+
+known = set(ours())
+psutil.process_iter = lambda *names: (one for one in every(*names) if one in known)
+sys.exit(ray.scripts.scripts.main())
+"""
+"""Ray's command on a machine of its own: `symmetric-run` refuses where any Ray runs, `stop` ends them all."""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """For the files of a Ray; sockets need a short name."""
+    with tempfile.TemporaryDirectory(prefix="evomerge-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.mark.timeout(900)
+def test_the_batch_script_runs_and_asks_to_be_requeued(
+    file: Path, tmp_path: Path, ray_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With real Ray from `ray symmetric-run`, token and all; only SLURM itself is played."""
     workers = {"pool": "ray", "address": "auto", "count": 2}
     write_campaign(tmp_path, workers=workers)
     directory = tmp_path / "run"
+    monkeypatch.setattr("evomerge.launch.PORT", free_port())
     script = slurm_script(load_campaign(file), directory, nodes=1)
     assert "#SBATCH --gpus-per-node" not in script
     shims = tmp_path / "shims"
     shims.mkdir()
-    for name, body in SHIMS.items():
-        (shims / name).write_text(f"#!/bin/bash\n{body}")
+    bodies = {name: f"#!/bin/bash\n{body}" for name, body in SHIMS.items()}
+    for name, body in {**bodies, "ray": f"#!{sys.executable}{RAY_SHIM}"}.items():
+        (shims / name).write_text(body)
         (shims / name).chmod(0o755)
     path = tmp_path / "job.sh"
     path.write_text(script)
     home = tmp_path / "home"
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        **SLOW_STARTS,
         "PATH": f"{shims}:{BIN}:{os.environ['PATH']}",
         "HOME": str(home),
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "localhost",
         "SHIM_LOG": str(tmp_path / "asked.txt"),
+        "RAY_TMPDIR": ray_folder,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Dies like a preempted run: by SIGTERM to itself after some events.
         "EVOMERGE_FAILPOINTS": "ledger.after_fsync=stop@12",
     }
     with (tmp_path / "said.txt").open("w") as said:
         stopped = subprocess.run(
-            ["bash", str(path)], env=environment, stdout=said, stderr=said, timeout=250
+            ["bash", str(path)], env=environment, stdout=said, stderr=said, timeout=PATIENCE
         )
         text = (tmp_path / "said.txt").read_text()
         assert stopped.returncode == 75, text
@@ -136,7 +187,7 @@ def test_the_batch_script_runs_and_asks_to_be_requeued(file: Path, tmp_path: Pat
         assert events_of(directory)[-1]["reason"] == "stopped"
         del environment["EVOMERGE_FAILPOINTS"]
         done = subprocess.run(
-            ["bash", str(path)], env=environment, stdout=said, stderr=said, timeout=250
+            ["bash", str(path)], env=environment, stdout=said, stderr=said, timeout=PATIENCE
         )
     assert done.returncode == 0, (tmp_path / "said.txt").read_text()
     assert front_text(directory) == finished().text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -100,3 +102,44 @@ def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatc
         EnvironmentFault, match=r"E404\] workers: cannot reach or start 10.0.0.9.*nobody"
     ):
         RayPool(SETUP, 1, address="10.0.0.9:6379")
+
+
+SETTINGS = """
+import os
+import signal
+
+from evomerge.pool.ray_actors import RayPool
+from tests.pool.toy_runner import SETUP, ToyRunner
+
+
+def handle(number, frame):
+    pass
+
+
+signal.signal(signal.SIGTERM, handle)
+before = dict(os.environ)
+tokens = set()
+for _ in range(2):
+    pool = RayPool(SETUP, 1, runner=ToyRunner)
+    tokens.add(os.environ["RAY_AUTH_TOKEN"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert signal.getsignal(signal.SIGTERM) is handle
+    pool.close()
+    added = {name for name in os.environ if name.startswith("RAY_")} - before.keys()
+    assert not added, added
+assert len(tokens) == 2
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_ray_of_its_own_leaves_no_settings_behind() -> None:
+    """Twice in one process: the second one has its own token, and its processes agree on it."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SETTINGS],
+        env={**plain, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
