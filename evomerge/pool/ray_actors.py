@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -205,10 +206,11 @@ def _read_again() -> None:
 
     Otherwise processes that are started later, which read the environment, would refuse this one.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")  # first: no thread may look for a token that is gone
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    # Not Ray's public interface: in a version without it the cached token stays, until the process ends.
+    with contextlib.suppress(AttributeError):
+        raylet.Config.initialize("")  # first: no thread may look for a token that is gone
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _restore(before: dict[str, str]) -> None:
