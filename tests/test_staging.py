@@ -1,16 +1,16 @@
 import errno
 import os
 import resource
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from evomerge import failpoint, staging
+from evomerge import staging
 from evomerge.errors import EnvironmentFault, UsageError
 from evomerge.staging import check_space, check_target, recover, staged_folder
+from tests.tiny_runs import killed_at
 
 STEPS = ("staged", "synced", "renamed", "published", "cleaned")
 EXCHANGE_STEPS = ("staged", "synced", "exchanged", "published", "cleaned")
@@ -51,20 +51,6 @@ def give_up(folder: Path) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def killed(action: Callable[[], None], point: str) -> None:
-    """Run `action` in a child that SIGKILLs itself at a failpoint."""
-    child = os.fork()
-    if child == 0:
-        failpoint._armed = failpoint.parse(f"export.{point}=kill")
-        try:
-            action()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"export.{point} was not reached"
-    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 @contextmanager
@@ -166,7 +152,7 @@ def test_an_empty_folder_that_came_to_exist_is_not_replaced(tmp_path: Path) -> N
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_while_publishing_a_new_folder(tmp_path: Path, step: str) -> None:
     target = tmp_path / "out"
-    killed(lambda: publish(target, "first"), step)
+    killed_at(lambda: publish(target, "first"), f"export.{step}")
     if target.exists():
         assert whole(target) == "first"
     publish(target, "second", overwrite=True)
@@ -178,7 +164,7 @@ def test_killed_while_publishing_a_new_folder(tmp_path: Path, step: str) -> None
 def test_killed_while_overwriting_by_exchange(tmp_path: Path, step: str) -> None:
     target = tmp_path / "out"
     publish(target, "old")
-    killed(lambda: publish(target, "new", overwrite=True), step)
+    killed_at(lambda: publish(target, "new", overwrite=True), f"export.{step}")
     # At once, before anything is recovered.
     assert whole(target) == ("old" if step in ("staged", "synced") else "new")
     with pytest.raises(UsageError, match="E601"):
@@ -191,7 +177,7 @@ def test_killed_while_overwriting_by_exchange(tmp_path: Path, step: str) -> None
 def test_killed_while_overwriting_by_two_renames(tmp_path: Path, step: str) -> None:
     target = tmp_path / "out"
     publish(target, "old")
-    killed(lambda: publish(target, "new", overwrite=True), step)
+    killed_at(lambda: publish(target, "new", overwrite=True), f"export.{step}")
     assert target.exists() == (step != "set_aside")
     recover(target)
     assert whole(target) == ("old" if step in ("staged", "synced", "set_aside") else "new")
@@ -202,8 +188,8 @@ def test_killed_while_overwriting_by_two_renames(tmp_path: Path, step: str) -> N
 def test_killed_during_recovery(tmp_path: Path) -> None:
     target = tmp_path / "out"
     publish(target, "old")
-    killed(lambda: publish(target, "new", overwrite=True), "renamed")
-    killed(lambda: recover(target), "discarded")
+    killed_at(lambda: publish(target, "new", overwrite=True), "export.renamed")
+    killed_at(lambda: recover(target), "export.discarded")
     recover(target)
     assert whole(target) == "new"
     assert names(tmp_path) == ["out"]

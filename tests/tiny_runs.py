@@ -102,3 +102,8 @@ def forked(action: Callable[[], Any], failpoints: str = "", kill_after: float | 
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(action: Callable[[], Any], point: str) -> None:
+    """Do something in a forked child that sends itself SIGKILL at a failpoint."""
+    assert forked(action, f"{point}=kill") == -signal.SIGKILL, f"{point} was not reached"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from evomerge import failpoint
 from evomerge.checkpoint.folder import open_folder
 from evomerge.errors import (
     EnvironmentFault,
@@ -27,6 +23,7 @@ from tests.export.finished import (
     write_recipe,
 )
 from tests.test_staging import largest_file, names
+from tests.tiny_runs import killed_at
 
 
 def test_the_target_is_refused_before_any_work(finished: Finished, tmp_path: Path) -> None:
@@ -51,20 +48,6 @@ EXPORT_POINTS = (
 )
 
 
-def run_killed(action: Callable[[], object], point: str) -> None:
-    """Run `action` in a child that SIGKILLs itself at a failpoint."""
-    child = os.fork()
-    if child == 0:
-        failpoint._armed = failpoint.parse(f"export.{point}=kill")
-        try:
-            action()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"export.{point} was not reached"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
 def first_bytes(folder: Path) -> bytes:
     """A probe of which export a folder holds: the first weights."""
     data = (folder / "model.safetensors").read_bytes()
@@ -79,7 +62,7 @@ def test_killed_over_an_existing_export(finished: Finished, tmp_path: Path, poin
     new = write_recipe(tmp_path / "new.json", hand_made(finished, dtype="float32"))
     merge_recipe(old, out)
     before = first_bytes(out)
-    run_killed(lambda: merge_recipe(new, out, overwrite=True), point)
+    killed_at(lambda: merge_recipe(new, out, overwrite=True), f"export.{point}")
     assert check_manifest(out) == []
     open_folder(out, "export")
     published = point in ("exchanged", "published", "cleaned")
@@ -94,7 +77,7 @@ def test_killed_over_an_existing_export(finished: Finished, tmp_path: Path, poin
 def test_killed_while_exporting_a_candidate(finished: Finished, tmp_path: Path, point: str) -> None:
     out = tmp_path / "out"
     before = len(exports(finished.directory, "test_used"))
-    run_killed(lambda: export_candidate(finished.directory, "knee", out), point)
+    killed_at(lambda: export_candidate(finished.directory, "knee", out), f"export.{point}")
     assert out.exists() == (point in ("renamed", "cleaned"))
     if out.exists():
         assert check_manifest(out) == []
