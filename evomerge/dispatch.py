@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.campaign import Campaign
-from evomerge.errors import EnvironmentFault, EvomergeError, Problem, TooManyFailures
+from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.failpoint import failpoint
 from evomerge.history import ITEMS_FOLDER, Evaluation, History
 from evomerge.item_store import ItemStore
@@ -25,6 +25,7 @@ from evomerge.ledger import Ledger
 from evomerge.pool import Pool
 from evomerge.racing_references import Races
 from evomerge.recipe import Recipe, canonical_json
+from evomerge.safeguards import CapacityWatch, deadline_seconds, too_many_failures
 from evomerge.scores import Split
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,8 @@ POLL = 0.25
 POISON = 2
 """A candidate that lost this many workers is given up: it is likely what kills them."""
 
-CAPACITY_NOTICE = 20.0
-"""Seconds without a machine for some worker after which that is said."""
-
 MAX_LOST = 5
 """Attempts a candidate may lose in all, also with machines that went away."""
-
-BREAKER_ALIKE = 8
-BREAKER_FINISHED = 10
 
 
 @dataclass(frozen=True)
@@ -107,8 +102,7 @@ class Dispatcher:
         self._waiting: dict[str, _Wanted] = {}
         self._open_keys: dict[str, _Wanted] = {}
         self._queue: deque[_Wanted] = deque()
-        self._short_since: float | None = None
-        self._told_short = False
+        self._capacity = CapacityWatch()
         self.done = 0
         self.began = time.monotonic()
         self.seconds_before = history.elapsed
@@ -279,7 +273,17 @@ class Dispatcher:
             entry = self._queue.popleft()
             recipe = entry.recipe.to_json()
             race = self._races.against(self.history, entry.references) if self._races else None
-            self.pool.submit(Job(entry.id, "evaluate", recipe, entry.split, self._deadline(), race))
+            deadline = deadline_seconds(self.campaign.config.workers.deadline, self.history)
+            self.pool.submit(
+                Job(
+                    entry.id,
+                    "evaluate",
+                    recipe,
+                    entry.split,
+                    deadline,
+                    race,
+                )
+            )
             self.running.add(entry.id)
         result = self._wait()
         if result is None:
@@ -305,29 +309,11 @@ class Dispatcher:
             raise stop
         result = self.pool.next(POLL)
         if result is None:
-            self._look_at_capacity()
+            self._capacity.look(self.pool.waiting, self.pool.size)
             self.notify()
         else:
             self.running.discard(result.id)
         return result
-
-    def _look_at_capacity(self) -> None:
-        """Say it, once, when workers have waited for a machine for a while; and when all have one."""
-        short, now = self.pool.waiting, time.monotonic()
-        if not short:
-            if self._told_short:
-                logger.warning("all %d workers have a place again", self.pool.size)
-            self._short_since, self._told_short = None, False
-            return
-        self._short_since = self._short_since or now
-        if not self._told_short and now - self._short_since >= CAPACITY_NOTICE:
-            self._told_short = True
-            logger.warning(
-                "warning[E409] workers: waiting for capacity; %d of %d workers have no place to run yet; "
-                "the campaign goes on as far as there is room",
-                short,
-                self.pool.size,
-            )
 
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
@@ -429,33 +415,15 @@ class Dispatcher:
         return {name: self.items.append(name, arrays) for name, arrays in grouped.items()}
 
     def _breaker(self) -> None:
-        """Stop a campaign in which candidates fail alike or mostly (after Ax's failure-rate limit).
+        """Stop a campaign in which candidates fail alike or mostly.
 
         Raises:
             TooManyFailures: quoting the last failure.
         """
-        settled, kinds = self.history.settled, self.history.failed_kinds
-        failed = sum(kinds.values())
-        alike = failed == settled and len(kinds) == 1
-        if not (
-            (settled >= BREAKER_ALIKE and alike)
-            or (settled >= BREAKER_FINISHED and 2 * failed > settled)
-        ):
-            return
-        last = self.history.last_failure
-        assert last is not None
-        self.record({"event": "stopped", "reason": "breaker"})
-        found = f"the last one: {last.failure}: {last.message}"
-        wrong = f"{failed} of {settled} candidates failed"
-        raise TooManyFailures(Problem("E508", wrong, found, "mend the cause, then run again"))
-
-    def _deadline(self) -> float | None:
-        """Seconds a candidate may take: the campaign's figure, or 4 times the slowest baseline's."""
-        chosen = self.campaign.config.workers.deadline
-        if chosen != "auto":
-            return chosen
-        slowest = self.history.slowest_baseline
-        return max(60.0, 4 * slowest) if slowest is not None else None
+        failure = too_many_failures(self.history)
+        if failure is not None:
+            self.record({"event": "stopped", "reason": "breaker"})
+            raise failure
 
 
 def _scores(evaluation: Evaluation) -> dict[str, Any]:

@@ -64,6 +64,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
     {
         "driver": (
             "dispatch",
+            "safeguards",
             "schedule",
             "search",
             "driver",
