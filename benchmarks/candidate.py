@@ -19,7 +19,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -34,16 +33,14 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.evaluate import BATCH_SIZES, SHAPES, random_model, random_tokenizer, write_items
+from benchmarks.vs_mergekit import EXPERTS, RUNNER, write_experts
 from evomerge.job import Job, JobResult, WorkerSetup
 from evomerge.recipe import CheckpointSource, MergedSource, single_source_recipe
 from evomerge.worker import Worker
 
-EXPERTS = ("one", "two", "three")
-RUNNER = Path(__file__).parents[1] / "tests" / "oracles" / "run_mergekit.py"
 DENSITY = 0.5
 METHODS = ("linear", "ties")
 
@@ -53,15 +50,7 @@ def write_models(root: Path) -> int:
     model = random_model(*SHAPES["16 M"]).bfloat16()
     model.save_pretrained(root / "base")
     random_tokenizer().save_pretrained(root / "base")
-    base = load_file(root / "base" / "model.safetensors")
-    for number, name in enumerate(EXPERTS):
-        generator = torch.Generator().manual_seed(number)
-        shutil.copytree(root / "base", root / name)
-        tensors = {
-            key: (value.float() + 2e-3 * torch.randn(value.shape, generator=generator)).bfloat16()
-            for key, value in base.items()
-        }
-        save_file(tensors, str(root / name / "model.safetensors"), metadata={"format": "pt"})
+    write_experts(root)
     return int(model.config.num_hidden_layers)
 
 

@@ -48,15 +48,8 @@ EXPERTS = ("one", "two", "three")
 RUNNER = Path(__file__).parents[1] / "tests" / "oracles" / "run_mergekit.py"
 
 
-def write_models(root: Path, layers: int) -> int:
-    """Base and experts with random weights; gives the number of parameters."""
-    config = LlamaConfig(
-        vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers,
-        num_attention_heads=12, num_key_value_heads=12, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16()
-    model.save_pretrained(root / "base")
+def write_experts(root: Path) -> None:
+    """Beside `root/base`, experts that differ from it by a little noise in every weight."""
     base = load_file(root / "base" / "model.safetensors")
     for number, name in enumerate(EXPERTS):
         generator = torch.Generator().manual_seed(number)
@@ -66,7 +59,19 @@ def write_models(root: Path, layers: int) -> int:
             for key, value in base.items()
         }
         save_file(tensors, str(root / name / "model.safetensors"), metadata={"format": "pt"})
-    return sum(value.numel() for value in base.values())
+
+
+def write_models(root: Path, layers: int) -> int:
+    """Base and experts with random weights; gives the number of parameters."""
+    config = LlamaConfig(
+        vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers,
+        num_attention_heads=12, num_key_value_heads=12, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16()
+    model.save_pretrained(root / "base")
+    write_experts(root)
+    return model.num_parameters()
 
 
 def write_yaml(root: Path, method: str, number: int) -> Path:
