@@ -87,7 +87,8 @@ class LiveModel:
         self._resident: dict[str, TensorPlan] = {}
         self._distances: dict[str, tuple[float, float]] = {}
         self._readers: dict[str, Reader] = {}
-        self._layers = list(model.get_submodule(_layer_list(model)).children())
+        self._layers_name = layer_names(name for name, _ in model.named_parameters()).prefix
+        self._layers = list(model.get_submodule(self._layers_name).children())
         self._room = len(self._layers)
         self._lists = layer_lists(model.config.get_text_config().to_dict(), self._room)
 
@@ -231,7 +232,7 @@ class LiveModel:
             raise CheckpointError(
                 Problem("E234", "the live model cannot take this path of layers", found, todo)
             )
-        owner, _, attribute = _layer_list(self.model).rpartition(".")
+        owner, _, attribute = self._layers_name.rpartition(".")
         parent = self.model.get_submodule(owner)
         if len(getattr(parent, attribute)) != count:
             setattr(parent, attribute, torch.nn.ModuleList(self._layers[:count]))
@@ -239,11 +240,6 @@ class LiveModel:
             part.num_hidden_layers = count
             for key, kinds in self._lists.items():
                 setattr(part, key, kinds[:count])
-
-
-def _layer_list(model: PreTrainedModel) -> str:
-    """Name of the list of layers in the live model."""
-    return layer_names(name for name, _ in model.named_parameters()).prefix
 
 
 def with_layers(folder: CheckpointFolder, count: int) -> CheckpointFolder:

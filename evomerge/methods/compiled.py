@@ -130,7 +130,10 @@ class Kernels:
         values = torch.tensor(numbers, dtype=torch.float32, device=self.device)
         whole = size // ROW * ROW
         try:
-            if whole:
+            if whole == size:
+                views = [operand.view(-1, ROW) for operand in operands]
+                call([*views, values, *self._words(words, 0), out.view(-1, ROW)])
+            elif whole:
                 views = [operand[:whole].view(-1, ROW) for operand in operands]
                 call([*views, values, *self._words(words, 0), out[:whole].view(-1, ROW)])
             if whole < size:

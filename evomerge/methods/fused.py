@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -88,35 +89,38 @@ def run_compiled(
     if kernels is None or not kernels.works:
         return False
     flats = [operand.flat for operand in operands if isinstance(operand, Dense)]
-    inputs = entry.inputs
-    # Limits by rank were tried: reading them one by one made the compiled pass slower than the plain one.
-    spread = any(one.spread > 0.0 or 0.0 < one.keep < 2.0**-31 for one in inputs)
-    if len(flats) < len(operands) or spread:
+    if len(flats) < len(operands):
         return False
-    masks = any(one.keep < 1.0 for one in inputs)
-    spec = KernelSpec(
-        inputs=tuple(_name(flat.dtype) for flat in flats),
-        base="" if base is None else _name(base.dtype),
+    inputs = entry.inputs
+    trims = caps = masks = rescales = False
+    numbers: list[float] = []
+    for one in inputs:
+        # Limits by rank were tried: reading them one by one made the compiled pass slower than the plain one.
+        if one.spread > 0.0 or 0.0 < one.keep < 2.0**-31:
+            return False
+        trims = trims or one.threshold > 0.0
+        caps = caps or one.ceiling < math.inf
+        masks = masks or one.keep < 1.0
+        rescales = rescales or one.rescale != 1.0
+        # Magnitudes must exceed the bound: the float32 below the threshold, or less than nothing.
+        bound = float32_below(one.threshold) if one.threshold > 0.0 else -1.0
+        numbers += (one.weight, bound, one.ceiling, one.rescale)
+    spec = _spec(
+        inputs=tuple([flat.dtype for flat in flats]),
+        base=None if base is None else base.dtype,
         storage=entry.dtype,
-        out=_name(out.dtype),
+        out=out.dtype,
         # An election whose experts are all whole goes with the trimmed ones: one kind less to compile.
-        trims=any(one.threshold > 0.0 for one in inputs) or (entry.elect and not masks),
-        caps=any(one.ceiling < math.inf for one in inputs),
+        trims=trims or (entry.elect and not masks),
+        caps=caps,
         masks=masks,
-        rescales=masks or any(one.rescale != 1.0 for one in inputs),
+        rescales=masks or rescales,
         election=entry.election,
         divisor=entry.divisor,
         varying=entry.least_variance > 0.0,
         scales=entry.scale != 1.0 or entry.factor != 1.0,
     )
-    numbers: list[float] = []
-    words: list[int] = []
-    for one in inputs:
-        # Magnitudes must exceed the bound: the float32 below the threshold, or less than nothing.
-        bound = float32_below(one.threshold) if one.threshold > 0.0 else -1.0
-        numbers += (one.weight, bound, one.ceiling, one.rescale)
-        if masks:
-            words += mask_words(one.key, one.keep)
+    words = [word for one in inputs for word in mask_words(one.key, one.keep)] if masks else []
     variance = float32_below(entry.least_variance) if entry.least_variance > 0.0 else -1.0
     numbers += (entry.scale, entry.factor, variance, LEAST_DIVISOR, _instead(entry), 0.0)
     return kernels.run(spec, flats if base is None else [base, *flats], numbers, words, out)
@@ -126,6 +130,15 @@ def _instead(entry: TensorPlan) -> float:
     """What takes the place of a sum of weights that vanishes."""
     least = min((one.weight for one in entry.inputs if one.weight != 0.0), default=1.0)
     return least if least >= LEAST_DIVISOR else 1.0
+
+
+@lru_cache(maxsize=1024)
+def _spec(
+    inputs: tuple[torch.dtype, ...], base: torch.dtype | None, out: torch.dtype, **flags: Any
+) -> KernelSpec:
+    """The kind of pass; a model has hundreds of tensors of one kind."""
+    names = tuple(_name(dtype) for dtype in inputs)
+    return KernelSpec(names, "" if base is None else _name(base), out=_name(out), **flags)
 
 
 def _name(dtype: torch.dtype) -> str:

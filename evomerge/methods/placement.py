@@ -97,6 +97,7 @@ class Weights:
     def __init__(self, device: torch.device | str = "cpu", placement: Placement = "mapped") -> None:
         self.device = torch.device(device)
         self.placement = placement
+        self._in_place = self.device.type == "cpu" and placement == "mapped"
         self._resident: dict[tuple[Reader, str], torch.Tensor] = {}
         self._coming: dict[tuple[Reader, str], tuple[torch.Tensor, torch.cuda.Event]] = {}
         self._pinned: dict[int, bool] = {}
@@ -104,11 +105,15 @@ class Weights:
 
     def read(self, reader: Reader, tensor: str) -> torch.Tensor:
         """A stored tensor, [n] in its storage dtype."""
-        if self.device.type == "cpu" and self.placement == "mapped":
-            return reader.read(tensor).reshape(-1)
         key = (reader, tensor)
         found = self._resident.get(key)
         if found is None:
+            if self._in_place:
+                found = reader.read(tensor).reshape(-1)
+                # A view of its file takes no memory; what had to be copied is not kept.
+                if found.untyped_storage().nbytes() > found.nbytes:
+                    self._resident[key] = found
+                return found
             if key in self._coming:
                 found, arrived = self._coming.pop(key)
                 stream = torch.cuda.current_stream(self.device)
