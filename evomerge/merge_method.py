@@ -75,7 +75,10 @@ class MergeMethod:
 
     def coefficient(self, name: str) -> Coefficient | None:
         """The coefficient called `name`, or None."""
-        return next((c for c in self.coefficients if c.name == name), None)
+        for declared in self.coefficients:
+            if declared.name == name:
+                return declared
+        return None
 
     def resolve(self, options: Options) -> dict[str, str]:
         """Every option with its value: the one given, else mergekit's if asked for, else the default."""

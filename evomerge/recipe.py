@@ -151,12 +151,12 @@ def lookup(table: Table, place: str) -> float:
     Raises:
         KeyError: if not even the empty prefix is present.
     """
-    parts = place.split(".") if place else []
-    for length in range(len(parts), -1, -1):
-        key = ".".join(parts[:length])
-        if key in table:
-            return table[key]
-    raise KeyError(f"no value for place {place!r}; the table has {sorted(table)}")
+    prefix = place
+    while prefix not in table:
+        if not prefix:
+            raise KeyError(f"no value for place {place!r}; the table has {sorted(table)}")
+        prefix = prefix.rpartition(".")[0]
+    return table[prefix]
 
 
 def compact(places: tuple[str, ...], values: Sequence[float]) -> dict[str, float]:

@@ -241,7 +241,7 @@ class WeightStatistics:
         """The places an expert's task vector touches, in model order."""
         folder = self._sources[base]
         assert isinstance(folder, CheckpointFolder)
-        places = places_of(folder.tensors)
+        places = folder.places
         touched = {places[tensor] for tensor in self.health(base, expert).active}
         return tuple(place for place in layout_of(folder).places if place in touched)
 

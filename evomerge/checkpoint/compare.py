@@ -9,7 +9,6 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
-from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
 
@@ -190,9 +189,7 @@ def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
     unknown = [name for name in expert.tensors if name not in base.tensors]
     if base.tied != expert.tied:
         # Reported as E229 already.
-        heads = {
-            n for f in (base, expert) for n, place in places_of(f.tensors).items() if place == "head"
-        }
+        heads = {n for f in (base, expert) for n, place in f.places.items() if place == "head"}
         missing = [name for name in missing if name not in heads]
         unknown = [name for name in unknown if name not in heads]
     if missing:

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.header import TensorHeader, read_header
-from evomerge.checkpoint.layout import LayerNames, layer_names, place_of
+from evomerge.checkpoint.layout import LayerNames, layer_names, place_of, places_of
 from evomerge.errors import CheckpointError, Problem
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class CheckpointFolder:
     layers: int
     names: LayerNames
     redundant: Mapping[str, TensorHeader] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """The place of every tensor."""
+        return places_of(self.tensors)
 
     @property
     def parameters(self) -> int:

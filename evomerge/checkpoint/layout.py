@@ -99,7 +99,7 @@ def layout_of(folder: CheckpointFolder) -> ModelLayout:
     """What a search space must know of a base model; `active` is None until weights were read."""
     from evomerge.search_space import ModelLayout
 
-    used = set(places_of(folder.tensors).values())
+    used = set(folder.places.values())
     outer = [place for place in OUTER_PLACES if place in used]
     places = leaf_places(folder.layers, MODULES, outer)
     return ModelLayout(

@@ -7,7 +7,6 @@ are scaled by `s`. That holds only where nothing normalises their output on its 
 from __future__ import annotations
 
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import places_of
 from evomerge.errors import CheckpointError, Problem
 
 _WRITERS = {
@@ -23,7 +22,7 @@ def residual_writers(folder: CheckpointFolder, layer: int) -> frozenset[str]:
         CheckpointError: E234 if the layer normalises what it adds (more than two norms of its own), or
             if the writers of its attention or its MLP cannot be told.
     """
-    places = places_of(folder.tensors)
+    places = folder.places
     mine = {
         tensor: place.split(".")[2]
         for tensor, place in places.items()

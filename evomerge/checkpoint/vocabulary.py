@@ -18,7 +18,6 @@ import numpy as np
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
-from evomerge.checkpoint.layout import places_of
 from evomerge.errors import CheckpointError, Problem
 
 MEAN, ZERO = -1, -2
@@ -161,7 +160,7 @@ def vocabulary_tensors(folder: CheckpointFolder) -> frozenset[str]:
     rows = text_config(folder.config).get("vocab_size")
     return frozenset(
         tensor
-        for tensor, place in places_of(folder.tensors).items()
+        for tensor, place in folder.places.items()
         if place in ("embed", "head") and folder.tensors[tensor].shape[:1] == (rows,)
     )
 

@@ -13,7 +13,6 @@ from evomerge.checkpoint.folder import (
     layer_lists,
     text_config,
 )
-from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.plan.entries import MergePlan, PlanInput, TensorPlan
@@ -48,7 +47,7 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
     }
     main = makers[recipe.path[0].source].folder
     names = main.names
-    places = places_of(main.tensors)
+    places = main.places
     problems = []
     for index, step in enumerate(recipe.path):
         if not 0 <= step.layer < makers[step.source].folder.layers:
@@ -127,7 +126,7 @@ class _Maker:
         opened = folders[first]
         self.folder = opened.base if isinstance(opened, AdapterFolder) else opened
         self._layers: dict[int, list[tuple[str, str]]] = {}
-        for tensor, place in places_of(self.folder.tensors).items():
+        for tensor, place in self.folder.places.items():
             if place.startswith("layers."):
                 self._layers.setdefault(int(place.split(".")[1]), []).append((tensor, place))
 

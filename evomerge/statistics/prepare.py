@@ -10,7 +10,6 @@ import torch
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
 from evomerge.merge_method import METHODS
@@ -94,7 +93,7 @@ def _untied_heads(folder: CheckpointFolder) -> list[Problem]:
     if not folder.redundant:
         return []
     reader = TensorReader(folder)
-    places = places_of(folder.tensors)
+    places = folder.places
     embeddings = [reader.read(name) for name, place in places.items() if place == "embed"]
     problems = []
     for name in folder.redundant:
