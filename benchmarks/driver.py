@@ -32,7 +32,8 @@ from evomerge.driver import Driver
 from evomerge.history import LEDGER_FILE, History
 from evomerge.job import Job, JobResult
 from evomerge.ledger import Ledger
-from evomerge.recipe import leaf_places, recipe_from_json
+from evomerge.recipe import leaf_places
+from evomerge.recipe_json import recipe_from_json
 from evomerge.search import Search, campaign_optimizer, replay
 
 EXPERTS = ("math", "code", "text")

@@ -36,7 +36,7 @@ from evomerge.job import Job, JobResult
 from evomerge.ledger import Ledger
 from evomerge.pool import Pool, open_pool
 from evomerge.racing import race_over
-from evomerge.recipe import recipe_from_json
+from evomerge.recipe_json import recipe_from_json
 from evomerge.scores import mean_metric
 
 

@@ -7,17 +7,13 @@ given a folder, on disk under the digests of the checkpoints.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
@@ -27,12 +23,10 @@ from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.methods.blocks import low_rank_delta
 from evomerge.methods.sparsity import Sparsity
 from evomerge.statistics import order
+from evomerge.statistics.array_cache import ArrayCache, Arrays
 from evomerge.statistics.joint import TaskVectors, rescaling
 from evomerge.statistics.ranks import RankFile
 
-_VERSION = 3
-
-Arrays = dict[str, np.ndarray]
 Folder = CheckpointFolder | AdapterFolder
 
 
@@ -67,9 +61,8 @@ class WeightStatistics:
     ) -> None:
         self._sources = dict(sources)
         self._readers = dict(readers) if readers is not None else open_readers(self._sources)
-        self._directory = directory
+        self._cache = ArrayCache(directory)
         self._digests = dict(digests or {})
-        self._memory: dict[tuple[str, ...], Arrays] = {}
         self._single: dict[tuple[Hashable, int], float] = {}
         self._ranks: dict[tuple[str, str], RankFile] = {}
         self._drawn: dict[tuple[str, str, str, int], np.ndarray] = {}
@@ -211,15 +204,13 @@ class WeightStatistics:
 
         None without a folder to keep them in: then passes sort.
         """
-        if self._directory is None:
+        if self._cache.directory is None:
             return None
         if (base, expert) not in self._ranks:
-            parts = [str(_VERSION), "ranks", self._identity(base), self._identity(expert)]
-            digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
             folder = self._sources[base]
             assert isinstance(folder, CheckpointFolder)
             self._ranks[base, expert] = RankFile(
-                self._directory / f"ranks-{digest[:32]}",
+                self._cache.stem("ranks", [self._identity(base), self._identity(expert)]),
                 folder,
                 lambda name: self._vectors(name, [expert], base, _columns(folder, name)).ranks(),
             )
@@ -347,24 +338,7 @@ class WeightStatistics:
         return found
 
     def _kept(self, key: tuple[str, ...], compute: Callable[[], Arrays]) -> Arrays:
-        if key in self._memory:
-            return self._memory[key]
-        path = self._file(key)
-        arrays = _load(path) if path is not None else None
-        if arrays is None:
-            arrays = compute()
-            if path is not None:
-                _save(path, arrays)
-        self._memory[key] = arrays
-        return arrays
-
-    def _file(self, key: tuple[str, ...]) -> Path | None:
-        if self._directory is None:
-            return None
-        kind, *names = key
-        parts = [str(_VERSION), kind, *(self._identity(name) for name in names)]
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        return self._directory / f"{kind}-{digest[:32]}.safetensors"
+        return self._cache.get(key, lambda: [self._identity(name) for name in key[1:]], compute)
 
     def _identity(self, name: str) -> str:
         if name not in self._digests:
@@ -389,24 +363,3 @@ def _place_of(value: float, table: np.ndarray) -> int | None:
         return table.size
     found = np.flatnonzero(table.reshape(-1) == np.float32(value))
     return int(found[0]) if found.size and float(np.float32(value)) == value else None
-
-
-def _load(path: Path) -> Arrays | None:
-    """What was saved, or None where there is nothing sound; a damaged cache is computed again."""
-    try:
-        return dict(load_file(path))
-    except Exception:
-        # safetensors raises its own undocumented error class for damaged files; a cache may be lost.
-        return None
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(arrays, name)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

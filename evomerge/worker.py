@@ -221,7 +221,7 @@ class _Engine:
         """Merge into the live model and score it."""
         from evomerge.judge import Beaten
         from evomerge.plan import make_plan
-        from evomerge.recipe import recipe_from_json
+        from evomerge.recipe_json import recipe_from_json
 
         assert job.recipe is not None
         start = time.perf_counter()

@@ -5,7 +5,8 @@ import pytest
 
 from evomerge.baselines import baseline_recipes, freeze, single_coefficient_recipe
 from evomerge.objective import Objective
-from evomerge.recipe import MERGED, CheckpointSource, MergedSource, recipe_from_json
+from evomerge.recipe import MERGED, CheckpointSource, MergedSource
+from evomerge.recipe_json import recipe_from_json
 from evomerge.scores import Metric
 
 EXPERTS = ("math", "code")

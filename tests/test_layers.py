@@ -25,6 +25,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "pareto",
             "merge_method",
             "recipe",
+            "recipe_json",
             "search_space",
             "campaign",
             "prepared",

@@ -25,9 +25,9 @@ from evomerge.recipe import (
     identity_path,
     leaf_places,
     lookup,
-    recipe_from_json,
     single_source_recipe,
 )
+from evomerge.recipe_json import recipe_from_json
 
 SOURCES = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", "math", "code")}
 PLACES = leaf_places(3, ("attn", "mlp"), ("embed", "final_norm", "head"))

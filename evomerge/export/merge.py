@@ -28,7 +28,8 @@ from evomerge.errors import (
 )
 from evomerge.mergekit import read_mergekit
 from evomerge.plan import MergePlan, make_plan
-from evomerge.recipe import UNION, CheckpointSource, MergedSource, Recipe, recipe_from_json
+from evomerge.recipe import UNION, CheckpointSource, MergedSource, Recipe
+from evomerge.recipe_json import recipe_from_json
 from evomerge.weight_statistics import WeightStatistics
 
 Folder = CheckpointFolder | AdapterFolder

@@ -215,7 +215,7 @@ def test_show_a_candidate(campaign):
     assert [float(value) for _, value in table] == list(candidate.genome)
     assert data["genome"] == {gene: float(value) for gene, value in table}
     assert set(data["scores"]) == {"search", "selection"}
-    from evomerge.recipe import recipe_from_json
+    from evomerge.recipe_json import recipe_from_json
 
     assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.job import Job, JobResult, WorkerSetup
-from evomerge.recipe import recipe_from_json
+from evomerge.recipe_json import recipe_from_json
 from evomerge.scores import mean_metric
 
 PLAN = "plan.json"
