@@ -20,6 +20,9 @@ from evomerge.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
 from evomerge.item_store import ItemStore
 from evomerge.staging import staged_folder
 
+RESULTS = ("evaluated", "raced")
+"""Events with per-item results."""
+
 
 @dataclass(frozen=True)
 class RepairReport:
@@ -80,7 +83,7 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
     kept = events[: copied.kept]
     return RepairReport(
         events=copied.kept,
-        evaluations=sum(event["event"] == "evaluated" for event in kept),
+        evaluations=sum(event["event"] in RESULTS for event in kept),
         lost_events=len(copied.salvaged),
         lost_bytes=copied.dropped_bytes,
         damaged_items="" if broken is None else str(events[broken]["id"]),
@@ -92,7 +95,7 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
 def _first_damaged(events: Iterable[Mapping[str, Any]], store: ItemStore) -> int | None:
     """Number of the first event whose per-item results are not what it says; None if all are."""
     for number, event in enumerate(events):
-        for reference in event.get("items", {}).values() if event["event"] == "evaluated" else ():
+        for reference in event.get("items", {}).values() if event["event"] in RESULTS else ():
             try:
                 store.read(reference)
             except LedgerDamaged:

@@ -32,6 +32,7 @@ from evomerge.racing import (
     race_over,
     spread_out,
 )
+from evomerge.repair import repair_folder
 from evomerge.scores import Metric
 from evomerge.verify import examine, verify
 from tests.tiny_models import write_campaign
@@ -231,6 +232,22 @@ def test_verify_sees_a_race_that_was_decided_otherwise(race_run: Finished, tmp_p
         if event["event"] == "asked":
             event["racing"]["digest"] = "0" * 64
     assert "per-item results are not those of the race" in altered(race_run, tmp_path / "items", events)
+
+
+def test_repair_ends_where_items_of_a_race_are_damaged(race_run: Finished, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(race_run.directory, run)
+    events = events_of(run)
+    number, lost = next((n, e) for n, e in enumerate(events) if e["event"] == "raced" and e["items"])
+    reference = next(iter(lost["items"].values()))
+    segment = run / "items" / reference["segment"]
+    data = bytearray(segment.read_bytes())
+    data[reference["offset"] + reference["length"] - 1] ^= 1
+    segment.write_bytes(data)
+    report = repair_folder(run, tmp_path / "copy")
+    assert report.events == number
+    assert report.damaged_items == lost["id"]
+    assert events_of(tmp_path / "copy") == events[:number]
 
 
 def comparable(directory: Path) -> list[str]:
