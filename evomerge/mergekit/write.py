@@ -74,6 +74,8 @@ class _Writer:
         used = [recipe.sources[step.source] for step in recipe.path]
         used += [recipe.sources[name] for name in recipe.outer.values()]
         merged = [source for source in used if isinstance(source, MergedSource)]
+        if all(_copied(source) for source in merged):
+            merged = []
         if merged and len(merged) < len(used):
             raise _Unsayable("some of its layers are merged and others copied")
         said = self.method(merged)
@@ -127,19 +129,7 @@ class _Writer:
         outer = self.outer(index)
         span = [step.layer, step.layer + 1]
         if said is None or isinstance(source, CheckpointSource):
-            for place, name in outer.items():
-                if name != step.source:
-                    raise _Unsayable(f"{place} is of another model than the layer beside it")
-            entry: dict[str, Any] = {"model": self.reference(step.source), "layer_range": list(span)}
-            if step.scale != 1.0:
-                folder = self.full(step.source)
-                writers = residual_writers(folder, step.layer)
-                values = {
-                    tensor: step.scale if tensor in writers else 1.0
-                    for tensor, _ in self.tensors(folder, step.layer, outer)
-                }
-                entry["parameters"] = {"scale": rules(values)}
-            return {"sources": [entry]}
+            return {"sources": [self.copy(step, outer)]}
         if step.scale != 1.0:
             raise _Unsayable("a merged layer is scaled")
         for place, name in outer.items():
@@ -170,11 +160,41 @@ class _Writer:
         names = [*([said.base] if said.base is not None else []), *source.inputs]
         sources = []
         for name in dict.fromkeys(names):
-            entry = {"model": self.reference(name), "layer_range": list(span)}
+            entry: dict[str, Any] = {"model": self.reference(name), "layer_range": list(span)}
             if name in numbers:
                 entry["parameters"] = {p: rules(values) for p, values in numbers[name].items()}
             sources.append(entry)
         return {"sources": sources, **({"parameters": shared} if shared else {})}
+
+    def copy(self, step: LayerStep, outer: Mapping[str, str]) -> dict[str, Any]:
+        """One layer of one model, its tensors scaled or not, and with it what lies outside the layers."""
+        name = self.copied(step.source)
+        for place, other in outer.items():
+            if self.copied(other) != name:
+                raise _Unsayable(f"{place} is of another model than the layer beside it")
+        folder = self.full(name)
+        writers = residual_writers(folder, step.layer) if step.scale != 1.0 else set()
+        values = {}
+        for tensor, place in self.tensors(folder, step.layer, outer):
+            split = folder.names.split(tensor)
+            owner = self.recipe.sources[step.source if split else outer[place]]
+            scale = step.scale if tensor in writers else 1.0
+            if isinstance(owner, MergedSource):
+                own = f"{place}.{split[1] if split else tensor}"
+                scale *= self.value(owner, "weight", owner.inputs[0], own)
+            values[tensor] = scale
+        entry: dict[str, Any] = {
+            "model": self.reference(name),
+            "layer_range": [step.layer, step.layer + 1],
+        }
+        if set(values.values()) != {1.0}:
+            entry["parameters"] = {"scale": rules(values)}
+        return entry
+
+    def copied(self, name: str) -> str:
+        """The model that a source is a copy of."""
+        source = self.recipe.sources[name]
+        return source.inputs[0] if isinstance(source, MergedSource) else name
 
     def value(self, source: MergedSource, name: str, key: str, own: str) -> float:
         by_input = source.coefficients[name]
@@ -219,6 +239,12 @@ class _Writer:
         if recipe.chat_template:
             said["chat_template"] = recipe.chat_template
         return said
+
+
+def _copied(source: MergedSource) -> bool:
+    """Whether it is one model with its tensors scaled."""
+    options = METHODS[source.method].resolve(source.options)
+    return source.method == "linear" and len(source.inputs) == 1 and options["normalise"] == "no"
 
 
 def _per_input(method: str, coefficient: str) -> bool:

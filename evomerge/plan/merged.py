@@ -80,12 +80,10 @@ class Merger:
             return self._varying(tensor, place)
         weights = self._weights(tensor, place)
         if self._base is None:
-            inputs = tuple(
-                PlanInput(name, tensor, weight)
-                for name, weight in sorted(weights.items())
-                if weight != 0.0
-            )
-            return Merged(None, inputs)
+            # Where all weights are zero, one input stays, that there be something to multiply by zero.
+            stated = sorted(weights.items())
+            used = [(name, weight) for name, weight in stated if weight != 0.0] or stated[:1]
+            return Merged(None, tuple(PlanInput(name, tensor, weight) for name, weight in used))
         strength = self._coefficient("lambda", None, place)
         touching = [name for name in self._names if self._touches(name, tensor)]
         election, divisor = self._vote(len(touching))

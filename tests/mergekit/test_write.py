@@ -112,6 +112,29 @@ def test_stacks_with_scaled_layers(models: Path) -> None:
     assert all(tensor.equal(right[name]) for name, tensor in left.items())
 
 
+def test_single_tensors_scaled(models: Path) -> None:
+    scaled = MergedSource(
+        "linear", ("math",), None,
+        {"weight": {"math": {"": 1.0, "layers.1.attn.self_attn.o_proj.weight": 0.0, "layers.1.mlp": 0.5}}},
+        {"normalise": "no"},
+    )  # fmt: skip
+    recipe = Recipe(
+        {**sources(models), "scaled": scaled},
+        (LayerStep("code", 0), LayerStep("scaled", 1), LayerStep("math", 1, 0.5)),
+        {"embed": "code", "final_norm": "math", "head": "scaled"},
+        "float32",
+    )
+    first = carry_out(models, recipe, "first")
+    written = (first / "mergekit_config.yml").read_text()
+    assert "merge_method: passthrough" in written
+    merge_recipe(first / "mergekit_config.yml", models / "second", overwrite=True)
+    left, right = (load_file(models / n / "model.safetensors") for n in ("first", "second"))
+    assert all(tensor.equal(right[name]) for name, tensor in left.items())
+    # A tensor times zero is zeros: mergekit's way to let a copied layer pass its input on.
+    assert not left["model.layers.1.self_attn.o_proj.weight"].any()
+    assert left["model.layers.1.self_attn.q_proj.weight"].any()
+
+
 def test_what_has_no_counterpart_is_said_with_its_reason(models: Path) -> None:
     merged = MergedSource("linear", NAMES, None, {"weight": {"*": {"": 1.0}}})
     recipe = Recipe(

@@ -1,64 +1,69 @@
-"""Compare `evomerge merge` with the real mergekit on the same YAML: `make oracles`.
+"""Compare merges with the real mergekit, both ways: `make oracles`.
 
-mergekit runs in an environment of its own (argument: its Python). For each method and each set of models,
-tiny random ones and the experts of the quickstart, both carry out one file, computed in float32 and stored
-in bfloat16 and in float32. Printed: the largest difference in units of the last place of bfloat16 and how
-many elements differ at all, the largest float32 difference relative to the tensor's largest element, and
-the entries that were kept or elected otherwise (equal magnitudes at a threshold, sums that vanish but for
-rounding), which are counted apart. Exit code 1 if a bound is broken.
+mergekit runs in an environment of its own (argument: its Python). A file is carried out by both; our export
+holds a `mergekit_config.yml`, which mergekit carries out too. All is computed in float32 and stored in
+float32 and in bfloat16; random masks are made the same. `tolerance.py` says what is compared and how far
+results may be apart. Then the merge functions of PEFT and fusion-bench, on tensors (`functions.py`).
+Exit code 1 if anything is outside its bounds or could not be compared.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.export import merge_recipe
-from evomerge.mergekit import read_mergekit
+from evomerge.export.files import MERGEKIT_FILE, write_json
+from evomerge.export.merge import read_recipe
 from evomerge.methods.keys import mask_key
 from evomerge.methods.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
-from tests.oracles.cases import CASES, Case, yaml_text
-from tests.tiny_models import write_model
+from evomerge.recipe import Recipe
+from tests.oracles.cases import CASES, FILES, RECIPES, TOKENS, Case, RecipeCase, recipe_of, yaml_text
+from tests.oracles.models import (
+    QUICKSTART,
+    folder_tensors,
+    write_quickstart,
+    write_tiny,
+    write_vocabularies,
+)
+from tests.oracles.tolerance import ELEMENTWISE, ITERATIVE, Distance
 
-QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart" / "models"
 DTYPES = ("bfloat16", "float32")
-DECIDED = 1e-3
-"""A float32 difference, relative to the largest task-vector entry, that rounding cannot make."""
-BOUNDS = {False: 1e-6, True: 1e-5}
-"""Largest float32 difference relative to the tensor's largest element, by `Case.iterative`."""
-MOST_DECIDED = 1e-3
-"""Largest share of elements that may be kept or elected otherwise: ties of stored bfloat16 numbers."""
+RUNNER = Path(__file__).with_name("run_mergekit.py")
+AnyCase = Case | RecipeCase
 
 
 @dataclass
 class Row:
-    """What was found of one case."""
+    """What was found of one case: of the same file, and of the file we wrote."""
 
-    name: str
-    ulps: int = 0
-    differing: float = 0.0
-    relative: float = 0.0
-    decided: int = 0
-    elements: int = 0
-    error: str = ""
+    case: AnyCase
+    read: Distance = field(init=False)
+    written: Distance = field(init=False)
 
-    def breaks(self, case: Case) -> bool:
-        """Whether it is outside the bounds."""
-        # One entry more or less at a threshold changes the sum that `rescale` matches, for its whole tensor.
-        loose = case.iterative or self.decided > 0
-        if self.error or self.relative > BOUNDS[loose]:
-            return True
-        return self.decided > MOST_DECIDED * self.elements or (self.ulps > 1 and not case.iterative)
+    def __post_init__(self) -> None:
+        bound = ITERATIVE if self.case.iterative else ELEMENTWISE
+        self.read, self.written = Distance(bound), Distance(bound)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all that there is of this case is within its bounds."""
+        return self.written.is_sound and (isinstance(self.case, RecipeCase) or self.read.is_sound)
+
+    def __str__(self) -> str:
+        read = "| | " if isinstance(self.case, RecipeCase) else str(self.read)
+        end = "" if self.is_sound else "OUT OF BOUNDS"
+        return f"| {self.case.name} | {read} | {self.written} | {end} |"
 
 
 def draws(key: int, size: int) -> torch.Tensor:
@@ -70,162 +75,115 @@ def draws(key: int, size: int) -> torch.Tensor:
     return (x >> 1).to(torch.int32)
 
 
-def write_draws(yaml: Path, experts: Sequence[str], root: Path, out: Path) -> None:
-    """The draws of every expert and tensor, by the names that the recipe of a file gives them."""
-    recipe = read_mergekit(yaml).recipe
+def write_draws(recipe: Recipe, root: Path, out: Path) -> None:
+    """The draws of every source and tensor of a recipe, by the names of their folders."""
     base = open_folder(root / "base", "base")
     found = {}
     for name, source in recipe.checkpoints.items():
-        if name == "base":
-            continue
         for tensor, header in base.tensors.items():
-            key = mask_key(0, name, tensor)
-            found[f"{Path(source.path).name}/{tensor}"] = draws(key, header.elements)
+            drawn = draws(mask_key(0, name, tensor), header.elements)
+            found[f"{Path(source.path).name}/{tensor}"] = drawn
     save_file(found, str(out))
 
 
-def ulps(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Distance of two bfloat16 tensors in representable numbers between them."""
+def by_token(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder, rows of embedding and head in the order of the tokens' texts.
 
-    def place(values: torch.Tensor) -> torch.Tensor:
-        bits = values.contiguous().view(torch.int16).to(torch.int32)
-        return torch.where(bits < 0, -(bits & 0x7FFF), bits)
-
-    return (place(left) - place(right)).abs()
-
-
-def compare(row: Row, ours: Path, theirs: Path, dtype: str, spans: Mapping[str, float]) -> None:
-    """Put the differences of two folders into a row."""
-    left, right = (folder_tensors(path) for path in (ours, theirs))
-    if set(left) != set(right):
-        row.error = f"other tensors: {sorted(set(left) ^ set(right))[:3]}"
-        return
-    for name, mine in left.items():
-        yours = right[name]
-        apart = (mine.float() - yours.float()).abs()
-        decided = apart > DECIDED * spans.get(name, 1.0) + 2**-8 * mine.float().abs() * (
-            dtype != "float32"
-        )
-        if dtype == "float32":
-            row.decided += int(decided.sum())
-            row.elements += mine.numel()
-            largest = float(mine.abs().max()) or 1.0
-            row.relative = max(row.relative, float(torch.where(decided, 0.0, apart).max()) / largest)
-        else:
-            distance = torch.where(decided, 0, ulps(mine, yours))
-            # Next to zero an ulp is next to nothing: what counts is a step of the task vectors' size.
-            distance = torch.where(apart <= 1e-6 * mine.float().abs().max(), 0, distance)
-            row.ulps = max(row.ulps, int(distance.max()))
-            row.differing += int((distance > 0).sum())
+    Rows without a token, which mergekit drops, are left out.
+    """
+    ids = token_ids(folder)
+    order = torch.tensor([ids[token] for token in sorted(ids)])
+    tensors = folder_tensors(folder)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            tensors[name] = tensors[name][order].contiguous()
+    return tensors
 
 
-def folder_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint folder."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
-    return found
-
-
-def spans(root: Path, experts: Sequence[str]) -> dict[str, float]:
-    """The largest task-vector entry by tensor."""
-    base = folder_tensors(root / "base")
-    found = dict.fromkeys(base, 0.0)
-    for name in experts:
-        for tensor, values in folder_tensors(root / name).items():
-            found[tensor] = max(
-                found[tensor], float((values.float() - base[tensor].float()).abs().max())
-            )
-    return found
-
-
-def run(python: str, root: Path, experts: Sequence[str], cases: Sequence[Case]) -> list[Row]:
+def run(
+    python: str,
+    root: Path,
+    experts: Sequence[str],
+    cases: Sequence[AnyCase],
+    load: Callable[[Path], dict[str, torch.Tensor]] = folder_tensors,
+) -> list[Row]:
     """Carry out every case over one set of models, by both."""
-    rows = [Row(case.name) for case in cases]
+    rows = [Row(case) for case in cases]
+    layers = open_folder(root / "base", "base").layers
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         jobs = []
         for number, case in enumerate(cases):
             for dtype in DTYPES:
-                file = work / f"{number}-{dtype}.yml"
-                file.write_text(yaml_text(case, str(root), experts, dtype))
-                job = {"yaml": str(file), "out": str(work / f"theirs-{number}-{dtype}")}
+                label = f"{number}-{dtype}"
+                if isinstance(case, RecipeCase):
+                    file = work / f"{label}.json"
+                    write_json(file, recipe_of(case, root, experts, layers, dtype).to_json())
+                else:
+                    file = work / f"{label}.yml"
+                    file.write_text(yaml_text(case, root, experts, layers, dtype))
+                ours = work / f"ours-{label}"
+                merge_recipe(file, ours)
+                more = {}
                 if case.random:
-                    job["draws"] = str(work / f"draws-{number}.safetensors")
-                    write_draws(file, experts, root, Path(job["draws"]))
-                jobs.append(job)
-        (work / "jobs.json").write_text(json.dumps(jobs))
-        script = Path(__file__).with_name("run_mergekit.py")
-        done = subprocess.run(
-            [python, str(script), str(work / "jobs.json")], capture_output=True, text=True, check=False
-        )
-        said = {e["out"]: e for e in map(json.loads, done.stdout.splitlines())}
-        if not said:
-            raise SystemExit(done.stderr)
-        sizes = spans(root, experts)
+                    more["draws"] = str(work / f"draws-{label}.safetensors")
+                    write_draws(read_recipe(file).recipe, root, Path(more["draws"]))
+                if isinstance(case, Case):
+                    jobs.append({"yaml": str(file), "out": str(work / f"read-{label}"), **more})
+                written = {"yaml": str(ours / MERGEKIT_FILE), "folder": str(ours)}
+                jobs.append({**written, "out": str(work / f"written-{label}"), **more})
+        said = mergekit(python, work, jobs)
         for number, row in enumerate(rows):
-            for dtype in DTYPES:
-                theirs = work / f"theirs-{number}-{dtype}"
-                row.error = said.get(str(theirs), {"error": "no answer"}).get("error", "")
-                if row.error:
-                    break
-                ours = work / f"ours-{number}-{dtype}"
-                merge_recipe(work / f"{number}-{dtype}.yml", ours)
-                compare(row, ours, theirs, dtype, sizes)
+            for kind, distance in (("read", row.read), ("written", row.written)):
+                for dtype in DTYPES:
+                    theirs = work / f"{kind}-{number}-{dtype}"
+                    if kind == "read" and isinstance(row.case, RecipeCase):
+                        continue
+                    distance.error = distance.error or said.get(str(theirs), "no answer")
+                    if not distance.error:
+                        distance.add(load(work / f"ours-{number}-{dtype}"), load(theirs))
     return rows
 
 
-def table(title: str, rows: Sequence[Row], cases: Sequence[Case]) -> bool:
+def mergekit(python: str, work: Path, jobs: list[dict[str, str]]) -> dict[str, str]:
+    """Have mergekit do the jobs; folder to its error, empty where there was none."""
+    (work / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [python, str(RUNNER), str(work / "jobs.json")], capture_output=True, text=True, check=False
+    )
+    said = {e["out"]: e.get("error", "") for e in map(json.loads, done.stdout.splitlines())}
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return said
+
+
+def table(title: str, rows: Sequence[Row]) -> bool:
     """Print rows; gives whether all are within their bounds."""
     print(f"\n{title}\n")
-    print("| method | ulp bfloat16 | elements differing | float32, relative | decided otherwise | |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    sound = True
-    for row, case in zip(rows, cases, strict=True):
-        bad = row.breaks(case)
-        sound &= not bad
-        share = row.differing / max(row.elements, 1)
-        shown = f"| {row.name} | {row.ulps} | {share:.1e} | {row.relative:.1e} | {row.decided} of"
-        print(f"{shown} {row.elements} | {row.error or ('OUT OF BOUNDS' if bad else '')} |")
-    return sound
-
-
-def dithered(source: Path, target: Path) -> tuple[str, ...]:
-    """Copies in float32 with noise of a thirtieth of a bfloat16 step; gives the experts' names.
-
-    Of stored bfloat16 task vectors one in a hundred entries ties with the threshold: mergekit keeps an
-    arbitrary part of them, we keep all. That difference is known, and would hide others.
-    """
-    names = sorted(p.name for p in source.iterdir() if (p / "config.json").is_file())
-    generator = torch.Generator().manual_seed(0)
-    for name in names:
-        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("*.safetensors*"))
-        tensors = {}
-        for tensor, values in folder_tensors(source / name).items():
-            noise = torch.randn(values.shape, generator=generator) * 2**-13
-            tensors[tensor] = values.float() + noise * float(values.float().abs().mean())
-        save_file(tensors, str(target / name / "model.safetensors"), metadata={"format": "pt"})
-        config = json.loads((target / name / "config.json").read_text()) | {"dtype": "float32"}
-        (target / name / "config.json").write_text(json.dumps(config))
-    return tuple(name for name in names if name != "base")
+    print("| merge | same file: float32, relative | bfloat16 steps | elements differing "
+          "| our file: float32, relative | bfloat16 steps | elements differing | |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n".join(map(str, rows)), flush=True)
+    return all(row.is_sound for row in rows)
 
 
 def main(python: str) -> int:
     """Compare over tiny models and, where they are, the quickstart's."""
     torch.set_num_threads(1)
+    cases: tuple[AnyCase, ...] = (*CASES, *FILES, *RECIPES)
     sound = True
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_model(root / "base", dtype=torch.float32, num_hidden_layers=3)
-        experts = ("math", "code", "chat")
-        for number, expert in enumerate(experts):
-            write_model(root / expert, expert=number, dtype=torch.float32, num_hidden_layers=3)
-        sound &= table("Tiny random models, float32", run(python, root, experts, CASES), CASES)
+        sound &= table("Tiny random models", run(python, root, write_tiny(root), cases))
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        rows = run(python, root, write_vocabularies(root), TOKENS, by_token)
+        sound &= table("Vocabularies that differ, row by token", rows)
     if (QUICKSTART / "base").is_dir():
         with tempfile.TemporaryDirectory() as name:
-            experts = dithered(QUICKSTART, Path(name))
-            rows = run(python, Path(name), experts, CASES)
-        sound &= table("Experts of the quickstart, dithered in float32", rows, CASES)
+            root = Path(name)
+            rows = run(python, root, write_quickstart(root), cases)
+        sound &= table("Experts of the quickstart", rows)
     return 0 if sound else 1
 
 

@@ -1,11 +1,12 @@
 """Runs in the oracle environment: `run_mergekit.py JOBS.json`, one mergekit merge for each job.
 
-A job is {"yaml", "out", "load"?, "draws"?}. With `load` the result is loaded too, within the CPU seconds that
-are printed. `draws` is a safetensors file with the numbers that evomerge compares with probabilities, int32
-in [0, 2**31), called `FOLDER/TENSOR`; mergekit's Bernoulli draws are replaced by comparisons with them, so
-that both drop the same entries.
+A job is {"yaml", "out", "folder"?, "load"?, "draws"?}. mergekit runs in `folder`. With `load` the result is
+loaded too, within the CPU seconds that are printed. `draws` is a safetensors file with the numbers that
+evomerge compares with probabilities, int32 in [0, 2**31), called `FOLDER/TENSOR`; mergekit's Bernoulli draws
+are replaced by comparisons with them, so that both drop the same entries.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -61,7 +62,8 @@ def main(jobs_file: Path) -> None:
         LoaderCache().loaders.clear()
         started = time.process_time()
         try:
-            run_merge(config, job["out"], options)
+            with contextlib.chdir(job.get("folder", ".")):
+                run_merge(config, job["out"], options)
             if job.get("load"):
                 AutoModelForCausalLM.from_pretrained(job["out"], dtype="auto")
             print(json.dumps({"out": job["out"], "cpu": time.process_time() - started}), flush=True)
