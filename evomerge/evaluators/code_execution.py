@@ -1,8 +1,8 @@
 """Programs that a model wrote, run outside of the worker: one confined process each.
 
 `confined` says what holds a program. The process gets an empty environment, a temporary folder of its
-own that is removed afterwards, and a group of its own that is killed at the end. A program passes if it
-runs to its end without an exception; leaving early (`os._exit(0)`) is no pass.
+own that is removed afterwards, and is killed at the end. A program passes if it runs to its end without an
+exception; leaving early (`os._exit(0)`) is no pass, and neither is anything that it prints.
 
 Task files use it through `pass_rate`; tasks written for the `code_eval` metric of Hugging Face's
 `evaluate` (HumanEval, MBPP) get `CodeEval` in its place, see `install_code_eval`.
@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +36,15 @@ PATIENCE = 4
 MEMORY = 512 << 20
 """Bytes of address space of one program, the interpreter's own (about 30 MB) counted in."""
 
-UNCONFINED = 99
+FOLDER_BYTES = 64 << 20
+FOLDER_FILES = 1000
+"""What a program may write in all, looked at every `LOOK` seconds."""
 
-Ending = Literal["passed", "raised", "time", "memory", "died"]
+LOOK = 0.1
+ANSWER = 200
+"""Most bytes that are read of what a program's process answers, which a program can find and write to."""
+
+Ending = Literal["passed", "raised", "time", "memory", "files", "died"]
 
 
 @dataclass(frozen=True)
@@ -66,46 +74,78 @@ def run_program(program: str, *, seconds: int = SECONDS, memory: int = MEMORY) -
     if sys.platform != "linux":
         raise _cannot_confine()
     word = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="evomerge-code-") as folder:
-        command = [sys.executable, "-I", "-S", "-B", confined.__file__]
+    with (
+        tempfile.TemporaryDirectory(prefix="evomerge-code-") as folder,
+        tempfile.TemporaryFile() as source,
+    ):
+        source.write(f"{word}\n{program}".encode("utf-8", "replace"))
+        source.seek(0)
         process = subprocess.Popen(
-            [*command, folder, str(seconds), str(memory)],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-I", "-S", "-B", confined.__file__, folder, str(seconds), str(memory)],
+            stdin=source,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env={},
             start_new_session=True,
         )
-        source = f"{word}\n{program}".encode("utf-8", "replace")
         try:
-            said, _ = process.communicate(source, timeout=PATIENCE * seconds)
-        except subprocess.TimeoutExpired:
-            return Execution("time")
+            said = _listen(process, Path(folder), time.monotonic() + PATIENCE * seconds)
         finally:
-            _end(process)
-    return _ending(process.returncode, said.decode("utf-8", "replace"), word)
+            process.kill()
+            process.communicate()
+    return said if isinstance(said, Execution) else _ending(process.returncode, said, word)
+
+
+def _listen(process: subprocess.Popen[bytes], folder: Path, deadline: float) -> str | Execution:
+    """What the process answers until it ends; or how it was ended, if it wanted too much."""
+    assert process.stdout is not None
+    said = b""
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([process.stdout], [], [], min(LOOK, left))
+        if _too_much(folder):
+            return Execution("files")
+        if not ready:
+            continue
+        part = os.read(process.stdout.fileno(), ANSWER)
+        said += part
+        if len(said) > ANSWER:
+            return Execution("died", "answered too much")
+        if not part:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                break
+            return said.decode("utf-8", "replace")
+    return Execution("time")
+
+
+def _too_much(folder: Path) -> bool:
+    """Whether a program has written more than it may; it can make plain files only, and no folders."""
+    total = 0
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries, 1):
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_size
+            if count > FOLDER_FILES or total > FOLDER_BYTES:
+                return True
+    return False
 
 
 def _ending(code: int, said: str, word: str) -> Execution:
-    if code == UNCONFINED:
+    if not said.startswith("."):
+        # Said before the program ran, so that no exit code of a program can claim it.
         raise _cannot_confine()
-    if code in (-signal.SIGKILL, -signal.SIGXCPU):
-        return Execution("time")
+    said = said[1:]
     if code == 0 and said == word:
         return Execution("passed")
     if said.startswith("!MemoryError"):
         return Execution("memory")
     if said.startswith("!"):
         return Execution("raised", said[1:])
+    if code in (-signal.SIGKILL, -signal.SIGXCPU):
+        return Execution("time")
     return Execution("died", str(code))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of a program and collect it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def _cannot_confine() -> EnvironmentFault:

@@ -1,8 +1,9 @@
 """Generated programs in their confined process: what they can and cannot do."""
 
 import importlib.util
-import os
+import resource
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -115,13 +116,121 @@ def test_no_processes_and_no_network(attempt: str) -> None:
 
 
 def test_other_processes_are_out_of_reach() -> None:
-    program = f"import os; os.kill({os.getpid()}, 0)"
-    assert run_program(program) == Execution("raised", "PermissionError")
+    parent = "import os, resource, signal\nparent = os.getppid()\n"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    attempts = [
+        "os.kill(parent, 0)",
+        "os.kill(-1, 0)",
+        "signal.pidfd_send_signal(os.pidfd_open(parent), 0)",
+        "resource.prlimit(parent, resource.RLIMIT_NOFILE, (64, 64))",
+        "os.setpriority(os.PRIO_PROCESS, parent, 5)",
+        "os.sched_setaffinity(parent, {0})",
+        "import fcntl; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, parent)",
+    ]
+    for attempt in attempts:
+        found = run_program(parent + attempt)
+        assert found.ending == "raised", (attempt, found)
+        assert found.detail in {"PermissionError", "OSError"}, (attempt, found)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
 
 
-def test_a_full_folder_is_removed_and_large_files_refused() -> None:
+def test_mode_owner_and_times_of_files_are_out_of_reach(tmp_path: Path) -> None:
+    """Landlock does not watch these calls."""
+    treasure = tmp_path / "treasure"
+    treasure.touch(0o600)
+    before = treasure.stat()
+    attempts = [
+        f"os.chmod({str(treasure)!r}, 0o777)",
+        f"os.chmod({str(tmp_path)!r}, 0)",
+        f"os.utime({str(treasure)!r}, (5, 5))",
+        f"os.chown({str(treasure)!r}, os.getuid(), os.getgid())",
+        f"os.setxattr({str(treasure)!r}, 'user.a', b'x')",
+    ]
+    for attempt in attempts:
+        found = run_program("import os\n" + attempt)
+        assert found == Execution("raised", "PermissionError"), (attempt, found)
+    after = treasure.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+
+
+def test_no_memory_outlives_a_program() -> None:
+    library = "import ctypes, os\nlibrary = ctypes.CDLL(None, use_errno=True)\n"
+    for call in ("shmget(0, 1 << 20, 0o1600)", "msgget(0, 0o1600)", "semget(0, 1, 0o1600)"):
+        program = f"{library}assert library.{call} == -1 and ctypes.get_errno() == 1"
+        assert run_program(program).passed, call
+    assert run("import os; os.memfd_create('a')") == Execution("raised", "PermissionError")
+
+
+def test_no_namespace_gives_a_program_new_rights() -> None:
+    for flag in (0x10000000, 0x40000000, 0x00020000):  # CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWNS
+        program = f"import ctypes\nassert ctypes.CDLL(None).unshare({flag}) == -1"
+        assert run_program(program).passed
+
+
+def test_root_is_nobody_here() -> None:
+    program = """
+        import ctypes, struct
+        version = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0))
+        held = ctypes.create_string_buffer(24)
+        assert ctypes.CDLL(None).capget(version, held) == 0
+        effective, permitted, inheritable, *high = struct.unpack("6I", held.raw)
+        assert (effective | permitted) & ~0b110 == 0  # reading files, which Landlock holds
+        assert not any([inheritable, *high])
+    """
+    assert run(program).passed
+
+
+@pytest.mark.parametrize("code", [0, 1, 99])
+def test_no_exit_code_of_a_program_says_more_than_that_it_died(code: int) -> None:
+    assert run_program(f"import os; os._exit({code})") == Execution("died", str(code))
+
+
+def test_a_program_that_floods_its_judge_is_ended() -> None:
+    program = """
+        import os
+        for number in range(3, 64):
+            try:
+                while os.write(number, bytes(1 << 16)):
+                    pass
+            except OSError:
+                pass
+    """
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run(program) == Execution("died", "answered too much")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+def test_what_is_printed_is_no_pass() -> None:
+    for word in (".", "passed", "0" * 32):
+        program = f"import os, sys; print({word!r}); sys.stdout.flush()\nos.write(1, b'.'); os._exit(0)"
+        assert run_program(program) == Execution("died", "0")
+
+
+def test_a_program_cannot_fill_the_disk() -> None:
+    many = "for number in range(100_000): open(f'note{number}', 'w').close()"
+    assert run_program(many) == Execution("files")
+    large = """
+        for number in range(1000):
+            with open(f"part{number}", "wb") as file:
+                file.write(bytes(4 << 20))
+    """
+    assert run(large) == Execution("files")
+
+
+def test_a_program_makes_no_folders_that_cannot_be_removed() -> None:
+    before = set(Path(tempfile.gettempdir()).glob("evomerge-code-*"))
+    found = run("import os\nfor _ in range(3000): os.mkdir('a'); os.chdir('a')")
+    assert found == Execution("raised", "PermissionError")
+    assert set(Path(tempfile.gettempdir()).glob("evomerge-code-*")) <= before
+
+
+def test_output_may_be_thrown_away() -> None:
+    assert run("import os\nopen(os.devnull, 'w').write('x')").passed
+
+
+def test_a_large_file_is_refused() -> None:
     found = run_program("f = open('big', 'wb')\nwhile True: f.write(bytes(1 << 20)); f.flush()")
-    assert not found.passed
+    assert found == Execution("raised", "OSError")
 
 
 def test_much_output_does_no_harm() -> None:
@@ -137,6 +246,7 @@ def test_where_nothing_confines_nothing_runs(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_kernel_without_landlock_runs_nothing() -> None:
     with pytest.raises(EnvironmentFault, match=r"E409.*cannot be confined"):
         code_execution._ending(99, "", "word")
+    assert code_execution._ending(99, ".", "word") == Execution("died", "99")
 
 
 def test_rates() -> None:
