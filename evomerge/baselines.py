@@ -8,11 +8,13 @@ search items; the best single coefficient is chosen there too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from evomerge.constraint import Constraint
+from evomerge.errors import Problem
 from evomerge.objective import Objective, Scaling, complete
 from evomerge.recipe import (
     MERGED,
@@ -26,6 +28,12 @@ from evomerge.recipe import (
 from evomerge.scores import Metric
 
 UNIFORM = "uniform"
+
+SAME_ORDER = 0.999
+"""Correlation from which two objectives count as one."""
+
+FEWEST_POINTS = 4
+"""Models below which a correlation says nothing: of two it is always 1."""
 
 
 def single_coefficient_recipe(
@@ -99,3 +107,46 @@ def freeze(
     if constraints:
         event["bounds"] = [constraint.bound(metrics).to_json() for constraint in constraints]
     return event
+
+
+def idle_objectives(
+    objectives: Sequence[Objective],
+    metrics: Mapping[str, Mapping[str, Metric]],
+    experts: Sequence[str],
+) -> list[Problem]:
+    """Warnings (E131) of objectives that give a front nothing to weigh, as far as the baselines show.
+
+    An objective on which the base and all experts score the same, and two whose better ends go together:
+    their Pearson correlation over all baselines, in minimised form, is at least `SAME_ORDER`.
+
+    Args:
+        objectives: in campaign order.
+        metrics: baseline id to its metrics on search items; must hold base and experts.
+        experts: the experts' names.
+    """
+    values = np.array([complete(objectives, found).values for found in metrics.values()])
+    compared = [row for row, name in zip(values, metrics, strict=True) if name in ("base", *experts)]
+    constant = np.ptp(np.array(compared), axis=0) == 0
+    found = [
+        Problem(
+            "E131", f"`{objective.metric}` is the same for the base and every expert",
+            f"all have {metrics['base'][objective.metric].value:g}", "choose another metric, or more items",
+            field=f"objectives[{index}]",
+        )
+        for index, objective in enumerate(objectives)
+        if constant[index]
+    ]  # fmt: skip
+    if len(values) < FEWEST_POINTS:
+        return found
+    for left, right in combinations(np.flatnonzero(~constant).tolist(), 2):
+        correlation = float(np.corrcoef(values[:, left], values[:, right])[0, 1])
+        if correlation >= SAME_ORDER:
+            first, second = objectives[left].metric, objectives[right].metric
+            found.append(
+                Problem(
+                    "E131", f"`{first}` and `{second}` get better together: they are one objective",
+                    f"correlation {correlation:.4f} over {len(values)} baselines", "leave one out",
+                    field=f"objectives[{right}]",
+                )
+            )  # fmt: skip
+    return found

@@ -17,7 +17,7 @@ from evomerge.campaign import Campaign, CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
-from evomerge.checkpoint.hub import cached_snapshot
+from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
@@ -113,17 +113,19 @@ def locate(name: str, reference: CheckpointReference) -> str:
     """The folder of a checkpoint reference; hub models come from the local cache only.
 
     Raises:
-        CheckpointError: E201, if a hub model is not in the cache.
+        CheckpointError: E201, if a hub model is not in the cache; E238, if only a part of it is.
     """
     if reference.path is not None:
         return reference.path
     folder = cached_snapshot(str(reference.hub), str(reference.revision))
+    todo = download_hint(str(reference.hub), str(reference.revision))
     if folder is None:
-        todo = (
-            f"download it before the run: hf download {reference.hub} --revision {reference.revision}"
-        )
         wrong = f"`{name}`: this commit of {reference.hub} is not in the local hub cache"
         raise CheckpointError(Problem("E201", wrong, "", todo, field=name))
+    if missing := missing_files(folder):
+        wrong = f"`{name}`: the download of {reference.hub} is not complete"
+        found = f"{len(missing)} missing: {', '.join(missing[:5])}"
+        raise CheckpointError(Problem("E238", wrong, found, todo, str(folder), field=name))
     return str(folder)
 
 

@@ -8,11 +8,12 @@ a session ended.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.baselines import baseline_recipes, freeze
+from evomerge.baselines import baseline_recipes, freeze, idle_objectives
 from evomerge.campaign import CHANGEABLE, Campaign, identity, identity_digest
 from evomerge.dispatch import Dispatcher, Observer, Progress, StopRequest
 from evomerge.errors import (
@@ -42,6 +43,8 @@ from evomerge.search import ReplayDiffers, Search, seeds
 from evomerge.selection import worth_rescoring
 from evomerge.storage import cannot_write
 from evomerge.versions import library_versions
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Driver", "Observer", "Progress", "StopRequest", "run"]
 
@@ -148,6 +151,8 @@ class Driver:
             raise CheckpointError(problems)
         if self.history.prepared is None:
             self.dispatcher.record({"event": "prepared", **report})
+            for fault in report["warnings"]:
+                logger.warning("%s", Problem(**fault).as_warning)
         else:
             _refuse_drift(self.history.prepared, report, self.paths)
         assert self.history.prepared is not None
@@ -183,6 +188,8 @@ class Driver:
         }
         event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
         self.dispatcher.record(event)
+        for problem in idle_objectives(self.campaign.objectives, metrics, experts):
+            logger.warning("%s", problem.as_warning)
 
     def check_racing(self) -> None:
         """Refuse a race that could not be decided.

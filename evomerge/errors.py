@@ -50,6 +50,11 @@ class Problem:
         head = " ".join(part for part in (f"error[{self.code}]", place, self.field) if part)
         return f"{head}: " + "; ".join(part for part in (self.wrong, self.found, self.todo) if part)
 
+    @property
+    def as_warning(self) -> str:
+        """The same line, of what stops nothing."""
+        return str(self).replace("error[", "warning[", 1)
+
 
 class EvomergeError(Exception):
     """Root of all errors evomerge raises on purpose; carries one or more problems."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evomerge.baselines import baseline_recipes, freeze, single_coefficient_recipe
+from evomerge.baselines import baseline_recipes, freeze, idle_objectives, single_coefficient_recipe
 from evomerge.objective import Objective
 from evomerge.recipe import MERGED, CheckpointSource, MergedSource
 from evomerge.recipe_json import recipe_from_json
@@ -72,3 +72,24 @@ def test_failed_merges_are_left_out() -> None:
     with pytest.raises(KeyError, match="code"):
         freeze(OBJECTIVES, {name: rows[name] for name in ("base", "math")}, EXPERTS)
     assert np.isfinite(event["ideal"]).all()
+
+
+def test_objectives_that_give_a_front_nothing_to_weigh() -> None:
+    rows = {"base": metrics(0.1, 2.0), "math": metrics(0.9, 1.0), "code": metrics(0.2, 0.5)}
+    assert idle_objectives(OBJECTIVES, rows, EXPERTS) == []
+    # Accuracy up is loss down: better ends go together. Three models are too few to say so.
+    together = {"base": metrics(0.1, 3.0), "math": metrics(0.2, 2.0), "code": metrics(0.3, 1.0)}
+    assert idle_objectives(OBJECTIVES, together, EXPERTS) == []
+    (found,) = idle_objectives(OBJECTIVES, together | {"uniform": metrics(0.25, 1.5)}, EXPERTS)
+    assert (found.code, found.field) == ("E131", "objectives[1]")
+    assert "correlation 1.0000 over 4 baselines" in found.found
+    # The other way round they are in conflict, which is what a front is for.
+    against = (OBJECTIVES[0], Objective("b.loss", "maximize"))
+    assert idle_objectives(against, together | {"uniform": metrics(0.25, 1.5)}, EXPERTS) == []
+
+
+def test_an_objective_that_is_the_same_for_all() -> None:
+    rows = {"base": metrics(0.25, 2.0), "math": metrics(0.25, 1.0), "code": metrics(0.25, 0.5)}
+    rows |= {"uniform": metrics(0.3, 0.1), "single-1": metrics(0.2, 0.2)}
+    (found,) = idle_objectives(OBJECTIVES, rows, EXPERTS)
+    assert (found.code, found.field, found.found) == ("E131", "objectives[0]", "all have 0.25")

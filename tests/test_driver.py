@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import dispatch
 from evomerge.dispatch import Progress
+from evomerge.driver import _unusable
 from evomerge.errors import (
     CampaignInUse,
     CheckpointError,
@@ -416,6 +417,30 @@ def test_an_expert_with_nan_is_refused_before_the_first_ask(folder: Path) -> Non
     ):
         run_file(folder / "campaign.yaml", folder / "run")
     assert kinds(folder / "run") == ["campaign"]
+
+
+def test_what_weights_and_baselines_show_is_told_before_the_search(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = folder / "models"
+    shutil.copy(models / "base/model.safetensors", models / "math/model.safetensors")
+    for split in ("search", "selection", "test"):  # two names for one task
+        data = folder / "evaluators/tasks/data"
+        shutil.copy(data / f"pets_{split}.jsonl", data / f"birds_{split}.jsonl")
+    file = small(folder, budget={"evaluations": 4}, baselines={"single": [0.4, 0.8, 1.2]})
+    run_file(file, folder / "run")
+    told = [record.getMessage() for record in caplog.records if "[E" in record.getMessage()]
+    assert [line[:13] for line in told] == ["warning[E233]", "warning[E131]"]
+    assert "math equals the base" in told[0]
+    assert "`pets.acc` and `birds.acc` get better together" in told[1]
+    assert "correlation 1.0000 over" in told[1]
+
+
+def test_an_expert_over_the_deadline_is_named_with_it() -> None:
+    found = _unusable("math", "deadline", "took over 60 s")
+    assert isinstance(found, ConfigError)
+    with pytest.raises(ConfigError, match=r"E139\] workers.deadline: `math` takes longer.*60 s"):
+        raise found
 
 
 def test_a_merge_that_overflows_is_a_failure_and_never_in_the_front(folder: Path) -> None:

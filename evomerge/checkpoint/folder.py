@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 JSON_LIMIT = 256 * 1024 * 1024
 _NOT_BY_LAYER = ("_token_id", "_token_ids", "architectures")
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -192,7 +193,7 @@ def _weight_headers(folder: Path, name: str) -> dict[str, TensorHeader]:
             Problem("E216", "shards without an index", f"{len(shards)} shards",
                     f"add {INDEX_FILE}", str(folder))
         )  # fmt: skip
-    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    pickles = [file for file in files if file.endswith(PICKLES)]
     if pickles:
         raise CheckpointError(
             Problem("E206", f"{name}: pickle weights are refused, they can run code", pickles[0],

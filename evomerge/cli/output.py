@@ -78,7 +78,7 @@ def print_error(error: EvomergeError, as_json: bool) -> None:
 
 def print_warning(problem: Problem) -> None:
     """A problem that stops nothing."""
-    say(str(problem).replace("error[", "warning[", 1))
+    say(problem.as_warning)
 
 
 def table_console() -> Console:

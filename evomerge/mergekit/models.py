@@ -10,7 +10,7 @@ from pathlib import Path
 from evomerge.campaign import NAME, RESERVED_NAMES
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
-from evomerge.checkpoint.hub import cached_snapshot
+from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.mergekit.document import Document, ModelRef
 from evomerge.recipe import UNION
@@ -104,10 +104,13 @@ class Models:
             raise CheckpointError(problem)
         wanted = revision or "main"
         found = cached_snapshot(path, wanted)
+        todo = download_hint(path, wanted)
         if found is None:
-            todo = f"download it first: hf download {path} --revision {wanted}"
             wrong = f"revision {wanted} of {path} is not in the local hub cache"
             raise CheckpointError(self.document.problem("E201", model.where, wrong, todo=todo))
+        if missing := missing_files(found):
+            wrong = f"the download of {path} lacks {len(missing)} files: {', '.join(missing[:5])}"
+            raise CheckpointError(self.document.problem("E238", model.where, wrong, todo=todo))
         if not _COMMIT.fullmatch(wanted):
             self.notes.append(f"{path}: {wanted} is commit {found.name} here")
         if not _COMMIT.fullmatch(found.name):
