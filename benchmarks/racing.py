@@ -73,16 +73,21 @@ class TablePool:
         self.ready: deque[JobResult] = deque()
         self.live = 0
 
+    @property
+    def waiting(self) -> int:
+        """As of the live workers."""
+        return self.inner.waiting
+
     def submit(self, job: Job) -> None:
         """Answer at once if the row is known."""
         if job.kind == "prepare" and self.table.prepared is not None:
             self.ready.append(replace(self.table.prepared, id=job.id))
             return
-        self.jobs[job.id] = job
         known = self.table.rows.get(_digest(job)) if job.kind == "evaluate" else None
         if known is not None:
             self.ready.append(self._raced(job, known))
         else:
+            self.jobs[job.id] = job
             self.inner.submit(replace(job, race=None))
 
     def next(self, timeout: float) -> JobResult | None:
@@ -90,15 +95,23 @@ class TablePool:
         if self.ready:
             return self.ready.popleft()
         result = self.inner.next(timeout)
-        if result is None or result.status != "ok":
-            return result
+        if result is None:
+            return None
         job = self.jobs.pop(result.id)
+        if result.status != "ok":
+            return result
         if job.kind == "prepare":
             self.table.prepared = result
             return result
         self.live += 1
         self.table.add(_digest(job), dict(result.items))
         return self._raced(job, self.table.rows[_digest(job)])
+
+    def drain(self) -> None:
+        """Wait for what a search that has ended still had under way: the next one reuses its names."""
+        while self.jobs:
+            self.next(60.0)
+        self.ready.clear()
 
     def close(self) -> None:
         """Stop the live workers."""
@@ -144,6 +157,7 @@ def search(campaign: Campaign, report: CheckReport, pool: TablePool, candidates:
                 driver.search()
             except Stopped:
                 pass
+    pool.drain()
     return {
         "candidates": history.budget_used,
         "raced": history.raced,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from evomerge.objective import Complete, Outcome, Raced
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid, Turns
 from evomerge.optimizers.options import read_options
@@ -14,6 +16,24 @@ from evomerge.search_space import Gene, Genome
 
 TRIES = 20
 """How often chance is asked for something new before the rest of the grid is listed."""
+
+
+FILLS_UP = sys.float_info.min
+"""The violation a raced candidate is taken to have: more than where constraints are kept, else least."""
+
+
+def member(outcome: Outcome) -> tuple[tuple[float, ...], float] | None:
+    """Values and sum of violations by which a population compares a candidate; None for a failed one.
+
+    A raced candidate gives way to every complete one, whatever it was measured at, and only fills up a
+    population that is not full: without the beaten half of its first generation a search would breed from
+    too few.
+    """
+    if isinstance(outcome, Complete):
+        return outcome.values, sum(max(violation, 0.0) for violation in outcome.violations)
+    if isinstance(outcome, Raced):
+        return (0.0,) * len(outcome.bound), FILLS_UP
+    return None
 
 
 class Genetic:

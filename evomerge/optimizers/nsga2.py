@@ -3,8 +3,8 @@
 pymoo is known here and in `variation` only.
 Differences from pymoo's own: a structured start, variation by experts and layer ranges next to SBX and
 polynomial mutation, everything on the grid, no genome asked twice, and survival with a defined order of
-ties. Only complete candidates ever enter the population: a failed one is infeasible without degree, a
-raced one has no values to be compared by.
+ties. A failed candidate is infeasible without degree and never enters the population; a raced one, which
+has no values to be compared by, enters it only while there are too few others.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-from evomerge.objective import Complete, Outcome
-from evomerge.optimizers.genetic import TRIES, Genetic
+from evomerge.objective import Outcome
+from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.variation import CROSSOVER_SHARE, Variation
 from evomerge.recipe import canonical_json
@@ -117,16 +117,17 @@ class Nsga2(Genetic):
         return self._start_points(count, self._rng)
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
-        """Select the next parents among the last ones and the complete candidates told."""
+        """Select the next parents among the last ones and the candidates told; see `member`."""
         batch = self._turns.told(outcomes, numbers)
-        told = [(g, o) for (_, g), o in zip(batch, outcomes, strict=True) if isinstance(o, Complete)]
         self._generation += 1
-        if not told:
+        told = [(genome, member(o)) for (_, genome), o in zip(batch, outcomes, strict=True)]
+        found = [(genome, *known) for genome, known in told if known is not None]
+        if not found:
             return
-        infills = Population.new("X", np.array([genome for genome, _ in told]))
-        infills.set("F", np.array([outcome.values for _, outcome in told], dtype=np.float64))
-        excess = [[sum(max(v, 0.0) for v in outcome.violations)] for _, outcome in told]
-        infills.set("G", np.array(excess, dtype=np.float64))
+        genomes, values, excess = zip(*found, strict=True)
+        infills = Population.new("X", np.array(genomes))
+        infills.set("F", np.array(values, dtype=np.float64))
+        infills.set("G", np.array(excess, dtype=np.float64)[:, None])
         self._algorithm.tell(infills=infills)
 
     def state_digest(self) -> str:

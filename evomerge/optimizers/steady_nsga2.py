@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evomerge.objective import Complete, Outcome
-from evomerge.optimizers.genetic import TRIES, Genetic
+from evomerge.objective import Outcome
+from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import add_new, leftovers
 from evomerge.optimizers.variation import CROSSOVER_SHARE
 from evomerge.recipe import canonical_json
@@ -26,7 +26,7 @@ _START, _ASK = 0, 1
 class SteadyNsga2(Genetic):
     """Steady-state NSGA-II on the grid; see `Optimizer`. Options are those of `Nsga2`.
 
-    A generation is counted as `population` asks. Only complete candidates become members; the worst of
+    A generation is counted as `population` asks. Failed candidates never become members; the worst of
     mu + 1 leaves: the one that breaks constraints most, else the most crowded of the last front, and of
     equals the eldest, so that evaluations that tie go on drifting.
     """
@@ -61,12 +61,12 @@ class SteadyNsga2(Genetic):
         return self._turns.asked(batch)
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
-        """Take complete candidates in, one by one in the order told."""
+        """Take candidates in, one by one in the order told; see `member`."""
         told = self._turns.told(outcomes, numbers)
         for (number, genome), outcome in zip(told, outcomes, strict=True):
-            if isinstance(outcome, Complete):
-                excess = sum(max(v, 0.0) for v in outcome.violations)
-                self._members.add(number, np.array(genome), outcome.values, excess)
+            known = member(outcome)
+            if known is not None:
+                self._members.add(number, np.array(genome), *known)
 
     def state_digest(self) -> str:
         """SHA-256 over members by number, their values, what was asked and what is pending.

@@ -96,22 +96,24 @@ def members(optimizer):
     return {tuple(row) for row in optimizer._algorithm.pop.get("X").tolist()}
 
 
-def test_failed_and_raced_candidates_never_become_parents():
+def test_failed_candidates_never_become_parents_and_raced_ones_only_while_others_are_too_few():
     optimizer = Nsga2(example_genes(), 2, 8, seed=1)
-    refused = set()
+    failed, raced, complete = set(), set(), 0
     for generation in range(12):
         batch = optimizer.ask()
         outcomes = []
         for index, genome in enumerate(batch):
             if generation < 2 or index % 3 == 0:
-                refused.add(genome)
-                raced = Raced(4, (-100.0, -100.0))
-                outcomes.append(raced if index % 2 else Failed("nonfinite_weights"))
+                (raced if index % 2 else failed).add(genome)
+                lost = Raced(4, (-100.0, -100.0))
+                outcomes.append(lost if index % 2 else Failed("nonfinite_weights"))
             else:
+                complete += 1
                 outcomes.append(example_outcome(genome))
         optimizer.tell(outcomes)
-        if generation > 1:
-            assert not members(optimizer) & refused
+        assert not members(optimizer) & failed
+        assert len(members(optimizer) & raced) == max(0, min(8, complete + len(raced)) - complete)
+    assert complete > 8
     values = optimizer._algorithm.pop.get("F")
     assert len(values) == 8
     assert np.isfinite(values).all()
