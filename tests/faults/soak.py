@@ -2,7 +2,8 @@
 
 Trials run in batches, each in a process of its own (a leak or a crash of one costs one batch). What a batch
 found is appended to `progress.jsonl` in the folder; the same command goes on where that ends, so that a soak
-can be run in parts (`--minutes`).
+can be run in parts (`--minutes`). Several rows run side by side (`--jobs`): most of their time is waiting, for
+workers to start and for processes to notice that others are gone.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def _batch(pipe: Connection, name: str, start: int, wanted: int, folder: str, en
     """Trials of one row, from number `start`, until `wanted` faults are injected or time is up."""
     load_rows()
     tally, index, errors = Tally(), start, []
-    place = Path(folder) / "work"
+    place = Path(folder) / f"work-{name}"
     while tally.injections < wanted and not errors and (index == start or time.time() < end):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -128,25 +131,33 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, required=True, help="where progress is kept")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these")
     parser.add_argument("--rows", nargs="*", default=None, help="for example F1 F25")
+    parser.add_argument("--jobs", type=int, default=3, help="rows that run side by side")
     given = parser.parse_args()
     folder: Path = given.dir.absolute() / given.tier
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["EVOMERGE_EXAMPLES"] = str(EXAMPLES.get(given.tier, 6))
     rows = [row for row in load_rows() if not given.rows or row.id in given.rows]
     until = time.monotonic() + 60 * given.minutes
-    for row in rows:
+    lock = threading.Lock()
+
+    def soak(row: Row) -> None:
         while time.monotonic() < until:
-            tally, start, errors = total(recorded(folder), row.id)
+            with lock:
+                tally, start, errors = total(recorded(folder), row.id)
             missing = row.count(given.tier) - tally.injections
             if missing <= 0 or len(errors) >= 3:
                 break
             found = run_batch(row, start, missing, folder)
-            with (folder / PROGRESS).open("a") as progress:
-                progress.write(json.dumps(found) + "\n")
-            for error in found["errors"]:
-                print(f"{row.id}: {error}", file=sys.stderr, flush=True)
             done = tally.injections + found["tally"]["injections"]
-            print(f"{row.id}: {done}/{row.count(given.tier)}", file=sys.stderr, flush=True)
+            with lock:
+                with (folder / PROGRESS).open("a") as progress:
+                    progress.write(json.dumps(found) + "\n")
+                for error in found["errors"]:
+                    print(f"{row.id}: {error}", file=sys.stderr, flush=True)
+                print(f"{row.id}: {done}/{row.count(given.tier)}", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(soak, rows))
     found = recorded(folder)
     print(table(rows, found, given.tier))
     sums = [total(found, row.id) for row in rows]
