@@ -2,8 +2,8 @@
 
 Trials run in batches, each in a process of its own (a leak or a crash of one costs one batch). What a batch
 found is appended to `progress.jsonl` in the folder; the same command goes on where that ends, so that a soak
-can be run in parts (`--minutes`). Several rows run side by side (`--jobs`): most of their time is waiting, for
-workers to start and for processes to notice that others are gone.
+can be run in parts (`--minutes`). Several rows run side by side (`--jobs`): most of their time is waiting,
+for workers to start and for processes to notice that others are gone.
 """
 
 from __future__ import annotations
