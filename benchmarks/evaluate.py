@@ -5,7 +5,7 @@ TaskManager ready-made and is spared bootstrap and samples. Prints ratios and as
 timed warm, as for every candidate but a worker's first; the first call is shown beside it. CPU seconds
 (children included) on one thread are those of a quiet machine also on a busy one.
 
-    python benchmarks/evaluate.py [--repeats 3] [--threads 1] [--items 200]
+    python benchmarks/evaluate.py [--repeats 3] [--threads 1] [--items 200] [--only smollm2]
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator
 REPOSITORY = Path(__file__).parents[1]
 VOCABULARY = 4096
 BATCH_SIZES = (1, 16, 64)
+TRAINED = ("quickstart", "smollm2")
+"""Test beds whose base is scored, where it is there (`experiments/smollm2/fetch.py` brings the second)."""
+
 SHAPES = {"1.3 M": (128, 6, 4), "16 M": (320, 12, 5)}
 TASK = """\
 task: NAME
@@ -184,12 +187,14 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
-    trained = REPOSITORY / "experiments/quickstart/models/base"
-    if trained.exists() and options.only in "quickstart":
+    for label in TRAINED:
+        trained = REPOSITORY / "experiments" / label / "models/base"
+        if not trained.exists() or options.only not in label:
+            continue
         model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(trained)
-        for path in sorted((REPOSITORY / "evaluators/quickstart").glob("*.yaml")):
-            compare("quickstart", model, tokenizer, path, options.repeats, options.batch)
+        for path in sorted((REPOSITORY / "evaluators" / label).glob("*.yaml")):
+            compare(label, model, tokenizer, path, options.repeats, options.batch)
     for label, shape in SHAPES.items():
         if options.only in label:
             with tempfile.TemporaryDirectory() as folder:
