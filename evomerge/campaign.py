@@ -6,11 +6,12 @@ evaluators is found by `evomerge.check`.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,6 +116,11 @@ class BudgetSection(_Section):
         return self
 
 
+def is_device(text: str) -> bool:
+    """Whether this names a device that models are scored on: `cpu`, `cuda` or `cuda:N`."""
+    return re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None
+
+
 class EvaluationSection(_Section):
     """How a candidate is held and scored; every field here changes scores or their last digits."""
 
@@ -122,6 +128,13 @@ class EvaluationSection(_Section):
     batch_size: PositiveInt = 32
     threads: PositiveInt = 1
     device: str = "cpu"
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not is_device(value):
+            raise ValueError("E108", "a device is `cpu`, `cuda` or `cuda:N`")
+        return value
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -233,7 +246,7 @@ class Campaign:
     """A validated campaign file with its search space, paths made absolute.
 
     `file` is where it was read from; `config` is the file's content with absolute paths and every
-    default filled in, as it goes into the ledger.
+    default filled in, as it goes into the ledger. `positions` are those of its fields.
     """
 
     file: Path
@@ -241,6 +254,13 @@ class Campaign:
     space: SearchSpaceDeclaration
     evaluator_files: tuple[Path, ...]
     space_file: Path
+    positions: Positions = field(default_factory=dict, compare=False, repr=False)
+
+    def fault(
+        self, path: tuple[str | int, ...], code: str, wrong: str, found: str = "", todo: str = ""
+    ) -> Problem:
+        """A problem at a field of the file, for example `("objectives", 0, "metric")`."""
+        return Problem(code, wrong, found, todo, *_place(self.positions, self.file, *path))
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -336,11 +356,19 @@ def load_campaign(path: Path) -> Campaign:
         evaluator_files.append(path.parent / str(name))
         if not evaluator_files[-1].is_file():
             where = _place(positions, path, "evaluators", index)
-            problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", "", *where))
+            todo = _nearest_file(evaluator_files[-1])
+            problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", todo, *where))
     if problems or config is None or space is None:
         raise ConfigError(problems)
     evaluators = tuple(file.resolve() for file in evaluator_files)
-    return Campaign(path, config, space, evaluators, space_file.resolve())
+    return Campaign(path, config, space, evaluators, space_file.resolve(), positions)
+
+
+def _nearest_file(path: Path) -> str:
+    """What to do about a missing YAML file: take the one beside it that is spelt almost alike."""
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"did you mean `{near[0]}`?" if near else "paths are relative to the campaign file"
 
 
 def _place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int, int, str]:

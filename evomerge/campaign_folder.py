@@ -45,7 +45,13 @@ def open_campaign_folder(path: Path) -> OpenedFolder:
     try:
         events = read_events(path / LEDGER_FILE)
     except (FileNotFoundError, NotADirectoryError):
-        found = f"it has no {LEDGER_FILE}" if path.is_dir() else "there is no such folder"
+        found = "there is no such folder"
+        if path.is_dir():
+            found = f"it has no {LEDGER_FILE}"
+            inside = sorted(path.glob(f"*/{LEDGER_FILE}"))
+            todo = f"did you mean {inside[0].parent}?" if len(inside) == 1 else todo
+        elif path.exists():
+            found = "this is a file"
         raise UsageError(Problem("E509", "no campaign here", found, todo, str(path))) from None
     if not events:
         raise UsageError(Problem("E509", "this campaign has not begun yet", "", todo, str(path)))

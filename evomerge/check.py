@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from evomerge.campaign import Campaign, CheckpointReference
+from evomerge.campaign import Campaign, CheckpointReference, is_device
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.vocabulary import aligned_folders
-from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem, UsageError
 from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.history import Grant
 from evomerge.merge_method import METHODS
 from evomerge.recipe import DTYPES, UNION, CheckpointSource
+from evomerge.scores import Split
 from evomerge.search_space import ModelLayout, build_search_space
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -94,11 +95,11 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
                 f"merges are stored as {storage} and scored in float16, whose largest number is 65504"
             )
             todo = "bfloat16 does not overflow"
-            warnings.append(
-                Problem("E132", wrong, "", todo, str(campaign.file), field="evaluation.dtype")
-            )
+            warnings.append(campaign.fault(("evaluation", "dtype"), "E132", wrong, "", todo))
     declarations = _open_evaluators(campaign, problems, "task_code" in grants)
     _check_objectives(campaign, declarations, problems)
+    if not problems:
+        problems += _leaks(campaign, declarations)
     if "benchmark_test" not in grants:
         _check_benchmarks(campaign, declarations, problems)
     warnings += _odd_counts(campaign)
@@ -160,8 +161,7 @@ def _aligned(
         if target is not None and not isinstance(folders[target], CheckpointFolder):
             todo = "name a full model"
             wrong = "an adapter has no vocabulary of its own"
-            where = "tokenizer.source"
-            raise CheckpointError(Problem("E133", wrong, "", todo, str(campaign.file), field=where))
+            raise CheckpointError(campaign.fault(("tokenizer", "source"), "E133", wrong, "", todo))
         return aligned_folders(folders, "base", target)[0]
     except CheckpointError as error:
         problems += error.problems
@@ -226,26 +226,55 @@ def _check_objectives(
         directions |= declaration.directions()
     if len(declarations) < len(campaign.evaluator_files):
         return
-    named = [(f"objectives[{i}]", o.metric) for i, o in enumerate(campaign.objectives)]
-    named += [(f"constraints[{i}]", c.metric) for i, c in enumerate(campaign.constraints)]
-    for where, metric in named:
+    for where, metric in _named_metrics(campaign):
         if metric not in directions:
             near = difflib.get_close_matches(metric, directions, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
             wrong = f"no evaluator gives the metric `{metric}`"
-            problems.append(Problem("E124", wrong, "", hint, str(campaign.file), field=where))
+            problems.append(campaign.fault(where, "E124", wrong, "", hint))
     for index, objective in enumerate(campaign.objectives):
-        where = f"objectives[{index}]"
         if objective.metric not in directions:
             continue
         higher = directions[objective.metric]
         if higher is not None and higher != (objective.direction == "maximize"):
             right = "maximize" if higher else "minimize"
             wrong = f"{objective.metric} gets better the other way"
-            problems.append(
-                Problem("E125", wrong, f"found {objective.direction}", f"write `{right}`",
-                        str(campaign.file), field=f"{where}.direction")
-            )  # fmt: skip
+            found, todo = f"found {objective.direction}", f"write `{right}`"
+            where = ("objectives", index, "direction")
+            problems.append(campaign.fault(where, "E125", wrong, found, todo))
+
+
+def _leaks(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E128 for items that are in one split of one evaluator and in another split of another one."""
+    problems: list[Problem] = []
+    known: list[tuple[str, dict[Split, set[str]]]] = []
+    for index, path in enumerate(campaign.evaluator_files):
+        declaration = declarations[path]
+        own = {split: set(ids) for split, ids in declaration.local_ids().items()}
+        for name, others in known:
+            shared = [
+                (split, other, len(own[split] & others[other]))
+                for split in own
+                for other in others
+                if split != other and own[split] & others[other]
+            ]
+            if shared:
+                wrong = f"`{declaration.name}` and `{name}` share items across splits"
+                found = ", ".join(f"{count} {s} items are {o} items there" for s, o, count in shared)
+                todo = "deal both out alike, as `evomerge split` does"
+                problems.append(campaign.fault(("evaluators", index), "E128", wrong, found, todo))
+        known.append((declaration.name, own))
+    return problems
+
+
+def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]]:
+    """Every metric the campaign file names, with the field it stands in."""
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("objectives", index, "metric"), objective.metric)
+        for index, objective in enumerate(campaign.objectives)
+    ]
+    constraints = enumerate(campaign.constraints)
+    return named + [(("constraints", index), constraint.metric) for index, constraint in constraints]
 
 
 def _check_benchmarks(
@@ -266,8 +295,7 @@ def _odd_counts(campaign: Campaign) -> list[Problem]:
     wrong = "with so many objectives almost nothing is dominated"
     if count == 1:
         wrong = "with one objective the front is its best model"
-    where = str(campaign.file)
-    return [Problem("E130", wrong, f"found {count}", "", where, field="objectives")]
+    return [campaign.fault(("objectives",), "E130", wrong, f"found {count}")]
 
 
 def _measured_by_the_clock(
@@ -275,12 +303,10 @@ def _measured_by_the_clock(
 ) -> list[Problem]:
     """A warning for each objective or constraint that another run would measure otherwise."""
     clocked = {m for d in declarations.values() if not d.deterministic for m in d.directions()}
-    named = [(f"objectives[{i}]", o.metric) for i, o in enumerate(campaign.objectives)]
-    named += [(f"constraints[{i}]", c.metric) for i, c in enumerate(campaign.constraints)]
     wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
     return [
-        Problem("E143", f"{metric} {wrong}", "", "", str(campaign.file), field=where)
-        for where, metric in named
+        campaign.fault(where, "E143", f"{metric} {wrong}")
+        for where, metric in _named_metrics(campaign)
         if metric in clocked
     ]
 
@@ -348,14 +374,20 @@ def check_device(device: str) -> None:
 
     Raises:
         EnvironmentFault: E401.
+        UsageError: E500, if this is no name of a device.
     """
     if device == "cpu":
         return
+    if not is_device(device):
+        todo = "give cpu, cuda or cuda:N"
+        raise UsageError(Problem("E500", f"`{device}` is no device", "", todo))
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        todo = "set `evaluation.device: cpu` for a trial"
-        raise EnvironmentFault(Problem("E401", f"no device `{device}` here", "", todo))
+    count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+    if index >= count:
+        todo = "set `evaluation.device: cpu`, or give --device cpu, for a trial"
+        wrong, found = f"no device `{device}` here", f"{count} CUDA devices"
+        raise EnvironmentFault(Problem("E401", wrong, found, todo))
 
 
 def report_to_json(report: CheckReport) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def pick(front: Front, text: str) -> Member:
         return front.members[int(np.argmin(scaled[:, _objective_index(front, rest)]))]
     if kind == "prefer" and rest:
         return front.members[preferred(scaled, _weights(front, rest))]
-    if re.search(r"[<>]=", text):
+    if re.search(r"[<>]", text):
         return _constrained(front, text, scaled)
     for member in front.members:
         if member.id == text:

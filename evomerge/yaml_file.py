@@ -47,23 +47,16 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
             found, together.
     """
     file = str(path)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(Problem("E107", f"the file is larger than {MAX_BYTES} bytes", file=file))
-        text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(Problem("E101", "no such file", todo="check the path", file=file)) from None
-    except (OSError, ValueError) as error:  # no permission, a folder, not UTF-8, NUL in the name
-        raise ConfigError(Problem("E101", "cannot read the file", str(error), file=file)) from None
+    text = _read_text(path, file)
     try:
         _refuse_depth(text, file)
         node = YAML(typ="safe", pure=True).compose(text)
     except YAMLError as error:
         raise ConfigError(_syntax(error, text, file)) from None
     if not isinstance(node, MappingNode):
-        raise ConfigError(Problem("E103", "the document must be a mapping of fields", file=file))
+        found = "the file is empty" if node is None else f"found a {node.id}"
+        wrong, todo = "the document must be a mapping of fields", "write `field: value` lines"
+        raise ConfigError(Problem("E103", wrong, found, todo, file))
     walk = _Walk(file)
     walk.visit(node, (), 0)
     if walk.problems:
@@ -75,6 +68,29 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
     return data, walk.positions
+
+
+def _read_text(path: Path, file: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(Problem("E101", "no such file", todo="check the path", file=file)) from None
+    except IsADirectoryError:
+        todo = "name the YAML file in it"
+        raise ConfigError(Problem("E101", "this is a folder, no file", "", todo, file)) from None
+    except (OSError, ValueError) as error:  # no permission, a file for a folder, NUL in the name
+        found = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(Problem("E101", "cannot read the file", found, file=file)) from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(Problem("E107", f"the file is larger than {MAX_BYTES} bytes", file=file))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{content[error.start]:02x} in line {line}"
+        todo = "save it as UTF-8"
+        raise ConfigError(Problem("E101", "this is no UTF-8 text", found, todo, file)) from None
 
 
 def _refuse_depth(text: str, file: str) -> None:
@@ -212,6 +228,8 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
         code, message = context.args
         return Problem(str(code), str(message), found, "", *where)
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if kind in ("model_type", "dict_type"):
+        message = "this needs fields of its own"
     return Problem(code, message[:1].lower() + message[1:], found, "", *where)
 
 

@@ -105,7 +105,7 @@ def test_a_sound_file_is_read(file: Path) -> None:
         (("space.yaml", "none.yaml"), "E101", 0, "", "none.yaml: no such file"),
         (("[a.yaml, b.yaml]", "[]"), "E122", 9, "evaluators", "at least one evaluator"),
         (("[a.yaml, b.yaml]", "[a.yaml, a.yaml]"), "E122", 9, "evaluators", "listed twice"),
-        (("b.yaml]", "c.yaml]"), "E101", 9, "evaluators[1]", "no such evaluator file; found 'c.yaml'"),
+        (("b.yaml]", "c.yaml]"), "E101", 9, "evaluators[1]", "found 'c.yaml'; did you mean `"),
         (
             ("b.acc, direction: minimize", "a.acc, direction: minimize"),
             "E130",
@@ -159,6 +159,7 @@ def test_a_sound_file_is_read(file: Path) -> None:
         (("evaluations: 18", "evaluations: 18.5"), "E108", 14, "budget.evaluations", "found 18.5"),
         (("evaluations: 18", 'evaluations: "18"'), "E108", 14, "budget.evaluations", "found '18'"),
         (("batch_size: 8", "batch_size: auto"), "E129", 15, "evaluation.batch_size", "give a number"),
+        (("device: cpu", "device: gpu"), "E108", 15, "evaluation.device", "a device is `cpu`"),
         (("dtype: float32", "dtype: int8"), "E108", 15, "evaluation.dtype", "'bfloat16'"),
         (("pool: local", "pool: slurm"), "E108", 16, "workers.pool", "'inline', 'local' or 'ray'"),
         (

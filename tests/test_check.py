@@ -21,7 +21,7 @@ from evomerge.check import (
     raise_problems,
     report_to_json,
 )
-from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, UsageError
 from tests.tiny_models import write_campaign, write_evaluator
 
 
@@ -136,6 +136,36 @@ def test_a_device_that_is_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(EnvironmentFault, match=r"E401.*no device `cuda:0` here.*device: cpu"):
             check_device("cuda:0")
+    with pytest.raises(UsageError, match=r"E500.*`gpu` is no device; give cpu, cuda or cuda:N"):
+        check_device("gpu")
+
+
+def test_a_metric_that_is_misspelt_is_shown_where_it_stands(folder: Path) -> None:
+    objectives = [
+        {"metric": "pets.accuracy", "direction": "maximize"},
+        {"metric": "birds.acc", "direction": "minimize"},
+    ]
+    found = report(folder, objectives=objectives, constraints=["pet.acc >= 0.5"])
+    places = {p.field: (p.code, p.line > 0, p.column > 0) for p in found.problems}
+    assert places == {
+        "objectives[0].metric": ("E124", True, True),
+        "constraints[0]": ("E124", True, True),
+        "objectives[1].direction": ("E125", True, True),
+    }
+
+
+def test_an_item_in_different_splits_of_two_evaluators_is_an_error(folder: Path) -> None:
+    """Models are chosen on it by one task and judged on it by the other."""
+    assert codes(report(folder)) == []
+    data = folder / "evaluators" / "tasks" / "data"
+    lines = (data / "pets_search.jsonl").read_text().splitlines()
+    with (data / "birds_test.jsonl").open("a") as file:
+        file.write("\n".join(lines[:3]) + "\n")
+    found = report(folder)
+    assert codes(found) == ["E128"]
+    assert found.problems[0].field == "evaluators[1]"
+    assert "`birds` and `pets` share items across splits" in str(found.problems[0])
+    assert "3 test items are search items there" in str(found.problems[0])
 
 
 def test_checking_loads_neither_torch_nor_lm_eval(folder: Path) -> None:

@@ -160,6 +160,7 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
         ("a>=1e", "must be METRIC>=VALUE"),
         ("a>=1..2", "must be METRIC>=VALUE"),
         ("c>=0.5", "`c` is no objective"),
+        ("a>0.5", "`a>0.5` must be METRIC>=VALUE"),
     ],
 )
 def test_a_pick_that_does_not_fit_says_what_would(front: Front, text: str, words: str) -> None:

@@ -101,8 +101,6 @@ def test_merge_keys_and_harmless_aliases_work(file: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"error\[E101\] .*none.yaml: no such file"):
         load_yaml(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match=r"error\[E101\].*cannot read the file; .*directory"):
-        load_yaml(tmp_path)
     with pytest.raises(ConfigError, match=r"error\[E101\].*cannot read the file; embedded null"):
         load_yaml(tmp_path / "a\0b")
 
@@ -216,3 +214,23 @@ def test_nothing_but_config_errors_comes_out(file: Path, content: bytes) -> None
     file.write_bytes(content)
     with contextlib.suppress(ConfigError):
         read(file)
+
+
+def test_a_folder_a_binary_file_and_an_empty_one_are_called_what_they_are(file: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"E101.*: this is a folder, no file; name the YAML file in it"
+    ):
+        load_yaml(file.parent)
+    file.write_bytes(b"name: x\nlatin: caf\xe9\n")
+    with pytest.raises(
+        ConfigError, match=r"E101.*: this is no UTF-8 text; byte 0xe9 in line 2; save it"
+    ):
+        load_yaml(file)
+    assert "the file is empty" in message(file, "# nothing\n")
+    assert "found a sequence" in message(file, "- a\n- b\n")
+
+
+def test_a_value_in_the_place_of_a_section_is_told_without_names_of_our_code(file: Path) -> None:
+    text = message(file, "schema: 1\ninner: yes\n")
+    assert "inner: this needs fields of its own; found 'yes'" in text
+    assert "Inner" not in text

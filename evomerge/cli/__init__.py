@@ -105,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage(error: TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     todo = f"see `{context.command_path} --help`" if context is not None else "see `evomerge --help`"
-    return UsageError(Problem("E500", error.format_message().rstrip("."), todo=todo))
+    # Typer shows how pydantic names the exception behind a value that it refuses.
+    wrong = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    return UsageError(Problem("E500", wrong, todo=todo))
 
 
 def _bug(error: Exception, as_json: bool) -> int:

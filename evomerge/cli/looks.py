@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli.output import Json, duration, print_json, table_console
+from evomerge.cli.output import Json, duration, fits, print_json, table_console
 from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
@@ -57,7 +57,10 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
 
     console = table_console()
     console.print(front_title(found, believed), markup=False, soft_wrap=True)
-    console.print(front_table(found))
+    table = front_table(found)
+    if not fits(console, table):
+        table = front_table(found, narrow=True)
+    console.print(table)
     if believed.optimism is not None:
         console.print()
         console.print(optimism_table(believed))

@@ -19,6 +19,7 @@ from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 AllowTaskCode = Annotated[
     bool,
@@ -89,6 +90,12 @@ def table_console() -> Console:
 def log_console() -> Console:
     """A rich console on stderr."""
     return _console(stderr=True)
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Whether a table has room for every cell in one line."""
+    unbounded = console.options.update(width=10_000)
+    return console.measure(table, options=unbounded).maximum <= console.width
 
 
 def _console(*, stderr: bool) -> Console:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from evomerge.cli.output import Json, print_json, say, show_log, table_console
+from evomerge.cli.output import Json, fits, print_json, say, show_log, table_console
 from evomerge.errors import Problem, UsageError
 
 
@@ -70,12 +70,22 @@ def list_(
         return
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for entry in listed:
-        table.add_row(
-            *(_text(value) for name, value in entry.items() if name not in ("inputs", "options"))
-        )
-    table_console().print(table)
+    rows = [
+        [_text(value) for name, value in entry.items() if name not in ("inputs", "options")]
+        for entry in listed
+    ]
+    console = table_console()
+
+    def laid_out(rows: list[list[str]]) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    table = laid_out(rows)
+    if not fits(console, table):
+        table = laid_out([[name, "; ".join(filter(None, rest))] for name, *rest in rows])
+    console.print(table)
 
 
 def _text(value: Any) -> str:

@@ -92,12 +92,12 @@ def ruled() -> Box:
     return Box("\n".join((blank, blank, rule, blank, rule, blank, blank, blank)) + "\n")
 
 
-def front_table(front: Front) -> Table:
-    """Members first, then the baselines under a rule."""
+def front_table(front: Front, *, narrow: bool = False) -> Table:
+    """Members first, then the baselines under a rule; `narrow` with as little room as they need."""
     from rich.table import Table
 
     with_mean = mean(front, front.members[0] if front.members else front.references[0]) is not None
-    table = Table(box=ruled(), pad_edge=False, show_edge=False)
+    table = Table(box=ruled(), pad_edge=False, show_edge=False, padding=(0, 1, 0, 0 if narrow else 1))
     table.add_column("model", no_wrap=True)
     for objective in front.objectives:
         unit = " %" if is_fraction(objective.metric) else ""
@@ -105,8 +105,10 @@ def front_table(front: Front) -> Table:
         table.add_column(f"{objective.metric}{unit}{better}", justify="right", no_wrap=True)
     if with_mean:
         table.add_column("mean %", justify="right", no_wrap=True)
-    table.add_column("P(non-dominated)", justify="right", no_wrap=True)
-    table.add_column("pick")
+    probable = "P(non-\ndominated)" if narrow else "P(non-dominated)"
+    table.add_column(probable, justify="right", no_wrap=True)
+    # A pick is typed again as it stands: where it does not fit it goes on in the next line.
+    table.add_column("pick", overflow="fold")
     named = marks(front)
     for group in (front.members, front.references):
         for member in group:

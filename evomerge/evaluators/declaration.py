@@ -108,6 +108,11 @@ class EvaluatorDeclaration(Declaration):
         """As `check_evaluator`."""
         return check_evaluator(self, allow_code=allow_code)
 
+    def local_ids(self) -> dict[Split, list[str]]:
+        """Content hash of each item by split, for tasks whose items lie in local JSON lines."""
+        found = {split: task.local_item_ids() for split, task in task_files(self).items()}
+        return {split: ids for split, ids in found.items() if ids is not None}
+
     def digest(self) -> str:
         """As the function `digest`."""
         return digest(self)

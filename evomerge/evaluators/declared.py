@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -13,6 +14,7 @@ from evomerge.yaml_file import Positions, position
 
 if TYPE_CHECKING:
     from evomerge.evaluators import Evaluator
+    from evomerge.scores import Split
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -62,6 +64,10 @@ class Declaration(Section, ABC):
     @abstractmethod
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
         """Every fault that shows without loading a model."""
+
+    def local_ids(self) -> Mapping[Split, Sequence[str]]:
+        """Content hash of each item by split, where items lie in local files; in no special order."""
+        return {}
 
     @abstractmethod
     def digest(self) -> str:

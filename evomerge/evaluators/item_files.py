@@ -117,6 +117,10 @@ class ItemsDeclaration(Declaration):
                     problems.append(self.fault(self.source, "E128", wrong, text))
         return problems
 
+    def local_ids(self) -> dict[Split, tuple[str, ...]]:
+        """Content hash of each item by split."""
+        return {split: items.ids for split, items in self.splits().items()}
+
     def digest(self) -> str:
         """SHA-256 (hex) over the settings and the bytes of the files."""
         settings = self.model_dump(by_alias=True, exclude={self.source})

@@ -14,7 +14,7 @@ from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_
 from evomerge.front import Front
 from evomerge.front_report import Believability
 from evomerge.ledger import Ledger
-from tests.cli.terminal import call
+from tests.cli.terminal import call, in_terminal
 from tests.tiny_runs import Finished, finished
 
 
@@ -55,6 +55,16 @@ def test_front_table(campaign):
     assert sum("knee" in line for line in lines) == 1
     assert "best:pets.acc" in found.out
     assert all("knee" not in line for line in lines[rules[1] :])
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_front_can_be_read_and_its_picks_typed_again_in_any_terminal(campaign, columns):
+    code, text = in_terminal("front", campaign.directory, columns=columns)
+    assert code == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "…" not in shown
+    assert "best:pets.acc" in shown
+    assert all(len(line) <= columns for line in shown.splitlines() if line.startswith("c0"))
 
 
 def test_front_json_is_the_front_and_stable(campaign):
@@ -263,6 +273,12 @@ def test_no_campaign_there(verb, tmp_path):
         assert result.code == 2
         assert "error[E509]" in result.err
         assert found in result.err
+    file = tmp_path / "campaign.yaml"
+    file.touch()
+    assert "this is a file; give the folder" in call(word, file, *rest).err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ledger.jsonl").touch()
+    assert f"did you mean {tmp_path / 'run'}?" in call(word, tmp_path, *rest).err
     (tmp_path / "ledger.jsonl").touch()
     assert "has not begun" in call(word, tmp_path, *rest).err
 

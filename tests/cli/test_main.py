@@ -76,9 +76,9 @@ def test_version_names_the_libraries():
         (("front",), "Missing argument"),
         (("front", "x", "--jso"), "No such option"),
         (("run", "x.yaml"), "Missing option '--dir'"),
-        (("list", "models"), "Invalid value"),
+        (("list", "models"), "optimizers': 'models' is not one of 'methods'"),
         (("score", "m", "e", "--batch-size", "0"), "Invalid value"),
-        (("score", "m", "e", "--split", "train"), "Invalid value"),
+        (("score", "m", "e", "--split", "train"), "Invalid value for '--split': 'train' is not one of"),
         (("front", "x", "--json", "--csv"), "exclude each other"),
     ],
 )
