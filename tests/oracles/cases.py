@@ -32,7 +32,7 @@ class Case:
         base: whether a base model is named.
         experts: how many experts take part; 0 for all.
         text: the whole file instead, with `{root}`, experts `{a}` and `{b}`, layers `{layers}`, `{dtype}`.
-        iterative: whether mergekit stops an iteration early or forms a sphere's scalars in float32.
+        iterative: whether mergekit stops an iteration early.
         random: whether masks are drawn.
     """
 
@@ -46,6 +46,11 @@ class Case:
     iterative: bool = False
     random: bool = False
 
+    @property
+    def spoken(self) -> str:
+        """The method, which a whole file states."""
+        return self.method or self.text.partition("merge_method: ")[2].split()[0]
+
 
 @dataclass(frozen=True)
 class RecipeCase:
@@ -57,7 +62,7 @@ class RecipeCase:
         inputs: how many experts take part; 0 for all.
         options: of the method.
         coefficients: names of those that vary; others are at their default.
-        iterative, random: as for `Case`.
+        random: whether masks are drawn.
     """
 
     name: str
@@ -65,8 +70,12 @@ class RecipeCase:
     inputs: int = 0
     options: Mapping[str, str | float | bool] | None = None
     coefficients: tuple[str, ...] = ("weight",)
-    iterative: bool = False
     random: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """The method in mergekit."""
+        return self.method or "passthrough"
 
 
 WEIGHTS = (
@@ -87,8 +96,8 @@ CASES = (
     Case("slerp", "slerp", ("{}",), "{t: [{filter: mlp, value: [0.1, 0.9]}, {value: 0.4}]}", experts=1),
     Case("nuslerp", "nuslerp", PLAIN, experts=2),
     Case("nuslerp, no base", "nuslerp", PLAIN, base=False, experts=2),
-    Case("multislerp", "multislerp", PLAIN, iterative=True),
-    Case("multislerp, no base", "multislerp", PLAIN, base=False, iterative=True),
+    Case("multislerp", "multislerp", PLAIN),
+    Case("multislerp, no base", "multislerp", PLAIN, base=False),
     Case("karcher", "karcher", base=False, iterative=True),
     Case("model_stock", "model_stock"),
     Case("ties", "ties", BOTH, "{lambda: 0.9}"),
@@ -184,7 +193,7 @@ RECIPES = (
     RecipeCase("recipe: task_arithmetic", "task_arithmetic", coefficients=("weight", "lambda")),
     RecipeCase("recipe: slerp", "slerp", 2, coefficients=("t",)),
     RecipeCase("recipe: nuslerp", "nuslerp", 2, coefficients=("t",)),
-    RecipeCase("recipe: multislerp", "multislerp", iterative=True),
+    RecipeCase("recipe: multislerp", "multislerp"),
     RecipeCase("recipe: breadcrumbs", "breadcrumbs", coefficients=("weight", "density", "gamma")),
     RecipeCase("recipe: sce", "sce", coefficients=("density",)),
     RecipeCase(

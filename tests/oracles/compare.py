@@ -3,7 +3,8 @@
 mergekit runs in an environment of its own (argument: its Python). A file is carried out by both; our export
 holds a `mergekit_config.yml`, which mergekit carries out too. All is computed in float32 and stored in
 float32 and in bfloat16; random masks are made the same. `tolerance.py` says what is compared and how far
-results may be apart. Then the merge functions of PEFT and fusion-bench, on tensors (`functions.py`).
+results may be apart. Before that our merges are held against functions: a float64 reference, PEFT's and
+fusion-bench's (`functions.py`).
 Exit code 1 if anything is outside its bounds or could not be compared.
 """
 
@@ -28,6 +29,7 @@ from evomerge.export.merge import read_recipe
 from evomerge.methods.keys import mask_key
 from evomerge.methods.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
 from evomerge.recipe import Recipe
+from tests.oracles import functions
 from tests.oracles.cases import CASES, FILES, RECIPES, TOKENS, Case, RecipeCase, recipe_of, yaml_text
 from tests.oracles.models import (
     QUICKSTART,
@@ -52,7 +54,8 @@ class Row:
     written: Distance = field(init=False)
 
     def __post_init__(self) -> None:
-        bound = ITERATIVE if self.case.iterative else ELEMENTWISE
+        iterative = isinstance(self.case, Case) and self.case.iterative
+        bound = ITERATIVE if iterative else ELEMENTWISE
         self.read, self.written = Distance(bound), Distance(bound)
 
     @property
@@ -157,34 +160,60 @@ def mergekit(python: str, work: Path, jobs: list[dict[str, str]]) -> dict[str, s
     return said
 
 
-def table(title: str, rows: Sequence[Row]) -> bool:
-    """Print rows; gives whether all are within their bounds."""
+def table(title: str, rows: Sequence[Row]) -> list[Row]:
+    """Print rows, and give them."""
     print(f"\n{title}\n")
     print("| merge | same file: float32, relative | bfloat16 steps | elements differing "
           "| our file: float32, relative | bfloat16 steps | elements differing | |")  # fmt: skip
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(map(str, rows)), flush=True)
-    return all(row.is_sound for row in rows)
+    return list(rows)
+
+
+def print_summary(checked: Sequence[functions.Checked], rows: Sequence[Row]) -> None:
+    """The largest difference by method and oracle."""
+    worst: dict[str, dict[str, float]] = {}
+
+    def note(method: str, oracle: str, difference: float) -> None:
+        by_oracle = worst.setdefault(method, {})
+        by_oracle[oracle] = max(by_oracle.get(oracle, 0.0), difference)
+
+    for one in checked:
+        note(one.method, one.oracle.split()[0], one.difference)
+    for row in rows:
+        if isinstance(row.case, Case):
+            note(row.case.spoken, "same file", row.read.relative)
+        note(row.case.spoken, "our file", row.written.relative)
+    oracles = ("float64", "peft", "fusion-bench", "same file", "our file")
+    print("\nLargest difference by method\n")
+    print(
+        "| method | float64 reference | PEFT | fusion-bench | mergekit, same file | mergekit, our file |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for method, found in worst.items():
+        shown = [f"{found[oracle]:.1e}" if oracle in found else "" for oracle in oracles]
+        print(f"| `{method}` | {' | '.join(shown)} |")
 
 
 def main(python: str) -> int:
-    """Compare over tiny models and, where they are, the quickstart's."""
+    """Compare functions, then checkpoints of tiny models and, where they are, the quickstart's."""
     torch.set_num_threads(1)
     cases: tuple[AnyCase, ...] = (*CASES, *FILES, *RECIPES)
-    sound = True
+    checked = functions.print_table(python)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        sound &= table("Tiny random models", run(python, root, write_tiny(root), cases))
+        rows = table("Tiny random models", run(python, root, write_tiny(root), cases))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        rows = run(python, root, write_vocabularies(root), TOKENS, by_token)
-        sound &= table("Vocabularies that differ, row by token", rows)
+        found = run(python, root, write_vocabularies(root), TOKENS, by_token)
+        rows += table("Vocabularies that differ, row by token", found)
     if (QUICKSTART / "base").is_dir():
         with tempfile.TemporaryDirectory() as name:
             root = Path(name)
-            rows = run(python, root, write_quickstart(root), cases)
-        sound &= table("Experts of the quickstart", rows)
-    return 0 if sound else 1
+            found = run(python, root, write_quickstart(root), cases)
+        rows += table("Experts of the quickstart", found)
+    print_summary(checked, rows)
+    return 0 if all(each.is_sound for each in (*checked, *rows)) else 1
 
 
 if __name__ == "__main__":

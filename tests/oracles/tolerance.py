@@ -16,7 +16,7 @@ import torch
 
 ELEMENTWISE, ITERATIVE = 1e-6, 1e-5
 """Largest float32 difference relative to the tensor's largest element; the second where mergekit stops an
-iteration early or forms the scalars of a sphere in float32."""
+iteration early (Karcher's, after ten steps)."""
 
 Tensors = Mapping[str, torch.Tensor]
 
