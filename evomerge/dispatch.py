@@ -10,22 +10,40 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge.campaign import Campaign
-from evomerge.errors import EnvironmentFault, EvomergeError, Problem
+from evomerge.errors import EnvironmentFault, Problem
 from evomerge.failpoint import failpoint
-from evomerge.history import ITEMS_FOLDER, Evaluation, History
+from evomerge.history import ITEMS_FOLDER, History
 from evomerge.item_store import ItemStore
-from evomerge.job import Job, JobResult
+from evomerge.job import Job, JobResult, error_of
 from evomerge.ledger import Ledger
 from evomerge.pool import Pool
+from evomerge.progress import Observer, Progress, StopRequest
 from evomerge.racing_references import Races
 from evomerge.recipe import Recipe, canonical_json
-from evomerge.safeguards import CapacityWatch, deadline_seconds, too_many_failures
+from evomerge.result_events import (
+    failed_event,
+    lost_event,
+    same_failure,
+    same_race,
+    same_scores,
+    scored_event,
+)
+from evomerge.safeguards import (
+    INFRASTRUCTURE,
+    REAL_CLOCK,
+    BackOff,
+    CapacityWatch,
+    Clock,
+    back_off_seconds,
+    deadline_seconds,
+    too_many_failures,
+)
 from evomerge.scores import Split
 
 logger = logging.getLogger(__name__)
@@ -36,26 +54,8 @@ POLL = 0.25
 POISON = 2
 """A candidate that lost this many workers is given up: it is likely what kills them."""
 
-MAX_LOST = 5
-"""Attempts a candidate may lose in all, also with machines that went away."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is going on right now, for a live display.
-
-    `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way.
-    """
-
-    phase: str
-    running: tuple[str, ...]
-    budget: int | None
-    done_in_session: int
-    seconds_in_session: float
-
-
-Observer = Callable[[History, Progress], None]
-StopRequest = Callable[[], EvomergeError | None]
+MOST_REQUEUED = 5
+"""Times a candidate is tried again in all, also when it was machines that went away."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Dispatcher:
         pool: Pool,
         observer: Observer | None,
         stop_request: StopRequest,
+        clock: Clock = REAL_CLOCK,
     ) -> None:
         self.campaign, self.ledger, self.history, self.pool = campaign, ledger, history, pool
         self.items = ItemStore(directory / ITEMS_FOLDER)
@@ -102,9 +103,11 @@ class Dispatcher:
         self._waiting: dict[str, _Wanted] = {}
         self._open_keys: dict[str, _Wanted] = {}
         self._queue: deque[_Wanted] = deque()
+        self._clock = clock
+        self._back_off: BackOff[_Wanted] = BackOff(clock)
         self._capacity = CapacityWatch()
         self.done = 0
-        self.began = time.monotonic()
+        self.began = clock.now()
         self.seconds_before = history.elapsed
 
     def record(self, event: dict[str, Any]) -> None:
@@ -117,12 +120,12 @@ class Dispatcher:
 
     def elapsed(self) -> float:
         """Seconds this campaign has been running, over all its sessions."""
-        return self.seconds_before + time.monotonic() - self.began
+        return self.seconds_before + self._clock.now() - self.began
 
     def notify(self) -> None:
         """Show where things stand."""
         if self.observer is not None:
-            seconds = time.monotonic() - self.began
+            seconds = self._clock.now() - self.began
             budget = self.campaign.config.budget.evaluations
             running = tuple(sorted(self.running))
             try:
@@ -168,21 +171,21 @@ class Dispatcher:
             EnvironmentFault: if it fails, or loses its worker again and again.
             EvomergeError: the fault a worker reports.
         """
-        message = ""
-        for _ in range(MAX_LOST):
+        for requeued in range(1, MOST_REQUEUED + 2):
             self.pool.submit(job)
             self.running.add(job.id)
-            result = None
-            while result is None:
-                result = self._wait()
+            while (result := self._wait()) is None:
+                pass
             if result.status == "ok":
                 return dict(result.data)
             if result.status == "fault":
-                raise _fault(result)
-            message = f"{result.failure}: {result.message}"
+                raise error_of(result)
+            found = f"{result.failure}: {result.message}"
             if result.status == "failed":
                 break
-        raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", message))
+            if result.failure in INFRASTRUCTURE and requeued <= MOST_REQUEUED:
+                self._pause(back_off_seconds(requeued))
+        raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", found))
 
     def evaluate(
         self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str] = ()
@@ -238,14 +241,14 @@ class Dispatcher:
             return True
         key = self.key(recipe, split)
         if key in self.history.by_key:
-            self._record_same(name, recipe, key)
+            self.record(same_scores(self.history, name, recipe, key))
             return True
         if key in self.history.failed_by_key and not again:
             self._record_same_failure(name, recipe, key)
             self._breaker()
             return True
         if split == "search" and recipe.digest in self.history.raced_as:
-            self._record_same_raced(name, recipe)
+            self.record(same_race(self.history, name, recipe))
             return True
         if key in self._open_keys:
             self._open_keys[key].entries.append((name, recipe))
@@ -258,17 +261,19 @@ class Dispatcher:
     def settle(self, *, limited: bool = False) -> list[str] | None:
         """Hand out what fits and wait a while; ids settled since, None once nothing is open.
 
-        With `limited`, what has not begun when the campaign's hours are over is dropped.
+        What was lost with its worker waits a while before it is handed out again; others go on meanwhile.
+        With `limited`, what is not under way when the campaign's hours are over is dropped.
 
         Raises:
             EvomergeError: a fault that is no candidate's; none is charged with it.
         """
-        if limited and self._queue and self.out_of_time():
-            for entry in self._queue:
+        if limited and self.out_of_time():
+            for entry in (*self._queue, *self._back_off.take_all()):
                 self._forget(entry)
             self._queue.clear()
         if not self._waiting:
             return None
+        self._queue.extendleft(reversed(self._back_off.take_due()))
         while self._queue and len(self.running) < self.pool.size:
             entry = self._queue.popleft()
             recipe = entry.recipe.to_json()
@@ -291,9 +296,12 @@ class Dispatcher:
         entry = self._waiting[result.id]
         if result.status == "fault":
             self.record({"event": "stopped", "reason": "fault"})
-            raise _fault(result)
+            raise error_of(result)
         if result.status == "lost" and not self._given_up(result, entry):
-            self._queue.appendleft(entry)
+            if result.failure in INFRASTRUCTURE:
+                self._back_off.put(entry, self.history.candidates[entry.id].attempts_lost)
+            else:
+                self._queue.appendleft(entry)
             return []
         self._record_result(result, entry)
         self._forget(entry)
@@ -303,11 +311,14 @@ class Dispatcher:
         del self._waiting[entry.id], self._open_keys[entry.key]
 
     def _wait(self) -> JobResult | None:
-        stop = self.stop_request()
-        if stop is not None:
-            self.record({"event": "stopped", "reason": type(stop).__name__.lower()})
-            raise stop
-        result = self.pool.next(POLL)
+        """The next result; None after a while, or if nothing is under way."""
+        self._heed_stop()
+        seconds = min(POLL, self._back_off.seconds())
+        if not self.running:  # all that is open backs off
+            self._clock.sleep(seconds)
+            self.notify()
+            return None
+        result = self.pool.next(seconds)
         if result is None:
             self._capacity.look(self.pool.waiting, self.pool.size)
             self.notify()
@@ -315,98 +326,50 @@ class Dispatcher:
             self.running.discard(result.id)
         return result
 
+    def _pause(self, seconds: float) -> None:
+        """Do nothing for a while, except to stop when that is asked for."""
+        end = self._clock.now() + seconds
+        while (left := end - self._clock.now()) > 0:
+            self._heed_stop()
+            self._clock.sleep(min(POLL, left))
+            self.notify()
+
+    def _heed_stop(self) -> None:
+        stop = self.stop_request()
+        if stop is not None:
+            self.record({"event": "stopped", "reason": type(stop).__name__.lower()})
+            raise stop
+
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
         self.done += 1
+        first = entry.id, entry.recipe, entry.split
         if result.status not in ("ok", "raced"):
-            self.record(
-                {
-                    "event": "failed",
-                    "id": entry.id,
-                    "recipe": entry.recipe.digest,
-                    "split": entry.split,
-                    "key": entry.key,
-                    "failure": result.failure,
-                    "message": result.message[:2000],
-                }
-            )
+            self.record(failed_event(*first, entry.key, result))
             for name, recipe in entry.entries[1:]:
                 self._record_same_failure(name, recipe, entry.key)
             self._breaker()
             return
         stored = self._store_items(result)
         failpoint("dispatch.after_items")
-        scores = {
-            "id": entry.id,
-            "recipe": entry.recipe.digest,
-            "split": entry.split,
-            "metrics": dict(result.data["metrics"]),
-            "items": stored,
-            "statistics": dict(result.data.get("statistics", {})),
-            "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
-        }
         if result.status == "raced":
-            seen = dict(result.data["seen"])
-            key = self.key(entry.recipe, entry.split, seen)
-            lost_to = {"beaten_by": result.data["beaten_by"], "seen": seen}
-            self.record({"event": "raced", "key": key, **lost_to, **scores})
-        else:
-            self.record({"event": "evaluated", "key": entry.key, **scores})
+            key = self.key(entry.recipe, entry.split, result.data["seen"])
+            self.record(scored_event(*first, key, result, stored))
+            for name, recipe in entry.entries[1:]:
+                self.record(same_race(self.history, name, recipe))
+            return
+        self.record(scored_event(*first, entry.key, result, stored))
         for name, recipe in entry.entries[1:]:
-            if result.status == "raced":
-                self._record_same_raced(name, recipe)
-            else:
-                self._record_same(name, recipe, entry.key)
-
-    def _record_same(self, name: str, recipe: Recipe, key: str) -> None:
-        """The same merge under another id: its scores are those of the first."""
-        owner, first = self.history.by_key[key]
-        self.record(
-            {
-                "event": "evaluated",
-                "id": name,
-                "recipe": recipe.digest,
-                "same_as": owner,
-                **_scores(first),
-            }
-        )
-
-    def _record_same_raced(self, name: str, recipe: Recipe) -> None:
-        """The same merge under another id, which is as beaten as the first."""
-        owner = self.history.candidates[self.history.raced_as[recipe.digest]]
-        assert owner.raced is not None
-        self.record(
-            {
-                "event": "raced",
-                "id": name,
-                "recipe": recipe.digest,
-                "beaten_by": owner.beaten_by,
-                "seen": dict(owner.seen),
-                "same_as": owner.id,
-                **_scores(owner.raced),
-            }
-        )
+            self.record(same_scores(self.history, name, recipe, entry.key))
 
     def _record_same_failure(self, name: str, recipe: Recipe, key: str) -> None:
-        """The same merge under another id: it failed as the first did."""
         failpoint("dispatch.before_same_failure")
-        first = self.history.failed_by_key[key]
-        same = {field: first[field] for field in ("event", "split", "key", "failure", "message")}
-        self.record({**same, "id": name, "recipe": recipe.digest, "same_as": first["id"]})
+        self.record(same_failure(self.history, name, recipe, key))
 
     def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
-        self.record(
-            {
-                "event": "lost",
-                "id": entry.id,
-                "recipe": entry.recipe.digest,
-                "split": entry.split,
-                "failure": result.failure,
-                "message": result.message[:2000],
-            }
-        )
+        self.record(lost_event(entry.id, entry.recipe, entry.split, result))
         candidate = self.history.candidates[entry.id]
-        return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost >= MAX_LOST
+        return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
 
     def _store_items(self, result: JobResult) -> dict[str, Any]:
         grouped: dict[str, dict[str, Any]] = {}
@@ -424,21 +387,3 @@ class Dispatcher:
         if failure is not None:
             self.record({"event": "stopped", "reason": "breaker"})
             raise failure
-
-
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    """The part of an event that says what was measured."""
-    return {
-        "split": evaluation.split,
-        "key": evaluation.key,
-        "metrics": {metric: m.to_json() for metric, m in evaluation.metrics.items()},
-        "items": dict(evaluation.items),
-        "statistics": dict(evaluation.statistics),
-    }
-
-
-def _fault(result: JobResult) -> EvomergeError:
-    """The error a worker met, rebuilt from plain data."""
-    kinds = {kind.__name__: kind for kind in EvomergeError.__subclasses__()}
-    problems = [Problem(**problem) for problem in result.data.get("problems", [])]
-    return kinds.get(result.failure, EnvironmentFault)(problems or result.message)

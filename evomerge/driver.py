@@ -15,7 +15,7 @@ from typing import Any
 
 from evomerge.baselines import baseline_recipes, freeze, idle_objectives
 from evomerge.campaign import CHANGEABLE, Campaign, identity, identity_digest
-from evomerge.dispatch import Dispatcher, Observer, Progress, StopRequest
+from evomerge.dispatch import Dispatcher
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
@@ -37,6 +37,7 @@ from evomerge.job import Job, WorkerSetup
 from evomerge.ledger import Ledger
 from evomerge.pool import open_pool
 from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.progress import Observer, Progress, StopRequest
 from evomerge.racing_references import without_items
 from evomerge.recipe import Recipe
 from evomerge.search import ReplayDiffers, Search, seeds

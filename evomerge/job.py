@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.racing import Race
 from evomerge.scores import Split
 
@@ -93,3 +94,10 @@ class JobResult:
     data: Mapping[str, Any] = field(default_factory=dict)
     items: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def error_of(result: JobResult) -> EvomergeError:
+    """The error a worker met, rebuilt from a result of status `fault`."""
+    kinds = {kind.__name__: kind for kind in EvomergeError.__subclasses__()}
+    problems = [Problem(**problem) for problem in result.data.get("problems", [])]
+    return kinds.get(result.failure, EnvironmentFault)(problems or result.message)

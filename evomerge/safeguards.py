@@ -1,20 +1,30 @@
-"""What keeps a campaign from wasting a machine: deadlines, the breaker, and a word when there is no room."""
+"""What keeps a campaign from wasting machines: deadlines, back-off, breaker, word of missing room."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
 from evomerge.errors import Problem, TooManyFailures
 from evomerge.history import History
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 BREAKER_ALIKE = 8
 BREAKER_FINISHED = 10
 DEADLINE_FLOOR = 60.0
 DEADLINE_TIMES = 4
+INFRASTRUCTURE = ("node_lost", "worker_died")
+"""Losses that may not be the candidate's fault and may pass: tried again after a while. What ran out of
+time or memory is tried at once, since its worker is a fresh one."""
+
+BACK_OFF_GROWTH = 3.0
+BACK_OFF_MOST = 30.0
 CAPACITY_NOTICE = 20.0
 """Seconds without a machine for some worker after which that is said."""
 
@@ -43,6 +53,53 @@ def deadline_seconds(chosen: float | Literal["auto"] | None, history: History) -
         return chosen
     slowest = history.slowest_baseline
     return max(DEADLINE_FLOOR, DEADLINE_TIMES * slowest) if slowest is not None else None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that only grow, and a way to let some pass."""
+
+    now: Callable[[], float]
+    sleep: Callable[[float], None]
+
+
+REAL_CLOCK = Clock(time.monotonic, time.sleep)
+
+
+def back_off_seconds(requeued: int) -> float:
+    """Seconds before a lost job is tried for the `requeued`-th time again: 1, 3, 9, 27, then 30.
+
+    Without chance in it: one driver hands everything out, so that no two ever come back at once.
+    """
+    return min(BACK_OFF_MOST, BACK_OFF_GROWTH ** (requeued - 1))
+
+
+class BackOff(Generic[Item]):
+    """Holds what is to be tried again later. Nothing of it is kept for another session."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: list[tuple[float, Item]] = []
+
+    def put(self, item: Item, requeued: int) -> None:
+        """Hold an item until its time has come."""
+        self._held.append((self._clock.now() + back_off_seconds(requeued), item))
+
+    def seconds(self) -> float:
+        """Until the next one is due; 0 if one is, infinity if nothing is held."""
+        return max(0.0, min((due for due, _ in self._held), default=float("inf")) - self._clock.now())
+
+    def take_due(self) -> list[Item]:
+        """Give back what is due, in the order in which it became so."""
+        now = self._clock.now()
+        due = sorted((entry for entry in self._held if entry[0] <= now), key=lambda entry: entry[0])
+        self._held = [entry for entry in self._held if entry[0] > now]
+        return [item for _, item in due]
+
+    def take_all(self) -> list[Item]:
+        """Give back everything."""
+        held, self._held = self._held, []
+        return [item for _, item in held]
 
 
 class CapacityWatch:

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge import dispatch
-from evomerge.dispatch import Progress
 from evomerge.driver import _unusable
 from evomerge.errors import (
     CampaignInUse,
@@ -35,6 +34,7 @@ from evomerge.errors import (
 )
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.history import LEDGER_FILE, History
+from evomerge.progress import Progress
 from evomerge.verify import verify
 from tests.tiny_models import write_campaign
 from tests.tiny_ray import local_ray

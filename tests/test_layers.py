@@ -66,6 +66,8 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
         "driver": (
             "dispatch",
             "safeguards",
+            "result_events",
+            "progress",
             "schedule",
             "search",
             "driver",

@@ -13,11 +13,11 @@ import torch
 
 from evomerge import driver
 from evomerge.campaign import load_campaign
-from evomerge.dispatch import Progress
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.history import History
 from evomerge.job import Job, WorkerSetup
 from evomerge.pool.processes import ProcessPool
+from evomerge.progress import Progress
 from evomerge.worker import Worker
 from tests.faults.bed import (
     RUN,
