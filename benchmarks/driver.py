@@ -47,6 +47,7 @@ class MadeUpPool:
     def __init__(self, size: int) -> None:
         self.size = size
         self.waiting = 0
+        self.ahead = 0
         self._queue: deque[Job] = deque()
         places = leaf_places(LAYERS, MODULES, ("embed", "final_norm", "head"))
         self._prepared = {

@@ -68,7 +68,7 @@ class TablePool:
 
     def __init__(self, inner: Pool, table: Table) -> None:
         self.inner, self.table = inner, table
-        self.size = inner.size
+        self.size, self.ahead = inner.size, 0
         self.jobs: dict[str, Job] = {}
         self.ready: deque[JobResult] = deque()
         self.live = 0

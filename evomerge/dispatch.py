@@ -274,7 +274,7 @@ class Dispatcher:
         if not self._waiting:
             return None
         self._queue.extendleft(reversed(self._back_off.take_due()))
-        while self._queue and len(self.running) < self.pool.size:
+        while self._queue and len(self.running) < self._most_running():
             entry = self._queue.popleft()
             recipe = entry.recipe.to_json()
             race = self._races.against(self.history, entry.references) if self._races else None
@@ -306,6 +306,14 @@ class Dispatcher:
         self._record_result(result, entry)
         self._forget(entry)
         return [name for name, _ in entry.entries]
+
+    def _most_running(self) -> int:
+        """How many jobs the pool may have now.
+
+        Nothing lies ready at a worker while others are about to have none: the last ones of a batch go to
+        whoever is free first.
+        """
+        return self.pool.size + (self.pool.ahead if len(self._queue) > self.pool.size else 0)
 
     def _forget(self, entry: _Wanted) -> None:
         del self._waiting[entry.id], self._open_keys[entry.key]

@@ -26,6 +26,7 @@ class FailingPool:
 
     size = 1
     waiting = 0
+    ahead = 0
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -107,6 +108,7 @@ class PlayedPool:
     """Workers on a played clock. Jobs take a second; `losses` says how a candidate's attempts end first."""
 
     waiting = 0
+    ahead = 0
 
     def __init__(self, size: int, time: PlayedClock, losses: Mapping[str, list[str]]) -> None:
         self.size, self.time = size, time

@@ -11,7 +11,10 @@ from pathlib import Path
 
 @functools.cache
 def local_ray() -> None:
-    """Start Ray with 4 logical CPUs on the loopback address, once; it ends with the process."""
+    """Start Ray on the loopback address, once; it ends with the process.
+
+    Its 4 CPUs and 2 GPUs are numbers that Ray counts with: what it places, it does not look for.
+    """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Actors import test modules by name.
@@ -24,6 +27,7 @@ def local_ray() -> None:
     ray.init(
         address="local",
         num_cpus=4,
+        num_gpus=2,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -37,6 +37,11 @@ class Pool(Protocol):
         """How many of its workers have no machine to run on now; their jobs wait."""
         ...
 
+    @property
+    def ahead(self) -> int:
+        """How many jobs beyond `size` it has use for, so that no worker waits for its next one."""
+        ...
+
     def submit(self, job: Job) -> None:
         """Queue a job."""
         ...

@@ -18,6 +18,7 @@ class InlinePool:
 
     size = 1
     waiting = 0
+    ahead = 0
 
     def __init__(self, setup: WorkerSetup, runner: Callable[[WorkerSetup], Runner] = Worker) -> None:
         self._setup, self._runner = setup, runner

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from evomerge.job import Job, JobResult, WorkerSetup
@@ -25,6 +27,9 @@ from evomerge.pool.slots import Slot, SlotPool, WorkerLost
 from evomerge.worker import Worker
 
 CLOSE_SECONDS = 3.0
+
+MOST_AHEAD = 65_536
+"""Bytes of a job that may wait in a worker's pipe; one of 1,000 genes has about 40,000."""
 
 MOST_NOISE = 1_000_000
 """Bytes of a worker's own output that are passed on to stderr; the rest is dropped."""
@@ -51,7 +56,7 @@ class ProcessPool(SlotPool[_Place]):
     def close(self) -> None:
         """End idle workers, kill the others; they hold nothing that must be saved."""
         self._queue.clear()
-        idle = [slot for slot in self._slots if slot.job is None]
+        idle = [slot for slot in self._slots if not slot.jobs]
         for slot in idle:
             slot.pipe.close()  # a process that ends by itself gives its semaphores back
         end = time.monotonic() + CLOSE_SECONDS
@@ -63,6 +68,7 @@ class ProcessPool(SlotPool[_Place]):
 
     def _start(self) -> _Place:
         ours, theirs = self._context.Pipe()
+        _widen(ours)
         heard, said = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_serve, args=(theirs, said, self._setup, self._runner), daemon=True
@@ -81,6 +87,10 @@ class ProcessPool(SlotPool[_Place]):
         except OSError as error:
             raise WorkerLost(str(error)) from error
 
+    def _fits_ahead(self, job: Job) -> bool:
+        # A worker does not read while it runs a job: what the pipe does not hold would make the driver wait.
+        return len(ForkingPickler.dumps(job)) <= MOST_AHEAD
+
     def _wait(self, slots: Sequence[_Place], seconds: float) -> list[_Place]:
         ready = wait([slot.pipe for slot in slots], seconds)
         return [slot for slot in slots if slot.pipe in ready]
@@ -98,6 +108,12 @@ class ProcessPool(SlotPool[_Place]):
         slot.process.join(10.0)
         slot.noise.join(1.0)  # what it said last
         slot.pipe.close()
+
+
+def _widen(pipe: Connection) -> None:
+    """Have a pipe hold a job that nobody reads yet, whatever the system's own size is."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MOST_AHEAD)
 
 
 def _pass_on(heard: Connection) -> None:

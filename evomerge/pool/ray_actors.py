@@ -13,8 +13,9 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import EnvironmentFault, Problem
@@ -38,7 +39,7 @@ SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeo
 class _Actor(Slot):
     handle: Any
     alive: Any
-    future: Any = None
+    futures: deque[Any] = field(default_factory=deque)
 
 
 class RayPool(SlotPool[_Actor]):
@@ -93,13 +94,14 @@ class RayPool(SlotPool[_Actor]):
         return _Actor(handle=handle, alive=handle.__ray_ready__.remote(), ready=False)
 
     def _give(self, slot: _Actor, job: Job) -> None:
-        slot.future = slot.handle.run.remote(job)
+        # An actor runs its calls one after the other, in the order in which they were made.
+        slot.futures.append(slot.handle.run.remote(job))
 
     def _wait(self, slots: Sequence[_Actor], seconds: float) -> list[_Actor]:
         import ray
 
         self._head.check()
-        futures = [slot.future if slot.ready else slot.alive for slot in slots]
+        futures = [slot.futures[0] if slot.ready else slot.alive for slot in slots]
         ready, _ = ray.wait(futures, num_returns=1, timeout=seconds)
         return [slot for slot, future in zip(slots, futures, strict=True) if future in ready]
 
@@ -115,10 +117,10 @@ class RayPool(SlotPool[_Actor]):
         import ray
 
         try:
-            result: JobResult = ray.get(slot.future, timeout=60)
+            result: JobResult = ray.get(slot.futures[0], timeout=60)
         except ray.exceptions.RayError as error:
             raise WorkerLost(_first_line(error), _failure(error)) from error
-        slot.future = None
+        slot.futures.popleft()
         return result
 
     def _stop(self, slot: _Actor) -> None:

@@ -1,4 +1,9 @@
-"""What pools of several workers share: a queue, places for workers, deadlines, replacement."""
+"""What pools of several workers share: a queue, places for workers, deadlines, replacement.
+
+A worker whose jobs are short is given its next one while it runs another, so that it never waits for the
+way to the driver and back. Results still come one by one. A job that lies ready is bound to its worker, so
+that where jobs are long each is given to whoever is free first.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from evomerge.errors import EnvironmentFault, Problem
@@ -17,6 +22,9 @@ START_GRACE = 300.0
 """Seconds more for the first job of a worker: it pays for imports and for loading the model, which no
 deadline of a candidate covers."""
 
+
+SHORT = 1.0
+"""Seconds. A worker whose last job took less has its next one lying ready."""
 
 MAX_STILLBORN = 20
 """Workers in a row that end before they are ready; then it is no accident."""
@@ -34,14 +42,22 @@ class WorkerLost(Exception):
 class Slot:
     """A place for one worker.
 
-    `job` is what it runs, `since` when (monotonic), `fresh` whether it is its first one. `ready` is false
-    while it waits for a machine with room for it: it gets no job, so that no deadline runs meanwhile.
+    `jobs` are what it was given: it runs the first, since `since` (monotonic; at the latest, as far as the
+    driver knows), and another may lie ready. `fresh` says whether it is its first one, `short` whether the
+    one before took less than `SHORT`. `ready` is false while it waits for a machine with room for it: it
+    gets no job, so that no deadline runs meanwhile.
     """
 
-    job: Job | None = None
+    jobs: deque[Job] = field(default_factory=deque)
     since: float = 0.0
     fresh: bool = True
+    short: bool = False
     ready: bool = True
+
+    @property
+    def job(self) -> Job | None:
+        """What it runs."""
+        return self.jobs[0] if self.jobs else None
 
     def expires(self) -> float:
         """Monotonic time at which the running job is killed; infinity without a deadline."""
@@ -60,6 +76,7 @@ class SlotPool(ABC, Generic[AnySlot]):
         self._queue: deque[Job] = deque()
         self._slots: list[AnySlot] = []
         self._stillborn = 0
+        self._alone: set[str] = set()
 
     @property
     def size(self) -> int:
@@ -70,6 +87,11 @@ class SlotPool(ABC, Generic[AnySlot]):
     def waiting(self) -> int:
         """Workers for which there is no room now."""
         return sum(not slot.ready for slot in self._slots)
+
+    @property
+    def ahead(self) -> int:
+        """Jobs beyond `size` that can lie ready at workers."""
+        return sum(slot.short for slot in self._slots)
 
     def submit(self, job: Job) -> None:
         """Queue a job and hand it out if a worker is free."""
@@ -85,7 +107,7 @@ class SlotPool(ABC, Generic[AnySlot]):
         end = time.monotonic() + timeout
         while True:
             self._hand_out()
-            busy = [slot for slot in self._slots if slot.job is not None]
+            busy = [slot for slot in self._slots if slot.jobs]
             arriving = [slot for slot in self._slots if not slot.ready]
             now = time.monotonic()
             if now >= end or not (busy or (arriving and self._queue)):
@@ -136,12 +158,22 @@ class SlotPool(ABC, Generic[AnySlot]):
     def _stop(self, slot: AnySlot) -> None:
         """Kill a worker, whatever it does."""
 
+    def _fits_ahead(self, job: Job) -> bool:
+        """Whether a job can be given to a worker that runs another, without a wait."""
+        return True
+
     def _hand_out(self) -> None:
         for slot in list(self._slots):
-            if not self._queue:
-                return
-            if slot.job is None and slot.ready:
+            if self._queue and slot.ready and not slot.jobs:
                 self._assign(slot, self._queue.popleft())
+        for slot in list(self._slots):
+            if self._queue and self._takes_another(slot, self._queue[0]):
+                self._assign_ahead(slot, self._queue.popleft())
+
+    def _takes_another(self, slot: AnySlot, job: Job) -> bool:
+        if not slot.short or len(slot.jobs) != 1 or self._alone & {slot.jobs[0].id, job.id}:
+            return False
+        return self._fits_ahead(job)
 
     def _assign(self, slot: AnySlot, job: Job) -> None:
         try:
@@ -149,19 +181,33 @@ class SlotPool(ABC, Generic[AnySlot]):
         except WorkerLost:
             slot = self._replace(slot)
             self._give(slot, job)
-        slot.job, slot.since = job, time.monotonic()
+        slot.jobs.append(job)
+        slot.since = time.monotonic()
+
+    def _assign_ahead(self, slot: AnySlot, job: Job) -> None:
+        try:
+            self._give(slot, job)
+        except WorkerLost:  # with what it runs, which `next` will find out
+            self._queue.appendleft(job)
+            slot.short = False
+        else:
+            slot.jobs.append(job)
 
     def _receive(self, slot: AnySlot) -> JobResult:
-        job = slot.job
-        assert job is not None
+        job = slot.jobs[0]
         try:
             result = self._take(slot)
         except WorkerLost as error:
-            self._replace(slot)
+            self._lose(slot)
             return JobResult(job.id, "lost", error.failure, str(error))
-        slot.job, slot.fresh = None, False
+        now = time.monotonic()
+        slot.short, slot.fresh = now - slot.since < SHORT, False
         if result.status == "lost":  # it ran out of memory: what it still holds must go
-            self._replace(slot)
+            self._lose(slot)
+            return result
+        slot.jobs.popleft()
+        slot.since = now  # the next one began no later
+        self._alone.discard(job.id)
         return result
 
     def _admit(self, slot: AnySlot) -> None:
@@ -177,10 +223,21 @@ class SlotPool(ABC, Generic[AnySlot]):
             slot.ready, self._stillborn = True, 0
 
     def _kill(self, slot: AnySlot) -> JobResult:
-        job = slot.job
-        assert job is not None
-        self._replace(slot)
+        job = slot.jobs[0]
+        self._lose(slot)
         return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
+
+    def _lose(self, slot: AnySlot) -> None:
+        """Replace a worker with what it runs; what lay ready there is handed out again.
+
+        A worker may end so soon after a result that the result is lost on its way, and the one before blamed
+        for the next. Each of the two runs alone from now on, so that the next time it is certain.
+        """
+        _, *next_ones = slot.jobs
+        if next_ones:
+            self._alone.update(job.id for job in slot.jobs)
+            self._queue.extendleft(reversed(next_ones))
+        self._replace(slot)
 
     def _replace(self, slot: AnySlot) -> AnySlot:
         failpoint("pool.before_replace")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -42,7 +44,8 @@ def take(pool: Pool, timeout: float = 60.0) -> JobResult:
     return result
 
 
-def test_jobs_start_in_order_and_go_to_whoever_is_free() -> None:
+def test_jobs_start_in_order_and_go_to_whoever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "SHORT", 0.0)  # short ones would lie ready at either
     pool = RayPool(SETUP, 2, runner=ToyRunner)
     try:
         assert pool.size == 2
@@ -78,6 +81,34 @@ def test_a_job_past_its_deadline_is_killed(pool: RayPool, monkeypatch: pytest.Mo
     assert (lost.status, lost.failure, lost.message) == ("lost", "deadline", "no result within 0.5 s")
     assert time.monotonic() - started < 5.5
     assert take(pool).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "placed"),
+    [
+        (0.5, 5, {"0": 2, "1": 2}),
+        (1.0, 3, {"0": 1, "1": 1}),
+        (2.0, 2, {"0,1": 1}),
+    ],
+)
+def test_workers_share_have_or_span_devices(gpus: float, asked: int, placed: dict[str, int]) -> None:
+    """Two devices: who is asked for beyond them waits, whoever has a place works."""
+    pool = RayPool(SETUP, asked, gpus=gpus, runner=ToyRunner)
+    try:
+        devices: dict[int, str] = {}
+        end = time.monotonic() + 60
+        for number in itertools.count():
+            for place in range(asked):  # as many at once as may be needed to see every worker
+                pool.submit(job(f"sleep:0.2#{number}.{place}"))
+            for _ in range(asked):
+                data = take(pool).data
+                devices[data["pid"]] = ",".join(sorted(data["devices"].split(",")))
+            if Counter(devices.values()) == placed:
+                break
+            assert time.monotonic() < end, devices
+        assert pool.waiting == asked - sum(placed.values()) > 0
+    finally:
+        pool.close()
 
 
 def test_a_ray_that_was_there_before_stays() -> None:

@@ -1,7 +1,7 @@
 """A runner without models: it does what the job's id says, so that pools can be tested in a second.
 
 `add:3` answers 3; `sleep:2`, `die:9` (a signal), `exit:5`, `leave` (SystemExit), `memory`, `raise`,
-`unpicklable`, `print`, `stop` (SIGSTOP), `pid`.
+`unpicklable`, `print`, `stop` (SIGSTOP), `pid`. What follows a `#` only tells ids apart.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ToyRunner:
     def run(self, job: Job) -> JobResult:
         """Do what the id says."""
         self.count += 1
-        verb, _, value = job.id.partition(":")
+        verb, _, value = job.id.partition("#")[0].partition(":")
         if verb == "sleep":
             time.sleep(float(value))
         elif verb == "die":
@@ -57,5 +57,6 @@ class ToyRunner:
             os.write(1, b"more noise\n")
         elif verb == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        data = {"value": value, "pid": os.getpid(), "count": self.count}
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        data = {"value": value, "pid": os.getpid(), "count": self.count, "devices": devices}
         return JobResult(job.id, "ok", data=data)
