@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from evomerge.constraint import Constraint, ConstraintText, faults_between, parse_constraint
+from evomerge.device_faults import device_faults
 from evomerge.errors import ConfigError, Problem
 from evomerge.objective import Direction, Objective
 from evomerge.recipe import MERGED, UNION, canonical_json
@@ -156,7 +157,11 @@ class RacingSection(_Section):
 
 
 class WorkersSection(_Section):
-    """Where candidates are evaluated: in this process, in local processes or on Ray."""
+    """Where candidates are evaluated: in this process, in local processes or on Ray.
+
+    `gpus` is what each worker on Ray is given: a share of a device, one, or several over which its model is
+    spread.
+    """
 
     pool: Literal["inline", "local", "ray"] = "local"
     count: PositiveInt = 1
@@ -407,6 +412,10 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         where = _place(positions, file, "tokenizer", "source")
         todo = f"known: {', '.join(known_sources)}"
         problems.append(Problem("E133", wrong, f"found {source!r}", todo, *where))
+    workers = section("workers")
+    if set(workers) <= set(WorkersSection.model_fields):
+        for field, wrong, found, todo in device_faults(workers, section("evaluation")):
+            problems.append(Problem("E142", wrong, found, todo, *_place(positions, file, *field)))
     seen: dict[object, str] = {}
     for name, entry in {"base": section("base"), **section("experts")}.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("path", entry.get("hub")), str):

@@ -369,6 +369,26 @@ def raise_problems(report: CheckReport) -> None:
     raise ConfigError(report.problems)
 
 
+def check_devices(campaign: Campaign) -> None:
+    """See that workers of this machine find their devices; those of a cluster look for themselves.
+
+    Raises:
+        EnvironmentFault: E401.
+    """
+    workers, device = campaign.config.workers, campaign.config.evaluation.device
+    if workers.address is not None:
+        return
+    check_device(device)
+    if workers.gpus > 1:
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < workers.gpus:
+            wrong = f"a worker asks for {workers.gpus:g} devices"
+            problem = Problem("E401", wrong, f"found {found} here", "", field="workers.gpus")
+            raise EnvironmentFault(problem)
+
+
 def check_device(device: str) -> None:
     """See that a CUDA device exists before workers are started; loads torch only for such a device.
 

@@ -264,6 +264,7 @@ def _worker_setup(
         experts=campaign.config.workers.experts,
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,
+        devices=max(1, int(campaign.config.workers.gpus)),
     )
 
 

@@ -35,6 +35,7 @@ class WorkerSetup:
         tokenizer: the source whose vocabulary merges have, or `UNION`; None where all share one.
         experts: where they lie for another device than the CPU; `auto` takes the fastest that fits.
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
+        devices: over how many devices of its kind the live model is spread.
     """
 
     sources: Mapping[str, str]
@@ -52,6 +53,7 @@ class WorkerSetup:
     experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0
+    devices: int = 1
 
 
 @dataclass(frozen=True)

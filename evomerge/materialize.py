@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,7 @@ from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
 from evomerge.checkpoint.layout import layer_names
 from evomerge.checkpoint.reader import Reader, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
+from evomerge.device_map import connect, make_device_map
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.methods.blocks import BLOCK, Ranks, Scratch
 from evomerge.methods.compiled import Kernels
@@ -68,7 +69,6 @@ class LiveModel:
         model: PreTrainedModel,
         folder: CheckpointFolder,
         dtype: torch.dtype,
-        device: torch.device,
         bindings: list[Binding],
         buffers: Mapping[str, torch.Tensor],
         kernels: Kernels | None = None,
@@ -78,10 +78,10 @@ class LiveModel:
         self.model = model
         self.folder = folder
         self.dtype = dtype
-        self.device = device
         self.bindings = bindings
         self.buffers = buffers
-        self._scratch = Scratch(device, kernels, ranks, placement)
+        self._kernels, self._ranks, self._placement = kernels, ranks, placement
+        self._scratches: dict[torch.device, Scratch] = {}
         state = model.state_dict(keep_vars=True)
         self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
         self._resident: dict[str, TensorPlan] = {}
@@ -101,6 +101,7 @@ class LiveModel:
         kernels: Kernels | None = None,
         ranks: Ranks | None = None,
         placement: Placement = "mapped",
+        spread: Sequence[str] = (),
     ) -> LiveModel:
         """Build the body of a base model and bind its checkpoint; weights come with the first plan.
 
@@ -112,6 +113,8 @@ class LiveModel:
             kernels: compiled passes for this device; the plain path without.
             ranks: prepared ranks for DELLA (`WeightStatistics.ranks`); it sorts in the pass without.
             placement: where experts lie for another device than the CPU.
+            spread: devices over which the layers lie, in place of `device`; a pass runs where the tensor it
+                writes lies.
 
         Raises:
             CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
@@ -120,10 +123,18 @@ class LiveModel:
         room = max(max_layers or 0, base.layers)
         model = build_skeleton(base, kind, room if room > base.layers else None)
         bindings = bind(model, with_layers(base, room))
-        buffers = allocate(model, device)
-        return LiveModel(
-            model, base, kind, torch.device(device), bindings, buffers, kernels, ranks, placement
-        )
+        device_map = make_device_map(model, spread) if spread else {"": device}
+        buffers = allocate(model, device_map)
+        if spread:
+            connect(model, device_map)
+        return LiveModel(model, base, kind, bindings, buffers, kernels, ranks, placement)
+
+    def _scratch(self, device: torch.device) -> Scratch:
+        """What passes on a device share."""
+        if device not in self._scratches:
+            kernels = None if self._kernels is None else self._kernels.on(device)
+            self._scratches[device] = Scratch(device, kernels, self._ranks, self._placement)
+        return self._scratches[device]
 
     @torch.no_grad()
     def materialize(
@@ -146,7 +157,8 @@ class LiveModel:
         self._take_path(plan)
         if any(self._readers.get(name) is not reader for name, reader in readers.items()):
             self._forget()
-            self._scratch.weights.forget()
+            for scratch in self._scratches.values():
+                scratch.weights.forget()
             self._readers = dict(readers)
         entries = plan.by_name
         slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, plan.layers)}
@@ -164,7 +176,7 @@ class LiveModel:
         for name, following in zip_longest(changed, changed[1:]):
             entry, slot = entries[name], slots[name]
             if following is not None:
-                prefetch(entries[following], readers, self._scratch)
+                prefetch(entries[following], readers, self._scratch(slots[following].device))
             self._resident.pop(name, None)
             self._distances.pop(name, None)
             try:
@@ -185,11 +197,12 @@ class LiveModel:
         return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
 
     def _write(self, entry: TensorPlan, slot: torch.Tensor, readers: Mapping[str, Reader]) -> None:
+        scratch = self._scratch(slot.device)
         if slot.is_contiguous():
-            finite = execute(entry, readers, slot, self._scratch)
+            finite = execute(entry, readers, slot, scratch)
         else:
-            whole = torch.empty(entry.shape, dtype=slot.dtype, device=self.device)
-            finite = execute(entry, readers, whole, self._scratch)
+            whole = torch.empty(entry.shape, dtype=slot.dtype, device=slot.device)
+            finite = execute(entry, readers, whole, scratch)
             slot.copy_(whole)
         if not finite:
             raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
@@ -209,7 +222,8 @@ class LiveModel:
     ) -> tuple[float, float]:
         split = self.folder.names.split(name)
         origin = name if split is None else self.folder.names.join(plan.path[split[0]][1], split[1])
-        return _distance(slot, readers[self._base_name(readers)].read(origin), self._scratch)
+        base = readers[self._base_name(readers)].read(origin)
+        return _distance(slot, base, self._scratch(slot.device))
 
     def _is_used(self, name: str, layers: int) -> bool:
         split = self.folder.names.split(name)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from evomerge.checkpoint.folder import CheckpointFolder, layer_lists, text_config
 from evomerge.checkpoint.layout import layer_names
+from evomerge.device_map import device_of
 from evomerge.errors import CheckpointError, Problem
 
 _ALIGN = 64
@@ -56,15 +57,19 @@ def set_layers(config: Any, order: Sequence[int]) -> None:
     part.num_hidden_layers = len(order)
 
 
-def allocate(model: PreTrainedModel, device: torch.device | str) -> dict[str, torch.Tensor]:
+def allocate(model: PreTrainedModel, device_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
     """Give a meta model real memory: one flat buffer for each layer and one for the rest.
+
+    With several devices in the map (modules by name; the empty string is the whole model), the rest has a
+    buffer on each that holds some of it.
 
     Parameters become views without gradients; their contents are undefined until they are written.
     Persistent buffers are allocated likewise; the others (rotary frequencies, say) are computed by the
     model's own initialisation.
 
     Returns:
-        The flat buffers by layer prefix (`model.layers.0`; the empty string for the rest).
+        The flat buffers by layer prefix (`model.layers.0`; the empty string for the rest), with dtype and
+        device where a part has several.
     """
     parameters = dict(model.named_parameters())
     names = layer_names(parameters)
@@ -76,22 +81,24 @@ def allocate(model: PreTrainedModel, device: torch.device | str) -> dict[str, to
     buffers: dict[str, torch.Tensor] = {}
     replacement: dict[int, torch.nn.Parameter] = {}
     for key, members in groups.items():
-        for dtype in {parameters[name].dtype for name in members}:
-            chosen = [name for name in members if parameters[name].dtype == dtype]
+        kinds: dict[tuple[torch.dtype, str], list[str]] = {}
+        for name in members:
+            kinds.setdefault((parameters[name].dtype, device_of(name, device_map)), []).append(name)
+        for (dtype, device), chosen in kinds.items():
             flat, views = _flat_views({name: parameters[name].shape for name in chosen}, dtype, device)
-            label = key if len({parameters[name].dtype for name in members}) == 1 else f"{key}:{dtype}"
-            buffers[label] = flat
+            buffers[key if len(kinds) == 1 else f"{key}:{dtype}:{device}"] = flat
             for name in chosen:
                 fresh = torch.nn.Parameter(views[name], requires_grad=False)
                 # transformers initialises what is not marked; these are written by the first merge.
                 fresh._is_hf_initialized = True  # type: ignore[attr-defined]
                 replacement[id(parameters[name])] = fresh
-    for module in model.modules():
+    for place, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = replacement[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
+                device = device_of(place, device_map)
                 fresh_buffer: Any = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
                 if name not in module._non_persistent_buffers_set:
                     fresh_buffer._is_hf_initialized = True

@@ -136,6 +136,7 @@ class _Engine:
 
     def live(self) -> LiveModel:
         """The resident model, built once."""
+        from evomerge.device_map import visible_devices
         from evomerge.materialize import LiveModel
         from evomerge.methods.compiled import Kernels
         from evomerge.methods.placement import place_experts
@@ -143,22 +144,24 @@ class _Engine:
         if self._live is None:
             dtype = _torch_dtype(self.setup.dtype)
             elements = sum(header.elements for header in self.base.tensors.values())
+            devices = visible_devices(self.setup.device, self.setup.devices)
             kernels = Kernels(
                 Path(self.setup.cache) / "kernels",
                 self.setup.kernels,
                 float(elements) * self.setup.candidates,
                 self.setup.threads,
-                self.setup.device,
+                devices[0],
             )
             self._live = LiveModel.load(
                 self.base,
                 dtype=dtype,
-                device=self.setup.device,
+                device=devices[0],
+                spread=devices if len(devices) > 1 else (),
                 kernels=kernels,
                 ranks=self.statistics.ranks,
                 placement=place_experts(
                     self.setup.experts,
-                    self.setup.device,
+                    devices,
                     self._stored_bytes(),
                     elements * dtype.itemsize,
                 ),

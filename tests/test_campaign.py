@@ -170,6 +170,8 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "or input should be 'auto'",
         ),
         (("count: 2", "count: 2, gpus: .inf"), "E109", 16, "workers.gpus", "finite"),
+        (("count: 2", "count: 2, gpus: -1"), "E108", 16, "workers.gpus", "than or equal to 0"),
+        (("count: 2", "count: 2, gpus: true"), "E108", 16, "workers.gpus", "valid number"),
         (("[0.5, 1]", "[0.5, 0.50000001]"), "E130", 17, "baselines.single", "listed twice"),
         (("[0.5, 1]", "[0]"), "E108", 17, "baselines.single[0]", "greater than 0"),
         (("name: tiny", "name: 'sk-abcdefghijklmnopqrstuvwx'"), "E140", 2, "name", "access token"),
@@ -181,6 +183,55 @@ def test_every_fault_names_its_code_line_and_field(
     error = faults(file, change)
     assert [(p.code, p.line, p.field) for p in error.problems] == [(code, line, field)]
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "expected"),
+    [
+        ("pool: ray, gpus: 0.5", "cuda", []),
+        ("pool: ray, gpus: 1", "cuda:0", []),
+        ("pool: ray, gpus: 2", "cuda", []),
+        ("pool: ray, gpus: 0", "cpu", []),
+        ("pool: ray, gpus: 1.5", "cuda", [("workers.gpus", "whole number of them; found 1.5")]),
+        (
+            "pool: local, gpus: 2",
+            "cuda",
+            [("workers.gpus", "found 2 with pool 'local'; write `pool: ray`")],
+        ),
+        ("gpus: 0.5", "cuda", [("workers.gpus", "found 0.5 with pool 'local'")]),
+        (
+            "pool: ray, gpus: 1",
+            "cpu",
+            [("evaluation.device", "on the processor; found 1 GPUs for each")],
+        ),
+        (
+            "pool: ray, gpus: 2",
+            "cuda:1",
+            [("evaluation.device", "found 'cuda:1'; write `device: cuda`")],
+        ),
+        (
+            "pool: inline, gpus: 2.5",
+            "cpu",
+            [("workers.gpus", "whole"), ("workers.gpus", "'inline'"), ("evaluation.device", "2.5")],
+        ),
+        ("pole: ray, gpus: 2", "cuda", [("workers.pole", "did you mean `pool`")]),
+    ],
+)
+def test_what_workers_are_given_fits_what_they_run_on(
+    file: Path, workers: str, device: str, expected: list[tuple[str, str]]
+) -> None:
+    changes = (
+        ("pool: local, count: 2", workers),
+        ("device: cpu", f"device: '{device}'"),
+    )
+    if not expected:
+        assert changed(file, *changes)
+        return
+    error = faults(file, *changes)
+    assert [problem.field for problem in error.problems] == [field for field, _ in expected]
+    assert {problem.code for problem in error.problems} <= {"E142", "E104"}
+    for problem, (_, words) in zip(error.problems, expected, strict=True):
+        assert words in str(problem)
 
 
 def test_all_faults_of_both_files_come_together(file: Path) -> None:
@@ -251,7 +302,7 @@ def test_what_may_change_between_runs_and_what_may_not(file: Path) -> None:
     before = changed(file)
     for same in [
         ("evaluations: 18", "evaluations: 99, hours: 3"),
-        ("pool: local, count: 2", "pool: ray, count: 4, gpus: 0.5, deadline: 30"),
+        ("pool: local, count: 2", "pool: ray, count: 4, address: auto, deadline: 30"),
         ("models/math", "elsewhere/math"),
         ("[a.yaml, b.yaml]", "[b.yaml, a.yaml]"),
         ("seed: 7", "seed: 7 # a comment"),

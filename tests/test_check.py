@@ -17,6 +17,7 @@ from evomerge.check import (
     CheckReport,
     check_campaign,
     check_device,
+    check_devices,
     locate,
     raise_problems,
     report_to_json,
@@ -166,6 +167,18 @@ def test_an_item_in_different_splits_of_two_evaluators_is_an_error(folder: Path)
     assert found.problems[0].field == "evaluators[1]"
     assert "`birds` and `pets` share items across splits" in str(found.problems[0])
     assert "3 test items are search items there" in str(found.problems[0])
+
+
+def test_a_driver_needs_no_device_where_workers_are_elsewhere(folder: Path) -> None:
+    evaluation = {"device": "cuda"}
+    for address in ({}, {"address": "auto"}):
+        workers = {"pool": "ray", "gpus": 999, **address}
+        campaign = load_campaign(write_campaign(folder, workers=workers, evaluation=evaluation))
+        if address:
+            check_devices(campaign)
+        else:
+            with pytest.raises(EnvironmentFault, match=r"E401.*(no device|asks for 999 devices)"):
+                check_devices(campaign)
 
 
 def test_checking_loads_neither_torch_nor_lm_eval(folder: Path) -> None:

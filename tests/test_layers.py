@@ -28,6 +28,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "recipe_json",
             "search_space",
             "campaign",
+            "device_faults",
             "prepared",
             "racing",
             "job",
@@ -41,6 +42,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "methods",
             "binding",
             "skeleton",
+            "device_map",
             "plan",
             "statistics",
             "weight_statistics",
@@ -91,6 +93,7 @@ HOMES = {
     "lm_eval": ("evaluators/",),
     "mergekit": (),
     "peft": (),
+    "accelerate": ("device_map",),
 }
 
 

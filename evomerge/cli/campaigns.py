@@ -57,13 +57,13 @@ def check(
 ) -> None:
     """Find every fault of a campaign before it runs."""
     from evomerge.campaign import load_campaign
-    from evomerge.check import check_campaign
+    from evomerge.check import check_campaign, check_devices
 
     show_log()
     campaign = load_campaign(file)
     report = check_campaign(campaign, _grants(allow_task_code, allow_benchmark_test))
     _refuse(report, as_json)
-    _check_device(campaign)
+    check_devices(campaign)
     if as_json:
         print_json(
             {
@@ -77,14 +77,6 @@ def check(
         )
         return
     _print_report(campaign, report)
-
-
-def _check_device(campaign: Campaign) -> None:
-    """Of workers on a cluster only the cluster knows; the driver's machine may well have no GPU."""
-    from evomerge.check import check_device
-
-    if campaign.config.workers.pool != "ray":
-        check_device(campaign.config.evaluation.device)
 
 
 def _refuse(report: CheckReport, as_json: bool) -> None:
@@ -142,7 +134,7 @@ def run(
     SIGTERM and Ctrl-C stop it cleanly: the same command goes on later. A second Ctrl-C stops at once.
     """
     from evomerge.campaign import load_campaign
-    from evomerge.check import check_campaign
+    from evomerge.check import check_campaign, check_devices
 
     show_log()
     campaign = load_campaign(file)
@@ -152,7 +144,7 @@ def run(
         grants = _grants(allow_task_code, allow_benchmark_test)
         report = check_campaign(campaign, grants)
         _refuse(report, as_json)
-        _check_device(campaign)
+        check_devices(campaign)
         _drive(campaign, directory, report, grants)
     from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.looks import print_front

@@ -290,7 +290,8 @@ def _gathered_head(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
         (hidden,) = inputs
         if hidden.shape[:-1] != batch.tokens.shape:
             raise RuntimeError(f"the output layer reads hidden states of shape {hidden.shape}")
-        return (hidden.reshape(-1, hidden.shape[-1])[batch.cells][None],)
+        cells = batch.cells.to(hidden.device)  # of a model that is spread over several
+        return (hidden.reshape(-1, hidden.shape[-1])[cells][None],)
 
     handle = head.register_forward_pre_hook(gather)
     try:

@@ -8,6 +8,7 @@ its results have the same bits.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -95,6 +96,15 @@ class Kernels:
             self._works = directory is not None and _compiler() is not None
             if not self._works:
                 log.info("no folder or no C++ compiler: merging by the plain path")
+
+    def on(self, device: torch.device) -> Kernels:
+        """The same for passes on another device; itself for its own."""
+        if device.type == self.device.type and self.device.index in (None, device.index):
+            return self
+        other = copy.copy(self)
+        other.device, other._steps = device, self._steps.to(device)
+        other._known, other._pads = {}, {}
+        return other
 
     @property
     def works(self) -> bool:

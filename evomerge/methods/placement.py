@@ -74,16 +74,18 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
     return int(found[0]) * 1024 if found else 0
 
 
-def place_experts(wanted: Wanted, device: str, needed: int, live: int) -> Placement:
+def place_experts(wanted: Wanted, devices: Sequence[str], needed: int, live: int) -> Placement:
     """`choose_placement` for this machine as it is, with `live` bytes of a model still to come.
+
+    Over several devices, each holds an equal share of both; what does not fit on one is done on none.
 
     Raises:
         EnvironmentFault: E402.
     """
-    if not device.startswith("cuda"):
+    if not devices[0].startswith("cuda"):
         return "mapped"
-    free, _ = torch.cuda.mem_get_info(device)
-    return choose_placement(wanted, device, needed, free - live, free_host_bytes())
+    free = len(devices) * min(torch.cuda.mem_get_info(device)[0] for device in devices)
+    return choose_placement(wanted, devices[0], needed, free - live, free_host_bytes())
 
 
 class Weights:

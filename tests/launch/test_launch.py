@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
     for name in ("models", "evaluators"):
         (tmp_path / name).symlink_to(finished().file.parent / name)
     workers = {"pool": "ray", "address": "auto", "count": 3, "gpus": 0.5}
-    return write_campaign(tmp_path, workers=workers, evaluation={"threads": 4})
+    return write_campaign(tmp_path, workers=workers, evaluation={"threads": 4, "device": "cuda"})
 
 
 def test_each_node_has_room_for_its_share(file: Path) -> None:
@@ -45,7 +45,9 @@ def test_each_node_has_room_for_its_share(file: Path) -> None:
     assert place(campaign, 1).gpus == 2
     assert (place(campaign, 2).cpus, place(campaign, 2).gpus) == (2 * 4 + 1, 1)
     whole = write_campaign(
-        file.parent, workers={"pool": "ray", "address": "auto", "count": 2, "gpus": 2.0}
+        file.parent,
+        workers={"pool": "ray", "address": "auto", "count": 2, "gpus": 2.0},
+        evaluation={"device": "cuda"},
     )
     assert place(load_campaign(whole), 1).gpus == 4
 

@@ -36,7 +36,7 @@ def test_auto_takes_the_fastest_that_fits(device, host, expected):
 @pytest.mark.parametrize("wanted", ["auto", *PLACEMENTS])
 def test_a_processor_reads_the_mapped_files(wanted):
     assert choose_placement(wanted, "cpu", 20 * GB, 0, 0) == "mapped"
-    assert place_experts(wanted, "cpu", 20 * GB, GB) == "mapped"
+    assert place_experts(wanted, ["cpu"], 20 * GB, GB) == "mapped"
 
 
 def test_what_is_wanted_is_taken_up_to_the_last_byte():
