@@ -1,6 +1,8 @@
 """Folders: what opens, and every fault of config, index and shards by its code."""
 
 import json
+import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import INDEX_FILE, open_folder
+from evomerge.checkpoint.folder import INDEX_FILE, open_folder, open_source
 from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError
@@ -116,10 +118,34 @@ def test_adapter_given_as_model(tmp_path):
         open_folder(tmp_path, "math")
 
 
-def test_pickle_weights_are_never_opened(folder):
+class Bait:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.canary,)
+
+
+def test_pickle_weights_are_never_opened(folder, tmp_path):
+    canary = tmp_path / "canary"
+    bait = pickle.dumps(Bait(canary))
+    base = open_folder(folder, "base")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "pytorch_model.bin").write_bytes(bait)
     with pytest.raises(CheckpointError, match=r"E206.*pytorch_model.bin"):
         open_folder(folder, "base")
+    (folder / "model.safetensors").write_bytes(bait)
+    with pytest.raises(CheckpointError, match=r"E208.*a pickle or zip file under another name"):
+        open_folder(folder, "base")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    (folder / "adapter_model.bin").write_bytes(bait)
+    with pytest.raises(CheckpointError, match=r"E206.*adapter_model.bin"):
+        open_source(folder, "math", base)
+    assert not canary.exists()
+    pickle.loads(bait)
+    assert canary.exists()  # it would have worked
 
 
 def test_no_weights(folder):
