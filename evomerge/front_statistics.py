@@ -126,18 +126,7 @@ def paired_bootstrap(
     Raises:
         ValueError: if lengths differ, there are no items, or a result is not finite.
     """
-    difference = np.subtract(*_checked([_pair(a, b)], [1.0])[0])
-    means = np.concatenate(
-        list(_resampled_means([difference[None, :]], [1.0], resamples, seed, None))
-    ).ravel()
-    low, high = _percentiles(means, level)
-    return PairedDifference(
-        difference=float(difference.mean()),
-        low=low,
-        high=high,
-        probability_greater=float((means > 0).mean()),
-        probability_equal=float((means == 0).mean()),
-    )
+    return paired_bootstrap_of_mean([a], [b], resamples, seed, level)
 
 
 def paired_bootstrap_of_mean(

@@ -95,6 +95,6 @@ def test_check_warns_of_the_clock_and_of_directions(file: Path) -> None:
     ]
     file.write_text(json.dumps(campaign))
     report = check_campaign(load_campaign(file))
-    assert [(p.code, p.field) for p in report.warnings] == [("E143", "objectives[0]")]
+    assert [(p.code, p.field) for p in report.warnings] == [("E143", "objectives[0].metric")]
     assert [(p.code, p.field) for p in report.problems] == [("E125", "objectives[1].direction")]
     assert "words.perplexity gets better the other way" in str(report.problems[0])

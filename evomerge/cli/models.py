@@ -171,6 +171,7 @@ def score(
     """
     from evomerge.check import check_device
     from evomerge.cli.references import model_folder
+    from evomerge.cli.results import refuse_other_kinds
     from evomerge.cli.tables import shown_metric
     from evomerge.worker import score_checkpoint
 
@@ -178,6 +179,8 @@ def score(
     began = time.time()
     folder = model_folder(model, "MODEL")
     check_device(device)
+    if lm_eval_json is not None:
+        refuse_other_kinds(evaluator)
     _hide_loading_bars()
     try:
         scores = score_checkpoint(

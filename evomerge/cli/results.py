@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli.output import say
-from evomerge.errors import ConfigError, EnvironmentFault, Problem
+from evomerge.errors import ConfigError, EnvironmentFault, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.campaign_folder import OpenedFolder
@@ -69,6 +69,22 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
         scores = {split: member.metrics[split] for split in SPLITS if split in member.metrics}
         written.append(_write(place, model, results_json(model, declarations, scores)))
     return written
+
+
+def refuse_other_kinds(evaluator: Path) -> None:
+    """See that an evaluator is made of lm-eval tasks, before anything is scored.
+
+    Raises:
+        ConfigError: if the file is faulty.
+        UsageError: E500, if it is of another kind.
+    """
+    from evomerge.evaluators.declaration import EvaluatorDeclaration
+    from evomerge.evaluators.kinds import load_declaration
+
+    declared = load_declaration(evaluator)
+    if not isinstance(declared, EvaluatorDeclaration):
+        wrong, found = "lm-eval's results hold lm-eval tasks only", f"its kind is `{declared.kind}`"
+        raise UsageError(Problem("E500", wrong, found, "leave --lm-eval-json out", str(evaluator)))
 
 
 def write_score_results(

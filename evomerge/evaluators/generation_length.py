@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from evomerge.evaluators.item_evaluator import ItemEvaluator
-from evomerge.evaluators.item_files import Item, ItemsDeclaration, SplitFiles, json_lines
+from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
+from evomerge.evaluators.items import Item, json_lines
 from evomerge.scores import Scores, Split
 
 if TYPE_CHECKING:

@@ -8,25 +8,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from evomerge.evaluators.item_files import Item, ItemsDeclaration
+from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.item_files import ItemsDeclaration
+from evomerge.evaluators.items import Item
 from evomerge.scores import Scores, Split, mean_metric
 
 if TYPE_CHECKING:
     from evomerge.evaluators import Subject
 
 
-class ItemEvaluator(ABC):
-    """The evaluator of an `ItemsDeclaration`; see `Evaluator`.
+class DeclaredEvaluator:
+    """What evaluators of our own kinds have in common: name and metrics are those declared."""
 
-    `ratios` names metrics that are no mean of what single items gave, and whose per-item results are
-    linearised around the whole.
-    """
-
-    ratios: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, declaration: ItemsDeclaration) -> None:
-        self.declaration = declaration
-        self._splits = declaration.splits()
+    declaration: Declaration
 
     @property
     def name(self) -> str:
@@ -37,6 +31,21 @@ class ItemEvaluator(ABC):
     def metrics(self) -> tuple[str, ...]:
         """Full metric names."""
         return tuple(self.declaration.directions())
+
+
+class ItemEvaluator(DeclaredEvaluator, ABC):
+    """The evaluator of an `ItemsDeclaration`; see `Evaluator`.
+
+    `ratios` names metrics that are no mean of what single items gave, and whose per-item results are
+    linearised around the whole.
+    """
+
+    declaration: ItemsDeclaration
+    ratios: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, declaration: ItemsDeclaration) -> None:
+        self.declaration = declaration
+        self._splits = declaration.splits()
 
     def item_count(self, split: Split) -> int:
         """Number of items of a split."""

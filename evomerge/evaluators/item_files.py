@@ -7,9 +7,7 @@ selection and test, so that equal items never land in two splits. The standard l
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,13 +16,11 @@ from pydantic import PositiveInt
 
 from evomerge.errors import Problem
 from evomerge.evaluators.declared import Declaration, Section
-from evomerge.evaluators.items import fixed_order, item_id, split_of
+from evomerge.evaluators.items import Item, fixed_order, item_id, split_of
 from evomerge.recipe import canonical_json
 from evomerge.scores import SPLITS, Split
 
 CHARACTERS_PER_TOKEN = 4
-
-Item = Mapping[str, Any]
 
 
 class SplitFiles(Section):
@@ -136,26 +132,3 @@ class ItemsDeclaration(Declaration):
         items = self.splits()["search"].items
         characters = sum(len(str(value)) for item in items for value in item.values())
         return len(items), characters // CHARACTERS_PER_TOKEN
-
-
-def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
-    """Items in a JSON-lines file.
-
-    Raises:
-        ValueError: naming the line that is no JSON object or lacks a required field.
-        OSError: if the file cannot be read.
-    """
-    items: list[Mapping[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}:{number}: not a JSON line ({error.msg})") from None
-        lacking = [name for name in required if not isinstance(item, dict) or name not in item]
-        if not isinstance(item, dict) or lacking:
-            wanted = f"with {', '.join(lacking)}" if lacking else ""
-            raise ValueError(f"{path.name}:{number}: an item is a JSON object {wanted}".rstrip())
-        items.append(item)
-    return items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evomerge.scores import SPLITS, Split
@@ -14,6 +15,9 @@ SHARES = (50, 25, 25)
 
 NAME_FIELDS = frozenset({"id", "_id", "idx", "index", "doc_id"})
 """Top-level fields that name an item and are no part of what a model is asked."""
+
+
+Item = Mapping[str, Any]
 
 
 def item_id(doc: Mapping[str, Any]) -> str:
@@ -39,3 +43,28 @@ def split_of(item: str, shares: Sequence[int] = SHARES) -> Split:
         if place < 0:
             return split
     return SPLITS[-1]
+
+
+def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
+    """Items in a JSON-lines file.
+
+    Raises:
+        ValueError: naming the line that is no JSON object or lacks a required field.
+        OSError: if the file cannot be read.
+    """
+    items: list[Item] = []
+    # Not `splitlines`: JSON strings may hold characters that it takes for the end of a line.
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path.name}:{number}: not a JSON line ({error.msg})") from None
+            if not isinstance(item, dict):
+                raise ValueError(f"{path.name}:{number}: an item is a JSON object")
+            if lacking := [name for name in required if name not in item]:
+                raise ValueError(f"{path.name}:{number}: an item lacks {', '.join(lacking)}")
+            items.append(item)
+    return items

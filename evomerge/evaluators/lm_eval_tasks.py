@@ -25,6 +25,7 @@ from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
 from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
 from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
+from evomerge.evaluators.item_evaluator import chosen_blocks
 from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.layout import choose_layout
 from evomerge.evaluators.loading import load_task, quiet
@@ -133,10 +134,7 @@ class LmEvalTasks:
         """As `evaluate`, with a pause between blocks; see `BlockEvaluator.by_block`."""
         loaded = self._split(split)
         size = self.declaration.block_size
-        known = range(-(-len(loaded.ids) // size))
-        chosen = list(known if blocks is None else blocks)
-        if not chosen or chosen != sorted(set(chosen) & set(known)):
-            raise ValueError(f"blocks must be ascending, each once, in 0..{len(known) - 1}: {chosen}")
+        chosen = chosen_blocks(blocks, -(-len(loaded.ids) // size))
         lm = _language_model(HFLM, subject)
         requests = self._requests_for(split, loaded, subject)
         probes = [_probe(subject, item[0]) for item in requests.items[:PROBED_ITEMS]]

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from evomerge.errors import CandidateError
 from evomerge.evaluators.item_evaluator import ItemEvaluator
-from evomerge.evaluators.item_files import Item, ItemsDeclaration, SplitFiles
+from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
+from evomerge.evaluators.items import Item
 from evomerge.scores import Metric, Scores, mean_metric
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.item_evaluator import ItemEvaluator
-from evomerge.evaluators.item_files import Item, ItemsDeclaration, SplitFiles, SplitItems, json_lines
-from evomerge.evaluators.items import item_id
+from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles, SplitItems
+from evomerge.evaluators.items import Item, item_id, json_lines
 from evomerge.scores import SPLITS, Split
 
 if TYPE_CHECKING:

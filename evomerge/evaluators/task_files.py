@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import glob
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import Node
 
-from evomerge.evaluators.items import item_id
+from evomerge.evaluators.items import item_id, json_lines
 
 MAX_BYTES = 1_000_000
 SPLIT_RECORD = "evomerge"
@@ -156,7 +155,15 @@ class TaskFile:
         files = self.data_files(self.scored_split)
         if not files or any(path.suffix not in (".jsonl", ".json") for path in files):
             return None
-        return [item_id(doc) for path in files for doc in _json_lines(path)]
+        if any(path.suffix == ".json" and _is_array(path) for path in files):
+            return None
+        return [item_id(doc) for path in files for doc in json_lines(path)]
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file is one array of items, which lm-eval reads as well as lines."""
+    with path.open("rb") as file:
+        return file.read(4096).lstrip().startswith(b"[")
 
 
 def metric_name(metric: Any) -> str:
@@ -303,17 +310,3 @@ def functions_of(value: Any, place: str = "") -> Iterator[tuple[str, TaskFunctio
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from functions_of(inner, f"{place}[{index}]")
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                doc = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not a JSON line ({error.msg})") from None
-            if not isinstance(doc, dict):
-                raise ValueError(f"{path}:{number}: an item is a JSON object")
-            yield doc

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from evomerge.errors import Problem, UsageError
 from evomerge.evaluators.declared import Declaration
-from evomerge.evaluators.item_evaluator import chosen_blocks
+from evomerge.evaluators.item_evaluator import DeclaredEvaluator, chosen_blocks
 from evomerge.evaluators.items import item_id
 from evomerge.recipe import canonical_json
 from evomerge.scores import Scores, Split, mean_metric
@@ -104,21 +104,13 @@ class LatencyDeclaration(WholeModelDeclaration):
         return Latency(self)
 
 
-class WholeModel(ABC):
+class WholeModel(DeclaredEvaluator, ABC):
     """The evaluator of a declaration without items; see `Evaluator`. All items are in one block."""
+
+    declaration: WholeModelDeclaration
 
     def __init__(self, declaration: WholeModelDeclaration) -> None:
         self.declaration = declaration
-
-    @property
-    def name(self) -> str:
-        """Prefix of the metrics."""
-        return self.declaration.name
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Full metric names."""
-        return tuple(self.declaration.directions())
 
     def item_count(self, split: Split) -> int:
         """Number of measurements."""

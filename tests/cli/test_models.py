@@ -87,3 +87,13 @@ def test_score_of_no_model(tmp_path):
     assert call("score", f"org/name@{'0' * 40}", evaluator).code == 4
     assert call("score", tmp_path / "model-a", evaluator).code == 4
     assert call("score", finished().file.parent / "models" / "base", tmp_path / "x.yaml").code == 3
+
+
+def test_lm_eval_results_of_other_kinds_are_refused_before_scoring(export, tmp_path):
+    evaluator = tmp_path / "size.yaml"
+    evaluator.write_text("schema: 1\nkind: size\nname: size\n")
+    found = call("score", export[0], evaluator, "--lm-eval-json", tmp_path / "results")
+    assert found.code == 2
+    assert "E500" in found.err
+    assert "lm-eval tasks only; its kind is `size`; leave --lm-eval-json out" in found.err
+    assert found.out == ""

@@ -12,7 +12,7 @@ from evomerge.evaluators.declaration import (
     load_evaluator,
     metric_directions,
 )
-from evomerge.evaluators.items import fixed_order, item_id
+from evomerge.evaluators.items import fixed_order, item_id, json_lines
 from evomerge.evaluators.kinds import load_declaration
 from tests.evaluators.conftest import DECLARATION, TASK, Bench
 
@@ -177,3 +177,25 @@ def test_every_shipped_declaration_is_sound(path: Path) -> None:
     checked = declaration.problems(allow_code=True)
     found = [each for each in checked if "is missing" not in each.wrong]
     assert found == []
+
+
+def test_a_json_string_may_hold_any_line_separator(tmp_path: Path) -> None:
+    """As `json.dumps(..., ensure_ascii=False)` writes it; only a line feed ends an item."""
+    items = [{"prompt": f"one{mark}two"} for mark in "\u2028\u2029\x85"]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in items), encoding="utf-8")
+    assert json_lines(file, ["prompt"]) == items
+    with pytest.raises(ValueError, match=r"prompts.jsonl:1: an item lacks answer"):
+        json_lines(file, ["answer"])
+
+
+def test_items_in_one_json_array_are_left_to_lm_eval(bench: Bench) -> None:
+    path = bench()
+    for file in list((path.parent / "tasks/data").glob("*.jsonl")):
+        lines = file.read_text().splitlines()
+        file.with_suffix(".json").write_text(json.dumps([json.loads(line) for line in lines], indent=1))
+        file.unlink()
+    for task in (path.parent / "tasks").glob("*.yaml"):
+        task.write_text(task.read_text().replace(".jsonl", ".json"))
+    assert problems(path) == ""
+    assert load_evaluator(path).local_ids() == {}

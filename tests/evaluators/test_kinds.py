@@ -173,7 +173,7 @@ def test_one_file_is_dealt_out_by_content(tmp_path: Path) -> None:
         ({"kind": "perplexity", "text": "none.txt"}, r"E101.*text: no such file; found 'none.txt'"),
         ({"kind": "perplexity", "text": "short.txt"}, r"E128.*text: the \w+ split has no items"),
         ({"kind": "length", "prompts": "short.txt"}, r"E102.*prompts: .*short.txt:1: not a JSON line"),
-        ({"kind": "length", "prompts": "p.jsonl", "field": "q"}, r"E102.*p.jsonl:1: .* with q"),
+        ({"kind": "length", "prompts": "p.jsonl", "field": "q"}, r"E102.*p.jsonl:1: an item lacks q"),
         (
             {
                 "kind": "length",
