@@ -107,7 +107,8 @@ class SlotPool(ABC, Generic[AnySlot]):
         end = time.monotonic() + timeout
         while True:
             self._hand_out()
-            busy = [slot for slot in self._slots if slot.jobs]
+            # The longest at work first: where all have results, none must wait for ever.
+            busy = sorted((slot for slot in self._slots if slot.jobs), key=lambda slot: slot.since)
             arriving = [slot for slot in self._slots if not slot.ready]
             now = time.monotonic()
             if now >= end or not (busy or (arriving and self._queue)):

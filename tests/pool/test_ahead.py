@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,7 +13,7 @@ from evomerge.job import Job, JobResult
 from evomerge.pool import slots
 from evomerge.pool.processes import MOST_AHEAD, ProcessPool
 from evomerge.pool.ray_actors import RayPool
-from evomerge.pool.slots import SlotPool
+from evomerge.pool.slots import Slot, SlotPool
 from tests.pool.toy_runner import SETUP, ToyRunner
 from tests.tiny_ray import local_ray
 
@@ -129,6 +129,40 @@ def test_long_jobs_go_to_whoever_is_free(pool: SlotPool, monkeypatch: pytest.Mon
     pool.submit(job("add:3"))
     assert lying(pool) == [["add:2"]]
     assert [take(pool).id, take(pool).id] == ["add:2", "add:3"]
+
+
+class AtOnce(SlotPool[Slot]):
+    """Workers whose results are there whenever the driver looks, as in a driver that is slower than they."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._slots = [self._start() for _ in range(count)]
+        self.served: Counter[int] = Counter()
+
+    def _start(self) -> Slot:
+        return Slot()
+
+    def _give(self, slot: Slot, job: Job) -> None:
+        pass
+
+    def _wait(self, slots: Sequence[Slot], seconds: float) -> Sequence[Slot]:
+        return slots
+
+    def _take(self, slot: Slot) -> JobResult:
+        self.served[id(slot)] += 1
+        return JobResult(slot.jobs[0].id, "ok")
+
+    def _stop(self, slot: Slot) -> None:
+        pass
+
+
+def test_a_slow_driver_serves_all_workers_alike() -> None:
+    pool = AtOnce(3)
+    for number in range(60):
+        pool.submit(job(f"add:{number}"))
+    for _ in range(60):
+        take(pool)
+    assert sorted(pool.served.values()) == [20, 20, 20]
 
 
 @pytest.mark.parametrize("pool", ["local"], indirect=True)
