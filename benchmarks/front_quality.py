@@ -19,7 +19,8 @@ import numpy as np
 from test_scores import item_scores, open_worker
 
 from evomerge.baselines import baseline_recipes
-from evomerge.campaign import BaselinesSection, Campaign, OptimizerSection, load_campaign
+from evomerge.campaign import Campaign, load_campaign
+from evomerge.campaign_file import BaselinesSection, OptimizerSection
 from evomerge.check import CheckReport, check_campaign, raise_problems
 from evomerge.driver import run
 from evomerge.front import compute_front

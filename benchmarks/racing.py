@@ -25,7 +25,8 @@ import numpy as np
 from scipy.stats import ttest_1samp
 from test_scores import worker_setup
 
-from evomerge.campaign import BudgetSection, Campaign, RacingSection, load_campaign
+from evomerge.campaign import Campaign, load_campaign
+from evomerge.campaign_file import BudgetSection, RacingSection
 from evomerge.check import CheckReport, check_campaign, raise_problems
 from evomerge.cli.standing import search_hypervolume
 from evomerge.dispatch import Dispatcher

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from evomerge.campaign import Campaign, CheckpointReference, is_device
+from evomerge.campaign import Campaign
+from evomerge.campaign_file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.vocabulary import aligned_folders
-from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem, UsageError
+from evomerge.devices import check_device
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.kinds import load_declaration
@@ -387,27 +389,6 @@ def check_devices(campaign: Campaign) -> None:
             wrong = f"a worker asks for {workers.gpus:g} devices"
             problem = Problem("E401", wrong, f"found {found} here", "", field="workers.gpus")
             raise EnvironmentFault(problem)
-
-
-def check_device(device: str) -> None:
-    """See that a CUDA device exists before workers are started; loads torch only for such a device.
-
-    Raises:
-        EnvironmentFault: E401.
-        UsageError: E500, if this is no name of a device.
-    """
-    if device == "cpu":
-        return
-    if not is_device(device):
-        todo = "give cpu, cuda or cuda:N"
-        raise UsageError(Problem("E500", f"`{device}` is no device", "", todo))
-    import torch
-
-    count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
-    if index >= count:
-        todo = "set `evaluation.device: cpu`, or give --device cpu, for a trial"
-        wrong, found = f"no device `{device}` here", f"{count} CUDA devices"
-        raise EnvironmentFault(Problem("E401", wrong, found, todo))
 
 
 def report_to_json(report: CheckReport) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.campaign import RacingSection
+from evomerge.campaign_file import RacingSection
 from evomerge.constraint import Bound
 from evomerge.history import Candidate, History
 from evomerge.item_store import ItemStore

@@ -16,12 +16,12 @@ from evomerge.campaign import load_campaign
 from evomerge.check import (
     CheckReport,
     check_campaign,
-    check_device,
     check_devices,
     locate,
     raise_problems,
     report_to_json,
 )
+from evomerge.devices import check_device
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, UsageError
 from tests.tiny_models import write_campaign, write_evaluator
 

@@ -169,10 +169,10 @@ def score(
 
     The code is that of a search, so that scores can be compared.
     """
-    from evomerge.check import check_device
     from evomerge.cli.references import model_folder
     from evomerge.cli.results import refuse_other_kinds
     from evomerge.cli.tables import shown_metric
+    from evomerge.devices import check_device
     from evomerge.worker import score_checkpoint
 
     show_log()

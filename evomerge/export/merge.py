@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evomerge.campaign import CheckpointReference
+from evomerge.campaign_file import CheckpointReference
 from evomerge.check import locate
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from evomerge.campaign import WorkersSection
+from evomerge.campaign_file import WorkersSection
 from evomerge.job import Job, JobResult, WorkerSetup
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from evomerge.campaign import CheckpointReference, load_campaign
+from evomerge.campaign import load_campaign
+from evomerge.campaign_file import CheckpointReference
 from evomerge.check import check_campaign, locate
 from evomerge.checkpoint.hub import cached_snapshot, missing_files
 from evomerge.errors import CheckpointError

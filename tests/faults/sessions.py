@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from evomerge import driver
-from evomerge.campaign import WorkersSection
+from evomerge.campaign_file import WorkersSection
 from evomerge.cli import main
 from evomerge.job import WorkerSetup
 from evomerge.ledger import Ledger

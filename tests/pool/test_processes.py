@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evomerge.campaign import WorkersSection
+from evomerge.campaign_file import WorkersSection
 from evomerge.job import Job, JobResult
 from evomerge.pool import Pool, open_pool, slots
 from evomerge.pool.inline import InlinePool

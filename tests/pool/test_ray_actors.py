@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from evomerge.campaign import WorkersSection
+from evomerge.campaign_file import WorkersSection
 from evomerge.errors import EnvironmentFault
 from evomerge.job import Job, JobResult
 from evomerge.pool import Pool, open_pool, slots

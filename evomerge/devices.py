@@ -1,13 +1,21 @@
-"""Faults between what a campaign's workers are given and what they evaluate on."""
+"""Devices: their names, whether this machine has them, and whether workers are given what they ask for."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from evomerge.errors import EnvironmentFault, Problem, UsageError
+
 Fault = tuple[tuple[str, str], str, str, str]
 """The field, what is wrong, what was found, what to do."""
+
+
+def is_device(text: str) -> bool:
+    """Whether this names a device that models are scored on: `cpu`, `cuda` or `cuda:N`."""
+    return re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None
 
 
 def device_faults(workers: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[Fault]:
@@ -31,3 +39,24 @@ def device_faults(workers: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
     elif gpus > 1 and device != "cuda":
         wrong = "a model over several devices lies on all that its worker is given"
         yield ("evaluation", "device"), wrong, f"found {device!r}", "write `device: cuda`"
+
+
+def check_device(device: str) -> None:
+    """See that a CUDA device exists before workers are started; loads torch only for such a device.
+
+    Raises:
+        EnvironmentFault: E401.
+        UsageError: E500, if this is no name of a device.
+    """
+    if device == "cpu":
+        return
+    if not is_device(device):
+        todo = "give cpu, cuda or cuda:N"
+        raise UsageError(Problem("E500", f"`{device}` is no device", "", todo))
+    import torch
+
+    count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+    if index >= count:
+        todo = "set `evaluation.device: cpu`, or give --device cpu, for a trial"
+        wrong, found = f"no device `{device}` here", f"{count} CUDA devices"
+        raise EnvironmentFault(Problem("E401", wrong, found, todo))
