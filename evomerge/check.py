@@ -101,7 +101,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     declarations = _open_evaluators(campaign, problems, "task_code" in grants)
     _check_objectives(campaign, declarations, problems)
     if not problems:
-        problems += _leaks(campaign, declarations)
+        problems += [*_leaks(campaign, declarations), *_cannot_race(campaign, declarations)]
     if "benchmark_test" not in grants:
         _check_benchmarks(campaign, declarations, problems)
     warnings += _odd_counts(campaign)
@@ -244,6 +244,19 @@ def _check_objectives(
             found, todo = f"found {objective.direction}", f"write `{right}`"
             where = ("objectives", index, "direction")
             problems.append(campaign.fault(where, "E125", wrong, found, todo))
+
+
+def _cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E142 for objectives of a racing campaign whose evaluators cannot stop between blocks."""
+    if campaign.config.racing is None:
+        return []
+    whole = {m for d in declarations.values() if not d.by_block for m in d.directions()}
+    return [
+        campaign.fault(("objectives", index, "metric"), "E142", f"{objective.metric} cannot race",
+                       "racing takes metrics of lm-eval tasks", "leave `racing` out")
+        for index, objective in enumerate(campaign.objectives)
+        if objective.metric in whole
+    ]  # fmt: skip
 
 
 def _leaks(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:

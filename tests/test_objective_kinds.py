@@ -98,3 +98,16 @@ def test_check_warns_of_the_clock_and_of_directions(file: Path) -> None:
     assert [(p.code, p.field) for p in report.warnings] == [("E143", "objectives[0].metric")]
     assert [(p.code, p.field) for p in report.problems] == [("E125", "objectives[1].direction")]
     assert "words.perplexity gets better the other way" in str(report.problems[0])
+
+
+def test_objectives_that_cannot_race_are_found_before_anything_is_scored(file: Path) -> None:
+    campaign = json.loads(file.read_text())
+    campaign["objectives"] = [{"metric": "words.perplexity", "direction": "minimize"}]
+    campaign["racing"] = {"threshold": 2}
+    file.write_text(json.dumps(campaign))
+    report = check_campaign(load_campaign(file))
+    assert [(p.code, p.field) for p in report.problems] == [("E142", "objectives[0].metric")]
+    assert "words.perplexity cannot race" in str(report.problems[0])
+    del campaign["racing"]
+    file.write_text(json.dumps(campaign))
+    assert check_campaign(load_campaign(file)).problems == []

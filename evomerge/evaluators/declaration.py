@@ -9,7 +9,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
@@ -67,6 +67,8 @@ class EvaluatorDeclaration(Declaration):
         scorer: `lm_eval` scores through lm-eval's own model class, `packed` by our scorer, `auto` by
             ours where it agrees with lm-eval on the model at hand and by lm-eval's elsewhere.
     """
+
+    by_block: ClassVar[bool] = True
 
     kind: Literal["lm_eval"]
     include_path: str | None = None

@@ -136,7 +136,7 @@ def rolling_requests(subject: Subject, text: str, most: int) -> list[Request]:
     from evomerge.evaluators.packed import Request
 
     tokenizer = subject.tokenizer
-    tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     first = tokenizer.bos_token_id
     first = tokenizer.eos_token_id if first is None else first
     if first is None:
