@@ -168,6 +168,11 @@ def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:
 
 
 def _missing_folder(folder: Path, name: str) -> Problem:
+    if folder.exists():
+        todo = f"give the folder it lies in, {folder.parent}"
+        return Problem(
+            "E201", f"{name}: a model is a folder, this is a file", "", todo, file=str(folder)
+        )
     near: list[str] = []
     if folder.parent.is_dir():
         siblings = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]

@@ -221,7 +221,7 @@ def read_recipe(file: Path) -> StatedMerge:
     try:
         data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        if re.search(rb"^(merge_method|genome)\s*:", content, re.MULTILINE):
+        if file.suffix in (".yml", ".yaml") or re.search(rb"^(merge_method|genome)\s*:", content, re.M):
             return _from_mergekit(file, content)
         todo = "give a recipe in JSON, such as `recipe.json` of an export, or a mergekit YAML"
         problem = Problem("E102", "a recipe is a JSON file", str(error), todo, str(file))

@@ -101,6 +101,10 @@ def test_redundant_head_is_set_aside(tmp_path):
 def test_missing_folder_suggests_the_nearest(folder):
     with pytest.raises(CheckpointError, match=r"E201.*did you mean .*base"):
         open_folder(folder.parent / "bose", "base")
+    with pytest.raises(
+        CheckpointError, match=r"E201.*a model is a folder, this is a file; give the folder"
+    ):
+        open_folder(folder / "model.safetensors", "base")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "\udcff"])

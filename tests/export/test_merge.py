@@ -139,6 +139,12 @@ def test_faults_of_a_recipe_file(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("method: ties\n")
     with pytest.raises(ConfigError, match=r"E102.*a recipe is a JSON file"):
         merge_recipe(tmp_path / "recipe.json", out)
+    (tmp_path / "merge.yml").write_text("merge_method: linear\nmodels: [\n")
+    with pytest.raises(ConfigError, match=r"E102.*merge.yml:3:1: YAML syntax"):
+        merge_recipe(tmp_path / "merge.yml", out)
+    (tmp_path / "merge.yml").write_text("")
+    with pytest.raises(ConfigError, match=r"E103.*merge.yml: .*the file is empty"):
+        merge_recipe(tmp_path / "merge.yml", out)
     file = write_recipe(tmp_path / "recipe.json", hand_made(finished, tokenizer="merged"))
     with pytest.raises(
         ConfigError, match=r"E138.*tokenizer: names no checkpoint source; found 'merged'"
