@@ -145,6 +145,7 @@ def test_faults_of_a_recipe_file(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "merge.yml").write_text("")
     with pytest.raises(ConfigError, match=r"E103.*merge.yml: .*the file is empty"):
         merge_recipe(tmp_path / "merge.yml", out)
+    (tmp_path / "merge.yml").unlink()
     file = write_recipe(tmp_path / "recipe.json", hand_made(finished, tokenizer="merged"))
     with pytest.raises(
         ConfigError, match=r"E138.*tokenizer: names no checkpoint source; found 'merged'"
