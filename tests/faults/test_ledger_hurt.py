@@ -148,7 +148,8 @@ def test_f23_a_full_disk(trial: Trial) -> Tally:
     limit = trial.rng.randrange(6_000, 20_000)
     if trial.index % 2 == 0 and can_mount(trial.folder / "probe"):
         (trial.folder / RUN).mkdir()
-        with small_disk(trial.folder / RUN, 4096 * (limit // 1000)):
+        # The whole folder takes some twenty pages.
+        with small_disk(trial.folder / RUN, 4096 * (limit // 2000)):
             code = forked(lambda: os._exit(run_command(file)))
             shutil.copytree(trial.folder / RUN, trial.folder / "moved")
         (trial.folder / RUN).rmdir()
