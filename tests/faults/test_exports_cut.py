@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from evomerge.errors import EnvironmentFault
 from evomerge.export.files import check_manifest
 from tests.faults.harness import Tally, Trial, row
-from tests.faults.test_driver_stopped import export, older_export
+from tests.faults.test_driver_stopped import campaign_copy, export, older_export
 from tests.tiny_runs import forked
 
 
@@ -34,6 +34,7 @@ def test_f24_a_full_disk_under_an_export(trial: Trial) -> Tally:
         shutil.copytree(older_export(), out)
     before = content(out) if over else {}
     limit = trial.rng.randrange(100, 35_000)
+    campaign_copy()  # before files are limited
 
     def export_into_little() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
