@@ -79,11 +79,6 @@ class TablePool:
         """As of the live workers."""
         return self.inner.waiting
 
-    @property
-    def ahead(self) -> int:
-        """As of the live workers."""
-        return self.inner.ahead
-
     def submit(self, job: Job) -> None:
         """Answer at once if the row is known."""
         if job.kind == "prepare" and self.table.prepared is not None:
