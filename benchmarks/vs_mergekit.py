@@ -9,7 +9,7 @@ of its own). Every candidate has other weights, so that all of its tensors are w
 repeats counts on both sides. Prints ratios and asserts nothing; goals: 15 for linear and task_arithmetic,
 80 for dare_ties, 200 for ties.
 
-    python -m benchmarks.vs_mergekit .venv-oracles/bin/python [--repeats 3] [--layers 12]
+    python -m benchmarks.vs_mergekit .venv-oracles/bin/python [--repeats 3] [--methods linear ...]
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("python")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--kernels", type=Path, help="folder of compiled passes to keep")
     parser.add_argument("--plain", action="store_true", help="without compiled passes")
     chosen = parser.parse_args()
@@ -145,7 +146,7 @@ def main() -> None:
         print("| method | mergekit | ours | ratio | ratio with mergekit's start | ours, first |")
         print("| --- | --- | --- | --- | --- | --- |")
         kernels = Kernels(chosen.kernels or root / "kernels", "plain" if chosen.plain else "compiled")
-        for method in METHODS:
+        for method in chosen.methods:
             first, warm = ours(root, method, chosen.repeats, kernels)
             slow, start = theirs(chosen.python, root, method, chosen.repeats)
             ratios = f"{slow / warm:.0f} | {(slow + start) / warm:.0f}"
