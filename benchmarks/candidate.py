@@ -43,6 +43,8 @@ from evomerge.worker import Worker
 
 DENSITY = 0.5
 METHODS = ("linear", "ties")
+OPTIONS = {"linear": {}, "ties": {"election": "after", "divisor": "weight", "rounding": "binary"}}
+"""Those that are mergekit's."""
 
 
 def write_models(root: Path) -> int:
@@ -136,7 +138,7 @@ class Ours:
         if method == "ties":
             tables["density"] = {name: {"": DENSITY} for name in EXPERTS}
         base = "base" if method == "ties" else None
-        merged = MergedSource(method, EXPERTS, base, tables, {}, 7)
+        merged = MergedSource(method, EXPERTS, base, tables, OPTIONS[method], 7)
         recipe = single_source_recipe(
             {**self.sources, "merged": merged}, "merged", self.layers, "bfloat16"
         )
@@ -177,7 +179,8 @@ def main() -> None:
         for method in METHODS:
             merges = merge_theirs(chosen.python, root, method, chosen.repeats)
             first = ours.candidate(method, chosen.repeats)[0]
-            ours.watch()
+            if method == METHODS[0]:
+                ours.watch()
             scored, mine, outside, differences = [], [], [], []
             for number in range(chosen.repeats):
                 took, theirs = score_theirs(root / f"{method}-{number}", root / "tasks", best)

@@ -132,7 +132,7 @@ class RacingSection(_Section):
     each task before the first look.
     """
 
-    threshold: PositiveFloat = 1.0
+    threshold: PositiveFloat = 0.4
     first: PositiveInt = 1
 
 
