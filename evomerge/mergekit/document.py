@@ -23,6 +23,9 @@ _TOP = (
     "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
 
+MODULE = "default"
+"""mergekit's name of the only module a decoder has."""
+
 
 @dataclass(frozen=True)
 class ModelRef:
@@ -140,20 +143,24 @@ class _Form:
             near = difflib.get_close_matches(str(name), SPOKEN, n=1)
             todo = f"did you mean {near[0]}?" if near else f"supported: {', '.join(sorted(SPOKEN))}"
             self.fault("E137", ("merge_method",), "unsupported merge method", name, todo)
-        if "modules" in data:
-            self.fault("E137", ("modules",), "models of several modules are not supported")
-        elif ("models" in data) == ("slices" in data):
-            self.fault("E103", ("models",), "give either `models` or `slices`")
+        body, inside = self.module()
+        if ("models" in body) == ("slices" in body):
+            self.fault("E103", (*inside, "models"), "give either `models` or `slices`")
         base = self.model(data["base_model"], ("base_model",)) if "base_model" in data else None
         if self.knows_method and self.method.base == "required" and base is None:
-            inner = data.get("slices") or []
+            inner = body.get("slices") or []
             if not all(isinstance(s, dict) and "base_model" in s for s in inner) or not inner:
                 wrong = f"{self.method.name} needs a base_model"
                 self.fault("E115", ("merge_method",), wrong)
         slices = (
-            self.models(data.get("models")) if "models" in data else self.slices(data.get("slices"))
+            self.models(body.get("models"), inside)
+            if "models" in body
+            else self.slices(body.get("slices"), inside)
         )
         settings = self.settings(data.get("parameters"), ("parameters",))
+        if inside:
+            own = self.settings(body.get("parameters"), (*inside, "parameters"))
+            settings = {**settings, **own}
         dtypes = [self.dtype(key) for key in ("dtype", "out_dtype")]
         tokenizer = self.tokenizer()
         template = data.get("chat_template") or ""
@@ -162,9 +169,26 @@ class _Form:
         if self.problems:
             raise ConfigError(sorted(self.problems, key=lambda p: (p.line, p.column)))
         return Document(
-            self.file, self.positions, self.method, base, tuple(slices), "models" in data, settings,
+            self.file, self.positions, self.method, base, tuple(slices), "models" in body, settings,
             dtypes[0], dtypes[1], tokenizer, template, tuple(dict.fromkeys(self.notes)),
         )  # fmt: skip
+
+    def module(self) -> tuple[Mapping[str, Any], Where]:
+        """What holds `models` or `slices`, and where it stands: the file, or the module of a decoder."""
+        if "modules" not in self.data:
+            return self.data, ()
+        for key in ("models", "slices"):
+            if key in self.data:
+                self.fault("E103", (key,), "give `modules`, or else `models` or `slices`")
+        modules = self.data["modules"]
+        if not isinstance(modules, dict) or list(modules) != [MODULE]:
+            wrong = f"models of other modules than `{MODULE}`, the one of a decoder, are not supported"
+            self.fault("E137", ("modules",), wrong)
+            return {"models": []}, ("modules", MODULE)
+        inside: Where = ("modules", MODULE)
+        if not self.fields(modules[MODULE], inside, ("models", "slices", "parameters")):
+            return {"models": []}, inside
+        return modules[MODULE], inside
 
     def fields(self, entry: Any, where: Where, known: tuple[str, ...]) -> bool:
         if not isinstance(entry, dict):
@@ -185,27 +209,27 @@ class _Form:
             return None
         return value
 
-    def models(self, entries: Any) -> list[SliceEntry]:
-        sources = []
+    def models(self, entries: Any, inside: Where) -> list[SliceEntry]:
+        sources: list[SourceEntry] = []
         if not isinstance(entries, list) or not entries:
-            self.fault("E108", ("models",), "must be a list of models")
+            self.fault("E108", (*inside, "models"), "must be a list of models")
             return []
         for index, entry in enumerate(entries):
-            where: Where = ("models", index)
+            where: Where = (*inside, "models", index)
             if not self.fields(entry, where, ("model", "parameters")):
                 continue
             model = self.model(entry.get("model"), (*where, "model"))
             settings = self.settings(entry.get("parameters"), (*where, "parameters"))
             if model is not None:
                 sources.append(SourceEntry(model, None, settings, where))
-        return [SliceEntry(tuple(sources), None, {}, ("models",))]
+        return [SliceEntry(tuple(sources), None, {}, (*inside, "models"))]
 
-    def slices(self, entries: Any) -> list[SliceEntry]:
+    def slices(self, entries: Any, inside: Where) -> list[SliceEntry]:
         slices = []
         if entries is not None and (not isinstance(entries, list) or not entries):
-            self.fault("E108", ("slices",), "must be a list of slices")
+            self.fault("E108", (*inside, "slices"), "must be a list of slices")
         for index, entry in enumerate(entries if isinstance(entries, list) else []):
-            where: Where = ("slices", index)
+            where: Where = (*inside, "slices", index)
             if not self.fields(
                 entry, where, ("sources", "base_model", "residual_weight", "parameters")
             ):

@@ -170,10 +170,36 @@ def test_slerp_begins_at_the_base(models: Path) -> None:
     assert found.recipe.sources["base"] == CheckpointSource(str((models / "code").resolve()))
 
 
+def test_the_module_of_a_decoder_is_the_file_itself(models: Path) -> None:
+    plain = "models: [{model: math}, {model: code, parameters: {weight: 0.7}}]\n"
+    head = "merge_method: linear\nparameters: {weight: 0.2, normalize: false}\n"
+    inside = f"modules:\n  default:\n    {plain}"
+    first, second = read(models, head + plain), read(models, head + inside)
+    assert first.recipe == second.recipe
+    nearer = read(models, head + inside + "    parameters: {weight: 0.4}\n")
+    found = weights(models, merged(nearer), "math")
+    assert set(found.values()) == {0.4}
+    assert set(weights(models, merged(nearer), "code").values()) == {0.7}
+    sliced = "    slices: [{sources: [{model: math, layer_range: [0, 3]}]}]\n"
+    assert len(read(models, f"{head}modules:\n  default:\n{sliced}").recipe.path) == 3
+
+
 FAULTS = [
     ("merge_method: tie\n", r"E137.*:1:\d+ merge_method: unsupported merge method.*mean ties"),
     ("merge_method: arcee_fusion\n", "E137.*unsupported merge method; found 'arcee_fusion'"),
-    ("merge_method: ties\nmodules: {}\n", r"E137.*:2:\d+ modules: .*several modules"),
+    ("merge_method: linear\nmodules: {}\n", r"E137.*:2:\d+ modules: .*other modules than `default`"),
+    (
+        "merge_method: linear\nmodules: {text: {models: [{model: math}]}, vision: {models: []}}\n",
+        "E137.*:2.*other modules than `default`, the one of a decoder",
+    ),
+    (
+        "merge_method: linear\nmodules:\n  default:\n    modells: [{model: math}]\n",
+        r"E104.*:4:5 modules\.default\.modells: unknown field.*mean `models`",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: math}]\nmodules: {default: {models: [{model: math}]}}\n",
+        "E103.*:2.*give `modules`, or else",
+    ),
     ("merge_method: ties\nmodels: [{model: math}]\n", "E115.*ties needs a base_model"),
     ("merge_method: linear\nmodels: [{model: math}]\nparamters: {}\n", "E104.*:3.*mean `parameters`"),
     (
