@@ -54,6 +54,7 @@ class MadeUpPool:
             "checkpoints": {n: hashlib.sha256(n.encode()).hexdigest() for n in ("base", *EXPERTS)},
             "storage": "bfloat16",
             "problems": [],
+            "warnings": [],
             "layout": {"layers": LAYERS, "places": list(places), "parameters": {}, "active": None},
             "evaluators": {n: {"digest": hashlib.sha256(n.encode()).hexdigest()} for n in EXPERTS},
         }
