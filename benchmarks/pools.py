@@ -1,6 +1,6 @@
 """How busy a pool keeps its workers with short jobs, with and without the next one lying ready.
 
-    python benchmarks/pools.py
+    python -m benchmarks.pools
 
 Jobs sleep, so that only the way to the driver and back counts. The driver does what it does in a campaign: it
 takes a result, appends it to a ledger on disk (fsynced), hands out the next job. Both ways alternate in one
@@ -22,19 +22,8 @@ from evomerge.job import Job, JobResult, WorkerSetup
 from evomerge.ledger import Ledger
 from evomerge.pool.processes import ProcessPool
 from evomerge.pool.ray_actors import RayPool
+from tests.pool.toy_runner import SETUP
 
-SETUP = WorkerSetup(
-    sources={},
-    evaluators=(),
-    methods=(),
-    trims=(),
-    dtype="float32",
-    storage="bfloat16",
-    device="cpu",
-    threads=1,
-    batch_size=1,
-    cache="",
-)
 RECIPE = {"coefficients": "0.125 " * 400}
 SCORES = {"event": "evaluated", "metrics": "0.125 " * 100}
 WORK = ((0.001, 200), (0.01, 100), (0.1, 20))

@@ -23,21 +23,14 @@ from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.devices import check_device
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
+from evomerge.estimates import estimates_of
 from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.history import Grant
-from evomerge.merge_method import METHODS
 from evomerge.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.scores import Split
 from evomerge.search_space import ModelLayout, build_search_space
-
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
-"""What one thread reached on the models in `experiments/`, all overhead included."""
-
-WORKER_BASE_BYTES = 450_000_000
-"""Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     warnings += _measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
-        estimates = _estimates(campaign, layout, storage, declarations)
+        estimates = estimates_of(campaign, layout, storage, declarations)
     return CheckReport(problems, warnings, paths, storage, layout, genes, estimates)
 
 
@@ -324,50 +317,6 @@ def _measured_by_the_clock(
         for where, metric in _named_metrics(campaign)
         if metric in clocked
     ]
-
-
-def _estimates(
-    campaign: Campaign,
-    layout: ModelLayout,
-    storage: str,
-    declarations: Mapping[Path, Declaration],
-) -> dict[str, float]:
-    config = campaign.config
-    size = layout.parameters * BYTES[storage]
-    live = layout.parameters * BYTES[config.evaluation.dtype]
-    workers = 1 if config.workers.pool == "inline" else config.workers.count
-    items = tokens = 0
-    for declaration in declarations.values():
-        found = declaration.size()
-        items += found[0]
-        tokens += found[1]
-    evaluations = config.budget.evaluations or 0
-    # Mapped experts are shared by the workers of a node; each worker holds one live model.
-    memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
-    folder = evaluations * (items + 4_000) + size
-    if "ranks" in METHODS[campaign.space.method].statistics:
-        # A mapped file for each expert, two bytes an element.
-        ranks = 2 * layout.parameters * len(campaign.experts)
-        memory, folder = memory + ranks, folder + ranks
-    return {
-        "parameters": float(layout.parameters),
-        "items": float(items),
-        "evaluations": float(evaluations),
-        "memory_bytes": float(memory),
-        "disk_bytes": float(folder),
-    } | _seconds(campaign, layout, evaluations, tokens, workers)
-
-
-def _seconds(
-    campaign: Campaign, layout: ModelLayout, evaluations: int, tokens: int, workers: int
-) -> dict[str, float]:
-    """A rough duration for processors; none for GPUs, whose speed no header tells."""
-    evaluation = campaign.config.evaluation
-    if evaluation.device != "cpu" or not tokens:
-        return {}
-    baselines = 2 + len(campaign.experts) + len(campaign.config.baselines.single)
-    operations = 2.0 * layout.parameters * tokens * (evaluations + baselines)
-    return {"seconds": operations / (FLOPS[evaluation.dtype] * evaluation.threads * workers)}
 
 
 def raise_problems(report: CheckReport) -> None:

@@ -64,7 +64,7 @@ LAYERS: list[dict[str, tuple[str, ...]]] = [
             "campaign_folder",
         ),
     },
-    {"work": ("worker", "judge", "check", "pool"), "testing": ("testing",)},
+    {"work": ("worker", "judge", "estimates", "check", "pool"), "testing": ("testing",)},
     {
         "driver": (
             "dispatch",
