@@ -37,9 +37,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.evaluate import BATCH_SIZES, SHAPES, random_model, random_tokenizer, write_items
 from benchmarks.vs_mergekit import EXPERTS, RUNNER, write_experts
-from evomerge.job import Job, JobResult, WorkerSetup
-from evomerge.recipe import CheckpointSource, MergedSource, single_source_recipe
-from evomerge.worker import Worker
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, single_source_recipe
+from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.worker import Worker
 
 DENSITY = 0.5
 METHODS = ("linear", "ties")

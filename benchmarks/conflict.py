@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from test_scores import item_scores, open_worker
 
-from evomerge.baselines import single_coefficient_recipe
-from evomerge.campaign import load_campaign
-from evomerge.check import check_campaign, raise_problems
-from evomerge.recipe import CheckpointSource, checkpoint_recipe
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.optimizers.baselines import single_coefficient_recipe
+from evomerge.recipe.recipe import CheckpointSource, checkpoint_recipe
 
 RESAMPLES = 4000
 

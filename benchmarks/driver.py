@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.campaign import Campaign, load_campaign
-from evomerge.dispatch import Dispatcher
-from evomerge.driver import Driver
-from evomerge.history import LEDGER_FILE, History
-from evomerge.job import Job, JobResult
-from evomerge.ledger import Ledger
-from evomerge.recipe import leaf_places
-from evomerge.recipe_json import recipe_from_json
-from evomerge.search import Search, campaign_optimizer, replay
+from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.ledger import Ledger
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.recipe.recipe import leaf_places
+from evomerge.run.dispatch import Dispatcher
+from evomerge.run.driver import Driver
+from evomerge.run.job import Job, JobResult
+from evomerge.run.search import Search, campaign_optimizer, replay
 
 EXPERTS = ("math", "code", "text")
 LAYERS, MODULES = 55, ("attn", "mlp", "norm")

@@ -41,8 +41,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from evomerge.evaluators import Subject, open_evaluator
 from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 
 REPOSITORY = Path(__file__).parents[1]
 VOCABULARY = 4096

@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 from test_scores import item_scores, open_worker
 
-from evomerge.baselines import baseline_recipes
-from evomerge.campaign import Campaign, load_campaign
-from evomerge.campaign_file import BaselinesSection, OptimizerSection
-from evomerge.check import CheckReport, check_campaign, raise_problems
-from evomerge.driver import run
-from evomerge.front import compute_front
-from evomerge.front_statistics import (
+from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.file import BaselinesSection, OptimizerSection
+from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.front.front import compute_front
+from evomerge.front.statistics import (
     hypervolume_interval,
     paired_bootstrap_of_mean,
     probability_dominates,
 )
-from evomerge.history import ITEMS_FOLDER, History
-from evomerge.item_store import ItemStore
-from evomerge.pareto import dominates, hypervolume
-from evomerge.prepared import prepared_sources, prepared_space
+from evomerge.ledger.history import ITEMS_FOLDER, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.pareto import dominates, hypervolume
+from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.run.driver import run
+from evomerge.run.worker import Worker
 from evomerge.search_space import load_search_space
-from evomerge.worker import Worker
 
 SURE = 0.95
 

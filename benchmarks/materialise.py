@@ -26,12 +26,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.reader import open_readers
-from evomerge.materialize import LiveModel, write_checkpoint
-from evomerge.merge_method import METHODS
-from evomerge.methods.compiled import Kernels
-from evomerge.plan import MergePlan, make_plan
-from evomerge.recipe import CheckpointSource, MergedSource, single_source_recipe
-from evomerge.weight_statistics import WeightStatistics
+from evomerge.merge.materialize import LiveModel, write_checkpoint
+from evomerge.merge.passes.compiled import Kernels
+from evomerge.merge.plan import MergePlan, make_plan
+from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, single_source_recipe
 
 EXPERTS = ("a", "b", "c")
 

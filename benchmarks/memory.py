@@ -34,11 +34,11 @@ def work(folder: Path) -> None:
 
     from evomerge.checkpoint.folder import open_folder
     from evomerge.checkpoint.reader import open_readers
-    from evomerge.materialize import LiveModel
-    from evomerge.methods.compiled import Kernels
-    from evomerge.plan import make_plan
-    from evomerge.recipe import CheckpointSource, single_source_recipe
-    from evomerge.weight_statistics import WeightStatistics
+    from evomerge.merge.materialize import LiveModel
+    from evomerge.merge.passes.compiled import Kernels
+    from evomerge.merge.plan import make_plan
+    from evomerge.merge.statistics.weights import WeightStatistics
+    from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
 
     torch.set_num_threads(1)
     kept = []

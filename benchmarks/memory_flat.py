@@ -22,12 +22,12 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 from scipy.stats import theilslopes
 
-from evomerge.campaign import load_campaign
-from evomerge.check import check_campaign, raise_problems
-from evomerge.job import Job, WorkerSetup
-from evomerge.prepared import prepared_space
-from evomerge.starter import write_starter
-from evomerge.worker import Worker
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.campaign.prepared import prepared_space
+from evomerge.cli.starter.write import write_starter
+from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.worker import Worker
 
 
 def resident() -> int:

@@ -27,9 +27,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.evaluators import Subject
 from evomerge.evaluators.code_execution import install_code_eval
 from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator, task_files
+from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.items import item_id
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evomerge.job import Job, JobResult, WorkerSetup
-from evomerge.ledger import Ledger
-from evomerge.pool.processes import ProcessPool
-from evomerge.pool.ray_actors import RayPool
-from tests.pool.toy_runner import SETUP
+from evomerge.ledger.ledger import Ledger
+from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.pool.processes import ProcessPool
+from evomerge.run.pool.ray_actors import RayPool
+from tests.run.pool.toy_runner import SETUP
 
 RECIPE = {"coefficients": "0.125 " * 400}
 SCORES = {"event": "evaluated", "metrics": "0.125 " * 100}

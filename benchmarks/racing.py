@@ -25,20 +25,20 @@ import numpy as np
 from scipy.stats import ttest_1samp
 from test_scores import worker_setup
 
-from evomerge.campaign import Campaign, load_campaign
-from evomerge.campaign_file import BudgetSection, RacingSection
-from evomerge.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.file import BudgetSection, RacingSection
 from evomerge.cli.standing import search_hypervolume
-from evomerge.dispatch import Dispatcher
-from evomerge.driver import Driver
 from evomerge.errors import Stopped
-from evomerge.history import LEDGER_FILE, History
-from evomerge.job import Job, JobResult
-from evomerge.ledger import Ledger
-from evomerge.pool import Pool, open_pool
-from evomerge.racing import race_over
-from evomerge.recipe_json import recipe_from_json
-from evomerge.scores import mean_metric
+from evomerge.evaluators.racing import race_over
+from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.ledger import Ledger
+from evomerge.objectives.scores import mean_metric
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.run.dispatch import Dispatcher
+from evomerge.run.driver import Driver
+from evomerge.run.job import Job, JobResult
+from evomerge.run.pool.pool import Pool, open_pool
 
 
 class Table:

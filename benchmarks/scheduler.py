@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evomerge.job import Job, JobResult
-from evomerge.objective import Complete, Objective
-from evomerge.optimizers import Optimizer, Schedule, make_optimizer
-from evomerge.pareto import hypervolume, non_dominated
-from evomerge.pool import Pool
-from evomerge.schedule import follow
+from evomerge.objectives.objective import Complete, Objective
+from evomerge.objectives.pareto import hypervolume, non_dominated
+from evomerge.optimizers.optimizer import Optimizer, Schedule, make_optimizer
+from evomerge.optimizers.schedule import follow
+from evomerge.run.job import Job, JobResult
+from evomerge.run.pool.pool import Pool
 from evomerge.search_space import Gene, Genome
 
 SIGMA = 0.5

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.campaign import Campaign
-from evomerge.job import Job, WorkerSetup
-from evomerge.objective import Objective
-from evomerge.recipe import Recipe
-from evomerge.scores import Split
-from evomerge.worker import Worker
+from evomerge.campaign.campaign import Campaign
+from evomerge.objectives.objective import Objective
+from evomerge.objectives.scores import Split
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.worker import Worker
 
 
 def worker_setup(

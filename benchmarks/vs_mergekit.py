@@ -32,11 +32,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import open_readers
-from evomerge.materialize import LiveModel
+from evomerge.merge.materialize import LiveModel
+from evomerge.merge.passes.compiled import Kernels
+from evomerge.merge.plan import make_plan
+from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.mergekit import read_mergekit
-from evomerge.methods.compiled import Kernels
-from evomerge.plan import make_plan
-from evomerge.weight_statistics import WeightStatistics
 
 METHODS = {
     "linear": "normalize: false",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.safeguards import Clock
+from evomerge.run.safeguards import Clock
 
 
 class PlayedClock:

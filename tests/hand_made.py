@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.history import History
-from evomerge.item_store import ItemStore
-from evomerge.scores import mean_metric
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.scores import mean_metric
 
 OBJECTIVES = [
     {"metric": "a.acc", "direction": "maximize"},

@@ -152,7 +152,11 @@ def test_imports_go_downward_only(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import evomerge", "import evomerge.campaign, evomerge.search_space", "import evomerge.cli"],
+    [
+        "import evomerge",
+        "import evomerge.campaign.campaign, evomerge.search_space",
+        "import evomerge.cli",
+    ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     code = f"""
@@ -171,9 +175,9 @@ def test_a_worker_needs_no_optimizer_and_no_ray(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from tests.tiny_models import write_campaign
-from evomerge.campaign import load_campaign
-from evomerge.job import Job, WorkerSetup
-from evomerge.worker import Worker
+from evomerge.campaign.campaign import load_campaign
+from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.worker import Worker
 campaign = load_campaign(write_campaign(Path({str(tmp_path)!r})))
 sources = {{name: reference.path for name, reference in campaign.references().items()}}
 worker = Worker(WorkerSetup(
@@ -183,7 +187,7 @@ worker = Worker(WorkerSetup(
 ))
 prepared = worker.run(Job("p", "prepare"))
 assert prepared.status == "ok", prepared.message
-from evomerge.prepared import prepared_space
+from evomerge.campaign.prepared import prepared_space
 space = prepared_space(campaign, prepared.data, sources)
 recipe = space.decode(space.snap([0.5] * len(space.genes)))
 result = worker.run(Job("c", "evaluate", recipe.to_json()))

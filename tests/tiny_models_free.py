@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.campaign import load_campaign
-from evomerge.driver import run
+from evomerge.campaign.campaign import load_campaign
+from evomerge.run.driver import run
 
 
 def run_light(folder: Path, directory: str, workers: Mapping[str, Any]) -> None:

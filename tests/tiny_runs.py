@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import failpoint
-from evomerge.campaign import load_campaign
-from evomerge.driver import run
-from evomerge.front import Front, compute_front
-from evomerge.history import ITEMS_FOLDER, LEDGER_FILE, History
-from evomerge.item_store import ItemStore
-from evomerge.ledger import read_events
+from evomerge.campaign.campaign import load_campaign
+from evomerge.front.front import Front, compute_front
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import read_events
+from evomerge.run.driver import run
 from tests.tiny_models import write_campaign
 
 

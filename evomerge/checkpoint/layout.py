@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint.header import TensorHeader
-from evomerge.recipe import MODULES, OUTER_PLACES, leaf_places
+from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
 
 if TYPE_CHECKING:
     from evomerge.checkpoint.folder import CheckpointFolder

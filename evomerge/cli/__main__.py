@@ -2,7 +2,7 @@
 
 import sys
 
-from evomerge.cli import main
+from evomerge.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,9 +24,9 @@ from evomerge.cli.output import (
 from evomerge.errors import EvomergeError, Interrupted, Stopped
 
 if TYPE_CHECKING:
-    from evomerge.campaign import Campaign
-    from evomerge.check import CheckReport
-    from evomerge.history import Grant
+    from evomerge.campaign.campaign import Campaign
+    from evomerge.campaign.check import CheckReport
+    from evomerge.ledger.history import Grant
 
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The campaign file.", show_default=False)
@@ -56,8 +56,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Find every fault of a campaign before it runs."""
-    from evomerge.campaign import load_campaign
-    from evomerge.check import check_campaign, check_devices
+    from evomerge.campaign.campaign import load_campaign
+    from evomerge.campaign.check import check_campaign, check_devices
 
     show_log()
     campaign = load_campaign(file)
@@ -80,7 +80,7 @@ def check(
 
 
 def _refuse(report: CheckReport, as_json: bool) -> None:
-    from evomerge.check import raise_problems
+    from evomerge.campaign.check import raise_problems
 
     if not as_json:
         for warning in report.warnings:
@@ -133,8 +133,8 @@ def run(
     What its folder holds decides where it goes on; the front is printed at the end.
     SIGTERM and Ctrl-C stop it cleanly: the same command goes on later. A second Ctrl-C stops at once.
     """
-    from evomerge.campaign import load_campaign
-    from evomerge.check import check_campaign, check_devices
+    from evomerge.campaign.campaign import load_campaign
+    from evomerge.campaign.check import check_campaign, check_devices
 
     show_log()
     campaign = load_campaign(file)
@@ -146,8 +146,8 @@ def run(
         _refuse(report, as_json)
         check_devices(campaign)
         _drive(campaign, directory, report, grants)
-    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.looks import print_front
+    from evomerge.front.folder import open_campaign_folder
 
     opened = open_campaign_folder(directory)
     print_front(opened, opened.front(), as_json)
@@ -155,9 +155,9 @@ def run(
 
 def _is_finished(campaign: Campaign, directory: Path) -> bool:
     """Whether the folder's campaign is this one, and its limits leave nothing to do."""
-    from evomerge.campaign import identity_digest
-    from evomerge.history import LEDGER_FILE, History
-    from evomerge.ledger import read_events
+    from evomerge.campaign.campaign import identity_digest
+    from evomerge.ledger.history import LEDGER_FILE, History
+    from evomerge.ledger.ledger import read_events
 
     try:
         history = History.fold(read_events(directory / LEDGER_FILE))
@@ -175,7 +175,7 @@ def _is_finished(campaign: Campaign, directory: Path) -> bool:
 
 def _drive(campaign: Campaign, directory: Path, report: CheckReport, grants: frozenset[Grant]) -> None:
     from evomerge.cli.live import open_display
-    from evomerge.driver import run as drive
+    from evomerge.run.driver import run as drive
 
     again = f"go on with: evomerge run {campaign.file} --dir {directory}"
     with StopSignals(again) as stop, open_display(lambda: stop.asked is not None) as display:

@@ -7,16 +7,16 @@ import math
 import re
 from typing import Any
 
-from evomerge.baselines import baseline_recipes
-from evomerge.campaign import campaign_from_json
+from evomerge.campaign.campaign import campaign_from_json
+from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.cli.output import plain, table_console
 from evomerge.cli.standing import is_steady
 from evomerge.cli.tables import ruled, scores_table
 from evomerge.errors import CheckpointError, Problem, UsageError
-from evomerge.history import Candidate, History
-from evomerge.prepared import prepared_sources, prepared_space
-from evomerge.recipe import Recipe
-from evomerge.scores import SPLITS
+from evomerge.ledger.history import Candidate, History
+from evomerge.objectives.scores import SPLITS
+from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.recipe.recipe import Recipe
 from evomerge.search_space import SearchSpace
 
 
@@ -37,7 +37,7 @@ def find_candidate(history: History, name: str) -> Candidate:
 
 
 def _paths(history: History) -> dict[str, str]:
-    from evomerge.check import locate
+    from evomerge.campaign.check import locate
 
     campaign = campaign_from_json(history.campaign["config"])
     paths = {}

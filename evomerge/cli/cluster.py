@@ -27,8 +27,8 @@ def launch(
 
     slurm: a script for sbatch. rayjob: a KubeRay manifest. job: a `ray job submit` command.
     """
-    from evomerge.campaign import load_campaign
-    from evomerge.launch import KINDS, rayjob, slurm_script, submit_command, to_yaml
+    from evomerge.campaign.campaign import load_campaign
+    from evomerge.campaign.launch import KINDS, rayjob, slurm_script, submit_command, to_yaml
 
     if kind not in KINDS:
         raise UsageError(

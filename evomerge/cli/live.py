@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from evomerge.driver import Progress
-    from evomerge.history import History
+    from evomerge.ledger.history import History
+    from evomerge.run.driver import Progress
 
 REFRESH = 4
 """Redraws a second."""

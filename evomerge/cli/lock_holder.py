@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.history import LEDGER_FILE
+from evomerge.ledger.history import LEDGER_FILE
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
-    from evomerge.campaign_folder import OpenedFolder
     from evomerge.cli.lock_holder import Holder
     from evomerge.cli.standing import Standing
-    from evomerge.front import Front
-    from evomerge.history import Candidate
+    from evomerge.front.folder import OpenedFolder
+    from evomerge.front.front import Front
+    from evomerge.ledger.history import Candidate
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
 
@@ -29,7 +29,7 @@ def front(
     lm_eval_json: LmEvalJson = None,
 ) -> None:
     """Show the front with the baselines beside it."""
-    from evomerge.campaign_folder import open_campaign_folder
+    from evomerge.front.folder import open_campaign_folder
 
     if as_json and as_csv:
         raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
@@ -70,9 +70,9 @@ def status(directory: Folder, as_json: Json = False) -> None:
     """Show how far a campaign is."""
     import time
 
-    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.lock_holder import lock_holder
     from evomerge.cli.standing import recorded_pace, standing
+    from evomerge.front.folder import open_campaign_folder
 
     opened = open_campaign_folder(directory)
     budget = opened.history.campaign["config"]["budget"]["evaluations"]
@@ -143,8 +143,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one candidate: its genes and scores, or why it failed."""
-    from evomerge.campaign_folder import open_campaign_folder
     from evomerge.cli.candidate import candidate_json, find_candidate, print_candidate
+    from evomerge.front.folder import open_campaign_folder
 
     opened: OpenedFolder = open_campaign_folder(directory)
     candidate: Candidate = find_candidate(opened.history, name)
@@ -156,8 +156,8 @@ def show(
 
 def verify(directory: Folder, as_json: Json = False) -> None:
     """Recompute every invariant of a campaign folder."""
-    from evomerge.campaign_folder import open_campaign_folder
-    from evomerge.verify import examine
+    from evomerge.front.folder import open_campaign_folder
+    from evomerge.verify.examine import examine
 
     open_campaign_folder(directory)
     found = examine(directory)
@@ -181,7 +181,7 @@ def repair(
     """Copy what is sound of a damaged campaign folder; `run` goes on with the copy."""
     import dataclasses
 
-    from evomerge.repair import repair_folder
+    from evomerge.ledger.repair import repair_folder
 
     found = repair_folder(directory, out)
     if as_json:

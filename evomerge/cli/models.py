@@ -23,7 +23,7 @@ from evomerge.cli.results import LmEvalJson
 from evomerge.errors import CandidateError, CheckpointError, Problem
 
 if TYPE_CHECKING:
-    from evomerge.export import ExportReport
+    from evomerge.export.export import ExportReport
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
@@ -52,8 +52,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a checkpoint, checked by reloading it."""
-    from evomerge.campaign_folder import open_campaign_folder
-    from evomerge.export import export_candidate
+    from evomerge.export.export import export_candidate
+    from evomerge.front.folder import open_campaign_folder
 
     show_log()
     open_campaign_folder(directory)
@@ -83,7 +83,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
-    from evomerge.export import merge_recipe
+    from evomerge.export.export import merge_recipe
 
     show_log()
     _hide_loading_bars()
@@ -169,11 +169,11 @@ def score(
 
     The code is that of a search, so that scores can be compared.
     """
+    from evomerge.campaign.devices import check_device
     from evomerge.cli.references import model_folder
     from evomerge.cli.results import refuse_other_kinds
     from evomerge.cli.tables import shown_metric
-    from evomerge.devices import check_device
-    from evomerge.worker import score_checkpoint
+    from evomerge.run.worker import score_checkpoint
 
     show_log()
     began = time.time()

@@ -34,7 +34,7 @@ def model_folder(text: str, field: str) -> Path:
     Raises:
         CheckpointError: E201, if it is not there.
     """
-    from evomerge.campaign_file import CheckpointReference
-    from evomerge.check import locate
+    from evomerge.campaign.check import locate
+    from evomerge.campaign.file import CheckpointReference
 
     return Path(locate(field, CheckpointReference(**reference_fields(text, field))))

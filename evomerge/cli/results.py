@@ -12,10 +12,10 @@ from evomerge.cli.output import say
 from evomerge.errors import ConfigError, EnvironmentFault, Problem, UsageError
 
 if TYPE_CHECKING:
-    from evomerge.campaign_folder import OpenedFolder
     from evomerge.evaluators.results_file import ScoredModel
-    from evomerge.front import Front
-    from evomerge.scores import Metric, Split
+    from evomerge.front.folder import OpenedFolder
+    from evomerge.front.front import Front
+    from evomerge.objectives.scores import Metric, Split
 
 LmEvalJson = Annotated[
     Path | None,
@@ -34,11 +34,11 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
     Raises:
         ConfigError: E135, if `place` is a single file; E504, if an evaluator changed since the scores.
     """
-    from evomerge.campaign import campaign_from_json
+    from evomerge.campaign.campaign import campaign_from_json
     from evomerge.evaluators.declaration import EvaluatorDeclaration
     from evomerge.evaluators.kinds import load_declaration
     from evomerge.evaluators.results_file import ScoredModel, results_json
-    from evomerge.scores import SPLITS
+    from evomerge.objectives.scores import SPLITS
 
     if place.suffix == ".json":
         problem = Problem("E135", "a front has several models", f"found {place}", "name a folder")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from evomerge.cli.tables import is_fraction
-from evomerge.history import Candidate, History
-from evomerge.objective import Objective, complete
-from evomerge.pareto import hypervolume
+from evomerge.ledger.history import Candidate, History
+from evomerge.objectives.objective import Objective, complete
+from evomerge.objectives.pareto import hypervolume
 
 PACE_WINDOW = 60
 """Results the pace is taken over: it follows a change within a few generations."""

@@ -29,7 +29,7 @@ def init(
     Without --base and --expert, toy models are trained for it, in less than a minute.
     """
     from evomerge.cli.references import reference_fields
-    from evomerge.starter import write_starter
+    from evomerge.cli.starter.write import write_starter
 
     show_log()
     experts: dict[str, dict[str, str]] = {}
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from evomerge.merge_method import METHODS
+    from evomerge.recipe.method import METHODS
 
     return [
         {
@@ -130,6 +130,6 @@ def _evaluators() -> list[dict[str, Any]]:
 
 
 def _optimizers() -> list[dict[str, Any]]:
-    from evomerge.optimizers import KINDS
+    from evomerge.optimizers.optimizer import KINDS
 
     return [{"kind": kind, "about": about} for kind, about in KINDS.items()]

@@ -8,15 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from evomerge.front import Front, Member, broken_by, pick, why_empty
-from evomerge.scores import SPLITS, Metric
+from evomerge.front.front import Front, Member, broken_by, pick, why_empty
+from evomerge.objectives.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
     from rich.box import Box
     from rich.table import Table
 
-    from evomerge.front_report import Believability
-    from evomerge.front_statistics import Interval
+    from evomerge.front.statistics import Interval
+    from evomerge.front.uncertainty import Believability
 
 ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
 """How names of metrics begin that are fractions and read better as percent."""

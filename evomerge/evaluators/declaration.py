@@ -23,12 +23,12 @@ from evomerge.evaluators.task_files import (
     installed_tasks,
     matching_files,
 )
-from evomerge.recipe import canonical_json
-from evomerge.scores import SPLITS, Split
-from evomerge.yaml_file import load_yaml, validate
+from evomerge.files.yaml_file import load_yaml, validate
+from evomerge.objectives.scores import SPLITS, Split
+from evomerge.recipe.recipe import canonical_json
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator
+    from evomerge.evaluators.evaluator import Evaluator
 
 BYTES_PER_TOKEN = 8
 """Of a JSON-lines file of short items, quotes and field names counted in."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from evomerge.errors import Problem
-from evomerge.yaml_file import Positions, position
+from evomerge.files.yaml_file import Positions, position
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator
-    from evomerge.scores import Split
+    from evomerge.evaluators.evaluator import Evaluator
+    from evomerge.objectives.scores import Split
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 

@@ -24,7 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Subject
+    from evomerge.evaluators.evaluator import Subject
 
 LOOP_TOKENS = 64
 """Length of a repetition that counts as a loop, in tokens: four times the longest n-gram."""

@@ -11,10 +11,10 @@ from pydantic import PositiveInt
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
 from evomerge.evaluators.items import Item, json_lines
-from evomerge.scores import Scores, Split
+from evomerge.objectives.scores import Scores, Split
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Evaluator, Subject
 
 
 class LengthDeclaration(ItemsDeclaration):

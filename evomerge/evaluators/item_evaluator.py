@@ -11,10 +11,10 @@ import numpy as np
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.items import Item
-from evomerge.scores import Scores, Split, mean_metric
+from evomerge.objectives.scores import Scores, Split, mean_metric
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Subject
+    from evomerge.evaluators.evaluator import Subject
 
 
 class DeclaredEvaluator:

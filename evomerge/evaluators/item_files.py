@@ -17,8 +17,8 @@ from pydantic import PositiveInt
 from evomerge.errors import Problem
 from evomerge.evaluators.declared import Declaration, Section
 from evomerge.evaluators.items import Item, fixed_order, item_id, split_of
-from evomerge.recipe import canonical_json
-from evomerge.scores import SPLITS, Split
+from evomerge.objectives.scores import SPLITS, Split
+from evomerge.recipe.recipe import canonical_json
 
 CHARACTERS_PER_TOKEN = 4
 

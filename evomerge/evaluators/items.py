@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.scores import SPLITS, Split
+from evomerge.objectives.scores import SPLITS, Split
 
 SHARES = (50, 25, 25)
 """Percent of the items for search, selection and test."""

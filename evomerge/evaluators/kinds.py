@@ -14,7 +14,7 @@ from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.perplexity import PerplexityDeclaration
 from evomerge.evaluators.python_callable import CallableDeclaration, entry_points
 from evomerge.evaluators.whole_model import DistanceDeclaration, LatencyDeclaration, SizeDeclaration
-from evomerge.yaml_file import load_yaml, position, validate
+from evomerge.files.yaml_file import load_yaml, position, validate
 
 KINDS: Mapping[str, str] = {
     "lm_eval": "lm-eval tasks from a folder of task files, one task for each split",

@@ -32,10 +32,10 @@ from evomerge.evaluators.loading import load_task, quiet
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
 from evomerge.evaluators.results_file import FEWSHOT_SEED
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile
-from evomerge.scores import SPLITS, Metric, Scores, Split, mean_metric
+from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Subject
+    from evomerge.evaluators.evaluator import Subject
 
 PROBED_ITEMS = 2
 RESAMPLES = 200

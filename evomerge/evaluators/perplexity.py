@@ -20,10 +20,10 @@ from evomerge.errors import CandidateError
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
 from evomerge.evaluators.items import Item
-from evomerge.scores import Metric, Scores, mean_metric
+from evomerge.objectives.scores import Metric, Scores, mean_metric
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Evaluator, Subject
     from evomerge.evaluators.packed import Request
 
 DEFAULT_CONTEXT = 2048

@@ -22,10 +22,10 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles, SplitItems
 from evomerge.evaluators.items import Item, item_id, json_lines
-from evomerge.scores import SPLITS, Split
+from evomerge.objectives.scores import SPLITS, Split
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Evaluator, Subject
 
 GROUP = "evomerge.evaluators"
 

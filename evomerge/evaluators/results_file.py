@@ -18,7 +18,7 @@ from typing import Any
 
 from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, TaskFunction
-from evomerge.scores import Metric, Split
+from evomerge.objectives.scores import Metric, Split
 
 FEWSHOT_SEED = 1234
 """lm-eval's default seed of the few-shot sampler, so that its prompts are ours."""

@@ -33,7 +33,7 @@ from evomerge.evaluators.task_files import (
     functions_of,
     installed_tasks,
 )
-from evomerge.scores import SPLITS, Split
+from evomerge.objectives.scores import SPLITS, Split
 
 Items = Literal["scored", "train", "validation", "test"]
 EXAMPLES = 1000
@@ -310,7 +310,7 @@ def _check_written(
     allow_code: bool,
 ) -> None:
     """See that lm-eval reads back exactly the items that were meant."""
-    from evomerge.evaluators import open_evaluator
+    from evomerge.evaluators.evaluator import open_evaluator
 
     opened = open_evaluator(load_evaluator(out / f"{name}.yaml"), allow_code=allow_code)
     for split, docs in chosen.items():

@@ -18,11 +18,11 @@ from evomerge.errors import Problem, UsageError
 from evomerge.evaluators.declared import Declaration
 from evomerge.evaluators.item_evaluator import DeclaredEvaluator, chosen_blocks
 from evomerge.evaluators.items import item_id
-from evomerge.recipe import canonical_json
-from evomerge.scores import Scores, Split, mean_metric
+from evomerge.objectives.scores import Scores, Split, mean_metric
+from evomerge.recipe.recipe import canonical_json
 
 if TYPE_CHECKING:
-    from evomerge.evaluators import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Evaluator, Subject
 
 RUNS = 3
 """Runs of which the fastest is one measurement: others on the machine make a run slower, never faster."""

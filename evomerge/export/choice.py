@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.baselines import baseline_recipes
-from evomerge.campaign import Campaign, campaign_from_json
-from evomerge.campaign_folder import open_campaign_folder
-from evomerge.check import locate
-from evomerge.constraint import broken
+from evomerge.campaign.campaign import Campaign, campaign_from_json
+from evomerge.campaign.check import locate
+from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import LedgerDamaged, Problem, UsageError
-from evomerge.front import Front, pick
-from evomerge.history import Candidate, History
-from evomerge.objective import complete
-from evomerge.pareto import dominates
-from evomerge.prepared import prepared_sources, prepared_space
-from evomerge.recipe import Recipe
-from evomerge.scores import Split
+from evomerge.front.folder import open_campaign_folder
+from evomerge.front.front import Front, pick
+from evomerge.ledger.history import Candidate, History
+from evomerge.objectives.constraint import broken
+from evomerge.objectives.objective import complete
+from evomerge.objectives.pareto import dominates
+from evomerge.objectives.scores import Split
+from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

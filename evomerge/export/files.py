@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.recipe import CheckpointSource, Recipe
+from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "recipe.json"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CampaignInUse
-from evomerge.history import EXPORTS_FILE
-from evomerge.ledger import Ledger, read_events
-from evomerge.scores import Metric
+from evomerge.ledger.history import EXPORTS_FILE
+from evomerge.ledger.ledger import Ledger, read_events
+from evomerge.objectives.scores import Metric
 
 WAIT = 10.0
 """Seconds to wait for another export that is appending right now."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evomerge.campaign_file import CheckpointReference
-from evomerge.check import locate
+from evomerge.campaign.check import locate
+from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
@@ -26,11 +26,11 @@ from evomerge.errors import (
     EvomergeError,
     Problem,
 )
+from evomerge.merge.plan import MergePlan, make_plan
+from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.mergekit import read_mergekit
-from evomerge.plan import MergePlan, make_plan
-from evomerge.recipe import UNION, CheckpointSource, MergedSource, Recipe
-from evomerge.recipe_json import recipe_from_json
-from evomerge.weight_statistics import WeightStatistics
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
 
 Folder = CheckpointFolder | AdapterFolder
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.check import locate
+from evomerge.campaign.check import locate
 from evomerge.errors import CandidateError, ConfigError, ExportCheckFailed, Problem
-from evomerge.evaluators import Evaluator, Subject
+from evomerge.evaluators.evaluator import Evaluator, Subject
+from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.export import log
 from evomerge.export.choice import Chosen
 from evomerge.export.verify import check_scores
-from evomerge.judge import score_subject
-from evomerge.scores import Metric, Split
+from evomerge.objectives.scores import Metric, Split
+from evomerge.run.worker import distance_statistics, load_tokenizer, open_evaluators
 from evomerge.versions import SCORING, library_versions
-from evomerge.worker import distance_statistics, load_tokenizer, open_evaluators
 
 
 def check_evaluators(chosen: Chosen) -> dict[str, str]:

@@ -19,8 +19,8 @@ import torch
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, ExportCheckFailed, Problem
-from evomerge.plan import MergePlan
-from evomerge.scores import Metric
+from evomerge.merge.plan import MergePlan
+from evomerge.objectives.scores import Metric
 
 NOTHING = "nothing was published"
 PROBE_TOKENS = 16

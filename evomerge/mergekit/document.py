@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.files.yaml_file import Positions, dotted, load_yaml, position
 from evomerge.mergekit.methods import MUST_BE, SPOKEN, Parameter, SpokenMethod
 from evomerge.mergekit.settings import Setting, Value
-from evomerge.recipe import DTYPES
-from evomerge.yaml_file import Positions, dotted, load_yaml, position
+from evomerge.recipe.recipe import DTYPES
 
 Where = tuple[str | int, ...]
 Settings = Mapping[str, Setting]

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.errors import ConfigError, Problem, UsageError
+from evomerge.files.yaml_file import Positions, load_yaml, position, validate
 from evomerge.mergekit.document import Document, ModelRef
 from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.models import Models
-from evomerge.yaml_file import Positions, load_yaml, position, validate
 
 
 class _Section(BaseModel):

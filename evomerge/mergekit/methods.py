@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.merge_method import METHODS
+from evomerge.recipe.method import METHODS
 
 Scope = Literal["shared", "non_base", "input"]
 

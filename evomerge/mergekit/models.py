@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evomerge.campaign_file import NAME, RESERVED_NAMES
+from evomerge.campaign.file import NAME, RESERVED_NAMES
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.mergekit.document import Document, ModelRef
-from evomerge.recipe import UNION
+from evomerge.recipe.recipe import UNION
 
 Folder = CheckpointFolder | AdapterFolder
 

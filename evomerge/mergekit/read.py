@@ -17,7 +17,6 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.vocabulary import same_vocabulary
 from evomerge.errors import ConfigError, Problem
-from evomerge.merge_method import METHODS
 from evomerge.mergekit.chat import chat_template_text
 from evomerge.mergekit.document import (
     Document,
@@ -30,7 +29,8 @@ from evomerge.mergekit.models import Folder, Models
 from evomerge.mergekit.settings import Setting
 from evomerge.mergekit.values import SliceValues
 from evomerge.mergekit.virtual import VirtualSource, stated_tables
-from evomerge.recipe import (
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import (
     DTYPES,
     MERGED,
     UNION,

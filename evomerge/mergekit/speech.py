@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from evomerge.merge_method import METHODS
+from evomerge.merge.passes.scalars import normalised
 from evomerge.mergekit.methods import SPOKEN
-from evomerge.methods.scalars import normalised
-from evomerge.recipe import MergedSource
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import MergedSource
 
 Numbers = dict[str, dict[str, float]]
 """Coefficient to input (or `*`) to its value for one tensor."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evomerge.merge_method import out_of_range
 from evomerge.mergekit.document import Document, Settings, SliceEntry, SourceEntry
 from evomerge.mergekit.methods import Parameter
 from evomerge.mergekit.models import Models
 from evomerge.mergekit.settings import Value
+from evomerge.recipe.method import out_of_range
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.merge_method import MergeMethod
-from evomerge.recipe import compact
+from evomerge.recipe.method import MergeMethod
+from evomerge.recipe.recipe import compact
 
 Leaves = dict[str, dict[str, dict[str, dict[str, float]]]]
 """Coefficient, input (or `*`), place, tensor inside it."""

@@ -18,9 +18,9 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.residual import residual_writers
-from evomerge.merge_method import METHODS
 from evomerge.mergekit.speech import Said, say
-from evomerge.recipe import UNION, CheckpointSource, LayerStep, MergedSource, Recipe, lookup
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import UNION, CheckpointSource, LayerStep, MergedSource, Recipe, lookup
 
 Folder = CheckpointFolder | AdapterFolder
 _HEAD = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evomerge.objective import Complete, Outcome, Raced
+from evomerge.objectives.objective import Complete, Outcome, Raced
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid, Turns
 from evomerge.optimizers.options import read_options

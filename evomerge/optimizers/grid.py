@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from evomerge.objective import Complete, Outcome, Raced
+from evomerge.objectives.objective import Complete, Outcome, Raced
 from evomerge.search_space import Gene, Genome
 
 _TABLE_LIMIT = 100_000

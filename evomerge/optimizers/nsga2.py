@@ -27,11 +27,11 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-from evomerge.objective import Outcome
+from evomerge.objectives.objective import Outcome
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.variation import CROSSOVER_SHARE, Variation
-from evomerge.recipe import canonical_json
+from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
 # pymoo prints hints to stdout, where tables and JSON go.

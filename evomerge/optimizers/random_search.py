@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evomerge.objective import Complete, Outcome
+from evomerge.objectives.objective import Complete, Outcome
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.options import read_options
-from evomerge.recipe import canonical_json
+from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
 _TRIES = 20

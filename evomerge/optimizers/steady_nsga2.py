@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evomerge.objective import Outcome
+from evomerge.objectives.objective import Outcome
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import add_new, leftovers
 from evomerge.optimizers.variation import CROSSOVER_SHARE
-from evomerge.recipe import canonical_json
+from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
 _START, _ASK = 0, 1

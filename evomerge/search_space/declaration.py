@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from evomerge.merge_method import (
+from evomerge.files.yaml_file import load_yaml, validate
+from evomerge.recipe.method import (
     METHODS,
     Coefficient,
     MergeMethod,
     out_of_range,
     ranked_out_of_range,
 )
-from evomerge.yaml_file import load_yaml, validate
 
 FieldKind = Literal["model", "band", "layer", "layer_module", "depth_curve", "lines"]
 

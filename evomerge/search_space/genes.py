@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.merge_method import Coefficient
+from evomerge.recipe.method import Coefficient
 from evomerge.search_space.declaration import CoefficientField
 
 Genome = tuple[float, ...]

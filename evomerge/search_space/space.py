@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.merge_method import METHODS, MergeMethod
-from evomerge.recipe import (
+from evomerge.recipe.method import METHODS, MergeMethod
+from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
     MergedSource,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.merge_method import MergeMethod
-from evomerge.recipe import Picker, picker
+from evomerge.recipe.method import MergeMethod
+from evomerge.recipe.recipe import Picker, picker
 from evomerge.search_space.genes import Gene, ModelLayout
 
 PlaceValues = dict[str, dict[str, list[float]]]

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import CandidateError
-from evomerge.evaluators import Evaluator, Subject, open_evaluator
+from evomerge.evaluators.evaluator import Evaluator, Subject, open_evaluator
 from evomerge.evaluators.kinds import load_declaration
-from evomerge.scores import SPLITS, Scores, mean_metric
+from evomerge.objectives.scores import SPLITS, Scores, mean_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

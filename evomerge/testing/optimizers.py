@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from evomerge.objective import Complete, Failed, Objective, Outcome, Raced
-from evomerge.optimizers import Optimizer
+from evomerge.objectives.objective import Complete, Failed, Objective, Outcome, Raced
+from evomerge.optimizers.optimizer import Optimizer
 from evomerge.search_space import Gene, Genome
 
 Factory = Callable[[Sequence[Gene], Sequence[Objective], int, int, Sequence[Genome]], Optimizer]

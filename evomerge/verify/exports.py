@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from evomerge.errors import LedgerDamaged
-from evomerge.history import EXPORTS_FILE, Candidate, History
-from evomerge.ledger import read_events
+from evomerge.ledger.history import EXPORTS_FILE, Candidate, History
+from evomerge.ledger.ledger import read_events
 from evomerge.verify.report import Verification
 
 MANIFEST_FILE = "evomerge.json"

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.campaign import campaign_from_json
+from evomerge.campaign.campaign import campaign_from_json
 from evomerge.errors import LedgerDamaged
-from evomerge.history import Candidate, History
-from evomerge.item_store import ItemStore
-from evomerge.objective import Objective
-from evomerge.racing import race_over
-from evomerge.racing_references import (
+from evomerge.evaluators.racing import race_over
+from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.objective import Objective
+from evomerge.run.racing_references import (
     Races,
     add_references,
     first_references,

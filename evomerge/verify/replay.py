@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.baselines import baseline_recipes
-from evomerge.campaign import Campaign, campaign_from_json
+from evomerge.campaign.campaign import Campaign, campaign_from_json
+from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import EvomergeError, Problem
-from evomerge.history import History
-from evomerge.prepared import prepared_sources, prepared_space
-from evomerge.recipe import Recipe
-from evomerge.search import campaign_optimizer, candidate_number, outcomes, seeds
+from evomerge.ledger.history import History
+from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.search import campaign_optimizer, candidate_number, outcomes, seeds
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 

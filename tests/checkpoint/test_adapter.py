@@ -14,7 +14,7 @@ from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import open_folder, open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError
-from evomerge.methods.blocks import low_rank_delta
+from evomerge.merge.passes.blocks import low_rank_delta
 from tests.checkpoint.folders import llama, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -250,7 +250,7 @@ def test_files_that_change_under_a_reader(folder):
 
 def test_reading_headers_and_planning_need_no_torch():
     modules = ["folder", "adapter", "layout", "compare", "digest", "header", "residual"]
-    names = [f"evomerge.checkpoint.{name}" for name in modules] + ["evomerge.plan"]
+    names = [f"evomerge.checkpoint.{name}" for name in modules] + ["evomerge.merge.plan"]
     code = (
         f"import sys, {', '.join(names)}; print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

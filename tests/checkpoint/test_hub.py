@@ -6,9 +6,9 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from evomerge.campaign import load_campaign
-from evomerge.campaign_file import CheckpointReference
-from evomerge.check import check_campaign, locate
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign, locate
+from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.hub import cached_snapshot, missing_files
 from evomerge.errors import CheckpointError
 from evomerge.mergekit import read_mergekit

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.vocabulary import align, token_ids
 from evomerge.errors import CheckpointError
-from evomerge.export import merge_recipe
+from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
-from evomerge.recipe import CheckpointSource, MergedSource, Recipe, single_source_recipe
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, single_source_recipe
 from tests.tiny_models import write_model
 
 TENSORS = ("model.embed_tokens.weight", "lm_head.weight")

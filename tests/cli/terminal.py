@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.cli import main
+from evomerge.cli.app import main
 
 
 @dataclass(frozen=True)

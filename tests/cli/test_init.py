@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from evomerge.campaign import load_campaign
+from evomerge.campaign.campaign import load_campaign
+from evomerge.cli.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
 from evomerge.evaluators.declaration import check_evaluator, load_evaluator
-from evomerge.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
 from tests.cli.terminal import Forked, call
 from tests.tiny_runs import finished
 
@@ -160,7 +160,7 @@ def test_nothing_is_left_of_a_failed_start(models, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evomerge.starter.write_tasks", full)
+    monkeypatch.setattr("evomerge.cli.starter.write.write_tasks", full)
     words = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
     found = call("init", tmp_path / "new", *words)
     assert found.code == 5

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from evomerge.merge_method import METHODS
-from evomerge.optimizers import KINDS
+from evomerge.optimizers.optimizer import KINDS
+from evomerge.recipe.method import METHODS
 from tests.cli.terminal import call
 
 

@@ -11,9 +11,9 @@ import socket
 import pytest
 
 from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_cell
-from evomerge.front import Front
-from evomerge.front_report import Believability
-from evomerge.ledger import Ledger
+from evomerge.front.front import Front
+from evomerge.front.uncertainty import Believability
+from evomerge.ledger.ledger import Ledger
 from tests.cli.terminal import call, in_terminal
 from tests.tiny_runs import Finished, finished
 
@@ -225,7 +225,7 @@ def test_show_a_candidate(campaign):
     assert [float(value) for _, value in table] == list(candidate.genome)
     assert data["genome"] == {gene: float(value) for gene, value in table}
     assert set(data["scores"]) == {"search", "selection"}
-    from evomerge.recipe_json import recipe_from_json
+    from evomerge.recipe.json_form import recipe_from_json
 
     assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]
 

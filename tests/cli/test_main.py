@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from evomerge import cli, errors
-from evomerge.cli import campaigns, output
+from evomerge import errors
+from evomerge.cli import app, campaigns, output
 from evomerge.errors import EvomergeError, Problem
 from tests.cli.terminal import call
 
@@ -119,7 +119,7 @@ def test_every_error_has_its_exit_code(kind, monkeypatch, tmp_path):
             ]
         )
 
-    monkeypatch.setattr("evomerge.campaign.load_campaign", fail)
+    monkeypatch.setattr("evomerge.campaign.campaign.load_campaign", fail)
     found = call("check", tmp_path / "a.yaml")
     assert found.code == kind.exit_code
     assert found.out == ""
@@ -137,14 +137,14 @@ def test_exit_codes_are_those_of_the_epilog():
     codes = {kind.exit_code for kind in _all_errors()}
     assert codes == {1, 2, 3, 4, 5, 6, 7, 8, 9, 75, 130}
     for code in codes:
-        assert f"{code} " in str(cli.app.info.epilog)
+        assert f"{code} " in str(app.app.info.epilog)
 
 
 def test_an_unexpected_exception_is_called_a_bug(monkeypatch):
     def fail(path):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("evomerge.campaign.load_campaign", fail)
+    monkeypatch.setattr("evomerge.campaign.campaign.load_campaign", fail)
     monkeypatch.delenv("EVOMERGE_TRACEBACK", raising=False)
     found = call("check", "a.yaml")
     assert found.code == 1
@@ -160,7 +160,7 @@ def test_an_interrupt_outside_a_run(monkeypatch):
     def fail(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evomerge.campaign.load_campaign", fail)
+    monkeypatch.setattr("evomerge.campaign.campaign.load_campaign", fail)
     assert call("check", "a.yaml").code == 130
 
 

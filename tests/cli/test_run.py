@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from evomerge.ledger import Ledger
+from evomerge.ledger.ledger import Ledger
 from tests.cli.terminal import Forked, call, in_terminal
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text

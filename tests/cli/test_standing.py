@@ -10,9 +10,9 @@ from evomerge.cli.candidate import candidate_json, print_candidate
 from evomerge.cli.live import Lines, Live, Watch, line
 from evomerge.cli.looks import _status_rows
 from evomerge.cli.standing import pace_of, phase_of, recorded_pace, search_hypervolume, standing
-from evomerge.driver import Progress
-from evomerge.history import History
-from evomerge.objective import complete
+from evomerge.ledger.history import History
+from evomerge.objectives.objective import complete
+from evomerge.run.driver import Progress
 from tests.tiny_runs import events_of, finished
 
 

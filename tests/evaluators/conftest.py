@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evomerge.evaluators import Subject
+from evomerge.evaluators.evaluator import Subject
 
 WORDS = ["a", "and", "bird", "cat", "dog", "eats", "fish", "is", "not", "red", "runs", "the", "tree"]
 

@@ -9,8 +9,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators import Subject, open_evaluator
 from evomerge.evaluators.declaration import check_evaluator, load_evaluator, metric_directions
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 from evomerge.evaluators.generation import (
     LOOP_TOKENS,
     Generation,

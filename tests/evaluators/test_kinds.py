@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, UsageError
-from evomerge.evaluators import open_evaluator
+from evomerge.evaluators.evaluator import open_evaluator
 from evomerge.evaluators.items import split_of
 from evomerge.evaluators.kinds import KINDS, load_declaration
 from evomerge.evaluators.perplexity import windows

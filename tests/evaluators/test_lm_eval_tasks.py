@@ -15,8 +15,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluators import BlockEvaluator, Subject, open_evaluator
 from evomerge.evaluators.declaration import load_evaluator
+from evomerge.evaluators.evaluator import BlockEvaluator, Subject, open_evaluator
 from evomerge.evaluators.items import item_id
 from tests.evaluators.conftest import (
     DECLARATION,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators import Subject, open_evaluator
 from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 from evomerge.evaluators.generation import Generation
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from tests.evaluators.test_lm_eval_tasks import stock

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from lm_eval.utils import get_latest_filename, get_results_filenames, make_table, sanitize_model_name
 
-from evomerge.cli import main
-from evomerge.evaluators import Subject, open_evaluator
+from evomerge.cli.app import main
 from evomerge.evaluators.declaration import load_evaluator
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 from evomerge.evaluators.results_file import ScoredModel, results_json, write_results
 from tests.evaluators.conftest import DECLARATION, Bench
 from tests.evaluators.test_lm_eval_tasks import stock

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evomerge.evaluators import Subject, open_evaluator
 from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator, task_files
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 from evomerge.evaluators.items import item_id
 from evomerge.evaluators.kinds import load_declaration
 from tests.evaluators.conftest import build_llama

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.cli import main
+from evomerge.cli.app import main
 from evomerge.errors import ConfigError
-from evomerge.evaluators import Subject, open_evaluator
 from evomerge.evaluators.declaration import (
     benchmark_problem,
     check_evaluator,
     digest,
     load_evaluator,
 )
+from evomerge.evaluators.evaluator import Subject, open_evaluator
 from evomerge.evaluators.items import item_id, split_of
 from evomerge.evaluators.splits import make_splits
-from evomerge.scores import SPLITS
+from evomerge.objectives.scores import SPLITS
 from tests.evaluators.conftest import TASK, make_items
 from tests.evaluators.test_lm_eval_tasks import stock
 

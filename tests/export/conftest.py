@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.export import ExportReport, export_candidate
+from evomerge.export.export import ExportReport, export_candidate
 from tests.export.finished import Finished, run_to_the_end
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from evomerge.campaign import load_campaign
-from evomerge.check import check_campaign, raise_problems
-from evomerge.driver import run
-from evomerge.front import compute_front, pick
-from evomerge.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
-from evomerge.item_store import ItemStore
-from evomerge.ledger import Ledger, read_events
-from evomerge.recipe import CheckpointSource, MergedSource, Recipe, identity_path
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.front.front import compute_front, pick
+from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import Ledger, read_events
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, identity_path
+from evomerge.run.driver import run
 from tests.tiny_models import write_campaign
 
 CHAT = "{% for m in messages %}{{ m.content }}\n{% endfor %}"

@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
-from evomerge import export
 from evomerge.errors import (
     CampaignInUse,
     LedgerDamaged,
     UsageError,
 )
-from evomerge.export import export_candidate
-from evomerge.front import compute_front
-from evomerge.history import EXPORTS_FILE, ITEMS_FOLDER
-from evomerge.item_store import ItemStore
-from evomerge.ledger import Ledger
+from evomerge.export import export
+from evomerge.export.export import export_candidate
+from evomerge.front.front import compute_front
+from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import Ledger
 from tests.export.finished import (
     Finished,
     copy_ledger,
 )
-from tests.test_staging import names
+from tests.files.test_staging import names
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from evomerge.errors import (
     EnvironmentFault,
     UsageError,
 )
-from evomerge.export import export_candidate, merge_recipe
+from evomerge.export.export import export_candidate, merge_recipe
 from evomerge.export.files import check_manifest
 from tests.export.finished import (
     Finished,
@@ -22,7 +22,7 @@ from tests.export.finished import (
     hand_made,
     write_recipe,
 )
-from tests.test_staging import largest_file, names
+from tests.files.test_staging import largest_file, names
 from tests.tiny_runs import killed_at
 
 

@@ -16,16 +16,16 @@ from evomerge.errors import (
     ConfigError,
     ExportCheckFailed,
 )
-from evomerge.export import merge_recipe
-from evomerge.history import History
-from evomerge.recipe import CheckpointSource, MergedSource, identity_path
+from evomerge.export.export import merge_recipe
+from evomerge.ledger.history import History
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, identity_path
 from tests.export.finished import (
     Finished,
     flip_last,
     hand_made,
     write_recipe,
 )
-from tests.test_staging import names
+from tests.files.test_staging import names
 from tests.tiny_models import write_model
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoint.folder import open_folder
-from evomerge.export import export_candidate, merge_recipe
+from evomerge.export.export import export_candidate, merge_recipe
 from evomerge.export.files import check_manifest
-from evomerge.history import LEDGER_FILE
-from evomerge.ledger import Ledger
+from evomerge.ledger.history import LEDGER_FILE
+from evomerge.ledger.ledger import Ledger
 from tests.export.finished import (
     CHAT,
     Finished,
@@ -25,7 +25,7 @@ from tests.export.finished import (
     exports,
     flip_last,
 )
-from tests.test_staging import names
+from tests.files.test_staging import names
 
 
 def test_weights_are_the_recipe_by_hand(finished: Finished, tmp_path: Path) -> None:

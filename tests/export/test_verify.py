@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge import export
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
     ExportCheckFailed,
     LedgerDamaged,
 )
-from evomerge.export import export_candidate
+from evomerge.export import export
+from evomerge.export.export import export_candidate
 from evomerge.export.verify import StreamedDigests, check_loading, check_scores, check_weights
-from evomerge.materialize import write_checkpoint
-from evomerge.scores import Metric
+from evomerge.merge.materialize import write_checkpoint
+from evomerge.objectives.scores import Metric
 from tests.export.finished import (
     Finished,
     changed,
@@ -30,7 +30,7 @@ from tests.export.finished import (
     flip_last,
     hand_made,
 )
-from tests.test_staging import names
+from tests.files.test_staging import names
 
 
 def test_other_scores_than_recorded(finished: Finished, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError
-from evomerge.history import LEDGER_FILE, History
-from evomerge.verify import verify
+from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.verify.examine import verify
 from tests.faults.harness import Tally, Trial
 from tests.faults.sessions import ACKNOWLEDGED, checksum, command, toys
 from tests.faults.toy import write_plan

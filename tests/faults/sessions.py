@@ -13,15 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-from evomerge import driver
-from evomerge.campaign_file import WorkersSection
-from evomerge.cli import main
-from evomerge.job import WorkerSetup
-from evomerge.ledger import Ledger
-from evomerge.pool import Pool
-from evomerge.pool.inline import InlinePool
-from evomerge.pool.processes import ProcessPool
-from evomerge.recipe import canonical_json
+from evomerge.campaign.file import WorkersSection
+from evomerge.cli.app import main
+from evomerge.ledger.ledger import Ledger
+from evomerge.recipe.recipe import canonical_json
+from evomerge.run import driver
+from evomerge.run.job import WorkerSetup
+from evomerge.run.pool.inline import InlinePool
+from evomerge.run.pool.pool import Pool
+from evomerge.run.pool.processes import ProcessPool
 from tests.faults.toy import ToyWorker
 
 ACKNOWLEDGED = "acknowledged.txt"
@@ -33,7 +33,7 @@ def toy_pool(workers: WorkersSection, setup: WorkerSetup) -> Pool:
         return InlinePool(setup, ToyWorker)
     if workers.pool == "local":
         return ProcessPool(setup, workers.count, ToyWorker)
-    from evomerge.pool.ray_actors import RayPool
+    from evomerge.run.pool.ray_actors import RayPool
 
     return RayPool(setup, workers.count, address=workers.address, gpus=workers.gpus, runner=ToyWorker)
 

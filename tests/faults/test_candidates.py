@@ -16,18 +16,18 @@ import psutil
 import pytest
 import torch
 
-from evomerge import driver, search
-from evomerge.campaign import load_campaign
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.prepared import prepared_space
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
-from evomerge.front import compute_front
-from evomerge.history import History
-from evomerge.item_store import ItemStore
-from evomerge.job import Job, JobResult
-from evomerge.pool.inline import InlinePool
-from evomerge.prepared import prepared_space
-from evomerge.scores import Scores
-from evomerge.verify import verify
-from evomerge.worker import Worker
+from evomerge.front.front import compute_front
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.scores import Scores
+from evomerge.run import driver, search
+from evomerge.run.job import Job, JobResult
+from evomerge.run.pool.inline import InlinePool
+from evomerge.run.worker import Worker
+from evomerge.verify.examine import verify
 from tests.faults.bed import (
     RUN,
     doubled_results,
@@ -258,7 +258,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     job = Job("x", "evaluate", space.decode(space.snap([0.5] * len(space.genes))).to_json())
-    from evomerge import plan
+    from evomerge.merge import plan
 
     plain = plan.make_plan
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 import psutil
 
-from evomerge.pool.ray_actors import SLOW_STARTS
+from evomerge.run.pool.ray_actors import SLOW_STARTS
 from tests.faults.bed import RUN, finish, judge, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in

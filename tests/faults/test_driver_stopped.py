@@ -18,9 +18,9 @@ from unittest import mock
 
 import evomerge
 from evomerge.errors import Stopped
-from evomerge.export import export_candidate
+from evomerge.export.export import export_candidate
 from evomerge.export.files import check_manifest
-from evomerge.ledger import Ledger
+from evomerge.ledger.ledger import Ledger
 from tests.faults.bed import (
     RUN,
     SCHEDULES,
@@ -129,7 +129,7 @@ def repair_killed_at(trial: Trial, file: Path, point: str, schedule: int) -> Tal
     session(file)
     run, out = trial.folder / RUN, trial.folder / "repaired"
     with toys():
-        from evomerge.repair import repair_folder
+        from evomerge.ledger.repair import repair_folder
 
         assert forked(lambda: repair_folder(run, out), f"{point}=kill") == KILLED
         repair_folder(run, out)
@@ -147,7 +147,7 @@ def export_killed_at(trial: Trial, point: str) -> Tally:
     out = trial.folder / "out"
     if point in OVER_ANOTHER:
         shutil.copytree(older_export(), out)
-    exchange = mock.patch("evomerge.staging._renameat2", return_value=False)
+    exchange = mock.patch("evomerge.files.staging._renameat2", return_value=False)
     with exchange if point in NO_EXCHANGE else contextlib.nullcontext():
         code = forked(lambda: export(out, rescore=point == "export.scored"), f"{point}=kill")
     assert code == KILLED, f"{point} is never passed"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.cli import main
+from evomerge.cli.app import main
 from tests.faults.bed import RUN
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign, write_model
@@ -222,7 +222,7 @@ def other_space(folder: Path) -> None:
 
 def older_ledger(folder: Path) -> None:
     """A library that asks otherwise, as one of another version might."""
-    from evomerge.ledger import Ledger, read_events
+    from evomerge.ledger.ledger import Ledger, read_events
 
     path = folder / RUN / "ledger.jsonl"
     events = read_events(path)
@@ -278,7 +278,7 @@ def test_f27_checking_starts_neither_ray_nor_a_model(tmp_path: Path) -> None:
     weights(tmp_path / "models" / "math").write_bytes(b"")
     code = f"""
 import sys
-from evomerge.cli import main
+from evomerge.cli.app import main
 assert main(["check", {str(file)!r}]) == 4
 print(sorted({{"ray", "torch", "transformers"}} & set(sys.modules)))
 """

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evomerge.errors import Stopped
-from evomerge.history import ITEMS_FOLDER, LEDGER_FILE
-from evomerge.verify import verify
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
+from evomerge.verify.examine import verify
 from tests.faults.bed import (
     RUN,
     SCHEDULES,

@@ -16,8 +16,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from evomerge.cli import main
-from evomerge.verify import verify
+from evomerge.cli.app import main
+from evomerge.verify.examine import verify
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import finished
@@ -220,7 +220,7 @@ def planted_pickles(place: Path) -> None:
 
 def a_ledger_that_points_elsewhere(place: Path) -> None:
     """Item references that lead out of the folder are not followed."""
-    from evomerge.ledger import Ledger, read_events
+    from evomerge.ledger.ledger import Ledger, read_events
 
     folder = place / "pointing"
     shutil.copytree(finished().directory, folder)

@@ -11,14 +11,14 @@ import psutil
 import pytest
 import torch
 
-from evomerge import driver
-from evomerge.campaign import load_campaign
+from evomerge.campaign.campaign import load_campaign
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
-from evomerge.history import History
-from evomerge.job import Job, WorkerSetup
-from evomerge.pool.processes import ProcessPool
-from evomerge.progress import Progress
-from evomerge.worker import Worker
+from evomerge.ledger.history import History
+from evomerge.run import driver
+from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.pool.processes import ProcessPool
+from evomerge.run.progress import Progress
+from evomerge.run.worker import Worker
 from tests.faults.bed import (
     RUN,
     end_of,
@@ -106,7 +106,7 @@ def test_f18_every_kind_of_hanging(trial: Trial) -> Tally:
     workers = {"workers": {"pool": "local", "count": 1, "deadline": 2.0}}
     file = write_toy_campaign(trial.folder, workers, faults=faults)
     # What a worker may take to start is no part of what is looked at here.
-    with mock.patch("evomerge.pool.slots.START_GRACE", 20.0):
+    with mock.patch("evomerge.run.pool.slots.START_GRACE", 20.0):
         session(file)
     assert sorted(lost(trial.folder)) == sorted((name, "deadline") for name in names)
     return judge(trial.folder, len(HANGS))
@@ -165,7 +165,7 @@ def out_of_device_memory(trial: Trial) -> Tally:
         return plain(self, subject, *rest)
 
     def pool(workers: Any, setup: WorkerSetup) -> Any:
-        from evomerge.pool.inline import InlinePool
+        from evomerge.run.pool.inline import InlinePool
 
         return InlinePool(setup, Counted)
 
@@ -188,7 +188,7 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
     setup = driver._worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
-    from evomerge.prepared import prepared_space
+    from evomerge.campaign.prepared import prepared_space
 
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)

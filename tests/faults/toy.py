@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.job import Job, JobResult, WorkerSetup
-from evomerge.recipe_json import recipe_from_json
-from evomerge.scores import mean_metric
+from evomerge.objectives.scores import mean_metric
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.run.job import Job, JobResult, WorkerSetup
 
 PLAN = "plan.json"
 EXECUTED = "executed.txt"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.campaign import load_campaign
-from evomerge.cli import main
+from evomerge.campaign.campaign import load_campaign
+from evomerge.cli.app import main
 from evomerge.errors import ConfigError, UsageError
 from evomerge.evaluators.declaration import load_evaluator
 from evomerge.mergekit.genome import import_genome

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.layout import place_of
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.export import merge_recipe
+from evomerge.export.export import merge_recipe
 from evomerge.mergekit import MergekitMerge, read_mergekit
-from evomerge.recipe import CheckpointSource, LayerStep, MergedSource, lookup
+from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource, lookup
 from tests.tiny_models import write_model
 
 LAYERS = 3

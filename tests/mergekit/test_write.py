@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge.checkpoint.folder import open_source
-from evomerge.export import merge_recipe
+from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
-from evomerge.merge_method import METHODS
 from evomerge.mergekit import mergekit_yaml
 from evomerge.mergekit.write import rules
-from evomerge.recipe import (
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import (
     CheckpointSource,
     LayerStep,
     MergedSource,

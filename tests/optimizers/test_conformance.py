@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import KINDS, make_optimizer
+from evomerge.optimizers.optimizer import KINDS, make_optimizer
 from evomerge.testing.optimizers import (
     CHECKS,
     OBJECTIVES,
@@ -68,7 +68,7 @@ def test_all_kinds_are_checked():
 REPLAY = """
 import numpy, random
 numpy.random.seed({other}); random.seed({other})
-from evomerge.optimizers import make_optimizer
+from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, run
 optimizer = make_optimizer({kind!r}, example_genes(), OBJECTIVES, population=10, seed=11)
 run(optimizer, 12)
@@ -91,8 +91,8 @@ def test_another_process_asks_the_same(kind):
 def test_the_drivers_modules_load_no_pymoo_before_it_is_made():
     script = """
 import sys
-import evomerge.optimizers, evomerge.ledger, evomerge.item_store, evomerge.front_statistics
-from evomerge.optimizers import make_optimizer
+import evomerge.ledger.item_store, evomerge.front.statistics
+from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.testing.optimizers import OBJECTIVES, example_genes
 make_optimizer("random", example_genes(), OBJECTIVES, population=4, seed=0)
 assert "pymoo" not in sys.modules

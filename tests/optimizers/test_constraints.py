@@ -10,9 +10,9 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-from evomerge.objective import Complete, Objective
-from evomerge.optimizers import make_optimizer
+from evomerge.objectives.objective import Complete, Objective
 from evomerge.optimizers.nsga2 import _Survival
+from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.optimizers.steady_nsga2 import _Members
 from evomerge.search_space import Gene
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evomerge.objective import Complete, Failed, Objective, Raced
-from evomerge.optimizers import make_optimizer, structured
+from evomerge.objectives.objective import Complete, Failed, Objective, Raced
+from evomerge.objectives.pareto import hypervolume
+from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.nsga2 import Nsga2
-from evomerge.pareto import hypervolume
+from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.search_space import Gene
 from evomerge.testing.optimizers import example_genes, example_outcome
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.recipe import (
+from evomerge.recipe.recipe import (
     CheckpointSource,
     LayerStep,
     MergedSource,

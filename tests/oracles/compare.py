@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.vocabulary import token_ids
-from evomerge.export import merge_recipe
+from evomerge.export.export import merge_recipe
 from evomerge.export.files import MERGEKIT_FILE, write_json
 from evomerge.export.merge import read_recipe
-from evomerge.methods.keys import mask_key
-from evomerge.methods.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
-from evomerge.recipe import Recipe
+from evomerge.merge.passes.keys import mask_key
+from evomerge.merge.passes.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
+from evomerge.recipe.recipe import Recipe
 from tests.oracles import functions
 from tests.oracles.cases import CASES, FILES, RECIPES, TOKENS, Case, RecipeCase, recipe_of, yaml_text
 from tests.oracles.models import (

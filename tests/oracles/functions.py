@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import open_readers
-from evomerge.merge_method import METHODS
-from evomerge.methods.blocks import Scratch
-from evomerge.methods.execute import execute
-from evomerge.plan import make_plan
-from evomerge.recipe import CheckpointSource, MergedSource, single_source_recipe
-from evomerge.weight_statistics import WeightStatistics
+from evomerge.merge.passes.blocks import Scratch
+from evomerge.merge.passes.execute import execute
+from evomerge.merge.plan import make_plan
+from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.recipe.method import METHODS
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, single_source_recipe
 from tests.checkpoint.folders import write_family
-from tests.methods import reference
-from tests.methods.cases import CASES, EXPERTS, merged
+from tests.merge.passes import reference
+from tests.merge.passes.cases import CASES, EXPERTS, merged
 
 BOUND = 1e-5
 RUNNER = Path(__file__).with_name("run_functions.py")

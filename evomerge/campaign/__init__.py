@@ -1,0 +1,1 @@
+"""Campaign: all that must be stated before a search may start, read, checked and estimated."""

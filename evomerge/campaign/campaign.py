@@ -1,0 +1,225 @@
+"""Campaign: all that must be stated before a search may start.
+
+The file is read here and validated as far as it goes by itself; what needs the checkpoints or the
+evaluators is found by `evomerge.campaign.check`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign.devices import device_faults
+from evomerge.campaign.file import CampaignFile, CheckpointReference, OptimizerSection, WorkersSection
+from evomerge.errors import ConfigError, Problem
+from evomerge.files.yaml_file import Positions, dotted, load_yaml, position, validate
+from evomerge.objectives.constraint import Constraint, faults_between, parse_constraint
+from evomerge.objectives.objective import Objective
+from evomerge.recipe.recipe import UNION, canonical_json
+from evomerge.search_space import SearchSpaceDeclaration, load_search_space
+
+CHANGEABLE = ("budget", "workers")
+"""Fields that may differ between two runs of one campaign folder."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A validated campaign file with its search space, paths made absolute.
+
+    `file` is where it was read from; `config` is the file's content with absolute paths and every
+    default filled in, as it goes into the ledger. `positions` are those of its fields.
+    """
+
+    file: Path
+    config: CampaignFile
+    space: SearchSpaceDeclaration
+    evaluator_files: tuple[Path, ...]
+    space_file: Path
+    positions: Positions = field(default_factory=dict, compare=False, repr=False)
+
+    def fault(
+        self, path: tuple[str | int, ...], code: str, wrong: str, found: str = "", todo: str = ""
+    ) -> Problem:
+        """A problem at a field of the file, for example `("objectives", 0, "metric")`."""
+        return Problem(code, wrong, found, todo, *_place(self.positions, self.file, *path))
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives in file order."""
+        return tuple(Objective(o.metric, o.direction) for o in self.config.objectives)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints in file order."""
+        return tuple(parse_constraint(text) for text in self.config.constraints)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The experts' names in file order."""
+        return tuple(self.config.experts)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The source whose vocabulary merges have, or `UNION`; None where all share one."""
+        return None if self.config.tokenizer is None else self.config.tokenizer.source
+
+    def references(self) -> dict[str, CheckpointReference]:
+        """`base` and every expert; relative paths resolved against the campaign file."""
+        folder = self.file.parent
+        return {
+            name: reference
+            if reference.path is None
+            else reference.model_copy(update={"path": str((folder / reference.path).resolve())})
+            for name, reference in {"base": self.config.base, **self.config.experts}.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole configuration as plain data, for the ledger's first line."""
+        data = self.config.model_dump(mode="json", by_alias=True)
+        # A campaign that does without is the same whether it says so or not.
+        if not self.config.constraints:
+            del data["constraints"]
+        if self.tokenizer is None:
+            del data["tokenizer"]
+        if self.config.racing is None:
+            del data["racing"]
+        data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
+        data["evaluators"] = [str(path) for path in self.evaluator_files]
+        references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
+        data["base"], data["experts"] = references.pop("base"), references
+        # The order of experts is that of the genes, and the ledger's JSON sorts keys.
+        data["expert_order"] = list(self.experts)
+        data["file"] = str(self.file)
+        return data
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `Campaign.to_json` that must not change between runs of one campaign folder.
+
+    Left out: the changeable fields, and paths, for which content digests stand in the `prepared`
+    event.
+    """
+    data = {k: v for k, v in config.items() if k not in (*CHANGEABLE, "file", "evaluators", "base")}
+    data["experts"] = sorted(config["experts"])
+    return data
+
+
+def identity_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of `identity`."""
+    return hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read a campaign file and the search space it names.
+
+    Raises:
+        ConfigError: with every fault of both files.
+    """
+    path = Path(path).resolve()
+    data, positions = load_yaml(path)
+    problems: list[Problem] = []
+    config: CampaignFile | None = None
+    space: SearchSpaceDeclaration | None = None
+    try:
+        config = validate(CampaignFile, data, positions, str(path))
+    except ConfigError as error:
+        problems += error.problems
+    problems += _across_fields(data, positions, path)
+    space_file = path.parent / str(data.get("search_space", ""))
+    if isinstance(data.get("search_space"), str):
+        try:
+            space = load_search_space(space_file)
+        except ConfigError as error:
+            problems += error.problems
+    files = data.get("evaluators")
+    evaluator_files = []
+    for index, name in enumerate(files if isinstance(files, list) else []):
+        evaluator_files.append(path.parent / str(name))
+        if not evaluator_files[-1].is_file():
+            where = _place(positions, path, "evaluators", index)
+            todo = _nearest_file(evaluator_files[-1])
+            problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", todo, *where))
+    if problems or config is None or space is None:
+        raise ConfigError(problems)
+    evaluators = tuple(file.resolve() for file in evaluator_files)
+    return Campaign(path, config, space, evaluators, space_file.resolve(), positions)
+
+
+def _nearest_file(path: Path) -> str:
+    """What to do about a missing YAML file: take the one beside it that is spelt almost alike."""
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"did you mean `{near[0]}`?" if near else "paths are relative to the campaign file"
+
+
+def _place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int, int, str]:
+    line, column = position(positions, path)
+    return str(file), line, column, dotted(path)
+
+
+def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) -> list[Problem]:
+    """Faults between fields, looked for in the raw data: other faults of the file must not hide them."""
+    problems = []
+
+    def section(name: str) -> Mapping[str, Any]:
+        value = data.get(name)
+        return value if isinstance(value, dict) else {}
+
+    budget = section("budget").get("evaluations")
+    optimizer = section("optimizer")
+    # A default says nothing about a section whose field names are misspelt.
+    known = set(optimizer) <= set(OptimizerSection.model_fields)
+    population = optimizer.get("population", OptimizerSection().population if known else None)
+    if type(budget) is int and type(population) is int and 0 < budget < population:
+        wrong = f"a population of {population} needs a budget of at least as many evaluations"
+        where = _place(positions, file, "budget", "evaluations")
+        problems.append(Problem("E112", wrong, f"found {budget}", "", *where))
+    constraints = data.get("constraints")
+    between = faults_between(
+        constraints if isinstance(constraints, list) else [], [*section("experts")]
+    )
+    for index, code, wrong in between:
+        where = _place(positions, file, "constraints", index)
+        problems.append(Problem(code, wrong, "", "", *where))
+    source = section("tokenizer").get("source")
+    known_sources = ("base", UNION, *section("experts"))
+    if isinstance(source, str) and source not in known_sources:
+        wrong = "no such source of a tokenizer"
+        where = _place(positions, file, "tokenizer", "source")
+        todo = f"known: {', '.join(known_sources)}"
+        problems.append(Problem("E133", wrong, f"found {source!r}", todo, *where))
+    workers = section("workers")
+    if set(workers) <= set(WorkersSection.model_fields):
+        for field, wrong, found, todo in device_faults(workers, section("evaluation")):
+            problems.append(Problem("E142", wrong, found, todo, *_place(positions, file, *field)))
+    seen: dict[object, str] = {}
+    for name, entry in {"base": section("base"), **section("experts")}.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("path", entry.get("hub")), str):
+            continue
+        folder = entry.get("path")
+        key = (
+            os.path.normpath(file.parent / folder) if folder else (entry["hub"], entry.get("revision"))
+        )
+        if key in seen:
+            wrong = f"`{seen[key]}` and `{name}` are the same files"
+            where = _place(positions, file, "experts", name)
+            problems.append(Problem("E117", wrong, "", "leave one out", *where))
+        seen.setdefault(key, str(name))
+    return problems
+
+
+def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
+    """The campaign a ledger's first line recorded (paths absolute, search space inlined)."""
+    config = dict(data)
+    file = Path(config.pop("file"))
+    order = config.pop("expert_order", sorted(config["experts"]))
+    config["experts"] = {name: config["experts"][name] for name in order}
+    space = SearchSpaceDeclaration.model_validate(config["search_space"])
+    evaluators = tuple(Path(name) for name in config["evaluators"])
+    config["search_space"] = "search_space"
+    return Campaign(file, CampaignFile.model_validate(config), space, evaluators, file)

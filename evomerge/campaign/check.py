@@ -1,0 +1,364 @@
+"""Check: every fault of a campaign that can be seen without reading a weight, all in one report.
+
+Headers, configs and task files only: no torch, no Ray, no device. What needs the weights themselves
+(NaN, an expert equal to the base) is found by the `prepare` job before the first candidate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.devices import check_device
+from evomerge.campaign.estimates import estimates_of
+from evomerge.campaign.file import CheckpointReference
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
+from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.vocabulary import aligned_folders
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
+from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
+from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.kinds import load_declaration
+from evomerge.ledger.history import Grant
+from evomerge.objectives.scores import Split
+from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
+from evomerge.search_space import ModelLayout, build_search_space
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    Attributes:
+        problems: faults that stop a run; `warnings` do not.
+        paths: `base` and experts to their folders, as far as found.
+        storage: dtype merges are rounded to.
+        layout: of the base, None if it cannot be read.
+        genes: number of genes, before `prepare` drops those without effect.
+        estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
+            `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
+            (rough, on processors only).
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
+    storage: str = "bfloat16"
+    layout: ModelLayout | None = None
+    genes: int = 0
+    estimates: dict[str, float] = field(default_factory=dict)
+
+
+def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckReport:
+    """Look at everything a campaign names; faults are collected, never raised.
+
+    `grants` is what the person allowed by name: without `task_code` a task that runs code is a fault
+    (E126), without `benchmark_test` a search on the items a public benchmark is scored on (E127).
+    """
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    paths, folders = _open_checkpoints(campaign, problems)
+    base = folders.get("base")
+    storage: str = campaign.config.dtype or "bfloat16"
+    layout, genes = None, 0
+    if isinstance(base, CheckpointFolder):
+        storage = campaign.config.dtype or _storage_dtype(base)
+        layout = layout_of(base)
+        if campaign.tokenizer is not None and not problems:
+            folders = _aligned(campaign, folders, problems)
+            base = cast("CheckpointFolder", folders["base"])
+            layout = layout_of(base)
+        experts = [folders[name] for name in campaign.experts if name in folders]
+        for found in compare_with_base(base, experts):
+            if campaign.tokenizer is not None and found.code in ("E226", "E227"):
+                continue
+            (warnings if found.code in MERGED_ANYWAY else problems).append(found)
+        for expert in experts:
+            if isinstance(expert, AdapterFolder):
+                warnings += expert.warnings
+        genes = _count_genes(campaign, layout, paths, problems)
+        if campaign.config.evaluation.dtype == "float16" and storage != "float16":
+            wrong = (
+                f"merges are stored as {storage} and scored in float16, whose largest number is 65504"
+            )
+            todo = "bfloat16 does not overflow"
+            warnings.append(campaign.fault(("evaluation", "dtype"), "E132", wrong, "", todo))
+    declarations = _open_evaluators(campaign, problems, "task_code" in grants)
+    _check_objectives(campaign, declarations, problems)
+    if not problems:
+        problems += [*_leaks(campaign, declarations), *_cannot_race(campaign, declarations)]
+    if "benchmark_test" not in grants:
+        _check_benchmarks(campaign, declarations, problems)
+    warnings += _odd_counts(campaign)
+    warnings += _measured_by_the_clock(campaign, declarations)
+    estimates: dict[str, float] = {}
+    if layout is not None and not problems:
+        estimates = estimates_of(campaign, layout, storage, declarations)
+    return CheckReport(problems, warnings, paths, storage, layout, genes, estimates)
+
+
+def locate(name: str, reference: CheckpointReference) -> str:
+    """The folder of a checkpoint reference; hub models come from the local cache only.
+
+    Raises:
+        CheckpointError: E201, if a hub model is not in the cache; E238, if only a part of it is.
+    """
+    if reference.path is not None:
+        return reference.path
+    folder = cached_snapshot(str(reference.hub), str(reference.revision))
+    todo = download_hint(str(reference.hub), str(reference.revision))
+    if folder is None:
+        wrong = f"`{name}`: this commit of {reference.hub} is not in the local hub cache"
+        raise CheckpointError(Problem("E201", wrong, "", todo, field=name))
+    if missing := missing_files(folder):
+        wrong = f"`{name}`: the download of {reference.hub} is not complete"
+        found = f"{len(missing)} missing: {', '.join(missing[:5])}"
+        raise CheckpointError(Problem("E238", wrong, found, todo, str(folder), field=name))
+    return str(folder)
+
+
+def _open_checkpoints(
+    campaign: Campaign, problems: list[Problem]
+) -> tuple[dict[str, str], dict[str, CheckpointFolder | AdapterFolder]]:
+    paths: dict[str, str] = {}
+    folders: dict[str, CheckpointFolder | AdapterFolder] = {}
+    for name, reference in campaign.references().items():
+        try:
+            paths[name] = locate(name, reference)
+            base = folders.get("base")
+            if name == "base":
+                folders[name] = open_folder(paths[name], name)
+            elif isinstance(base, CheckpointFolder):
+                folders[name] = open_source(paths[name], name, base)
+            elif not (Path(paths[name]) / "adapter_config.json").is_file():
+                folders[name] = open_folder(paths[name], name)
+        except CheckpointError as error:
+            problems += error.problems
+    return paths, folders
+
+
+def _aligned(
+    campaign: Campaign,
+    folders: dict[str, CheckpointFolder | AdapterFolder],
+    problems: list[Problem],
+) -> dict[str, CheckpointFolder | AdapterFolder]:
+    """The checkpoints in the vocabulary that the campaign states; as they are where that cannot be."""
+    target = None if campaign.tokenizer == UNION else campaign.tokenizer
+    try:
+        if target is not None and not isinstance(folders[target], CheckpointFolder):
+            todo = "name a full model"
+            wrong = "an adapter has no vocabulary of its own"
+            raise CheckpointError(campaign.fault(("tokenizer", "source"), "E133", wrong, "", todo))
+        return aligned_folders(folders, "base", target)[0]
+    except CheckpointError as error:
+        problems += error.problems
+        return folders
+
+
+def _storage_dtype(base: CheckpointFolder) -> str:
+    """The dtype that most of the base's parameters have."""
+    elements: dict[str, int] = {}
+    for header in base.tensors.values():
+        elements[header.dtype] = elements.get(header.dtype, 0) + header.elements
+    most = max(elements, key=lambda dtype: elements[dtype])
+    return most if most in DTYPES else DTYPES[0]
+
+
+def _count_genes(
+    campaign: Campaign, layout: ModelLayout, paths: Mapping[str, str], problems: list[Problem]
+) -> int:
+    sources = {name: CheckpointSource(paths.get(name, "")) for name in ("base", *campaign.experts)}
+    try:
+        space = build_search_space(
+            campaign.space,
+            layout,
+            sources,
+            campaign.experts,
+            "bfloat16",
+            campaign.config.seed,
+            str(campaign.space_file),
+        )
+    except ConfigError as error:
+        problems += error.problems
+        return 0
+    return len(space.genes)
+
+
+def _open_evaluators(
+    campaign: Campaign, problems: list[Problem], allow_code: bool
+) -> dict[Path, Declaration]:
+    declarations: dict[Path, Declaration] = {}
+    names: dict[str, Path] = {}
+    for path in campaign.evaluator_files:
+        try:
+            declaration = load_declaration(path)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        found = declaration.problems(allow_code=allow_code)
+        problems += found
+        if declaration.name in names:
+            wrong = f"two evaluators are called `{declaration.name}`"
+            problems.append(Problem("E122", wrong, todo="rename one", file=str(path), field="name"))
+        names[declaration.name] = path
+        declarations[path] = declaration
+    return declarations
+
+
+def _check_objectives(
+    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
+) -> None:
+    directions: dict[str, bool | None] = {}
+    for declaration in declarations.values():
+        directions |= declaration.directions()
+    if len(declarations) < len(campaign.evaluator_files):
+        return
+    for where, metric in _named_metrics(campaign):
+        if metric not in directions:
+            near = difflib.get_close_matches(metric, directions, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
+            wrong = f"no evaluator gives the metric `{metric}`"
+            problems.append(campaign.fault(where, "E124", wrong, "", hint))
+    for index, objective in enumerate(campaign.objectives):
+        if objective.metric not in directions:
+            continue
+        higher = directions[objective.metric]
+        if higher is not None and higher != (objective.direction == "maximize"):
+            right = "maximize" if higher else "minimize"
+            wrong = f"{objective.metric} gets better the other way"
+            found, todo = f"found {objective.direction}", f"write `{right}`"
+            where = ("objectives", index, "direction")
+            problems.append(campaign.fault(where, "E125", wrong, found, todo))
+
+
+def _cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E142 for objectives of a racing campaign whose evaluators cannot stop between blocks."""
+    if campaign.config.racing is None:
+        return []
+    whole = {m for d in declarations.values() if not d.by_block for m in d.directions()}
+    return [
+        campaign.fault(("objectives", index, "metric"), "E142", f"{objective.metric} cannot race",
+                       "racing takes metrics of lm-eval tasks", "leave `racing` out")
+        for index, objective in enumerate(campaign.objectives)
+        if objective.metric in whole
+    ]  # fmt: skip
+
+
+def _leaks(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E128 for items that are in one split of one evaluator and in another split of another one."""
+    problems: list[Problem] = []
+    known: list[tuple[str, dict[Split, set[str]]]] = []
+    for index, path in enumerate(campaign.evaluator_files):
+        declaration = declarations[path]
+        own = {split: set(ids) for split, ids in declaration.local_ids().items()}
+        for name, others in known:
+            shared = [
+                (split, other, len(own[split] & others[other]))
+                for split in own
+                for other in others
+                if split != other and own[split] & others[other]
+            ]
+            if shared:
+                wrong = f"`{declaration.name}` and `{name}` share items across splits"
+                found = ", ".join(f"{count} {s} items are {o} items there" for s, o, count in shared)
+                todo = "deal both out alike, as `evomerge split` does"
+                problems.append(campaign.fault(("evaluators", index), "E128", wrong, found, todo))
+        known.append((declaration.name, own))
+    return problems
+
+
+def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]]:
+    """Every metric the campaign file names, with the field it stands in."""
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("objectives", index, "metric"), objective.metric)
+        for index, objective in enumerate(campaign.objectives)
+    ]
+    constraints = enumerate(campaign.constraints)
+    return named + [(("constraints", index), constraint.metric) for index, constraint in constraints]
+
+
+def _check_benchmarks(
+    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
+) -> None:
+    sought = {objective.metric for objective in campaign.objectives}
+    for declaration in declarations.values():
+        if isinstance(declaration, EvaluatorDeclaration) and sought & {*declaration.metric_names}:
+            found = benchmark_problem(declaration)
+            problems += [found] if found else []
+
+
+def _odd_counts(campaign: Campaign) -> list[Problem]:
+    """A warning for a number of objectives with which a front says little."""
+    count = len(campaign.objectives)
+    if 2 <= count <= 5:
+        return []
+    wrong = "with so many objectives almost nothing is dominated"
+    if count == 1:
+        wrong = "with one objective the front is its best model"
+    return [campaign.fault(("objectives",), "E130", wrong, f"found {count}")]
+
+
+def _measured_by_the_clock(
+    campaign: Campaign, declarations: Mapping[Path, Declaration]
+) -> list[Problem]:
+    """A warning for each objective or constraint that another run would measure otherwise."""
+    clocked = {m for d in declarations.values() if not d.deterministic for m in d.directions()}
+    wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
+    return [
+        campaign.fault(where, "E143", f"{metric} {wrong}")
+        for where, metric in _named_metrics(campaign)
+        if metric in clocked
+    ]
+
+
+def raise_problems(report: CheckReport) -> None:
+    """Raise what stops a run: checkpoint faults if there are any, and the others with them.
+
+    Raises:
+        CheckpointError: if only checkpoints have faults.
+        ConfigError: otherwise.
+    """
+    if not report.problems:
+        return
+    if all(problem.code.startswith("E2") for problem in report.problems):
+        raise CheckpointError(report.problems)
+    raise ConfigError(report.problems)
+
+
+def check_devices(campaign: Campaign) -> None:
+    """See that workers of this machine find their devices; those of a cluster look for themselves.
+
+    Raises:
+        EnvironmentFault: E401.
+    """
+    workers, device = campaign.config.workers, campaign.config.evaluation.device
+    if workers.address is not None:
+        return
+    check_device(device)
+    if workers.gpus > 1:
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < workers.gpus:
+            wrong = f"a worker asks for {workers.gpus:g} devices"
+            problem = Problem("E401", wrong, f"found {found} here", "", field="workers.gpus")
+            raise EnvironmentFault(problem)
+
+
+def report_to_json(report: CheckReport) -> dict[str, Any]:
+    """The report as plain JSON data."""
+    return {
+        "problems": [json.loads(json.dumps(problem.__dict__)) for problem in report.problems],
+        "warnings": [json.loads(json.dumps(problem.__dict__)) for problem in report.warnings],
+        "storage": report.storage,
+        "genes": report.genes,
+        "estimates": report.estimates,
+    }

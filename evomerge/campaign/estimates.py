@@ -1,0 +1,70 @@
+"""What a campaign will take, from headers and declarations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.evaluators.declared import Declaration
+from evomerge.recipe.method import METHODS
+from evomerge.search_space import ModelLayout
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
+"""What one thread reached on the models in `experiments/`, all overhead included."""
+
+WORKER_BASE_BYTES = 450_000_000
+"""Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
+
+
+def estimates_of(
+    campaign: Campaign,
+    layout: ModelLayout,
+    storage: str,
+    declarations: Mapping[Path, Declaration],
+) -> dict[str, float]:
+    """Parameters, items, evaluations, bytes of memory and disk and, on processors, seconds of a campaign.
+
+    Args:
+        campaign: the campaign.
+        layout: of its base.
+        storage: dtype of the checkpoints.
+        declarations: its evaluators by file.
+    """
+    config = campaign.config
+    size = layout.parameters * BYTES[storage]
+    live = layout.parameters * BYTES[config.evaluation.dtype]
+    workers = 1 if config.workers.pool == "inline" else config.workers.count
+    items = tokens = 0
+    for declaration in declarations.values():
+        found = declaration.size()
+        items += found[0]
+        tokens += found[1]
+    evaluations = config.budget.evaluations or 0
+    # Mapped experts are shared by the workers of a node; each worker holds one live model.
+    memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
+    folder = evaluations * (items + 4_000) + size
+    if "ranks" in METHODS[campaign.space.method].statistics:
+        # A mapped file for each expert, two bytes an element.
+        ranks = 2 * layout.parameters * len(campaign.experts)
+        memory, folder = memory + ranks, folder + ranks
+    return {
+        "parameters": float(layout.parameters),
+        "items": float(items),
+        "evaluations": float(evaluations),
+        "memory_bytes": float(memory),
+        "disk_bytes": float(folder),
+    } | _seconds(campaign, layout, evaluations, tokens, workers)
+
+
+def _seconds(
+    campaign: Campaign, layout: ModelLayout, evaluations: int, tokens: int, workers: int
+) -> dict[str, float]:
+    """A rough duration for processors; none for GPUs, whose speed no header tells."""
+    evaluation = campaign.config.evaluation
+    if evaluation.device != "cpu" or not tokens:
+        return {}
+    baselines = 2 + len(campaign.experts) + len(campaign.config.baselines.single)
+    operations = 2.0 * layout.parameters * tokens * (evaluations + baselines)
+    return {"seconds": operations / (FLOPS[evaluation.dtype] * evaluation.threads * workers)}

@@ -1,0 +1,226 @@
+"""The campaign file as it is written: its sections, fields, defaults and bounds."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from evomerge.campaign.devices import is_device
+from evomerge.objectives.constraint import ConstraintText
+from evomerge.objectives.objective import Direction
+from evomerge.recipe.recipe import MERGED, UNION
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED, UNION)
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _expert_name(name: str) -> str:
+    if not NAME.fullmatch(name) or "." in name:
+        raise ValueError("E136", f"expert name `{name}`: letters, digits, `_` and `-` only")
+    if name in RESERVED_NAMES or name.startswith("single-"):
+        raise ValueError("E136", f"`{name}` is a reserved name; call the expert otherwise")
+    if re.fullmatch(r"c\d+", name):
+        raise ValueError("E136", f"`{name}` looks like a candidate's id; call the expert otherwise")
+    return name
+
+
+ExpertName = Annotated[str, AfterValidator(_expert_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CheckpointReference(_Section):
+    """A model folder or adapter folder by path, or a hub model by id and commit (local cache only)."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CheckpointReference:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("E103", "give either `path` or `hub` with `revision`")
+        if self.hub is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(
+                "E237", "a hub model needs `revision`, the 40 hex digits of a commit (no branch)"
+            )
+        if self.hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.hub):
+            raise ValueError("E201", f"`{self.hub}` is no hub id (org/name)")
+        return self
+
+
+class ObjectiveSection(_Section):
+    """A metric and the direction in which it gets better."""
+
+    metric: str
+    direction: Direction
+
+
+class OptimizerSection(_Section):
+    """Which optimizer asks, how many candidates make a generation, and when it is told of them.
+
+    `generational`: when a generation is whole, in ask order. `steady_state`: each as it arrives.
+    """
+
+    kind: Literal["nsga2", "random"] = "nsga2"
+    population: Annotated[int, Field(ge=4, le=10_000)] = 20
+    schedule: Literal["generational", "steady_state"] = "generational"
+    options: dict[str, str | float | bool] = {}
+
+
+class BudgetSection(_Section):
+    """When to stop: whichever limit is reached first."""
+
+    evaluations: PositiveInt | None = None
+    hours: PositiveFloat | None = None
+
+    @field_validator("evaluations", "hours", mode="before")
+    @classmethod
+    def _something_to_do(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            raise ValueError("E113", "nothing to do; the budget must be above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> BudgetSection:
+        if self.evaluations is None and self.hours is None:
+            raise ValueError("E113", "give `evaluations` or `hours`, or both")
+        return self
+
+
+class EvaluationSection(_Section):
+    """How a candidate is held and scored; every field here changes scores or their last digits."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: PositiveInt = 32
+    threads: PositiveInt = 1
+    device: str = "cpu"
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not is_device(value):
+            raise ValueError("E108", "a device is `cpu`, `cuda` or `cuda:N`")
+        return value
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError("E129", "scores depend on the batch size; give a number, not `auto`")
+        return value
+
+
+class RacingSection(_Section):
+    """Give up a candidate that some reference beats on every task; blocks are those of the evaluators.
+
+    `threshold` is the paired z that must be reached on every objective, `first` the number of blocks of
+    each task before the first look.
+    """
+
+    threshold: PositiveFloat = 0.4
+    first: PositiveInt = 1
+
+
+class WorkersSection(_Section):
+    """Where candidates are evaluated: in this process, in local processes or on Ray.
+
+    `gpus` is what each worker on Ray is given: a share of a device, one, or several over which its model is
+    spread.
+    """
+
+    pool: Literal["inline", "local", "ray"] = "local"
+    count: PositiveInt = 1
+    address: str | None = None
+    kernels: Literal["auto", "plain", "compiled"] = "auto"
+    experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    deadline: PositiveFloat | Literal["auto"] = "auto"
+
+
+class TokenizerSection(_Section):
+    """Whose vocabulary merges have, where those of base and experts differ."""
+
+    source: str
+
+
+class BaselinesSection(_Section):
+    """Coefficients tried for the best single-coefficient merge."""
+
+    single: list[PositiveFloat] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+
+    @field_validator("single")
+    @classmethod
+    def _distinct(cls, value: list[float]) -> list[float]:
+        if len({f"{c:g}" for c in value}) != len(value):
+            raise ValueError("E130", "a coefficient is listed twice")
+        return value
+
+
+class CampaignFile(_Section):
+    """The campaign file as written."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    base: CheckpointReference
+    experts: dict[ExpertName, CheckpointReference]
+    search_space: str
+    evaluators: list[str]
+    objectives: list[ObjectiveSection]
+    constraints: list[ConstraintText] = []
+    optimizer: OptimizerSection = OptimizerSection()
+    budget: BudgetSection
+    evaluation: EvaluationSection = EvaluationSection()
+    racing: RacingSection | None = None
+    workers: WorkersSection = WorkersSection()
+    baselines: BaselinesSection = BaselinesSection()
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    tokenizer: TokenizerSection | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("E136", "a name has letters, digits, `.`, `_` and `-` only")
+        return value
+
+    @field_validator("experts")
+    @classmethod
+    def _expert_names(cls, value: dict[str, CheckpointReference]) -> dict[str, CheckpointReference]:
+        if not value:
+            raise ValueError("E116", "a merge needs at least one expert besides the base")
+        return value
+
+    @field_validator("evaluators")
+    @classmethod
+    def _some_evaluator(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("E122", "give at least one evaluator file")
+        if len(set(value)) != len(value):
+            raise ValueError("E122", "an evaluator is listed twice")
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _some_objective(cls, value: list[ObjectiveSection]) -> list[ObjectiveSection]:
+        if not value:
+            raise ValueError("E130", "give at least one objective")
+        names = [objective.metric for objective in value]
+        if len(set(names)) != len(names):
+            raise ValueError("E130", "a metric is an objective twice")
+        return value

@@ -1,0 +1,120 @@
+"""The command line: verbs, exit codes, and errors in one form.
+
+Only typer and the error tree are imported here; a verb imports what it needs when it is called, so that
+`evomerge --help` answers at once. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from evomerge.cli import campaigns, cluster, looks, models, splits, start
+from evomerge.cli.output import print_error, say
+from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
+
+app = typer.Typer(
+    name="evomerge",
+    help="Multi-objective evolutionary search over model merges.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 config, 4 checkpoint, 5 environment, "
+    "6 campaign in use, 7 ledger damaged, 8 too many failures, 9 export failed its check, "
+    "75 stopped and resumable, 130 interrupted and resumable.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help answers twice as fast
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (
+    start.init,
+    campaigns.check,
+    campaigns.run,
+    looks.status,
+    looks.front,
+    looks.show,
+    models.export,
+    models.merge,
+    models.score,
+    splits.split,
+    looks.verify,
+    looks.repair,
+    cluster.launch,
+):
+    app.command()(verb)
+app.command(name="list")(start.list_)
+app.command(name="import")(models.import_)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import platform
+
+        from evomerge.versions import library_versions
+
+        own, *others = [f"{name} {version}" for name, version in library_versions().items()]
+        typer.echo("\n".join([own, f"python {platform.python_version()}", *others]))
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the versions."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; gives its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    for stream in (sys.stdout, sys.stderr):
+        # A character the terminal's encoding lacks must not cost the result.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(words, prog_name="evomerge", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except EvomergeError as error:
+        print_error(error, as_json)
+        return error.exit_code
+    except TyperException as error:
+        print_error(_usage(error), as_json)
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        print_error(Interrupted("interrupted"), as_json)
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader went away (`| head`); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        return _bug(error, as_json)
+
+
+def _usage(error: TyperException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    todo = f"see `{context.command_path} --help`" if context is not None else "see `evomerge --help`"
+    # Typer shows how pydantic names the exception behind a value that it refuses.
+    wrong = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    return UsageError(Problem("E500", wrong, todo=todo))
+
+
+def _bug(error: Exception, as_json: bool) -> int:
+    wrong = f"{type(error).__name__}: {error}".splitlines()[0]
+    todo = "this is a bug in evomerge; EVOMERGE_TRACEBACK=1 shows where"
+    if os.environ.get("EVOMERGE_TRACEBACK"):
+        say(traceback.format_exc().rstrip())
+        todo = "this is a bug in evomerge; please report it with the lines above"
+    print_error(EvomergeError(Problem("E999", wrong, todo=todo)), as_json)
+    return EvomergeError.exit_code

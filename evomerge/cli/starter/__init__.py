@@ -1,0 +1,1 @@
+"""Starter: a campaign folder that runs as it stands, for `evomerge init`."""

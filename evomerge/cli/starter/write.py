@@ -1,0 +1,121 @@
+"""Starter: a campaign folder that runs as it stands, for `evomerge init`.
+
+Everything in it is made by code, so that an installed wheel needs no data files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from evomerge.cli.starter.tasks import TASKS, write_tasks
+from evomerge.cli.starter.texts import CAMPAIGN, EVALUATOR, SEARCH_SPACE, models_block
+from evomerge.errors import ConfigError, EnvironmentFault, Problem
+from evomerge.files.storage import cannot_write
+
+BANDS = 4
+CAMPAIGN_FILE = "campaign.yaml"
+
+
+def write_starter(
+    directory: Path,
+    base: Mapping[str, str] | None,
+    experts: Mapping[str, Mapping[str, str]],
+    *,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Write a starter campaign; it appears whole or not at all.
+
+    Args:
+        directory: a new or empty folder.
+        base: fields of the base's reference (`path`, or `hub` and `revision`); None to train toy models.
+        experts: name to reference; empty with toy models.
+        tell: is told what is being done, a line each.
+
+    Returns:
+        The campaign file.
+
+    Raises:
+        ConfigError: E135, if the folder is not empty; E116, E117 or E136 for the experts.
+        EnvironmentFault: if it cannot be written.
+    """
+    _refuse_used(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    try:
+        _fill(made, directory, base, experts, tell)
+        made.chmod(0o755)
+        os.replace(made, directory)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return directory / CAMPAIGN_FILE
+
+
+def _refuse_used(directory: Path) -> None:
+    todo = "choose a new or empty folder"
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(Problem("E135", "this is a file", "", todo, str(directory)))
+    held = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+    if held:
+        found = f"{len(held)} files, {held[0]} for one"
+        raise ConfigError(Problem("E135", "the folder is not empty", found, todo, str(directory)))
+    if directory.is_symlink():
+        raise EnvironmentFault(Problem("E408", "the folder is a link", "", todo, str(directory)))
+
+
+def _fill(
+    folder: Path,
+    final: Path,
+    base: Mapping[str, str] | None,
+    experts: Mapping[str, Mapping[str, str]],
+    tell: Callable[[str], None],
+) -> None:
+    from evomerge.campaign.campaign import load_campaign
+
+    toys = base is None
+    if base is None:
+        base = {"path": "models/base"}
+        experts = {task: {"path": f"models/{task}"} for task in TASKS}
+    text = CAMPAIGN.format(
+        file=final / CAMPAIGN_FILE,
+        models=models_block(base, experts),
+        population=8 if toys else 12,
+        evaluations=40 if toys else 60,
+        dtype="float32" if toys else "bfloat16",
+    )
+    bands = 3 if toys else min(BANDS, _layers(base))
+    evaluators = folder / "evaluators"
+    write_tasks(evaluators / "tasks")
+    for task in TASKS:
+        (evaluators / f"{task}.yaml").write_text(EVALUATOR.format(name=task), encoding="utf-8")
+    space = SEARCH_SPACE.format(bands=bands)
+    (folder / "search_space.yaml").write_text(space, encoding="utf-8")
+    (folder / CAMPAIGN_FILE).write_text(text, encoding="utf-8")
+    try:
+        load_campaign(folder / CAMPAIGN_FILE)
+    except ConfigError as error:
+        # The file is ours and about to be removed: the fault lies in what was asked for.
+        raise ConfigError(Problem(p.code, p.wrong, p.found, p.todo) for p in error.problems) from None
+    if toys:
+        from evomerge.cli.starter.toy_models import write_toy_models
+
+        tell("no --base given: training toy models, in less than a minute")
+        write_toy_models(folder / "models", tell)
+
+
+def _layers(base: Mapping[str, str]) -> int:
+    """Layers of the base, where its config can be read here; `check` looks closer."""
+    try:
+        config = json.loads((Path(base["path"]) / "config.json").read_bytes())
+        return max(1, int(config["num_hidden_layers"]))
+    except (KeyError, OSError, ValueError, TypeError):
+        return BANDS

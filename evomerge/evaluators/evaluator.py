@@ -1,0 +1,113 @@
+"""Evaluators: a `Subject` to `Scores`, item by item, in fixed blocks.
+
+Importing this package loads neither torch, transformers nor lm-eval; `open_evaluator` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.evaluators.declared import Declaration
+from evomerge.objectives.scores import Scores, Split
+from evomerge.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["BlockEvaluator", "Evaluator", "Subject", "open_evaluator"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged.
+
+    Attributes:
+        model: the live model, on `device`, in the dtype of the evaluation.
+        tokenizer: its tokenizer.
+        recipe: the merge it holds; None for a checkpoint scored as it stands.
+        statistics: numbers known of the merge (norms, layer counts) by name.
+        device: torch device the model is on.
+        batch_size: rows of a batch (items, where an item is one row).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe | None = None
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    batch_size: int = 32
+
+
+class Evaluator(Protocol):
+    """Scores subjects on the items of one benchmark.
+
+    Items stand in the order of their content hashes, so that any prefix is a random sample, and are
+    cut into blocks of a fixed size (the last may be shorter); no batch crosses a block, so the
+    result of a block does not depend on which other blocks are evaluated.
+    """
+
+    @property
+    def declaration(self) -> Declaration:
+        """As it was declared."""
+
+    @property
+    def name(self) -> str:
+        """Prefix of the metrics."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Full metric names, for example `math.acc`."""
+
+    def item_count(self, split: Split) -> int:
+        """Number of items of a split."""
+
+    def item_ids(self, split: Split) -> tuple[str, ...]:
+        """Content hash of each item, in the fixed order."""
+
+    def evaluate(self, subject: Subject, split: Split, blocks: Sequence[int] | None = None) -> Scores:
+        """Score `subject` on all items of `split`, or on those of some blocks (ascending, each once).
+
+        Raises:
+            CandidateError: `nonfinite_logits`, if the model's outputs are not finite.
+            ValueError: if a block does not exist.
+        """
+
+
+@runtime_checkable
+class BlockEvaluator(Evaluator, Protocol):
+    """An evaluator that can stop between blocks, as racing needs it."""
+
+    @property
+    def block_size(self) -> int:
+        """Items of a block."""
+
+    def by_block(
+        self, subject: Subject, split: Split
+    ) -> Generator[Mapping[str, np.ndarray], None, Scores]:
+        """Score `subject` block by block; returns exactly what `evaluate` does.
+
+        Yields the per-item results so far (metric to float64 [items]) between two blocks; nothing is
+        yielded after the last one.
+        """
+
+
+def open_evaluator(declaration: Declaration, *, allow_code: bool = False) -> Evaluator:
+    """The evaluator of a declaration; loads what its kind needs.
+
+    `allow_code` lets task files run the Python they name (`!function`, `unsafe_code`).
+
+    Raises:
+        ConfigError: with every problem the declaration finds, or if it cannot be opened.
+    """
+    if problems := declaration.problems(allow_code=allow_code):
+        raise ConfigError(problems)
+    if allow_code:
+        from evomerge.evaluators.code_execution import install_code_eval
+
+        install_code_eval()
+    return declaration.open()

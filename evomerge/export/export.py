@@ -1,0 +1,349 @@
+"""Export: one merge as a checkpoint to publish, whole and verified, or not at all.
+
+A candidate's recipe is decoded again from the ledger, the weights it was measured on are checked to be
+the same, the plan is streamed to a staged folder through the kernels of the search, and the folder is
+reloaded, compared and scored before it gets its name: what was scored is what is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.checkpoint.tokenizer import write_chat_template, write_union
+from evomerge.errors import CandidateError, EvomergeError, ExportCheckFailed, Problem, UsageError
+from evomerge.export import log
+from evomerge.export.choice import choose
+from evomerge.export.files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    MERGEKIT_FILE,
+    RECIPE_FILE,
+    copy_side_files,
+    output_config,
+    published_recipe,
+    write_json,
+    write_manifest,
+)
+from evomerge.export.merge import OpenedMerge, open_merge, read_recipe
+from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
+from evomerge.export.scores import check_evaluators, score_export
+from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
+from evomerge.failpoint import failpoint
+from evomerge.files.staging import check_space, check_target, recover, staged_folder
+from evomerge.ledger.history import CACHE_FOLDER
+from evomerge.merge.materialize import write_checkpoint
+from evomerge.mergekit import mergekit_yaml
+from evomerge.objectives.scores import Metric
+from evomerge.recipe.recipe import UNION
+from evomerge.versions import SCORING, library_versions
+
+__all__ = ["ExportReport", "export_candidate", "merge_recipe"]
+
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was published.
+
+    Attributes:
+        out: name of the folder.
+        candidate: id in the campaign; None for a recipe that was merged by hand.
+        recipe: digest of the recipe.
+        files: file name to bytes.
+        scores: split to metric to value; search and selection as recorded, test as measured.
+        test_uses: how often test items of the campaign have been scored by exports so far.
+        seconds: wall time.
+        warnings: what a person should know, one line each.
+    """
+
+    out: str
+    candidate: str | None
+    recipe: str
+    files: Mapping[str, int]
+    scores: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
+    test_uses: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "schema": 1,
+            "out": self.out,
+            "candidate": self.candidate,
+            "recipe": self.recipe,
+            "files": dict(self.files),
+            "bytes": sum(self.files.values()),
+            "scores": _scores_json(self.scores),
+            "test_uses": self.test_uses,
+            "seconds": round(self.seconds, 3),
+            "warnings": list(self.warnings),
+        }
+
+
+def export_candidate(
+    directory: Path,
+    choice: str,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    rescore: bool = True,
+    allow_task_code: bool = False,
+) -> ExportReport:
+    """Write one candidate of a campaign as a checkpoint, verified and scored on test items.
+
+    Args:
+        directory: the campaign folder; a run may be under way in it.
+        choice: what `front.pick` takes, or the id of any evaluated candidate or baseline.
+        out: the folder to publish.
+        overwrite: replace a model folder that is there.
+        shard_bytes: most bytes of one weight file.
+        rescore: score the reloaded export: on the items that decided, which must give the recorded
+            scores, and on test items, which is counted. Without it the card has no test scores.
+        allow_task_code: whether task files may run the Python they name.
+
+    Raises:
+        UsageError: E506, E507 for a choice that fits nothing, E509 no campaign, E601 the target exists.
+        CheckpointError: E239, the weights are not those of the campaign; others as in opening them.
+        ConfigError: E504, the evaluators are not those of the campaign.
+        EnvironmentFault: E403 no room, E408 cannot be written.
+        ExportCheckFailed: E602; nothing was published.
+        LedgerDamaged: the campaign cannot be read.
+    """
+    started = time.perf_counter()
+    out = _target(out, overwrite)
+    chosen = choose(directory, choice)
+    campaign, candidate = chosen.campaign, chosen.candidate
+    hubs = {
+        name: f"{reference.hub}@{reference.revision}"
+        for name, reference in campaign.references().items()
+        if reference.hub is not None
+    }
+    evaluators: dict[str, str] = {}
+    if rescore:
+        log.check_log(directory)
+        evaluators = check_evaluators(chosen)
+    merge = open_merge(chosen.recipe, hubs, directory / CACHE_FOLDER)
+    _refuse_overlap(out, (directory, *merge.places))
+    scores: dict[str, Mapping[str, Metric]] = {
+        split: known.metrics for split, known in candidate.evaluations.items()
+    }
+    warnings = list(chosen.warnings)
+    evaluation = campaign.config.evaluation
+    with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
+        model, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
+        warnings += more
+        if rescore:
+            test, more = score_export(
+                model, staged, chosen, directory, evaluators, allow_task_code=allow_task_code
+            )
+            scores["test"] = test
+            warnings += more
+            failpoint("export.scored")
+        else:
+            warnings.append("the export was not scored")
+        use = log.held_out_use(directory)
+        search = CardSearch(
+            campaign=campaign.config.name,
+            candidate=candidate.id,
+            choice=choice,
+            front=chosen.front,
+            scores=scores,
+            test_uses=use.times,
+            tested_models=use.models,
+            seed=campaign.config.seed,
+        )
+        facts = {
+            "campaign": campaign.config.name,
+            "candidate": candidate.id,
+            "choice": choice,
+            "scores": _scores_json(scores),
+            "test_uses": use.times,
+            "evaluation": evaluation.model_dump(mode="json"),
+        }
+        files = _describe(merge, staged, out, search, facts)
+        failpoint("export.described")
+    report = ExportReport(
+        out=out.name,
+        candidate=candidate.id,
+        recipe=merge.recipe.digest,
+        files=files,
+        scores=scores,
+        test_uses=use.times,
+        seconds=time.perf_counter() - started,
+        warnings=tuple(warnings),
+    )
+    return _recorded(report, directory)
+
+
+def merge_recipe(
+    recipe_file: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
+) -> ExportReport:
+    """Carry out a recipe (JSON as `Recipe.to_json` writes it) or a mergekit YAML, verified.
+
+    A source's `path` is relative to the file, or `ORG/NAME@COMMIT` of a model in the local hub cache. A
+    digest that the recipe states must be that of the files; one that it leaves out is filled in.
+
+    Raises:
+        ConfigError: E101, E102, E138 and others, faults of the recipe.
+        CheckpointError: E239, a source is not the one the recipe means; others as in opening them.
+        UsageError, EnvironmentFault, ExportCheckFailed: as `export_candidate`.
+    """
+    started = time.perf_counter()
+    out = _target(out, overwrite)
+    stated = read_recipe(Path(recipe_file))
+    merge = open_merge(stated.recipe, stated.hubs, None)
+    _refuse_overlap(out, merge.places)
+    with staged_folder(out, overwrite=overwrite) as staged:
+        _, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
+        files = _describe(merge, staged, out, None, {})
+        failpoint("export.described")
+    seconds = time.perf_counter() - started
+    return ExportReport(
+        out=out.name,
+        candidate=None,
+        recipe=merge.recipe.digest,
+        files=files,
+        seconds=seconds,
+        warnings=(*stated.notes, *warnings),
+    )
+
+
+def _target(out: Path, overwrite: bool) -> Path:
+    """The absolute target, refused before any work is done if it cannot be written."""
+    target = Path(os.path.abspath(out))
+    with contextlib.suppress(OSError):  # `staged_folder` tries again and says what is wrong
+        recover(target)
+    check_target(target, overwrite=overwrite)
+    return target
+
+
+def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:
+    """Overwriting a folder must not remove what the export is made of.
+
+    Raises:
+        UsageError: E601.
+    """
+    target = Path(os.path.realpath(out))
+    for folder in used:
+        if Path(os.path.realpath(folder)).is_relative_to(target):
+            raise UsageError(
+                Problem(
+                    "E601", "the export is made of what this folder holds", f"it holds {folder}",
+                    "give another folder", str(out),
+                )
+            )  # fmt: skip
+
+
+def _write(
+    merge: OpenedMerge, staged: Path, out: Path, shard_bytes: int, dtype: str
+) -> tuple[Any, tuple[str, ...]]:
+    """Weights, config and tokenizer into the staged folder; gives the model reloaded, and warnings."""
+    check_space(out, merge.nbytes)
+    streamed = StreamedDigests()
+    try:
+        write_checkpoint(merge.plan, merge.readers, staged, shard_bytes, streamed.add)
+    except CandidateError as error:
+        raise ExportCheckFailed(
+            Problem("E602", "the merge has no finite result", str(error))
+        ) from error
+    failpoint("export.weights")
+    template = merge.template
+    config, warnings = output_config(template.config, merge.plan.dtype, merge.plan.config)
+    write_json(staged / CONFIG_FILE, config)
+    copied = copy_side_files(template.path, staged)
+    if merge.vocabulary is not None and merge.recipe.tokenizer == UNION:
+        others = [merge.folders[name].path for name in sorted(merge.recipe.checkpoints)]
+        write_union(staged, [path for path in others if path != template.path], merge.vocabulary.ids)
+    if merge.recipe.chat_template:
+        write_chat_template(staged, merge.recipe.chat_template)
+    if not any(name.startswith("tokenizer") for name in copied):
+        warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
+    failpoint("export.files")
+    check_weights(staged, merge.plan, streamed.by_name)
+    with quiet_loading():
+        model = check_loading(staged, dtype)
+    failpoint("export.checked")
+    return model, warnings
+
+
+def _describe(
+    merge: OpenedMerge,
+    staged: Path,
+    out: Path,
+    search: CardSearch | None,
+    facts: Mapping[str, Any],
+) -> dict[str, int]:
+    """Recipe, card and, last, the manifest; gives every file and its size."""
+    recipe = merge.recipe
+    versions = library_versions(SCORING)
+    published = published_recipe(recipe, merge.hubs, out)
+    write_json(staged / RECIPE_FILE, published.to_json())
+    references = {name: source.path for name, source in published.checkpoints.items()}
+    spoken = mergekit_yaml(recipe, merge.folders, references)
+    if spoken.text:
+        (staged / MERGEKIT_FILE).write_text(spoken.text, encoding="utf-8")
+    sources = tuple(
+        CardSource(name, merge.label(name), source.digest)
+        for name, source in recipe.checkpoints.items()
+    )
+    notes = tuple(f"{MERGEKIT_FILE}: {text}" for text in spoken.differences)
+    card = Card(out.name, recipe, merge.template.layers, sources, versions, search, notes)
+    (staged / CARD_FILE).write_text(model_card(card), encoding="utf-8")
+    failpoint("export.card")
+    return write_manifest(
+        staged,
+        {
+            "name": out.name,
+            "recipe": recipe.digest,
+            "sources": {s.name: {"model": s.label, "sha256": s.digest} for s in sources},
+            "dtype": recipe.dtype,
+            "versions": versions,
+            **facts,
+        },
+    )
+
+
+def _recorded(report: ExportReport, directory: Path) -> ExportReport:
+    """Note a publication in the campaign's log of exports; it stands, whether that works or not."""
+    event = {
+        "event": "export",
+        "id": report.candidate,
+        "recipe": report.recipe,
+        "out": report.out,
+        "bytes": sum(report.files.values()),
+        "scores": _scores_json(report.scores),
+    }
+    try:
+        log.append(directory, event)
+    except EvomergeError as error:
+        return replace(report, warnings=(*report.warnings, f"not noted in the campaign: {error}"))
+    return report
+
+
+def _scores_json(scores: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:
+    return {
+        split: {name: metric.to_json() for name, metric in sorted(metrics.items())}
+        for split, metrics in scores.items()
+    }
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch threads of the campaign: the order of a sum, and so its last digits, depends on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

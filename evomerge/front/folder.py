@@ -1,0 +1,58 @@
+"""A campaign folder opened for reading: no lock is taken, so that one can look while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import Problem, UsageError
+from evomerge.front.front import Front, compute_front
+from evomerge.front.uncertainty import Believability, believability
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import read_events
+from evomerge.objectives.scores import SPLITS
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """The events of a campaign folder and the history they fold to."""
+
+    path: Path
+    events: list[dict[str, Any]]
+    history: History
+
+    def front(self) -> Front:
+        """The front as it stands; see `compute_front`."""
+        return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))
+
+    def believability(self, front: Front) -> Believability:
+        """How far that front may be believed; see `believability`."""
+        store = ItemStore(self.path / ITEMS_FOLDER)
+        splits = tuple(split for split in SPLITS if split in front.hypervolume)
+        return believability(self.history, store, front.objectives, front.scaling, splits)
+
+
+def open_campaign_folder(path: Path) -> OpenedFolder:
+    """Read a campaign folder.
+
+    Raises:
+        UsageError: E509, if it holds no ledger, or one without a single event.
+        LedgerDamaged: if the ledger cannot be read.
+    """
+    todo = "give the folder that `evomerge run` was given as --dir"
+    try:
+        events = read_events(path / LEDGER_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        found = "there is no such folder"
+        if path.is_dir():
+            found = f"it has no {LEDGER_FILE}"
+            inside = sorted(path.glob(f"*/{LEDGER_FILE}"))
+            todo = f"did you mean {inside[0].parent}?" if len(inside) == 1 else todo
+        elif path.exists():
+            found = "this is a file"
+        raise UsageError(Problem("E509", "no campaign here", found, todo, str(path))) from None
+    if not events:
+        raise UsageError(Problem("E509", "this campaign has not begun yet", "", todo, str(path)))
+    return OpenedFolder(path, events, History.fold(events))

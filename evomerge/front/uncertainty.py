@@ -1,0 +1,130 @@
+"""How far a front may be believed: how much its search scores flatter, and how sure its hypervolume is.
+
+Models are chosen because they did well on search items, so part of their lead is luck on those items. It
+shows on items that the search never saw. Everything here is computed from stored per-item results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.front.selection import distinct, item_arrays, tasks
+from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
+from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.objective import Objective, Scaling, complete
+from evomerge.objectives.pareto import non_dominated
+from evomerge.objectives.scores import Split
+
+DIGITS = 6
+"""Digits kept: fewer than what the order of adding could change."""
+
+
+@dataclass(frozen=True)
+class Believability:
+    """What the items say of a front. Intervals are 95 % percentile intervals over items.
+
+    Attributes:
+        hypervolume: of the front on each split that is scored; `value` is the measured one.
+        best_on_search: models that no other one dominated on search items, among those scored on both.
+        optimism: by how much these scored better on search items than on selection items, per objective
+            and as a mean, in the metrics' units; None before the selection phase.
+        shrinkage: the same of their lead over the baselines, which were not chosen by their scores: what
+            makes one split easier for all models cancels, and selection bias is left.
+    """
+
+    hypervolume: Mapping[str, Interval]
+    best_on_search: tuple[str, ...]
+    optimism: Optimism | None
+    shrinkage: Optimism | None
+    objectives: tuple[Objective, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {
+            "hypervolume": {split: _interval(found) for split, found in self.hypervolume.items()},
+            "best_on_search": list(self.best_on_search),
+            "optimism": self._json(self.optimism),
+            "shrinkage": self._json(self.shrinkage),
+        }
+
+    def _json(self, found: Optimism | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        named = zip(self.objectives, found.objectives, strict=True)
+        return {
+            "objectives": {objective.metric: _interval(own) for objective, own in named},
+            "mean": _interval(found.mean),
+        }
+
+
+def _interval(found: Interval) -> dict[str, float]:
+    return {name: round(getattr(found, name), DIGITS) for name in ("value", "low", "high")}
+
+
+def believability(
+    history: History,
+    store: ItemStore,
+    objectives: Sequence[Objective],
+    scaling: Scaling,
+    splits: Sequence[Split],
+) -> Believability:
+    """The statistics of a history's front.
+
+    Args:
+        history: with frozen baselines.
+        store: its per-item results.
+        objectives: the campaign's.
+        scaling: the campaign's.
+        splits: those that are scored, `search` first.
+
+    Raises:
+        LedgerDamaged: E502, if per-item results cannot be read.
+    """
+    seed = int(history.campaign["config"]["seed"])
+    signs, named = [objective.sign for objective in objectives], tasks(objectives)
+    volumes: dict[str, Interval] = {}
+    for split in splits:
+        arrays = item_arrays(_best(history, objectives, split), objectives, split, store)
+        if arrays is not None and len(arrays[0]):
+            volumes[split] = hypervolume_interval(arrays, signs, scaling, seed=seed, tasks=named)
+    chosen: list[Candidate] = []
+    flattery = shrinkage = None
+    if "selection" in splits:
+        chosen = [c for c in _best(history, objectives, "search") if "selection" in c.evaluations]
+        before, after = (_mean_rows(chosen, objectives, s, store) for s in ("search", "selection"))
+        if before is not None and after is not None:
+            flattery = optimism(before, after, signs, seed=seed, tasks=named)
+            others = [history.candidates[name] for name in history.reference_ids()]
+            others = [c for c in others if {"search", "selection"} <= set(c.evaluations)]
+            first, second = (_mean_rows(others, objectives, s, store) for s in ("search", "selection"))
+            if first is not None and second is not None:
+                lead = [x - y for x, y in zip(before, first, strict=True)]
+                later = [x - y for x, y in zip(after, second, strict=True)]
+                shrinkage = optimism(lead, later, signs, seed=seed, tasks=named)
+    return Believability(volumes, tuple(c.id for c in chosen), flattery, shrinkage, tuple(objectives))
+
+
+def _best(history: History, objectives: Sequence[Objective], split: Split) -> list[Candidate]:
+    """The non-dominated feasible candidates on a split, each merge once."""
+    scored = [c for c in history.searched() if split in c.evaluations]
+    if split == "selection":
+        scored = [c for c in scored if c.id in set(history.selection or ())]
+    pool = history.feasible(distinct(scored, split), split)
+    if not pool:
+        return []
+    values = [complete(objectives, c.evaluations[split].metrics).values for c in pool]
+    stays = non_dominated(np.array(values))
+    return [c for c, stay in zip(pool, stays, strict=True) if stay]
+
+
+def _mean_rows(
+    models: Sequence[Candidate], objectives: Sequence[Objective], split: Split, store: ItemStore
+) -> list[np.ndarray] | None:
+    """Per objective the mean over models of their results, float64 [1, items]; None without any."""
+    arrays = item_arrays(models, objectives, split, store) if models else None
+    return None if arrays is None else [array.mean(axis=0, keepdims=True) for array in arrays]

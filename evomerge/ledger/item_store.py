@@ -1,0 +1,210 @@
+"""Per-item results: one append-only binary segment per evaluator, referred to by ledger events.
+
+A record is a magic number, the length of a JSON header, the header (name, dtype, stored dtype and
+shape of every array) and the raw little-endian data. Its reference holds offset, length and SHA-256,
+stands in the ledger, and is the only way to find a record: bytes that a crash left between records are
+never read. Arrays come back bit for bit; values that are all 0 or 1 take one byte each, and float64
+values that float32 holds exactly take four. No pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.errors import LedgerDamaged, Problem
+from evomerge.failpoint import armed, failpoint
+from evomerge.files.storage import cannot_write, sync_folder, write_all
+from evomerge.recipe.recipe import canonical_json
+
+_MAGIC = b"EVI1"
+_HEAD = struct.Struct("<4sI")
+_KINDS = {np.dtype(n): n for n in ("float64", "float32", "int64", "int32", "uint8", "bool")}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+_BYTE = np.dtype("u1")
+_SMALLER = {np.dtype("float64"): np.dtype("<f4"), np.dtype("int64"): np.dtype("<i4")}
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    """The smallest form of the array that gives it back bit for bit."""
+    # Compared as bytes: -0.0 equals 0.0 but is not the same.
+    if array.dtype.kind != "b":
+        ones = array == 1
+        if ones.astype(array.dtype).tobytes() == array.tobytes():
+            return np.asarray(ones.view(_BYTE))
+    smaller = _SMALLER.get(array.dtype)
+    if smaller is not None:
+        with np.errstate(all="ignore"):
+            small = array.astype(smaller)
+        if small.astype(array.dtype).tobytes() == array.tobytes():
+            return small
+    return array.astype(array.dtype.newbyteorder("<"))
+
+
+def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """One record.
+
+    Raises:
+        ValueError: if an array has another dtype than float, int, uint8 or bool, or a value that is not
+            finite.
+    """
+    header = []
+    bodies = []
+    for name, array in arrays.items():
+        kind = _KINDS.get(array.dtype.newbyteorder("="))
+        if kind is None:
+            raise ValueError(
+                f"`{name}` has dtype {array.dtype}; kinds are {', '.join(_KINDS.values())}"
+            )
+        small = _stored(array)
+        if small.dtype.kind == "f" and not np.isfinite(small).all():
+            raise ValueError(f"`{name}` has a value that is not finite")
+        header.append([name, kind, small.dtype.str, list(array.shape)])
+        bodies.append(small.tobytes())
+    text = canonical_json(header).encode("ascii")
+    return b"".join([_HEAD.pack(_MAGIC, len(text)), text, *bodies])
+
+
+def decode(record: bytes) -> dict[str, np.ndarray]:
+    """The arrays of one record, as they were given to `encode`.
+
+    Raises:
+        ValueError: if this is no record.
+    """
+    if len(record) < _HEAD.size:
+        raise ValueError("shorter than a record's head")
+    magic, length = _HEAD.unpack_from(record)
+    if magic != _MAGIC:
+        raise ValueError("it does not begin like a record")
+    offset = _HEAD.size + length
+    arrays = {}
+    for name, dtype, stored, shape in json.loads(record[_HEAD.size : offset]):
+        count = int(np.prod(shape, dtype=np.int64))
+        small = np.frombuffer(record, np.dtype(stored), count, offset).reshape(shape)
+        arrays[name] = small.astype(dtype)
+        offset += small.nbytes
+    if offset != len(record):
+        raise ValueError("it has another length than its header says")
+    return arrays
+
+
+class ItemStore:
+    """The per-item results of one campaign, in a folder of their own.
+
+    One writer (the holder of the ledger), any number of readers. `folder` is made when it is needed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._named: set[str] = set()
+
+    def append(self, evaluator: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Add one record to the segment of an evaluator; when this returns, it is on the disk.
+
+        Returns:
+            Its reference for the ledger: `segment` (file name in the folder), `offset` and
+            `length` in bytes, `digest` (SHA-256 of the record, hex).
+
+        Raises:
+            ValueError: a bad evaluator name, dtype or value.
+            EnvironmentFault: E403 or E408, it could not be written; readers see nothing of it.
+        """
+        if not _NAME.fullmatch(evaluator):
+            raise ValueError(f"evaluator name {evaluator!r} is no plain file name")
+        record = encode(arrays)
+        path = self.folder / f"{evaluator}.bin"
+        failpoint("item_store.before_append")
+        try:
+            if path.name not in self._named:
+                # Even if the file exists: its creator may have died before its name was durable.
+                _create_durably(path)
+                self._named.add(path.name)
+            offset = _append_durably(path, record)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        failpoint("item_store.after_fsync")
+        return {
+            "segment": f"{evaluator}.bin",
+            "offset": offset,
+            "length": len(record),
+            "digest": hashlib.sha256(record).hexdigest(),
+        }
+
+    def read(self, reference: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays behind a reference, verified.
+
+        Raises:
+            LedgerDamaged: E502, the segment is missing, too short, or has other bytes there; or the
+                reference itself leads out of the folder.
+        """
+        name = str(reference.get("segment"))
+        offset, length = reference.get("offset"), reference.get("length")
+
+        def damaged(found: str) -> LedgerDamaged:
+            wrong = "per-item results are damaged"
+            where = f"record at byte {offset}, {length} bytes: {found}"
+            todo = "restore the file; the scores in the ledger are not affected"
+            return LedgerDamaged(Problem("E502", wrong, where, todo, file=str(self.folder / name)))
+
+        plain = name.endswith(".bin") and _NAME.fullmatch(name)
+        if not plain or not isinstance(offset, int) or not isinstance(length, int):
+            raise damaged("this is no reference to a segment")
+        if offset < 0 or length < 0:
+            raise damaged("offset and length must not be negative")
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(offset)
+                record = file.read(length)
+        except OSError as error:
+            raise damaged(error.strerror or str(error)) from error
+        if len(record) != length:
+            raise damaged(f"only {len(record)} bytes are there")
+        if hashlib.sha256(record).hexdigest() != reference.get("digest"):
+            raise damaged("its SHA-256 does not fit")
+        try:
+            return decode(record)
+        except (ValueError, TypeError) as error:
+            raise damaged(str(error)) from error
+
+
+def _create_durably(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    failpoint("item_store.after_create")
+    sync_folder(path.parent)
+    sync_folder(path.parent.parent)
+
+
+def _append_durably(path: Path, record: bytes) -> int:
+    """Add bytes to the end of a file, fsynced; gives the offset they stand at."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        offset = os.fstat(descriptor).st_size
+        try:
+            if armed("item_store.mid_append"):
+                half = len(record) // 2
+                write_all(descriptor, record[:half])
+                failpoint("item_store.mid_append")
+                write_all(descriptor, record[half:])
+            else:
+                write_all(descriptor, record)
+            failpoint("item_store.after_write")
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, offset)
+            raise
+    finally:
+        os.close(descriptor)
+    return offset

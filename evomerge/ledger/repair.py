@@ -1,0 +1,103 @@
+"""Repair: copy what is sound of a damaged campaign folder to a new one. The damaged one is only read.
+
+A ledger is a chain: what stands behind a damaged record cannot be shown to follow from what stands before
+it, so the copy ends there, and `run` computes the rest again. With a deterministic evaluator it comes to
+the same front.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import LedgerDamaged, Problem, UsageError
+from evomerge.failpoint import failpoint
+from evomerge.files.staging import staged_folder
+from evomerge.ledger import ledger
+from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
+from evomerge.ledger.item_store import ItemStore
+
+RESULTS = ("evaluated", "raced")
+"""Events with per-item results."""
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair copied.
+
+    Attributes:
+        events: ledger events copied; `evaluations` of them are results.
+        lost_events: sound events behind the damage, which the copy cannot hold.
+        lost_bytes: bytes of the ledger that were not copied.
+        damaged_items: the first damaged item record, as the id of its model; "" if all are sound.
+        exports: events of the export log copied; `lost_exports` bytes of it that were not.
+    """
+
+    events: int
+    evaluations: int
+    lost_events: int
+    lost_bytes: int
+    damaged_items: str = ""
+    exports: int = 0
+    lost_exports: int = 0
+
+
+def repair_folder(directory: Path, out: Path) -> RepairReport:
+    """Copy the sound part of a campaign folder to `out`, a new folder that `run` can go on with.
+
+    Copied are the ledger's records up to the first damaged one (or up to the first result whose
+    per-item results are damaged), all per-item results, and the sound part of the export log. The
+    cache is made again when it is needed.
+
+    Raises:
+        UsageError: E509 no campaign in `directory`, E601 `out` exists.
+        LedgerDamaged: E502 not one sound record, E503 a newer format.
+        EnvironmentFault: E403, E408 `out` cannot be written.
+    """
+    path = directory / LEDGER_FILE
+    if not path.is_file():
+        found = f"it has no {LEDGER_FILE}" if directory.is_dir() else "there is no such folder"
+        raise UsageError(Problem("E509", "no campaign here", found, file=str(directory)))
+    if out.exists():
+        raise UsageError(Problem("E601", "the target exists", "", "give a new folder", str(out)))
+    with staged_folder(out) as staged:
+        items = directory / ITEMS_FOLDER
+        if items.is_dir():
+            shutil.copytree(items, staged / ITEMS_FOLDER)
+        failpoint("repair.items")
+        whole = staged / f"{LEDGER_FILE}.whole"
+        copied = ledger.repair(path, whole)
+        events = ledger.read_events(whole)
+        if not events:
+            wrong = "the ledger holds not one sound record"
+            raise LedgerDamaged(Problem("E502", wrong, "", "start a new campaign", str(path)))
+        broken = _first_damaged(events, ItemStore(staged / ITEMS_FOLDER))
+        whole.unlink()
+        copied = ledger.repair(path, staged / LEDGER_FILE, keep=broken)
+        exports = ledger.Repair(0, 0, ())
+        if (directory / EXPORTS_FILE).is_file():
+            exports = ledger.repair(directory / EXPORTS_FILE, staged / EXPORTS_FILE)
+    kept = events[: copied.kept]
+    return RepairReport(
+        events=copied.kept,
+        evaluations=sum(event["event"] in RESULTS for event in kept),
+        lost_events=len(copied.salvaged),
+        lost_bytes=copied.dropped_bytes,
+        damaged_items="" if broken is None else str(events[broken]["id"]),
+        exports=exports.kept,
+        lost_exports=exports.dropped_bytes,
+    )
+
+
+def _first_damaged(events: Iterable[Mapping[str, Any]], store: ItemStore) -> int | None:
+    """Number of the first event whose per-item results are not what it says; None if all are."""
+    for number, event in enumerate(events):
+        for reference in event.get("items", {}).values() if event["event"] in RESULTS else ():
+            try:
+                store.read(reference)
+            except LedgerDamaged:
+                return number
+    return None

@@ -1,0 +1,358 @@
+"""Carry out a merge plan: into a live model for evaluation, or into a folder for publishing.
+
+Both go through `methods.execute`, tensor by tensor, so the exported checkpoint holds the bits that were
+scored. A live model keeps what the last plan wrote; tensors whose entry is the same are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
+from evomerge.checkpoint.layout import layer_names
+from evomerge.checkpoint.reader import Reader, TensorReader
+from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
+from evomerge.errors import CandidateError, CheckpointError, Problem
+from evomerge.merge.binding import Binding, bind
+from evomerge.merge.device_map import connect, make_device_map
+from evomerge.merge.passes.blocks import BLOCK, Ranks, Scratch
+from evomerge.merge.passes.compiled import Kernels
+from evomerge.merge.passes.execute import execute, prefetch
+from evomerge.merge.passes.placement import Placement
+from evomerge.merge.plan import MergePlan, TensorPlan
+from evomerge.merge.skeleton import allocate, build_skeleton
+
+
+@dataclass(frozen=True)
+class PlanStatistics:
+    """What carrying out a plan did.
+
+    Attributes:
+        tensors: tensors of the plan; `tensors_written` of them were computed, the others were resident.
+        bytes: bytes written.
+        seconds: wall time.
+        l1: sum of |merged - base| over all parameters, as stored; None if it was not asked for.
+        l2: root of the sum of squares of the same.
+    """
+
+    tensors: int
+    tensors_written: int
+    bytes: int
+    seconds: float
+    l1: float | None = None
+    l2: float | None = None
+
+
+class LiveModel:
+    """A resident model whose parameters are rewritten for each candidate.
+
+    It has room for a number of layers; a plan with fewer uses the first of them, each written for
+    itself. The model object stays the same, its list of layers and its config follow the plan.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        folder: the base checkpoint, whose architecture and names it has.
+        dtype: the evaluation dtype.
+        bindings: checkpoint tensor to where it lives.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        folder: CheckpointFolder,
+        dtype: torch.dtype,
+        bindings: list[Binding],
+        buffers: Mapping[str, torch.Tensor],
+        kernels: Kernels | None = None,
+        ranks: Ranks | None = None,
+        placement: Placement = "mapped",
+    ) -> None:
+        self.model = model
+        self.folder = folder
+        self.dtype = dtype
+        self.bindings = bindings
+        self.buffers = buffers
+        self._kernels, self._ranks, self._placement = kernels, ranks, placement
+        self._scratches: dict[torch.device, Scratch] = {}
+        state = model.state_dict(keep_vars=True)
+        self._slots = {b.tensor: b.view(state[b.parameter].detach()) for b in bindings}
+        self._resident: dict[str, TensorPlan] = {}
+        self._distances: dict[str, tuple[float, float]] = {}
+        self._readers: dict[str, Reader] = {}
+        self._layers_name = layer_names(name for name, _ in model.named_parameters()).prefix
+        self._layers = list(model.get_submodule(self._layers_name).children())
+        self._room = len(self._layers)
+        self._lists = layer_lists(model.config.get_text_config().to_dict(), self._room)
+
+    @staticmethod
+    def load(
+        base: CheckpointFolder,
+        dtype: torch.dtype | str = "bfloat16",
+        device: str = "cpu",
+        max_layers: int | None = None,
+        kernels: Kernels | None = None,
+        ranks: Ranks | None = None,
+        placement: Placement = "mapped",
+        spread: Sequence[str] = (),
+    ) -> LiveModel:
+        """Build the body of a base model and bind its checkpoint; weights come with the first plan.
+
+        Args:
+            base: the opened base; only its config and headers are read.
+            dtype: evaluation dtype.
+            device: where the model lives.
+            max_layers: the most layers a plan will have; those of the base by default.
+            kernels: compiled passes for this device; the plain path without.
+            ranks: prepared ranks for DELLA (`WeightStatistics.ranks`); it sorts in the pass without.
+            placement: where experts lie for another device than the CPU.
+            spread: devices over which the layers lie, in place of `device`; a pass runs where the tensor it
+                writes lies.
+
+        Raises:
+            CheckpointError: E203 or E235 from building, E219 to E223 and E234 from binding.
+        """
+        kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        room = max(max_layers or 0, base.layers)
+        model = build_skeleton(base, kind, room if room > base.layers else None)
+        bindings = bind(model, with_layers(base, room))
+        device_map = make_device_map(model, spread) if spread else {"": device}
+        buffers = allocate(model, device_map)
+        if spread:
+            connect(model, device_map)
+        return LiveModel(model, base, kind, bindings, buffers, kernels, ranks, placement)
+
+    def _scratch(self, device: torch.device) -> Scratch:
+        """What passes on a device share."""
+        if device not in self._scratches:
+            kernels = None if self._kernels is None else self._kernels.on(device)
+            self._scratches[device] = Scratch(device, kernels, self._ranks, self._placement)
+        return self._scratches[device]
+
+    @torch.no_grad()
+    def materialize(
+        self, plan: MergePlan, readers: Mapping[str, Reader], distance: bool = False
+    ) -> PlanStatistics:
+        """Write a plan's tensors into the model, every parameter from exactly one entry.
+
+        Args:
+            plan: from `make_plan`.
+            readers: by source name; other reader objects than last time make everything stale.
+            distance: whether to measure how far the result is from the base.
+
+        Raises:
+            CandidateError: `nonfinite_weights`; nothing in the model can be trusted then, and the next
+                plan rewrites all of it.
+            CheckpointError: E234 a path with more layers than there is room for, or of layers that differ
+                in kind from those in their place; E220 a parameter without entry.
+        """
+        started = time.perf_counter()
+        self._take_path(plan)
+        if any(self._readers.get(name) is not reader for name, reader in readers.items()):
+            self._forget()
+            for scratch in self._scratches.values():
+                scratch.weights.forget()
+            self._readers = dict(readers)
+        entries = plan.by_name
+        slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, plan.layers)}
+        missing = [name for name in slots if name not in entries]
+        if missing:
+            raise CheckpointError(
+                Problem("E220", "the plan has no entry for this tensor", field=missing[0])
+            )
+        changed = [
+            name
+            for name in slots
+            if self._resident.get(name) != entries[name] or (distance and name not in self._distances)
+        ]
+        written = bytes_written = 0
+        for name, following in zip_longest(changed, changed[1:]):
+            entry, slot = entries[name], slots[name]
+            if following is not None:
+                prefetch(entries[following], readers, self._scratch(slots[following].device))
+            self._resident.pop(name, None)
+            self._distances.pop(name, None)
+            try:
+                self._write(entry, slot, readers)
+                if distance:
+                    self._distances[name] = self._distance(plan, name, slot, readers)
+            except BaseException:
+                self._forget()
+                raise
+            self._resident[name] = entry
+            written += 1
+            bytes_written += slot.numel() * slot.element_size()
+        l1 = l2 = None
+        if distance:
+            l1 = math.fsum(self._distances[name][0] for name in slots)
+            l2 = math.sqrt(math.fsum(self._distances[name][1] for name in slots))
+        seconds = time.perf_counter() - started
+        return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
+
+    def _write(self, entry: TensorPlan, slot: torch.Tensor, readers: Mapping[str, Reader]) -> None:
+        scratch = self._scratch(slot.device)
+        if slot.is_contiguous():
+            finite = execute(entry, readers, slot, scratch)
+        else:
+            whole = torch.empty(entry.shape, dtype=slot.dtype, device=slot.device)
+            finite = execute(entry, readers, whole, scratch)
+            slot.copy_(whole)
+        if not finite:
+            raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+
+    def _forget(self) -> None:
+        self._resident.clear()
+        self._distances.clear()
+
+    def _base_name(self, readers: Mapping[str, Reader]) -> str:
+        for name, reader in readers.items():
+            if reader.folder is self.folder:
+                return name
+        raise ValueError("the distance to the base needs a reader of the base")
+
+    def _distance(
+        self, plan: MergePlan, name: str, slot: torch.Tensor, readers: Mapping[str, Reader]
+    ) -> tuple[float, float]:
+        split = self.folder.names.split(name)
+        origin = name if split is None else self.folder.names.join(plan.path[split[0]][1], split[1])
+        base = readers[self._base_name(readers)].read(origin)
+        return _distance(slot, base, self._scratch(slot.device))
+
+    def _is_used(self, name: str, layers: int) -> bool:
+        split = self.folder.names.split(name)
+        return split is None or split[0] < layers
+
+    def _take_path(self, plan: MergePlan) -> None:
+        """Give the model as many layers as the plan has."""
+        count = plan.layers
+        order = [layer for _, layer, _ in plan.path]
+        unlike = [
+            key
+            for key, kinds in self._lists.items()
+            if kinds[:count] != [kinds[layer] for layer in order]
+        ]
+        if count > self._room or unlike:
+            found = f"{count} layers, room for {self._room}"
+            if unlike:
+                found = f"layers in other places differ in {', '.join(unlike)}"
+            todo = "export the recipe and score the checkpoint"
+            raise CheckpointError(
+                Problem("E234", "the live model cannot take this path of layers", found, todo)
+            )
+        owner, _, attribute = self._layers_name.rpartition(".")
+        parent = self.model.get_submodule(owner)
+        if len(getattr(parent, attribute)) != count:
+            setattr(parent, attribute, torch.nn.ModuleList(self._layers[:count]))
+            part = self.model.config.get_text_config()
+            part.num_hidden_layers = count
+            for key, kinds in self._lists.items():
+                setattr(part, key, kinds[:count])
+
+
+def with_layers(folder: CheckpointFolder, count: int) -> CheckpointFolder:
+    """A folder as if it had `count` layers, the further ones like its own from the first on."""
+    if count == folder.layers:
+        return folder
+    tensors = {n: h for n, h in folder.tensors.items() if folder.names.split(n) is None}
+    for layer in range(count):
+        for name, header in folder.tensors.items():
+            split = folder.names.split(name)
+            if split is not None and split[0] == layer % folder.layers:
+                tensors[folder.names.join(layer, split[1])] = header
+    return replace(folder, tensors=tensors, layers=count)
+
+
+def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tuple[float, float]:
+    """Sums of |merged - base| and of its square; float32 inside a block, float64 over blocks."""
+    if not merged.is_floating_point() or merged.shape != base.shape:
+        return 0.0, 0.0
+    left, right = merged.reshape(-1), base.reshape(-1)
+    absolute = squares = 0.0
+    for start in range(0, left.numel(), BLOCK):
+        stop = min(start + BLOCK, left.numel())
+        difference, origin = scratch.rows(2, stop - start)
+        difference.copy_(left[start:stop])
+        difference.sub_(origin.copy_(right[start:stop]))
+        absolute += float(difference.abs_().sum(dtype=torch.float64))
+        squares += float(torch.dot(difference, difference))
+    return absolute, squares
+
+
+def checkpoint_distance(
+    merged: CheckpointFolder, base: CheckpointFolder, dtype: torch.dtype | str = "float32"
+) -> tuple[float, float]:
+    """L1 and L2 distance between two checkpoints, as `LiveModel.materialize` measures it.
+
+    Args:
+        merged: its tensors are rounded to `dtype`, in which a live model would hold them.
+        base: with the same tensors.
+        dtype: the evaluation dtype.
+
+    Raises:
+        CheckpointError: E221, if `merged` has a tensor that the base has not, or of another shape.
+    """
+    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    ours, theirs = TensorReader(merged), TensorReader(base)
+    scratch = Scratch(torch.device("cpu"))
+    sums = []
+    for name, header in merged.tensors.items():
+        other = base.tensors.get(name)
+        if other is None or other.shape != header.shape:
+            wrong = "no distance: the base has no tensor of this name and shape"
+            raise CheckpointError(Problem("E221", wrong, "", "", str(merged.path), field=name))
+        sums.append(_distance(ours.read(name).to(kind), theirs.read(name), scratch))
+    return math.fsum(each[0] for each in sums), math.sqrt(math.fsum(each[1] for each in sums))
+
+
+@torch.no_grad()
+def write_checkpoint(
+    plan: MergePlan,
+    readers: Mapping[str, Reader],
+    out_dir: Path,
+    shard_bytes: int = 5_000_000_000,
+    written: Callable[[str, torch.Tensor], None] | None = None,
+    kernels: Kernels | None = None,
+) -> PlanStatistics:
+    """Stream a plan's tensors to safetensors files in an existing folder.
+
+    Holds one tensor at a time. Files and folder are synced; giving the folder its final name is the
+    caller's part.
+
+    Args:
+        plan: any path.
+        readers: by source name.
+        out_dir: existing folder.
+        shard_bytes: most bytes of one file.
+        written: called with each tensor's name and content once it is written.
+        kernels: compiled passes for the CPU; the plain path without. The bits are the same.
+
+    Raises:
+        CandidateError: `nonfinite_weights`; the folder is then incomplete.
+    """
+    started = time.perf_counter()
+    specs = [TensorSpec(entry.name, entry.dtype, entry.shape) for entry in plan.tensors]
+    writer = CheckpointWriter(out_dir, specs, shard_bytes)
+    scratch = Scratch(kernels=kernels)
+    total = 0
+    try:
+        for entry in plan.tensors:
+            out = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
+            if not execute(entry, readers, out, scratch):
+                raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+            writer.write(entry.name, out)
+            if written is not None:
+                written(entry.name, out)
+            total += out.numel() * out.element_size()
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    count = len(plan.tensors)
+    return PlanStatistics(count, count, total, time.perf_counter() - started)

@@ -1,0 +1,78 @@
+"""Carry out one entry of a plan: fetch its tensors, choose the pass, fill the output.
+
+The one door to the kernels: live materialisation and export both come through here. Compiled passes and
+the plain ones give the same bits, so it does not matter which of them carried out an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from evomerge.checkpoint.reader import Reader
+from evomerge.merge.passes.blocks import Scratch, operand_of
+from evomerge.merge.passes.fused import is_bounded, run_compiled
+from evomerge.merge.passes.sparsified_sum import sparsified_sum
+from evomerge.merge.passes.weighted_sum import weighted_sum
+from evomerge.merge.plan import PlanInput, TensorPlan
+
+
+def execute(
+    entry: TensorPlan, readers: Mapping[str, Reader], out: torch.Tensor, scratch: Scratch
+) -> bool:
+    """Fill `out` with a planned tensor, rounded to the entry's dtype and held in `out`'s.
+
+    Args:
+        entry: the plan of one tensor.
+        readers: by source name.
+        out: contiguous, of the entry's shape (or flat), on the scratch's device.
+        scratch: reused over entries.
+
+    Returns:
+        Whether every element is finite.
+    """
+    target = out.view(-1)
+    storage: torch.dtype = getattr(torch, entry.dtype)
+    if not storage.is_floating_point:
+        source = entry.inputs[0]
+        target.copy_(readers[source.source].read(source.tensor).reshape(-1))
+        return True
+    operands = [operand_of(readers[one.source], one.tensor, scratch.weights) for one in entry.inputs]
+    weights = [one.weight for one in entry.inputs]
+    base = None
+    if entry.base is not None:
+        base = scratch.weights.read(readers[entry.base[0]], entry.base[1])
+    size = target.numel()
+    if size == 0:
+        return True
+    ranks = [_ranks(entry, one, scratch) for one in entry.inputs]
+    bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
+    if bounded and run_compiled(entry, base, operands, target, scratch):
+        return True
+    if entry.is_sparse:
+        assert base is not None
+        return sparsified_sum(
+            base, operands, weights, [one.sparsity for one in entry.inputs], entry.election,
+            entry.divisor, entry.factor, entry.least_variance, entry.columns, entry.scale,
+            size, target, storage, scratch, not bounded, ranks,
+        )  # fmt: skip
+    return weighted_sum(
+        base, operands, weights, entry.scale, size, target, storage, scratch, not bounded
+    )
+
+
+def prefetch(entry: TensorPlan, readers: Mapping[str, Reader], scratch: Scratch) -> None:
+    """Begin to bring an entry's tensors to the device, while another is carried out."""
+    wanted = [(readers[one.source], one.tensor) for one in entry.inputs]
+    if entry.base is not None:
+        wanted.append((readers[entry.base[0]], entry.base[1]))
+    scratch.weights.prefetch(wanted)
+
+
+def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:
+    """Prepared ranks of an input that needs them, if there are any."""
+    if one.spread == 0.0 or scratch.ranks is None or entry.base is None:
+        return None
+    found = scratch.ranks(entry.base[0], one.source, one.tensor)
+    return None if found is None else found.to(scratch.device)

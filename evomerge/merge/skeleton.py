@@ -1,0 +1,122 @@
+"""The live model's body without its weights, and its parameters as views of flat per-layer buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from evomerge.checkpoint.folder import CheckpointFolder, layer_lists, text_config
+from evomerge.checkpoint.layout import layer_names
+from evomerge.errors import CheckpointError, Problem
+from evomerge.merge.device_map import device_of
+
+_ALIGN = 64
+"""Bytes; a parameter begins on a cache line of its buffer."""
+
+
+def build_skeleton(
+    folder: CheckpointFolder, dtype: torch.dtype, layers: int | None = None
+) -> PreTrainedModel:
+    """The model of a folder's config on the meta device: no memory, no random initialisation.
+
+    With `layers`, it has that many, the further ones like those of the checkpoint from the first on.
+
+    Raises:
+        CheckpointError: E203 if transformers does not know the architecture, E235 if it needs code of
+            its own.
+    """
+    automatic: Any = AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        rows = text_config(folder.config).get("vocab_size")
+        if isinstance(rows, int):
+            # Of a folder whose vocabulary was brought into another's.
+            config.get_text_config().vocab_size = rows
+        if layers is not None:
+            set_layers(config, [layer % folder.layers for layer in range(layers)])
+        with torch.device("meta"):
+            model: PreTrainedModel = automatic.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        code = "E235" if "trust_remote_code" in str(error) else "E203"
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            Problem(code, "transformers cannot build this architecture", found, file=str(folder.path))
+        ) from error
+    model.train(False)
+    return model
+
+
+def set_layers(config: Any, order: Sequence[int]) -> None:
+    """Make a config that of a model whose layers are those in `order` of the one it describes."""
+    part = config.get_text_config()
+    for key, value in layer_lists(part.to_dict(), part.num_hidden_layers).items():
+        setattr(part, key, [value[layer] for layer in order])
+    part.num_hidden_layers = len(order)
+
+
+def allocate(model: PreTrainedModel, device_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Give a meta model real memory: one flat buffer for each layer and one for the rest.
+
+    With several devices in the map (modules by name; the empty string is the whole model), the rest has a
+    buffer on each that holds some of it.
+
+    Parameters become views without gradients; their contents are undefined until they are written.
+    Persistent buffers are allocated likewise; the others (rotary frequencies, say) are computed by the
+    model's own initialisation.
+
+    Returns:
+        The flat buffers by layer prefix (`model.layers.0`; the empty string for the rest), with dtype and
+        device where a part has several.
+    """
+    parameters = dict(model.named_parameters())
+    names = layer_names(parameters)
+    groups: dict[str, list[str]] = {}
+    for name in parameters:
+        split = names.split(name)
+        key = "" if split is None else f"{names.prefix}.{split[0]}"
+        groups.setdefault(key, []).append(name)
+    buffers: dict[str, torch.Tensor] = {}
+    replacement: dict[int, torch.nn.Parameter] = {}
+    for key, members in groups.items():
+        kinds: dict[tuple[torch.dtype, str], list[str]] = {}
+        for name in members:
+            kinds.setdefault((parameters[name].dtype, device_of(name, device_map)), []).append(name)
+        for (dtype, device), chosen in kinds.items():
+            flat, views = _flat_views({name: parameters[name].shape for name in chosen}, dtype, device)
+            buffers[key if len(kinds) == 1 else f"{key}:{dtype}:{device}"] = flat
+            for name in chosen:
+                fresh = torch.nn.Parameter(views[name], requires_grad=False)
+                # transformers initialises what is not marked; these are written by the first merge.
+                fresh._is_hf_initialized = True  # type: ignore[attr-defined]
+                replacement[id(parameters[name])] = fresh
+    for place, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = replacement[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                device = device_of(place, device_map)
+                fresh_buffer: Any = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
+                if name not in module._non_persistent_buffers_set:
+                    fresh_buffer._is_hf_initialized = True
+                module._buffers[name] = fresh_buffer
+    initialiser: Any = model
+    initialiser.initialize_weights()
+    return buffers
+
+
+def _flat_views(
+    shapes: Mapping[str, torch.Size], dtype: torch.dtype, device: torch.device | str
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    step = max(1, _ALIGN // dtype.itemsize)
+    offsets: dict[str, int] = {}
+    position = 0
+    for name, shape in shapes.items():
+        offsets[name] = position
+        position += -(-shape.numel() // step) * step
+    flat = torch.empty(position, dtype=dtype, device=device)
+    views = {n: flat[offsets[n] : offsets[n] + s.numel()].view(s) for n, s in shapes.items()}
+    return flat, views

@@ -1,0 +1,1 @@
+"""Objectives: scores, directions, constraints and dominance; the only room with a minus sign."""

@@ -1,0 +1,106 @@
+"""Schedules: who is asked when, and who is told when. Two of them, through one seam.
+
+*Generational*: a whole generation is asked, and told in ask order when all of it is settled. *Steady
+state*: a candidate is asked whenever a worker is idle, and told as its result arrives. Neither knows
+clocks, ledgers or models: a `Desk` does, which is the campaign itself or a simulation of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from evomerge.optimizers.optimizer import Optimizer, Schedule
+from evomerge.search_space import Genome
+
+
+class Desk(Protocol):
+    """What a schedule works at. Candidates are numbered from 0 over all asks.
+
+    A candidate is *settled* when it has scores, was given up in a race or has failed; each is handed out by
+    `arrived` once.
+    """
+
+    def untold(self) -> list[int]:
+        """Candidates that an earlier session asked and did not tell, in ask order."""
+        ...
+
+    def spent(self) -> str | None:
+        """Why nothing more may be started (`budget`, `hours`), counting what is under way; or None."""
+        ...
+
+    def idle(self) -> int:
+        """Workers for which nothing is under way or queued; 0 while settled candidates wait in `arrived`."""
+        ...
+
+    def asked(self, genomes: Sequence[Genome]) -> list[int]:
+        """Put newly asked genomes on record; their numbers."""
+        ...
+
+    def start(self, numbers: Sequence[int]) -> str | None:
+        """Queue candidates in order (settled ones just arrive), as far as `spent` allows; why not all."""
+        ...
+
+    def arrived(self) -> list[int] | None:
+        """Wait; the candidates settled since, in order of arrival. None once nothing is under way.
+
+        May be empty. What has not begun when a limit is reached is dropped and never arrives.
+        """
+        ...
+
+    def tell(self, numbers: Sequence[int]) -> None:
+        """Tell the optimizer the outcomes of settled candidates, in this order, and put that on record."""
+        ...
+
+
+def follow(schedule: Schedule, optimizer: Optimizer, desk: Desk) -> str:
+    """Ask and tell until a limit is reached; returns which: `budget`, `hours` or `exhausted`."""
+    if schedule == "steady_state":
+        return _steady_state(optimizer, desk)
+    return _generational(optimizer, desk)
+
+
+def _generational(optimizer: Optimizer, desk: Desk) -> str:
+    """A generation is told if it is whole; one that a limit cut short waits for a larger budget."""
+    batch = desk.untold()
+    while True:
+        if not batch:
+            reason = desk.spent()
+            if reason:
+                return reason
+            genomes = optimizer.ask()
+            if not genomes:
+                return "exhausted"
+            batch = desk.asked(genomes)
+        open_, before = set(batch), -1
+        # Raced candidates cost less than was set aside for them: some that a limit held back may start yet.
+        while open_ and len(open_) != before:
+            before = len(open_)
+            reason = desk.start([number for number in batch if number in open_])
+            while (settled := desk.arrived()) is not None:
+                open_.difference_update(settled)
+        if open_:
+            return reason or desk.spent() or "hours"
+        desk.tell(batch)
+        batch = []
+
+
+def _steady_state(optimizer: Optimizer, desk: Desk) -> str:
+    """Ask while a worker is idle; at a limit, what is under way is still told as it arrives."""
+    reason = desk.start(desk.untold())
+    while True:
+        while reason is None and desk.idle() > 0:
+            reason = desk.spent()
+            genomes = [] if reason else optimizer.ask()
+            if genomes:
+                reason = desk.start(desk.asked(genomes))
+            elif reason is None:
+                reason = "exhausted"
+        settled = desk.arrived()
+        if settled is None:
+            # Idle workers and nothing under way: only a limit ends that.
+            if reason is not None:
+                return reason
+            continue
+        for number in settled:
+            desk.tell([number])

@@ -1,0 +1,191 @@
+"""Recipes from JSON: every fault named by its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.recipe.recipe import (
+    DTYPES,
+    OUTER_PLACES,
+    CheckpointSource,
+    LayerStep,
+    MergedSource,
+    Recipe,
+    Source,
+    Table,
+    canonical_json,
+)
+
+
+def recipe_from_json(data: Any, file: str = "") -> Recipe:
+    """Read a recipe from JSON data as `Recipe.to_json` writes it.
+
+    Whole numbers are read as the floats they stand for, so that `1` and `1.0` are one recipe.
+
+    Raises:
+        ConfigError: E103 missing, E104 unknown, E108 of the wrong kind, E109 not finite; every fault.
+    """
+    reader = _RecipeReader(file)
+    recipe = reader.read(data)
+    if reader.problems or recipe is None:
+        raise ConfigError(reader.problems)
+    return recipe
+
+
+class _RecipeReader:
+    """Reads recipe JSON and collects what is wrong with it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+
+    def fault(
+        self, where: str, wrong: str, found: object = "", todo: str = "", code: str = "E108"
+    ) -> None:
+        shown = f"found {found!r}" if found != "" else ""
+        self.problems.append(Problem(code, wrong, shown, todo, file=self.file, field=where))
+
+    def read(self, data: Any) -> Recipe | None:
+        """The recipe, or None with at least one problem."""
+        if not isinstance(data, dict):
+            self.fault("", "a recipe is a JSON object", code="E103")
+            return None
+        kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
+        kinds |= {"chat_template": str}
+        known = {"schema", "tokenizer", *kinds}
+        for key in sorted(set(data) - known):
+            self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
+        for key in ("sources", "path", "outer"):
+            if key not in data:
+                self.fault(key, "missing field", todo=f"add `{key}`", code="E103")
+        for key, kind in kinds.items():
+            if key in data and not isinstance(data[key], kind):
+                word = {dict: "an object", list: "a list", str: "text"}[kind]
+                self.fault(key, f"must be {word}", data[key])
+        tokenizer = data.get("tokenizer", "base")
+        align = isinstance(tokenizer, dict) and set(tokenizer) == {"source"}
+        template = tokenizer["source"] if align else tokenizer
+        if not isinstance(template, str):
+            self.fault("tokenizer", "must be a source's name, or an object with `source`", tokenizer)
+        try:
+            canonical_json(data.get("config", {}))
+        except ValueError:
+            self.fault("config", "every number must be finite", code="E109")
+        if data.get("schema", 1) != 1:
+            self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
+        if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:
+            self.fault("dtype", f"must be one of {', '.join(DTYPES)}", data.get("dtype"), code="E132")
+        if self.problems:
+            return None
+        sources = {name: self._source(name, entry) for name, entry in data["sources"].items()}
+        path = [self._step(f"path[{index}]", step) for index, step in enumerate(data["path"])]
+        if not path:
+            self.fault("path", "a model needs at least one layer")
+        used = [(f"path[{index}]", step.source) for index, step in enumerate(path) if step]
+        used += [(f"outer.{place}", name) for place, name in data["outer"].items()]
+        for where, name in used:
+            if not isinstance(name, str) or name not in sources:
+                self.fault(where, "names no source", name, f"sources: {', '.join(sources)}")
+        for place in sorted(set(data["outer"]) - set(OUTER_PLACES)):
+            self.fault(f"outer.{place}", "unknown place", todo=f"places: {', '.join(OUTER_PLACES)}")
+        for name, source in sources.items():
+            if isinstance(source, MergedSource):
+                for entry in (*source.inputs, *([source.base] if source.base is not None else [])):
+                    if not isinstance(sources.get(entry), CheckpointSource):
+                        self.fault(f"sources.{name}", "names no checkpoint source", entry)
+        if self.problems:
+            return None
+        return Recipe(
+            sources={name: source for name, source in sources.items() if source is not None},
+            path=tuple(step for step in path if step is not None),
+            outer=dict(data["outer"]),
+            dtype=data.get("dtype", "bfloat16"),
+            config=data.get("config", {}),
+            tokenizer=str(template),
+            align=align,
+            chat_template=data.get("chat_template", ""),
+        )
+
+    def _step(self, where: str, step: Any) -> LayerStep | None:
+        if not (
+            isinstance(step, list)
+            and 2 <= len(step) <= 3
+            and isinstance(step[0], str)
+            and type(step[1]) is int
+            and step[1] >= 0
+        ):
+            self.fault(where, "must be [source, layer] or [source, layer, scale]", step)
+            return None
+        scale = self._number(where, step[2]) if len(step) == 3 else 1.0
+        return LayerStep(step[0], step[1], scale)
+
+    def _number(self, where: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fault(where, "must be a number", value)
+        elif not math.isfinite(value):
+            self.fault(where, "must be finite", value, code="E109")
+        else:
+            return float(value)
+        return 0.0
+
+    def _source(self, name: str, entry: Any) -> Source | None:
+        where = f"sources.{name}"
+        if not isinstance(entry, dict) or not ("path" in entry or "method" in entry):
+            self.fault(where, "needs `path` (a checkpoint) or `method` and `inputs`", entry)
+            return None
+        if "method" not in entry:
+            self._fields(where, entry, {"path": str, "checkpoint": str})
+            return CheckpointSource(str(entry["path"]), str(entry.get("checkpoint", "")))
+        kinds = {"method": str, "inputs": list, "base": str, "coefficients": dict}
+        if not self._fields(where, entry, kinds | {"options": dict, "seed": int}):
+            return None
+        for key, value in entry.get("options", {}).items():
+            if not isinstance(value, str | bool):
+                self._number(f"{where}.options.{key}", value)
+        inputs = entry.get("inputs", [])
+        if not inputs or not all(isinstance(each, str) for each in inputs):
+            self.fault(f"{where}.inputs", "must be a list of source names", inputs)
+            return None
+        return MergedSource(
+            method=entry["method"],
+            inputs=tuple(inputs),
+            base=entry.get("base"),
+            coefficients={
+                key: self._tables(f"{where}.coefficients.{key}", by_input, inputs)
+                for key, by_input in entry.get("coefficients", {}).items()
+            },
+            options={
+                key: float(value) if type(value) is int else value
+                for key, value in entry.get("options", {}).items()
+            },
+            seed=entry.get("seed", 0),
+        )
+
+    def _fields(self, where: str, entry: Mapping[str, Any], kinds: Mapping[str, type]) -> bool:
+        before = len(self.problems)
+        for key in sorted(set(entry) - set(kinds)):
+            self.fault(
+                f"{where}.{key}", "unknown field", todo=f"known: {', '.join(kinds)}", code="E104"
+            )
+        for key, kind in kinds.items():
+            if key in entry and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
+                self.fault(f"{where}.{key}", f"must be of kind {kind.__name__}", entry[key])
+        return len(self.problems) == before
+
+    def _tables(self, where: str, by_input: Any, inputs: Sequence[str]) -> dict[str, Table]:
+        if not isinstance(by_input, dict):
+            self.fault(where, "must map an input (or `*`) to a number or to places", by_input)
+            return {}
+        tables: dict[str, Table] = {}
+        for key, table in by_input.items():
+            if key != "*" and key not in inputs:
+                self.fault(f"{where}.{key}", "names no input of this merge", key)
+            places = table if isinstance(table, dict) else {"": table}
+            tables[key] = {
+                place: self._number(f"{where}.{key}.{place}".rstrip("."), value)
+                for place, value in places.items()
+            }
+        return tables

@@ -1,0 +1,1 @@
+"""Run: the driver and its workers, from the first job to the last selection score."""

@@ -1,0 +1,397 @@
+"""Dispatch: hand jobs to a pool, take results into the ledger, decide what a failure means.
+
+Work is done at least once and counted exactly once: equal evaluation keys are computed one time, a job
+lost with its worker is tried again, and whatever is acknowledged has been fsynced before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.errors import EnvironmentFault, Problem
+from evomerge.failpoint import failpoint
+from evomerge.ledger.history import ITEMS_FOLDER, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import Ledger
+from evomerge.objectives.scores import Split
+from evomerge.recipe.recipe import Recipe, canonical_json
+from evomerge.run.job import Job, JobResult, error_of
+from evomerge.run.pool.pool import Pool
+from evomerge.run.progress import Observer, Progress, StopRequest
+from evomerge.run.racing_references import Races
+from evomerge.run.result_events import (
+    failed_event,
+    lost_event,
+    same_failure,
+    same_race,
+    same_scores,
+    scored_event,
+)
+from evomerge.run.safeguards import (
+    INFRASTRUCTURE,
+    REAL_CLOCK,
+    BackOff,
+    CapacityWatch,
+    Clock,
+    back_off_seconds,
+    deadline_seconds,
+    too_many_failures,
+)
+
+logger = logging.getLogger(__name__)
+
+POLL = 0.25
+"""Seconds between looks at signals and limits while jobs run."""
+
+POISON = 2
+"""A candidate that lost this many workers is given up: it is likely what kills them."""
+
+MOST_REQUEUED = 5
+"""Times a candidate is tried again in all, also when it was machines that went away."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """All ids that wait for one evaluation key; the first owns the job.
+
+    `references`: whom it races against; none without a race.
+    """
+
+    key: str
+    split: Split
+    entries: list[tuple[str, Recipe]]
+    references: Sequence[str] = ()
+
+    @property
+    def id(self) -> str:
+        return self.entries[0][0]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.entries[0][1]
+
+
+class Dispatcher:
+    """Everything between the driver's decisions and the workers."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        directory: Path,
+        ledger: Ledger,
+        history: History,
+        pool: Pool,
+        observer: Observer | None,
+        stop_request: StopRequest,
+        clock: Clock = REAL_CLOCK,
+    ) -> None:
+        self.campaign, self.ledger, self.history, self.pool = campaign, ledger, history, pool
+        self.items = ItemStore(directory / ITEMS_FOLDER)
+        racing = campaign.config.racing
+        self._races = Races(campaign.objectives, racing, self.items) if racing else None
+        self.observer, self.stop_request = observer, stop_request
+        self.phase = "prepare"
+        self.running: set[str] = set()
+        self._waiting: dict[str, _Wanted] = {}
+        self._open_keys: dict[str, _Wanted] = {}
+        self._queue: deque[_Wanted] = deque()
+        self._clock = clock
+        self._back_off: BackOff[_Wanted] = BackOff(clock)
+        self._capacity = CapacityWatch()
+        self.done = 0
+        self.began = clock.now()
+        self.seconds_before = history.elapsed
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Append an event and take it into the history; the only way anything becomes known."""
+        event["time"] = round(time.time(), 3)
+        event["elapsed"] = round(self.elapsed(), 3)
+        self.ledger.append(event)
+        self.history.apply(self.ledger.events[-1])
+        self.notify()
+
+    def elapsed(self) -> float:
+        """Seconds this campaign has been running, over all its sessions."""
+        return self.seconds_before + self._clock.now() - self.began
+
+    def notify(self) -> None:
+        """Show where things stand."""
+        if self.observer is not None:
+            seconds = self._clock.now() - self.began
+            budget = self.campaign.config.budget.evaluations
+            running = tuple(sorted(self.running))
+            try:
+                self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
+            except OSError as error:
+                # A terminal that is gone or a log without room: no reason to stop a campaign.
+                self.observer = None
+                logger.warning("progress is shown no more: %s", error)
+
+    def spent(self) -> str | None:
+        """`budget` or `hours` if that limit is reached, counting what is open."""
+        budget = self.campaign.config.budget
+        if budget.evaluations is not None and self.history.cost + self.open >= budget.evaluations:
+            return "budget"
+        return "hours" if self.out_of_time() else None
+
+    def out_of_time(self) -> bool:
+        """Whether the campaign's hours are over."""
+        hours = self.campaign.config.budget.hours
+        return hours is not None and self.elapsed() >= 3600 * hours
+
+    def key(self, recipe: Recipe, split: Split, seen: Mapping[str, int] | None = None) -> str:
+        """Evaluation key: what the scores depend on, and nothing else.
+
+        `seen` is the number of items by evaluator where not all were answered.
+        """
+        assert self.history.prepared is not None
+        evaluation = self.campaign.config.evaluation
+        parts = {
+            "recipe": recipe.digest,
+            "evaluators": {n: e["digest"] for n, e in self.history.prepared["evaluators"].items()},
+            "split": split,
+            "blocks": "all" if seen is None else dict(seen),
+            "dtype": evaluation.dtype,
+            "batch_size": evaluation.batch_size,
+        }
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def run_once(self, job: Job) -> dict[str, Any]:
+        """Run one job by itself and return its data, trying again if its worker is lost.
+
+        Raises:
+            EnvironmentFault: if it fails, or loses its worker again and again.
+            EvomergeError: the fault a worker reports.
+        """
+        for requeued in range(1, MOST_REQUEUED + 2):
+            self.pool.submit(job)
+            self.running.add(job.id)
+            while (result := self._wait()) is None:
+                pass
+            if result.status == "ok":
+                return dict(result.data)
+            if result.status == "fault":
+                raise error_of(result)
+            found = f"{result.failure}: {result.message}"
+            if result.status == "failed":
+                break
+            if result.failure in INFRASTRUCTURE and requeued <= MOST_REQUEUED:
+                self._pause(back_off_seconds(requeued))
+        raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", found))
+
+    def evaluate(
+        self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str] = ()
+    ) -> None:
+        """Score recipes on a split, each evaluation key once, and wait for all of them.
+
+        Args:
+            wanted: (id, recipe) in the order in which they are handed out.
+            split: whose items to score.
+            again: ids to try anew although they failed in an earlier session.
+
+        Raises:
+            EvomergeError: a fault that is no candidate's; none is charged with it.
+        """
+        for name, recipe in wanted:
+            self.start(name, recipe, split, again=name in again)
+        while self.settle() is not None:
+            pass
+
+    @property
+    def open(self) -> int:
+        """Evaluation keys that are queued or under way."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> int:
+        """Workers for which nothing is queued or under way."""
+        return max(0, self.pool.size - len(self.running) - len(self._queue))
+
+    def is_known(self, recipe: Recipe, split: Split) -> bool:
+        """Whether the scores of a recipe, or its end in a race, are known or under way."""
+        key = self.key(recipe, split)
+        raced = split == "search" and recipe.digest in self.history.raced_as
+        known = key in self.history.by_key or key in self.history.failed_by_key
+        return raced or known or key in self._open_keys
+
+    def start(
+        self,
+        name: str,
+        recipe: Recipe,
+        split: Split,
+        *,
+        again: bool = False,
+        references: Sequence[str] = (),
+    ) -> bool:
+        """Queue one recipe, or let it share what is open or known by key; whether it is settled now.
+
+        With `references` it races against these; a recipe that lost a race stays beaten.
+        """
+        known = self.history.candidates.get(name)
+        failed = known is not None and split in known.failed_splits and not again
+        if known is not None and (split in known.evaluations or failed):
+            return True
+        key = self.key(recipe, split)
+        if key in self.history.by_key:
+            self.record(same_scores(self.history, name, recipe, key))
+            return True
+        if key in self.history.failed_by_key and not again:
+            self._record_same_failure(name, recipe, key)
+            self._breaker()
+            return True
+        if split == "search" and recipe.digest in self.history.raced_as:
+            self.record(same_race(self.history, name, recipe))
+            return True
+        if key in self._open_keys:
+            self._open_keys[key].entries.append((name, recipe))
+            return False
+        entry = _Wanted(key, split, [(name, recipe)], references)
+        self._open_keys[key] = self._waiting[name] = entry
+        self._queue.append(entry)
+        return False
+
+    def settle(self, *, limited: bool = False) -> list[str] | None:
+        """Hand out what fits and wait a while; ids settled since, None once nothing is open.
+
+        What was lost with its worker waits a while before it is handed out again; others go on meanwhile.
+        With `limited`, what is not under way when the campaign's hours are over is dropped.
+
+        Raises:
+            EvomergeError: a fault that is no candidate's; none is charged with it.
+        """
+        if limited and self.out_of_time():
+            for entry in (*self._queue, *self._back_off.take_all()):
+                self._forget(entry)
+            self._queue.clear()
+        if not self._waiting:
+            return None
+        self._queue.extendleft(reversed(self._back_off.take_due()))
+        while self._queue and len(self.running) < self._most_running():
+            entry = self._queue.popleft()
+            recipe = entry.recipe.to_json()
+            race = self._races.against(self.history, entry.references) if self._races else None
+            deadline = deadline_seconds(self.campaign.config.workers.deadline, self.history)
+            self.pool.submit(
+                Job(
+                    entry.id,
+                    "evaluate",
+                    recipe,
+                    entry.split,
+                    deadline,
+                    race,
+                )
+            )
+            self.running.add(entry.id)
+        result = self._wait()
+        if result is None:
+            return []
+        entry = self._waiting[result.id]
+        if result.status == "fault":
+            self.record({"event": "stopped", "reason": "fault"})
+            raise error_of(result)
+        if result.status == "lost" and not self._given_up(result, entry):
+            if result.failure in INFRASTRUCTURE:
+                self._back_off.put(entry, self.history.candidates[entry.id].attempts_lost)
+            else:
+                self._queue.appendleft(entry)
+            return []
+        self._record_result(result, entry)
+        self._forget(entry)
+        return [name for name, _ in entry.entries]
+
+    def _most_running(self) -> int:
+        """How many jobs the pool may have now.
+
+        Nothing lies ready at a worker while others are about to have none: the last ones of a batch go to
+        whoever is free first.
+        """
+        return self.pool.size + (self.pool.ahead if len(self._queue) > self.pool.size else 0)
+
+    def _forget(self, entry: _Wanted) -> None:
+        del self._waiting[entry.id], self._open_keys[entry.key]
+
+    def _wait(self) -> JobResult | None:
+        """The next result; None after a while, or if nothing is under way."""
+        self._heed_stop()
+        seconds = min(POLL, self._back_off.seconds())
+        if not self.running:  # all that is open backs off
+            self._clock.sleep(seconds)
+            self.notify()
+            return None
+        result = self.pool.next(seconds)
+        if result is None:
+            self._capacity.look(self.pool.waiting, self.pool.size)
+            self.notify()
+        else:
+            self.running.discard(result.id)
+        return result
+
+    def _pause(self, seconds: float) -> None:
+        """Do nothing for a while, except to stop when that is asked for."""
+        end = self._clock.now() + seconds
+        while (left := end - self._clock.now()) > 0:
+            self._heed_stop()
+            self._clock.sleep(min(POLL, left))
+            self.notify()
+
+    def _heed_stop(self) -> None:
+        stop = self.stop_request()
+        if stop is not None:
+            self.record({"event": "stopped", "reason": type(stop).__name__.lower()})
+            raise stop
+
+    def _record_result(self, result: JobResult, entry: _Wanted) -> None:
+        self.done += 1
+        first = entry.id, entry.recipe, entry.split
+        if result.status not in ("ok", "raced"):
+            self.record(failed_event(*first, entry.key, result))
+            for name, recipe in entry.entries[1:]:
+                self._record_same_failure(name, recipe, entry.key)
+            self._breaker()
+            return
+        stored = self._store_items(result)
+        failpoint("dispatch.after_items")
+        if result.status == "raced":
+            key = self.key(entry.recipe, entry.split, result.data["seen"])
+            self.record(scored_event(*first, key, result, stored))
+            for name, recipe in entry.entries[1:]:
+                self.record(same_race(self.history, name, recipe))
+            return
+        self.record(scored_event(*first, entry.key, result, stored))
+        for name, recipe in entry.entries[1:]:
+            self.record(same_scores(self.history, name, recipe, entry.key))
+
+    def _record_same_failure(self, name: str, recipe: Recipe, key: str) -> None:
+        failpoint("dispatch.before_same_failure")
+        self.record(same_failure(self.history, name, recipe, key))
+
+    def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
+        """Note a lost attempt; whether the candidate has lost too many workers."""
+        self.record(lost_event(entry.id, entry.recipe, entry.split, result))
+        candidate = self.history.candidates[entry.id]
+        return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
+
+    def _store_items(self, result: JobResult) -> dict[str, Any]:
+        grouped: dict[str, dict[str, Any]] = {}
+        for metric, values in result.items.items():
+            grouped.setdefault(metric.split(".")[0], {})[metric] = values
+        return {name: self.items.append(name, arrays) for name, arrays in grouped.items()}
+
+    def _breaker(self) -> None:
+        """Stop a campaign in which candidates fail alike or mostly.
+
+        Raises:
+            TooManyFailures: quoting the last failure.
+        """
+        failure = too_many_failures(self.history)
+        if failure is not None:
+            self.record({"event": "stopped", "reason": "breaker"})
+            raise failure

@@ -1,0 +1,345 @@
+"""Driver: the loop. Ask, hand out, record, tell; start or go on where the ledger stands.
+
+Everything an optimizer sees has been fsynced to the ledger before. On resume the recorded asks and
+tells are replayed through a fresh optimizer; the recorded genomes win, and a difference is an error.
+Generations are told in ask order, so the result does not depend on the number of workers or on when
+a session ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.campaign.campaign import CHANGEABLE, Campaign, identity, identity_digest
+from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentFault,
+    EvomergeError,
+    LedgerDamaged,
+    Problem,
+)
+from evomerge.failpoint import failpoint
+from evomerge.files.storage import cannot_write
+from evomerge.front.selection import worth_rescoring
+from evomerge.ledger.history import (
+    CACHE_FOLDER,
+    EXPORTS_FILE,
+    ITEMS_FOLDER,
+    LEDGER_FILE,
+    Grant,
+    History,
+)
+from evomerge.ledger.ledger import Ledger
+from evomerge.optimizers.baselines import baseline_recipes, freeze, idle_objectives
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.dispatch import Dispatcher
+from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.pool.pool import open_pool
+from evomerge.run.progress import Observer, Progress, StopRequest
+from evomerge.run.racing_references import without_items
+from evomerge.run.search import ReplayDiffers, Search, seeds
+from evomerge.versions import library_versions
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Driver", "Observer", "Progress", "StopRequest", "run"]
+
+
+def run(
+    campaign: Campaign,
+    directory: Path,
+    paths: Mapping[str, str],
+    storage: str,
+    *,
+    grants: Collection[Grant] = (),
+    observer: Observer | None = None,
+    stop_request: StopRequest = lambda: None,
+) -> History:
+    """Run a campaign in `directory`, or go on with the one that is there, to the end of its budget.
+
+    Args:
+        campaign: the checked campaign.
+        directory: the campaign folder; made if missing.
+        paths: `base` and experts to their folders.
+        storage: dtype merges are rounded to.
+        grants: what the person allowed by name for this session; new ones are recorded.
+        observer: called after every event and while waiting.
+        stop_request: asked often; what it returns is raised after a clean stop.
+
+    Raises:
+        ConfigError: E504, if the campaign differs from the one recorded in the folder; E135, if the
+            folder holds something else.
+        CheckpointError: if `prepare` finds faults in the weights, or files changed since the start.
+        CampaignInUse, LedgerDamaged, EnvironmentFault, TooManyFailures: as their names say.
+        Stopped, Interrupted: whatever `stop_request` returned.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_files(directory)
+    except FileExistsError:
+        raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
+        history = History.fold(ledger.events)
+        failpoint("driver.folded")
+        if history.campaign and history.campaign["identity"] != identity_digest(campaign.to_json()):
+            raise ConfigError(_differences(history.campaign["config"], campaign))
+        setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
+        failpoint("driver.before_pool")
+        pool = open_pool(campaign.config.workers, setup)
+        try:
+            dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)
+            Driver(campaign, paths, dispatcher, grants).run()
+        finally:
+            pool.close()
+        return history
+
+
+class Driver:
+    """One process's turn at a campaign; each phase does only what the ledger does not show as done."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        paths: Mapping[str, str],
+        dispatcher: Dispatcher,
+        grants: Collection[Grant] = (),
+    ) -> None:
+        self.campaign, self.paths, self.dispatcher = campaign, paths, dispatcher
+        self.grants = grants
+        self.history = dispatcher.history
+        self.recipes: dict[str, Recipe] = {}
+
+    def run(self) -> None:
+        """All phases in order."""
+        self.begin()
+        reason = self.search()
+        self.rescore()
+        self.dispatcher.phase = "done"
+        if self.history.stopped != reason:
+            self.dispatcher.record({"event": "stopped", "reason": reason})
+
+    def begin(self) -> None:
+        """Everything before the search: the campaign on record, the weights seen, the baselines."""
+        if not self.history.campaign:
+            config = self.campaign.to_json()
+            self.dispatcher.record(
+                {
+                    "event": "campaign",
+                    "config": config,
+                    "identity": identity_digest(config),
+                    "versions": library_versions(),
+                }
+            )
+        if new := sorted(set(self.grants) - self.history.grants):
+            self.dispatcher.record({"event": "granted", "grants": new})
+        self.prepare()
+        self.dispatcher.phase = "baselines"
+        self.baselines()
+        self.check_racing()
+
+    def prepare(self) -> None:
+        """Look at the weights once; on resume, see that they are still the same."""
+        report = self.dispatcher.run_once(Job("prepare", "prepare"))
+        problems = [Problem(**fault) for fault in report["problems"]]
+        if problems:
+            raise CheckpointError(problems)
+        if self.history.prepared is None:
+            self.dispatcher.record({"event": "prepared", **report})
+            for fault in report["warnings"]:
+                logger.warning("%s", Problem(**fault).as_warning)
+        else:
+            _refuse_drift(self.history.prepared, report, self.paths)
+        assert self.history.prepared is not None
+        self.storage = self.history.prepared["storage"]
+        self.space = prepared_space(self.campaign, self.history.prepared, self.paths)
+
+    def baselines(self) -> None:
+        """Evaluate the points of comparison, freeze the scaling."""
+        assert self.history.prepared is not None
+        experts = self.campaign.experts
+        recipes = baseline_recipes(
+            prepared_sources(self.history.prepared, self.paths),
+            experts,
+            self.campaign.config.baselines.single,
+            self.space.layout.layers,
+            self.storage,
+            self.campaign.tokenizer,
+        )
+        self.recipes |= recipes
+        if self.history.baselines is not None:
+            return
+        needed = ("base", *experts)
+        # Without base and experts there is no scale: what made one fail may have been mended.
+        self.dispatcher.evaluate(list(recipes.items()), "search", again=tuple(recipes))
+        for name in needed:
+            candidate = self.history.candidates[name]
+            if candidate.failure is not None:
+                raise _unusable(name, candidate.failure, candidate.message)
+        metrics = {
+            name: self.history.candidates[name].evaluations["search"].metrics
+            for name in recipes
+            if self.history.candidates[name].failure is None
+        }
+        event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
+        self.dispatcher.record(event)
+        for problem in idle_objectives(self.campaign.objectives, metrics, experts):
+            logger.warning("%s", problem.as_warning)
+
+    def check_racing(self) -> None:
+        """Refuse a race that could not be decided.
+
+        Raises:
+            ConfigError: E142, if an objective has no per-item results.
+        """
+        if self.campaign.config.racing is None:
+            return
+        missing = without_items(self.history, self.campaign.objectives, self.dispatcher.items)
+        if missing:
+            wrong = "racing compares item by item, which these objectives cannot be"
+            todo = "leave `racing` out, or those objectives"
+            where = str(self.campaign.file)
+            raise ConfigError(Problem("E142", wrong, ", ".join(missing), todo, where, field="racing"))
+
+    def search(self) -> str:
+        """Ask, evaluate, tell until a limit is reached; returns which one."""
+        self.dispatcher.phase = "search"
+        try:
+            search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
+            return search.run()
+        except ReplayDiffers as error:
+            then, now = self.history.campaign["versions"], library_versions()
+            changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
+            todo = f"install the versions it began with: {', '.join(changed)}" if changed else ""
+            problem = Problem("E505", "the ledger cannot be replayed", str(error), todo)
+            raise LedgerDamaged(problem) from None
+
+    def rescore(self) -> None:
+        """Score what may belong to the front, and the baselines, on the selection split."""
+        self.dispatcher.phase = "selection"
+        if self.history.selection is None:
+            items = self.dispatcher.items
+            ids = worth_rescoring(self.history, self.campaign.objectives, items)
+            failpoint("driver.before_selection")
+            self.dispatcher.record({"event": "selection", "ids": ids})
+        assert self.history.selection is not None
+        wanted = [*self.history.selection, *self.history.reference_ids()]
+        self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
+
+    def seeds(self) -> list[tuple[float, ...]]:
+        """Genomes the search begins with."""
+        return seeds(self.campaign, self.space, self.recipes, self.history)
+
+    def _recipe(self, name: str) -> Recipe:
+        if name not in self.recipes:
+            genome = self.history.candidates[name].genome
+            assert genome is not None
+            return self.space.decode(genome)
+        return self.recipes[name]
+
+
+def _worker_setup(
+    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path, allow_task_code: bool
+) -> WorkerSetup:
+    evaluation = campaign.config.evaluation
+    return WorkerSetup(
+        sources=dict(paths),
+        evaluators=tuple(str(path) for path in campaign.evaluator_files),
+        methods=tuple(dict.fromkeys((campaign.space.method, "task_arithmetic"))),
+        trims=(str(campaign.space.options.get("trim", "tensor")),),
+        dtype=evaluation.dtype,
+        storage=storage,
+        device=evaluation.device,
+        threads=evaluation.threads,
+        batch_size=evaluation.batch_size,
+        cache=str(cache),
+        allow_task_code=allow_task_code,
+        tokenizer=campaign.tokenizer,
+        experts=campaign.config.workers.experts,
+        kernels=campaign.config.workers.kernels,
+        candidates=campaign.config.budget.evaluations or 0,
+        devices=max(1, int(campaign.config.workers.gpus)),
+    )
+
+
+def _unusable(name: str, failure: str, message: str) -> EvomergeError:
+    """Why a campaign cannot begin: its base or one of its experts has no scores."""
+    wrong, found = f"`{name}` itself cannot be scored", f"{failure}: {message}"
+    if failure.startswith("nonfinite"):
+        return CheckpointError(Problem("E232", wrong, found, "leave it out", field=name))
+    if failure == "deadline":
+        wrong = f"`{name}` takes longer than the deadline"
+        return ConfigError(Problem("E139", wrong, message, "allow more", field="workers.deadline"))
+    return EnvironmentFault(Problem("E405", wrong, found, "mend the cause, then run again", field=name))
+
+
+def _refuse_foreign_files(directory: Path) -> None:
+    """A campaign folder is new, or one of ours.
+
+    Raises:
+        ConfigError: E135, if it holds anything else and no ledger.
+    """
+    if (directory / LEDGER_FILE).exists():
+        return
+    ours = (LEDGER_FILE, EXPORTS_FILE, ITEMS_FOLDER, CACHE_FOLDER)
+    foreign = sorted(p.name for p in directory.iterdir() if not p.name.startswith(ours))
+    if foreign:
+        found = f"{len(foreign)} files, {foreign[0]} for one"
+        todo = "choose an empty or new folder"
+        raise ConfigError(Problem("E135", "this is no campaign folder", found, todo, str(directory)))
+
+
+def _differences(recorded: Mapping[str, Any], campaign: Campaign) -> list[Problem]:
+    then, now = _flat(identity(recorded)), _flat(identity(campaign.to_json()))
+    todo = f"only {', '.join(CHANGEABLE)} may change; start a new folder for another campaign"
+    file = str(campaign.file)
+    return [
+        Problem(
+            "E504",
+            "changed since the campaign began",
+            f"was {then.get(name, 'not set')!r}, is {now.get(name, 'not set')!r}",
+            todo,
+            file,
+            field=name,
+        )
+        for name in sorted(set(then) | set(now))
+        if then.get(name) != now.get(name)
+    ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path to value, for every value that is no (filled) mapping."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _refuse_drift(
+    recorded: Mapping[str, Any], report: Mapping[str, Any], paths: Mapping[str, str]
+) -> None:
+    wrong = "changed since the campaign began"
+    weights = [
+        Problem("E239", f"the weights of `{name}` {wrong}", todo="restore them", file=paths[name])
+        for name, digest in report["checkpoints"].items()
+        if recorded["checkpoints"].get(name) != digest
+    ]
+    if weights:
+        raise CheckpointError(weights)
+    then, now = recorded["evaluators"], report["evaluators"]
+    evaluators = [
+        Problem("E504", f"evaluator `{name}` or its items {wrong}", todo="restore it", field=name)
+        for name in sorted({*then, *now})
+        if then.get(name, {}).get("digest") != now.get(name, {}).get("digest")
+    ]
+    if evaluators:
+        raise ConfigError(evaluators)

@@ -1,0 +1,105 @@
+"""Jobs and what comes back: the plain data that crosses the seam between driver and workers.
+
+Torch-free and picklable by the standard library alone, so that a driver needs no torch and a worker
+no pymoo. A worker never raises across the seam: an exception class that the driver cannot rebuild
+would hide the failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from evomerge.errors import EnvironmentFault, EvomergeError, Problem
+from evomerge.evaluators.racing import Race
+from evomerge.objectives.scores import Split
+
+JobKind = Literal["prepare", "evaluate"]
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What every worker of a campaign is told once.
+
+    Attributes:
+        sources: `base` and the experts, name to folder.
+        evaluators: evaluator files.
+        methods: names of the merge methods the campaign may use.
+        trims: scopes of magnitude trimming it may use, `tensor` or `model`.
+        dtype: evaluation dtype; `storage` the dtype merges are rounded to.
+        cache: folder for prepared statistics and compiled passes, shared by the workers of a node.
+        allow_task_code: whether task files may run the Python they name.
+        tokenizer: the source whose vocabulary merges have, or `UNION`; None where all share one.
+        experts: where they lie for another device than the CPU; `auto` takes the fastest that fits.
+        kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
+        devices: over how many devices of its kind the live model is spread.
+    """
+
+    sources: Mapping[str, str]
+    evaluators: tuple[str, ...]
+    methods: tuple[str, ...]
+    trims: tuple[str, ...]
+    dtype: str
+    storage: str
+    device: str
+    threads: int
+    batch_size: int
+    cache: str
+    allow_task_code: bool = False
+    tokenizer: str | None = None
+    experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
+    kernels: Literal["auto", "plain", "compiled"] = "auto"
+    candidates: int = 0
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none.
+
+    With a `race` the candidate is given up as soon as a reference has beaten it.
+    """
+
+    id: str
+    kind: JobKind
+    recipe: Mapping[str, Any] | None = None
+    split: Split = "search"
+    deadline: float | None = None
+    race: Race | None = None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        status: `ok`; `raced` (given up; `data["beaten_by"]` and, by evaluator, `data["seen"]` items);
+            `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
+            deadline, could not be reached or ran out of memory); `fault` (no candidate's fault: files,
+            evaluators or the machine; `failure` is the name of the `EvomergeError`, `data["problems"]`
+            its problems).
+        failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `node_lost`,
+            `deadline`, `out_of_memory`.
+        message: one line for people.
+        data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
+        items: per-item results, metric name to float64 [items]; of a raced candidate, those it has.
+        seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
+    """
+
+    id: str
+    status: Literal["ok", "raced", "failed", "lost", "fault"]
+    failure: str = ""
+    message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def error_of(result: JobResult) -> EvomergeError:
+    """The error a worker met, rebuilt from a result of status `fault`."""
+    kinds = {kind.__name__: kind for kind in EvomergeError.__subclasses__()}
+    problems = [Problem(**problem) for problem in result.data.get("problems", [])]
+    return kinds.get(result.failure, EnvironmentFault)(problems or result.message)

@@ -1,0 +1,247 @@
+"""What pools of several workers share: a queue, places for workers, deadlines, replacement.
+
+A worker whose jobs are short is given its next one while it runs another, so that it never waits for the
+way to the driver and back. Results still come one by one. A job that lies ready is bound to its worker, so
+that where jobs are long each is given to whoever is free first.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from evomerge.errors import EnvironmentFault, Problem
+from evomerge.failpoint import failpoint
+from evomerge.run.job import Job, JobResult
+
+START_GRACE = 300.0
+"""Seconds more for the first job of a worker: it pays for imports and for loading the model, which no
+deadline of a candidate covers."""
+
+
+SHORT = 1.0
+"""Seconds. A worker whose last job took less has its next one lying ready."""
+
+MAX_STILLBORN = 20
+"""Workers in a row that end before they are ready; then it is no accident."""
+
+
+class WorkerLost(Exception):
+    """A worker ended or cannot be reached; the message says how, `failure` is its class in the ledger."""
+
+    def __init__(self, message: str, failure: str = "worker_died") -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place for one worker.
+
+    `jobs` are what it was given: it runs the first, since `since` (monotonic; at the latest, as far as the
+    driver knows), and another may lie ready. `fresh` says whether it is its first one, `short` whether the
+    one before took less than `SHORT`. `ready` is false while it waits for a machine with room for it: it
+    gets no job, so that no deadline runs meanwhile.
+    """
+
+    jobs: deque[Job] = field(default_factory=deque)
+    since: float = 0.0
+    fresh: bool = True
+    short: bool = False
+    ready: bool = True
+
+    @property
+    def job(self) -> Job | None:
+        """What it runs."""
+        return self.jobs[0] if self.jobs else None
+
+    def expires(self) -> float:
+        """Monotonic time at which the running job is killed; infinity without a deadline."""
+        if self.job is None or self.job.deadline is None:
+            return float("inf")
+        return self.since + self.job.deadline + (START_GRACE if self.fresh else 0.0)
+
+
+AnySlot = TypeVar("AnySlot", bound=Slot)
+
+
+class SlotPool(ABC, Generic[AnySlot]):
+    """A `Pool` of workers in slots; a subclass says how to start, feed, await and stop one."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Job] = deque()
+        self._slots: list[AnySlot] = []
+        self._stillborn = 0
+        self._alone: set[str] = set()
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return len(self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """Workers for which there is no room now."""
+        return sum(not slot.ready for slot in self._slots)
+
+    @property
+    def ahead(self) -> int:
+        """Jobs beyond `size` that can lie ready at workers."""
+        return sum(slot.short for slot in self._slots)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job and hand it out if a worker is free."""
+        self._queue.append(job)
+        self._hand_out()
+
+    def next(self, timeout: float) -> JobResult | None:
+        """The next finished, failed or lost job; None after `timeout` seconds.
+
+        Raises:
+            EnvironmentFault: if no worker can be started or reached any more.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            self._hand_out()
+            # The longest at work first: where all have results, none must wait for ever.
+            busy = sorted((slot for slot in self._slots if slot.jobs), key=lambda slot: slot.since)
+            arriving = [slot for slot in self._slots if not slot.ready]
+            now = time.monotonic()
+            if now >= end or not (busy or (arriving and self._queue)):
+                return None
+            nearest = min([end, *(slot.expires() for slot in busy)])
+            ready = self._wait([*busy, *arriving], max(0.0, nearest - now))
+            for slot in arriving:
+                if slot in ready:
+                    self._admit(slot)
+            for slot in busy:
+                if slot in ready:
+                    return self._receive(slot)
+                if time.monotonic() >= slot.expires():
+                    return self._kill(slot)
+
+    @abstractmethod
+    def _start(self) -> AnySlot:
+        """A new worker in a slot."""
+
+    @abstractmethod
+    def _give(self, slot: AnySlot, job: Job) -> None:
+        """Send a job to a free worker.
+
+        Raises:
+            WorkerLost: it died while it was idle.
+        """
+
+    @abstractmethod
+    def _wait(self, slots: Sequence[AnySlot], seconds: float) -> Collection[AnySlot]:
+        """Wait until a worker has a result, is ready, or is gone, or until time is up; which ones."""
+
+    def _check_ready(self, slot: AnySlot) -> None:
+        """See that a worker that `_wait` named before it had a job can take one.
+
+        Raises:
+            WorkerLost: it ended before.
+        """
+
+    @abstractmethod
+    def _take(self, slot: AnySlot) -> JobResult:
+        """The result of a worker that `_wait` named.
+
+        Raises:
+            WorkerLost: it is gone.
+        """
+
+    @abstractmethod
+    def _stop(self, slot: AnySlot) -> None:
+        """Kill a worker, whatever it does."""
+
+    def _fits_ahead(self, job: Job) -> bool:
+        """Whether a job can be given to a worker that runs another, without a wait."""
+        return True
+
+    def _hand_out(self) -> None:
+        for slot in list(self._slots):
+            if self._queue and slot.ready and not slot.jobs:
+                self._assign(slot, self._queue.popleft())
+        for slot in list(self._slots):
+            if self._queue and self._takes_another(slot, self._queue[0]):
+                self._assign_ahead(slot, self._queue.popleft())
+
+    def _takes_another(self, slot: AnySlot, job: Job) -> bool:
+        if not slot.short or len(slot.jobs) != 1 or self._alone & {slot.jobs[0].id, job.id}:
+            return False
+        return self._fits_ahead(job)
+
+    def _assign(self, slot: AnySlot, job: Job) -> None:
+        try:
+            self._give(slot, job)
+        except WorkerLost:
+            slot = self._replace(slot)
+            self._give(slot, job)
+        slot.jobs.append(job)
+        slot.since = time.monotonic()
+
+    def _assign_ahead(self, slot: AnySlot, job: Job) -> None:
+        try:
+            self._give(slot, job)
+        except WorkerLost:  # with what it runs, which `next` will find out
+            self._queue.appendleft(job)
+            slot.short = False
+        else:
+            slot.jobs.append(job)
+
+    def _receive(self, slot: AnySlot) -> JobResult:
+        job = slot.jobs[0]
+        try:
+            result = self._take(slot)
+        except WorkerLost as error:
+            self._lose(slot)
+            return JobResult(job.id, "lost", error.failure, str(error))
+        now = time.monotonic()
+        slot.short, slot.fresh = now - slot.since < SHORT, False
+        if result.status == "lost":  # it ran out of memory: what it still holds must go
+            self._lose(slot)
+            return result
+        slot.jobs.popleft()
+        slot.since = now  # the next one began no later
+        self._alone.discard(job.id)
+        return result
+
+    def _admit(self, slot: AnySlot) -> None:
+        try:
+            self._check_ready(slot)
+        except WorkerLost as error:
+            self._stillborn += 1
+            if self._stillborn > MAX_STILLBORN:
+                wrong = "workers end before they are ready"
+                raise EnvironmentFault(Problem("E405", wrong, str(error), field="workers")) from error
+            self._replace(slot)
+        else:
+            slot.ready, self._stillborn = True, 0
+
+    def _kill(self, slot: AnySlot) -> JobResult:
+        job = slot.jobs[0]
+        self._lose(slot)
+        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
+
+    def _lose(self, slot: AnySlot) -> None:
+        """Replace a worker with what it runs; what lay ready there is handed out again.
+
+        A worker may end so soon after a result that the result is lost on its way, and the one before blamed
+        for the next. Each of the two runs alone from now on, so that the next time it is certain.
+        """
+        _, *next_ones = slot.jobs
+        if next_ones:
+            self._alone.update(job.id for job in slot.jobs)
+            self._queue.extendleft(reversed(next_ones))
+        self._replace(slot)
+
+    def _replace(self, slot: AnySlot) -> AnySlot:
+        failpoint("pool.before_replace")
+        self._stop(slot)
+        fresh = self._slots[self._slots.index(slot)] = self._start()
+        return fresh

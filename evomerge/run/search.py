@@ -1,0 +1,245 @@
+"""Search: one campaign as a schedule sees it, replayed from its ledger and gone on with.
+
+Everything an optimizer sees has been fsynced before. On resume the recorded asks and tells are repeated
+through a fresh optimizer, in the order of the ledger; the recorded genomes win, and a difference is an
+error. What was asked and not told is evaluated again as far as it lacks results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.evaluators.racing import References
+from evomerge.failpoint import failpoint
+from evomerge.ledger.history import Candidate, History
+from evomerge.objectives.constraint import Bound
+from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
+from evomerge.optimizers.baselines import UNIFORM
+from evomerge.optimizers.optimizer import Optimizer, make_optimizer
+from evomerge.optimizers.schedule import follow
+from evomerge.optimizers.seeders import metagpt_seeds
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.dispatch import Dispatcher
+from evomerge.run.racing_references import add_references, first_references, racing_record
+from evomerge.search_space import Gene, Genome, SearchSpace
+
+SETTLING = ("evaluated", "raced", "failed")
+"""Events that settle a candidate."""
+
+
+class ReplayDiffers(Exception):
+    """The optimizer does not do again what the ledger says it did; the message says where."""
+
+
+def candidate_id(number: int) -> str:
+    """Id of the candidate with a number, counted from 0 over all asks."""
+    return f"c{number:05d}"
+
+
+def candidate_number(name: str) -> int:
+    """Number of a candidate."""
+    return int(name[1:])
+
+
+def campaign_optimizer(
+    campaign: Campaign, genes: Sequence[Gene], initial: Sequence[Genome]
+) -> Optimizer:
+    """The optimizer of a campaign, as it was before the first ask."""
+    section = campaign.config.optimizer
+    return make_optimizer(
+        section.kind,
+        genes,
+        campaign.objectives,
+        population=section.population,
+        seed=campaign.config.seed,
+        initial=initial,
+        options=section.options,
+        schedule=section.schedule,
+    )
+
+
+def seeds(
+    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
+) -> list[Genome]:
+    """Genomes of the shown baselines (`recipes` by id) and of MetaGPT, as far as the space has them."""
+    found = []
+    for name in history.reference_ids():
+        genome = space.encode(recipes[name])
+        if genome is None and name == UNIFORM:
+            # 1/3 is on no decimal grid: the nearest point stands for it.
+            genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
+        if genome is not None:
+            found.append(genome)
+    found += metagpt_seeds(space, history.prepared or {})
+    return list(dict.fromkeys(found))
+
+
+def outcomes(
+    candidates: Iterable[Candidate], objectives: Sequence[Objective], bounds: Sequence[Bound]
+) -> list[Outcome]:
+    """What an optimizer is told of settled candidates.
+
+    Raises:
+        KeyError: if one is not settled, or the metric of an objective or bound was not measured.
+    """
+    return [_outcome(candidate, objectives, bounds) for candidate in candidates]
+
+
+def _outcome(candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]) -> Outcome:
+    if candidate.failure is not None:
+        return Failed(candidate.failure)
+    if candidate.raced is not None:
+        return raced(objectives, candidate.raced.metrics, sum(candidate.seen.values()))
+    return complete(objectives, candidate.evaluations["search"].metrics, bounds)
+
+
+def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objective]) -> None:
+    """Repeat every ask and tell of a history through a fresh optimizer.
+
+    Raises:
+        ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
+    """
+    steady = history.campaign["config"]["optimizer"]["schedule"] == "steady_state"
+    bounds = history.bounds()
+    asked = told = 0
+    for turn in history.turns:
+        failpoint("driver.replaying")
+        candidates = [history.candidates[name] for name in turn.ids]
+        if turn.state is None:
+            if optimizer.ask() != [candidate.genome for candidate in candidates]:
+                what = turn.ids[0] if steady else f"generation {asked}"
+                raise ReplayDiffers(f"{what} is asked otherwise")
+            asked += 1
+            continue
+        numbers = [candidate_number(name) for name in turn.ids]
+        what = turn.ids[0] if steady else f"generation {told}"
+        try:
+            optimizer.tell(outcomes(candidates, objectives, bounds), numbers)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ReplayDiffers(f"{what} is told, but cannot be: {error}") from error
+        if optimizer.state_digest() != turn.state:
+            raise ReplayDiffers(f"the optimizer's state after {what}")
+        told += 1
+
+
+class Search:
+    """The `Desk` of a campaign: candidates go to the dispatcher, asks and tells to the ledger."""
+
+    def __init__(
+        self, campaign: Campaign, space: SearchSpace, dispatcher: Dispatcher, initial: Sequence[Genome]
+    ) -> None:
+        self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
+        self.history = dispatcher.history
+        self.optimizer = campaign_optimizer(campaign, space.genes, initial)
+        self._recipes: dict[int, Recipe] = {}
+        self._arrived: list[int] = []
+        self._references: References | None = None
+
+    def run(self) -> str:
+        """Replay, then go on until a limit is reached; returns which one.
+
+        Raises:
+            ReplayDiffers: the ledger cannot be replayed.
+        """
+        replay(self.optimizer, self.history, self.campaign.objectives)
+        if self.campaign.config.racing is not None:
+            self._references = first_references(self.history, self.campaign.objectives)
+            for turn in self.history.turns:
+                if turn.state is not None:
+                    self._add_references(turn.ids)
+        return follow(self.campaign.config.optimizer.schedule, self.optimizer, self)
+
+    def untold(self) -> list[int]:
+        """Candidates asked and not told, in ask order."""
+        told = {name for turn in self.history.turns if turn.state is not None for name in turn.ids}
+        asked = (name for batch in self.history.generations for name in batch)
+        return [candidate_number(name) for name in asked if name not in told]
+
+    def spent(self) -> str | None:
+        """The limit that is reached, if any."""
+        return self.dispatcher.spent()
+
+    def idle(self) -> int:
+        """Workers without work, once all arrivals are taken."""
+        return 0 if self._arrived else self.dispatcher.idle
+
+    def asked(self, genomes: Sequence[Genome]) -> list[int]:
+        """Record genomes under new ids."""
+        first = self.history.asked
+        entries = []
+        for number, genome in enumerate(genomes, first):
+            recipe = self._recipes[number] = self.space.decode(genome)
+            entry = {"id": candidate_id(number), "genome": list(genome), "recipe": recipe.digest}
+            entries.append(entry)
+        failpoint("driver.before_asked")
+        generation = len(self.history.generations)
+        event = {"event": "asked", "generation": generation, "candidates": entries}
+        if self._references is not None:
+            event["racing"] = racing_record(self.history, self._references.chosen())
+        self.dispatcher.record(event)
+        return list(range(first, first + len(entries)))
+
+    def start(self, numbers: Sequence[int]) -> str | None:
+        """Hand candidates to the dispatcher, in order, as far as the budget pays for them."""
+        budget = self.campaign.config.budget.evaluations
+        settled = [n for n in numbers if self.history.candidates[candidate_id(n)].is_settled]
+        if settled:
+            self._arrived += self._by_arrival(settled)
+        for number in [n for n in numbers if n not in set(settled)]:
+            recipe = self._recipe(number)
+            free = self.dispatcher.is_known(recipe, "search")
+            used = self.history.cost + self.dispatcher.open
+            if budget is not None and not free and used >= budget:
+                return "budget"
+            name = candidate_id(number)
+            references = self.history.references[self.history.candidates[name].generation]
+            if self.dispatcher.start(name, recipe, "search", references=references):
+                self._arrived.append(number)
+        return None
+
+    def arrived(self) -> list[int] | None:
+        """What is settled, or what the dispatcher settles next."""
+        if not self._arrived:
+            names = self.dispatcher.settle(limited=True)
+            if names is None:
+                return None
+            self._arrived = [candidate_number(name) for name in names]
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def tell(self, numbers: Sequence[int]) -> None:
+        """Tell outcomes from the history, record the state."""
+        failpoint("driver.before_tell")
+        names = [candidate_id(number) for number in numbers]
+        candidates = [self.history.candidates[name] for name in names]
+        told = outcomes(candidates, self.campaign.objectives, self.history.bounds())
+        self.optimizer.tell(told, numbers)
+        failpoint("driver.after_tell")
+        state = self.optimizer.state_digest()
+        which: Mapping[str, int | str] = {"generation": len(self.history.told)}
+        if self.campaign.config.optimizer.schedule == "steady_state":
+            which = {"id": names[0]}
+        self.dispatcher.record({"event": "told", **which, "state": state})
+        self._add_references(names)
+        for number in numbers:
+            self._recipes.pop(number, None)
+
+    def _add_references(self, names: Iterable[str]) -> None:
+        if self._references is not None:
+            told = (self.history.candidates[name] for name in names)
+            add_references(self._references, told, self.campaign.objectives, self.history.bounds())
+
+    def _recipe(self, number: int) -> Recipe:
+        if number not in self._recipes:
+            genome = self.history.candidates[candidate_id(number)].genome
+            assert genome is not None
+            self._recipes[number] = self.space.decode(genome)
+        return self._recipes[number]
+
+    def _by_arrival(self, numbers: Sequence[int]) -> list[int]:
+        """Candidates that an earlier session settled, in the order of their results in the ledger."""
+        wanted = {candidate_id(number) for number in numbers}
+        results = (e for e in self.dispatcher.ledger.events if e["event"] in SETTLING)
+        names = [e["id"] for e in results if e["split"] == "search" and e["id"] in wanted]
+        return [candidate_number(name) for name in dict.fromkeys(names)]

@@ -1,0 +1,201 @@
+"""What `check` sees without reading a weight: all faults of a whole campaign, in one report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import (
+    CheckReport,
+    check_campaign,
+    check_devices,
+    locate,
+    raise_problems,
+    report_to_json,
+)
+from evomerge.campaign.devices import check_device
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, UsageError
+from tests.tiny_models import write_campaign, write_evaluator
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_campaign(tmp_path)
+    return tmp_path
+
+
+def report(folder: Path, **overrides: Any) -> CheckReport:
+    return check_campaign(load_campaign(write_campaign(folder, **overrides)))
+
+
+def codes(found: CheckReport) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
+def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> None:
+    found = report(folder)
+    assert found.problems == found.warnings == []
+    assert found.storage == "bfloat16"
+    assert found.genes == 2 * 5  # two experts: embed, two layers, final norm, head
+    assert found.layout is not None
+    total = sum(
+        tensor.numel() for tensor in load_file(folder / "models/base/model.safetensors").values()
+    )
+    assert found.estimates["parameters"] == found.layout.parameters == total
+    assert found.estimates["items"] == 48
+    assert found.estimates["evaluations"] == 18
+    assert found.paths["math"] == str(folder / "models" / "math")
+    one = found.estimates["memory_bytes"]
+    assert report(folder, workers={"pool": "local", "count": 3}).estimates["memory_bytes"] > 2 * one
+    assert raise_problems(found) is None  # type: ignore[func-returns-value]
+    assert json.loads(json.dumps(report_to_json(found)))["genes"] == 10
+
+
+def test_a_tied_head_has_no_gene(tmp_path: Path) -> None:
+    assert report(tmp_path, model={"tie_word_embeddings": True}).genes == 2 * 4
+
+
+def test_faults_of_every_kind_come_in_one_report(folder: Path) -> None:
+    (folder / "models/math/config.json").unlink()
+    weights = load_file(folder / "models/code/model.safetensors")
+    weights["model.norm.weight"] = torch.zeros(31, dtype=torch.bfloat16)
+    save_file(weights, folder / "models/code/model.safetensors", metadata={"format": "pt"})
+    (folder / "evaluators/tasks/data/pets_test.jsonl").unlink()
+    objectives = [
+        {"metric": "pets.accuracy", "direction": "maximize"},
+        {"metric": "birds.acc", "direction": "minimize"},
+    ]
+    space = {"schema": 1, "method": "slerp", "coefficients": {"t": {"field": "band", "bands": 9}}}
+    found = report(folder, objectives=objectives, space=space)
+    assert set(codes(found)) == {"E202", "E223", "E101", "E124", "E125", "E119"}
+    text = "\n".join(map(str, found.problems))
+    assert "did you mean `pets.acc`?" in text
+    assert "found minimize; write `maximize`" in text
+    assert "9 bands, 2 layers" in text
+    with pytest.raises(ConfigError, match=r"E202[\s\S]*E124"):
+        raise_problems(found)
+
+
+def test_faults_of_checkpoints_alone_have_their_own_exit_code(folder: Path) -> None:
+    (folder / "models/math/model.safetensors").write_bytes(b"")
+    found = report(folder)
+    assert codes(found) == ["E211"]
+    with pytest.raises(CheckpointError, match=r"error\[E211\]"):
+        raise_problems(found)
+
+
+def test_a_base_that_cannot_be_read_does_not_hide_the_experts(folder: Path) -> None:
+    (folder / "models/base/config.json").unlink()
+    (folder / "models/code/model.safetensors").unlink()
+    found = report(folder)
+    assert codes(found)[0] == "E202"
+    assert len(found.problems) == 2
+    assert found.layout is None
+
+
+def test_a_missing_evaluator_of_another_name(folder: Path) -> None:
+    write_evaluator(folder / "more", "pets", seed=9)
+    campaign = load_campaign(
+        write_campaign(folder, evaluators=("pets", "birds"))
+    )  # the same name from two files
+    text = json.loads(campaign.file.read_text())
+    text["evaluators"].append("more/pets.yaml")
+    campaign.file.write_text(json.dumps(text))
+    found = check_campaign(load_campaign(campaign.file))
+    assert codes(found) == ["E122"]
+    assert "two evaluators are called `pets`" in str(found.problems[0])
+
+
+def test_what_deserves_a_warning(folder: Path) -> None:
+    one = report(folder, objectives=[{"metric": "pets.acc", "direction": "maximize"}])
+    assert [(p.code, p.field) for p in one.warnings] == [("E130", "objectives")]
+    half = report(folder, evaluation={"dtype": "float16"})
+    assert [(p.code, p.field) for p in half.warnings] == [("E132", "evaluation.dtype")]
+    assert half.problems == []
+
+
+def test_a_hub_model_must_be_in_the_local_cache(folder: Path) -> None:
+    missing = {"hub": "nobody/nothing", "revision": "0" * 40}
+    found = report(folder, experts=("math",), base=missing | {"path": None})
+    assert codes(found) == ["E201"]
+    assert "hf download nobody/nothing --revision 0000" in str(found.problems[0])
+    reference = load_campaign(folder / "campaign.yaml").config.base
+    with pytest.raises(CheckpointError, match=r"E201.*is not in the local hub cache.*gated or private"):
+        locate("base", reference)
+
+
+def test_a_device_that_is_not_there() -> None:
+    assert check_device("cpu") is None  # type: ignore[func-returns-value]
+    if not torch.cuda.is_available():
+        with pytest.raises(EnvironmentFault, match=r"E401.*no device `cuda:0` here.*device: cpu"):
+            check_device("cuda:0")
+    with pytest.raises(UsageError, match=r"E500.*`gpu` is no device; give cpu, cuda or cuda:N"):
+        check_device("gpu")
+
+
+def test_a_metric_that_is_misspelt_is_shown_where_it_stands(folder: Path) -> None:
+    objectives = [
+        {"metric": "pets.accuracy", "direction": "maximize"},
+        {"metric": "birds.acc", "direction": "minimize"},
+    ]
+    found = report(folder, objectives=objectives, constraints=["pet.acc >= 0.5"])
+    places = {p.field: (p.code, p.line > 0, p.column > 0) for p in found.problems}
+    assert places == {
+        "objectives[0].metric": ("E124", True, True),
+        "constraints[0]": ("E124", True, True),
+        "objectives[1].direction": ("E125", True, True),
+    }
+
+
+def test_an_item_in_different_splits_of_two_evaluators_is_an_error(folder: Path) -> None:
+    """Models are chosen on it by one task and judged on it by the other."""
+    assert codes(report(folder)) == []
+    data = folder / "evaluators" / "tasks" / "data"
+    lines = (data / "pets_search.jsonl").read_text().splitlines()
+    with (data / "birds_test.jsonl").open("a") as file:
+        file.write("\n".join(lines[:3]) + "\n")
+    found = report(folder)
+    assert codes(found) == ["E128"]
+    assert found.problems[0].field == "evaluators[1]"
+    assert "`birds` and `pets` share items across splits" in str(found.problems[0])
+    assert "3 test items are search items there" in str(found.problems[0])
+
+
+def test_a_driver_needs_no_device_where_workers_are_elsewhere(folder: Path) -> None:
+    evaluation = {"device": "cuda"}
+    for address in ({}, {"address": "auto"}):
+        workers = {"pool": "ray", "gpus": 999, **address}
+        campaign = load_campaign(write_campaign(folder, workers=workers, evaluation=evaluation))
+        if address:
+            check_devices(campaign)
+        else:
+            with pytest.raises(EnvironmentFault, match=r"E401.*(no device|asks for 999 devices)"):
+                check_devices(campaign)
+
+
+def test_checking_loads_neither_torch_nor_lm_eval(folder: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign
+assert not check_campaign(load_campaign(Path({str(folder / "campaign.yaml")!r}))).problems
+heavy = {{"torch", "transformers", "lm_eval", "ray", "pymoo", "optuna", "datasets"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_constraint_names_a_metric_that_is_measured(folder: Path) -> None:
+    found = report(folder, constraints=["pets.acc >= 0.2", "bird.acc >= 0.9 x math"])
+    assert [(p.code, p.field) for p in found.problems] == [("E124", "constraints[1]")]
+    assert "did you mean `birds.acc`?" in str(found.problems[0])

@@ -1,0 +1,40 @@
+"""What `prepare` found, there and back through JSON, and the search space over it."""
+
+from __future__ import annotations
+
+import json
+
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.prepared import (
+    layout_from_json,
+    layout_to_json,
+    prepared_sources,
+    prepared_space,
+)
+from evomerge.recipe.recipe import canonical_json
+from evomerge.search_space import ModelLayout
+from tests.tiny_runs import finished
+
+
+def test_a_layout_there_and_back() -> None:
+    places = ("embed", "layers.0.attn", "final_norm")
+    for active in (None, {"math": places[:2], "code": ()}):
+        layout = ModelLayout(1, places, 12, active)
+        assert layout_from_json(json.loads(canonical_json(layout_to_json(layout)))) == layout
+
+
+def test_the_space_of_a_finished_campaign() -> None:
+    done = finished()
+    campaign = load_campaign(done.file)
+    prepared = done.history.prepared
+    assert prepared is not None
+    paths = {name: f"elsewhere/{name}" for name in ("base", "math", "code")}
+    space = prepared_space(campaign, prepared, paths)
+    assert len(space.genes) == 10
+    assert space.sources == prepared_sources(prepared, paths)
+    assert space.sources["math"].path == "elsewhere/math"
+    assert len(space.sources["math"].digest) == 64
+    # Recorded genomes decode to the recorded recipes, wherever the models lie today.
+    for candidate in done.history.candidates.values():
+        if candidate.genome is not None:
+            assert space.decode(candidate.genome).digest == candidate.recipe

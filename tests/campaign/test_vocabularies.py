@@ -1,0 +1,59 @@
+"""Campaigns over models whose vocabularies differ: refused unless the file says whose tokens merges have."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign
+from evomerge.errors import ConfigError
+from evomerge.export.export import export_candidate
+from evomerge.verify.examine import verify
+from tests.checkpoint.test_vocabulary import change_tokens
+from tests.tiny_models import write_campaign
+from tests.tiny_runs import run_file
+
+SMALL = {"optimizer": {"population": 4}, "budget": {"evaluations": 4}, "baselines": {"single": [0.4]}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("vocabularies")
+    experts = sorted(load_campaign(write_campaign(root, **SMALL)).experts)
+    models = root / "models"
+    size = load_file(models / "base" / "model.safetensors")["model.embed_tokens.weight"].shape[0]
+    change_tokens(models / experts[0], ("bird",), ("sum", "both"), "<tool>", size + 3)
+    change_tokens(models / experts[1], (), ("both",), "<fim>", size + 5)
+    return root
+
+
+def test_differing_vocabularies_are_refused_unless_a_tokenizer_is_stated(folder: Path) -> None:
+    found = check_campaign(load_campaign(write_campaign(folder, **SMALL)))
+    assert "E226" in {problem.code for problem in found.problems}
+    for source in ("base", "union", *load_campaign(folder / "campaign.yaml").experts):
+        campaign = load_campaign(write_campaign(folder, tokenizer={"source": source}, **SMALL))
+        assert campaign.tokenizer == source
+        assert check_campaign(campaign).problems == []
+
+
+def test_a_tokenizer_of_nobody(folder: Path) -> None:
+    file = write_campaign(folder, tokenizer={"source": "nobody"}, **SMALL)
+    with pytest.raises(ConfigError, match=r"E133.*tokenizer.source.*nobody.*known: base, union"):
+        load_campaign(file)
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_what_was_scored_in_a_common_vocabulary_is_what_is_exported(folder: Path, source: str) -> None:
+    file = write_campaign(folder, tokenizer={"source": source}, **SMALL)
+    directory = folder / f"run-{source}"
+    history = run_file(file, directory)
+    found = history.candidates.values()
+    merged = [c for c in found if not c.is_baseline and "search" in c.evaluations]
+    assert merged
+    assert all(c.failure is None for c in history.candidates.values())
+    assert verify(directory) == []
+    # Rescored from its files: other scores than those on record are an error.
+    for number, choice in enumerate((merged[-1].id, "base")):
+        report = export_candidate(directory, choice, folder / f"out-{source}-{number}")
+        assert report.scores

@@ -1,0 +1,207 @@
+"""Fronts from hand-made histories: members, picks, what the JSON holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import UsageError
+from evomerge.front.front import Front, compute_front, pick
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
+from tests.hand_made import asked, begin, failed, scored, searched
+from tests.tiny_runs import finished
+
+POINTS = {
+    "c00000": (0.9, 0.2),
+    "c00001": (0.6, 0.6),
+    "c00002": (0.2, 0.8),
+    "c00003": (0.5, 0.5),
+    "c00004": (0.8, 0.3),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ItemStore:
+    return ItemStore(tmp_path / "items")
+
+
+@pytest.fixture
+def front(store: ItemStore) -> Front:
+    return compute_front(searched(POINTS, store), store)
+
+
+def ids(front: Front) -> list[str]:
+    return [member.id for member in front.members]
+
+
+def test_members_are_those_that_nobody_dominates(front: Front) -> None:
+    assert set(ids(front)) == {"c00000", "c00001", "c00002", "c00004"}
+    sums = [sum(member.scaled) for member in front.members]
+    assert sums == sorted(sums)
+    assert front.split == "search"
+    assert front.evaluations == 5
+    assert [member.id for member in front.references] == ["base", "math"]
+    one = next(member for member in front.members if member.id == "c00001")
+    assert one.scaled == pytest.approx((1 / 3, 1 / 3))
+    assert one.probability is not None
+    assert 0 < one.probability <= 1
+
+
+def test_hypervolume_is_against_base_and_experts(front: Front) -> None:
+    # Boxes up to 1.1 in units of 0.6, added along the first objective by hand.
+    xs = [(0.8 - a) / 0.6 for a in (0.9, 0.8, 0.6, 0.2)]
+    ys = [(0.8 - b) / 0.6 for b in (0.2, 0.3, 0.6, 0.8)]
+    edges = [*xs[1:], 1.1]
+    wanted = sum((edge - x) * (1.1 - y) for edge, x, y in zip(edges, xs, ys, strict=True))
+    assert front.hypervolume == {"search": pytest.approx(wanted)}
+
+
+def test_a_failed_candidate_is_never_a_member(store: ItemStore) -> None:
+    history = searched(POINTS, store)
+    for event in (asked(1, "c00005"), failed("c00005")):
+        history.apply(event)
+    front = compute_front(history, store)
+    assert "c00005" not in ids(front)
+    assert front.failures == {"nonfinite_weights": 1}
+    assert front.evaluations == 6
+
+
+def test_selection_scores_decide_once_all_are_there(store: ItemStore) -> None:
+    history = searched(POINTS, store)
+    chosen = ["c00000", "c00001", "c00002"]
+    history.apply({"event": "selection", "ids": chosen})
+    assert compute_front(history, store).split == "search"
+    for name in (*chosen, "base", "math"):
+        value = [1.0, 1.0] if name == "c00002" else [1.0, 0.0]
+        history.apply(scored(name, {"a.acc": value, "b.acc": value}, "selection", store))
+    front = compute_front(history, store)
+    assert front.split == "selection"
+    assert ids(front) == ["c00002"]
+    assert set(front.hypervolume) == {"search", "selection"}
+    # What an earlier, smaller budget had scored again has no say, as if it never had been.
+    history.apply(scored("c00003", {"a.acc": [1.0] * 2, "b.acc": [1.0] * 2}, "selection", store))
+    assert compute_front(history, store).to_json() == front.to_json()
+
+
+def test_what_failed_on_selection_items_does_not_hold_up_the_rest(store: ItemStore) -> None:
+    history = searched(POINTS, store)
+    history.apply({"event": "selection", "ids": ["c00000", "c00001"]})
+    for name in ("c00000", "math"):
+        history.apply(scored(name, {"a.acc": [1.0], "b.acc": [0.0]}, "selection", store))
+    history.apply(failed("c00001", "selection"))
+    history.apply(failed("base", "selection"))
+    front = compute_front(history, store)
+    assert front.split == "selection"
+    assert ids(front) == ["c00000"]
+    assert front.references[0].id == "base"  # beside it with search scores
+
+
+def test_without_baselines_there_is_no_front(store: ItemStore) -> None:
+    with pytest.raises(UsageError, match=r"error\[E507\]: there is no front yet; .*; run on"):
+        compute_front(History.fold(begin()[:3]), store)
+
+
+def test_with_nothing_searched_the_front_is_empty(store: ItemStore) -> None:
+    front = compute_front(History.fold(begin()), store)
+    assert front.members == ()
+    assert front.hypervolume == {"search": 0.0}
+    with pytest.raises(UsageError, match=r"error\[E507\]: the front is empty"):
+        pick(front, "knee")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("c00002", "c00002"),
+        ("knee", "c00001"),
+        ("best:a.acc", "c00000"),
+        ("best:a", "c00000"),
+        ("best:b", "c00002"),
+        ("prefer:a=1", "c00000"),
+        ("prefer:a=0.5, b=0.5", "c00001"),
+        ("prefer:a.acc=0.1,b.acc=0.9", "c00002"),
+        ("prefer:a=3,b=1", "c00004"),
+        ("a>=0.3,b>=0.3", "c00001"),
+        ("a.acc >= 0.6", "c00000"),
+        ("b<=0.45", "c00000"),
+        ("b>=5e-1", "c00002"),
+    ],
+)
+def test_picks(front: Front, text: str, wanted: str) -> None:
+    assert pick(front, text).id == wanted
+
+
+def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
+    metric = pick(front, "c00000").metrics["search"]["a.acc"]
+    bound = metric.value - 1.645 * metric.stderr
+    assert pick(front, f"a>={bound - 1e-6:.6f}").id == "c00000"
+    with pytest.raises(UsageError, match=r"E507.*no member satisfies `a>=.*95 % bound"):
+        pick(front, f"a>={bound + 1e-4:.6f}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("c99999", r"E506.*`c99999` is no member of the front; members: c000.*; give a member's id"),
+        ("c00003", "`c00003` is no member of the front"),
+        ("best:c", r"`c` is no objective; objectives: a.acc, b.acc"),
+        ("best:a.ac", r"`a.ac` is no objective.*did you mean `a.acc`\?"),
+        ("best:", "is no member"),
+        ("prefer:a=x", "`a=x` must be NAME=NUMBER"),
+        ("prefer:a", "`a` must be NAME=NUMBER"),
+        ("prefer:a=0,b=0", "at least 0 and not all 0"),
+        ("prefer:a=-1,b=2", "at least 0 and not all 0"),
+        ("prefer:a=nan", "at least 0 and not all 0"),
+        ("prefer:c=1", "`c` is no objective"),
+        ("a>=high", "must be METRIC>=VALUE"),
+        ("a>=1e", "must be METRIC>=VALUE"),
+        ("a>=1..2", "must be METRIC>=VALUE"),
+        ("c>=0.5", "`c` is no objective"),
+        ("a>0.5", "`a>0.5` must be METRIC>=VALUE"),
+    ],
+)
+def test_a_pick_that_does_not_fit_says_what_would(front: Front, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        pick(front, text)
+
+
+def test_a_short_name_of_two_objectives_is_refused(store: ItemStore) -> None:
+    objectives = [{"metric": m, "direction": "maximize"} for m in ("a.acc", "a.norm")]
+    events = begin(objectives=objectives)
+    for event in events[2:4]:
+        event["metrics"]["a.norm"] = event["metrics"].pop("b.acc")
+    rows = {"a.acc": [1.0, 0.0], "a.norm": [1.0, 0.0]}
+    front = compute_front(History.fold([*events, asked(0, "c00000"), scored("c00000", rows)]), store)
+    with pytest.raises(UsageError, match=r"`a` is more than one objective; objectives: a.acc, a.norm"):
+        pick(front, "best:a")
+    assert pick(front, "best:a.norm").id == "c00000"
+
+
+def test_json_holds_no_times_hosts_or_paths() -> None:
+    done = finished()
+    text = done.text
+    assert json.loads(text) == done.front.to_json()
+    assert str(done.directory.parent) not in text
+    assert "seconds" not in text
+    assert "time" not in text
+    assert set(done.front.to_json()) == {
+        "schema",
+        "campaign",
+        "split",
+        "objectives",
+        "members",
+        "baselines",
+        "ideal",
+        "nadir",
+        "hypervolume",
+        "evaluations",
+        "failures",
+        "constraints",
+        "infeasible",
+        "raced",
+    }
+    assert done.front.split == "selection"
+    assert len(done.front.members) > 1

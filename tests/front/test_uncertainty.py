@@ -1,0 +1,111 @@
+"""Selection bias where it is known: models without differences, of which the luckiest are chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evomerge.front.front import compute_front
+from evomerge.front.uncertainty import Believability, believability
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.objective import Scaling
+from tests.hand_made import asked, begin, scored
+
+ITEMS = 60
+NAMES = [f"c{number:05d}" for number in range(40)]
+
+
+def drawn(rng: np.random.Generator, chance: float) -> dict[str, list[float]]:
+    return {m: (rng.random(ITEMS) < chance).astype(float).tolist() for m in ("a.acc", "b.acc")}
+
+
+def lucky(store: ItemStore, seed: int, easier: float = 0.0) -> History:
+    """40 equally good models; the best on search items are re-scored, where items are harder for all."""
+    rng = np.random.default_rng(seed)
+    events = begin()
+    events[2:4] = [scored(name, drawn(rng, 0.6), store=store) for name in ("base", "math")]
+    events.append(asked(0, *NAMES))
+    events += [scored(name, drawn(rng, 0.6), store=store) for name in NAMES]
+    history = History.fold(events)
+    chosen = [member.id for member in compute_front(history, store).members]
+    history.apply({"event": "selection", "ids": chosen})
+    for name in (*chosen, "base", "math"):
+        history.apply(scored(name, drawn(rng, 0.6 - easier), "selection", store))
+    return history
+
+
+def judged(history: History, store: ItemStore) -> Believability:
+    front = compute_front(history, store)
+    splits = ("search", "selection") if front.split == "selection" else ("search",)
+    return believability(history, store, front.objectives, front.scaling, splits)  # type: ignore[arg-type]
+
+
+def test_luck_shows_as_optimism(tmp_path: Path) -> None:
+    found = []
+    for seed in range(12):
+        store = ItemStore(tmp_path / str(seed))
+        history = lucky(store, seed)
+        result = judged(history, store)
+        assert result.optimism is not None
+        assert result.best_on_search == tuple(sorted(history.selection or ()))
+        own = [history.candidates[name].evaluations for name in result.best_on_search]
+        by_hand = np.mean(
+            [
+                [e["search"].metrics[m].value - e["selection"].metrics[m].value for e in own]
+                for m in ("a.acc", "b.acc")
+            ]
+        )
+        assert result.optimism.mean.value == pytest.approx(by_hand)
+        assert result.optimism.mean.low < result.optimism.mean.value < result.optimism.mean.high
+        found.append(result.optimism.mean.value)
+    # All models are equal, so that whatever the chosen ones lose is selection bias.
+    assert np.mean(found) > 0.03
+
+
+def test_what_is_harder_for_all_is_no_bias(tmp_path: Path) -> None:
+    raw, net = [], []
+    for seed in range(12):
+        store = ItemStore(tmp_path / str(seed))
+        result = judged(lucky(store, seed, easier=0.25), store)
+        assert result.optimism is not None
+        assert result.shrinkage is not None
+        raw.append(result.optimism.mean.value)
+        net.append(result.shrinkage.mean.value)
+    assert np.mean(raw) > 0.25
+    assert 0.0 < np.mean(net) < 0.15
+
+
+def test_hypervolume_is_that_of_the_front_with_an_interval(tmp_path: Path) -> None:
+    store = ItemStore(tmp_path)
+    history = lucky(store, 3)
+    front, result = compute_front(history, store), judged(history, store)
+    for split in ("search", "selection"):
+        interval = result.hypervolume[split]
+        assert interval.value == pytest.approx(front.hypervolume[split])
+        assert interval.low < interval.high
+
+
+def test_before_the_selection_phase_there_is_no_optimism(tmp_path: Path) -> None:
+    store = ItemStore(tmp_path)
+    rng = np.random.default_rng(0)
+    history = History.fold(
+        [*begin(), asked(0, "c00000"), scored("c00000", drawn(rng, 0.5), store=store)]
+    )
+    result = judged(history, store)
+    assert (result.optimism, result.shrinkage) == (None, None)
+    assert result.to_json()["optimism"] is None
+    assert set(result.hypervolume) == {"search"}
+
+
+def test_without_per_item_results_nothing_is_claimed(tmp_path: Path) -> None:
+    history = History.fold(
+        [*begin(), asked(0, "c00000"), scored("c00000", {"a.acc": [1.0], "b.acc": [1.0]})]
+    )
+    front = compute_front(history, ItemStore(tmp_path))
+    result = believability(
+        history, ItemStore(tmp_path), front.objectives, Scaling((0, 0), (1, 1)), ("search",)
+    )
+    assert result.hypervolume == {}

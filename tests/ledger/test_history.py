@@ -1,0 +1,111 @@
+"""Folding events by hand: what counts, what is remembered and what is forgotten."""
+
+from __future__ import annotations
+
+from evomerge.ledger.history import History
+from evomerge.objectives.objective import Scaling
+from tests.hand_made import asked, begin, failed, scored
+
+ONE = {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}
+
+
+def test_an_empty_ledger_is_an_empty_history() -> None:
+    history = History.fold([])
+    assert history.campaign == {}
+    assert history.scaling is None
+    assert history.budget_used == 0
+    assert history.reference_ids() == []
+    assert history.searched() == []
+
+
+def test_a_campaign_by_hand() -> None:
+    history = History.fold(
+        [
+            *begin(),
+            asked(0, "c00000", "c00001", "c00002"),
+            scored("c00001", ONE, statistics={"tensors": 3.0}),
+            failed("c00000"),
+            scored("c00002", ONE, same_as="base", key="key-base-search"),
+            {"event": "told", "generation": 0, "state": "s0", "time": 200.0, "elapsed": 55.5},
+            asked(1, "c00003"),
+        ]
+    )
+    assert history.scaling == Scaling((-0.8, -0.8), (-0.2, -0.2))
+    assert history.generations == [["c00000", "c00001", "c00002"], ["c00003"]]
+    assert history.told == ["s0"]
+    assert history.budget_used == 2  # one scored, one failed; the repeat of a baseline is free
+    assert history.failures() == {"nonfinite_weights": 1}
+    assert [c.id for c in history.searched()] == ["c00001", "c00002"]
+    assert history.reference_ids() == ["base", "math"]
+    first = history.candidates["c00000"]
+    assert (first.failure, first.message, first.is_settled) == ("nonfinite_weights", "layer 3", True)
+    assert not history.candidates["c00003"].is_settled
+    assert history.candidates["c00003"].genome == (3.0,)
+    assert history.candidates["base"].is_baseline
+    assert not history.candidates["c00001"].is_baseline
+    assert history.by_key["key-base-search"][0] == "base"
+    assert (history.started, history.last, history.elapsed) == (100.0, 200.0, 55.5)
+
+
+def test_equal_merges_that_fail_together_are_counted_once() -> None:
+    history = History.fold(
+        [*begin(), asked(0, "c00000", "c00001"), failed("c00000"), failed("c00001", same_as="c00000")]
+    )
+    assert history.budget_used == 1
+    assert history.failures() == {"nonfinite_weights": 2}
+
+
+def test_a_failure_on_held_out_items_takes_nothing_back() -> None:
+    events = [*begin(), asked(0, "c00000"), scored("c00000", ONE), failed("c00000", "selection")]
+    candidate = History.fold(events).candidates["c00000"]
+    assert candidate.failure is None
+    assert candidate.failed_splits == {"selection"}
+    assert "search" in candidate.evaluations
+
+
+def test_a_baseline_that_failed_may_be_scored_later() -> None:
+    history = History.fold([failed("base"), scored("base", ONE)])
+    assert history.candidates["base"].failure is None
+    assert history.candidates["base"].failed_splits == set()
+    assert history.failures() == {}
+
+
+def test_lost_workers_are_counted_by_split_and_forgotten_with_a_result() -> None:
+    def lost(split: str) -> dict[str, object]:
+        return {
+            "event": "lost",
+            "id": "c00000",
+            "recipe": "r",
+            "split": split,
+            "failure": "worker_died",
+        }
+
+    events = [*begin(), asked(0, "c00000"), lost("search")]
+    assert History.fold(events).candidates["c00000"].lost == {"search": 1}
+    events += [scored("c00000", ONE), lost("selection")]
+    candidate = History.fold(events).candidates["c00000"]
+    assert candidate.lost == {"selection": 1}
+    assert candidate.attempts_lost == 2
+
+
+def test_a_selection_holds_until_the_search_goes_on() -> None:
+    done = [*begin(), asked(0, "c00000", "c00001"), scored("c00000", ONE)]
+    done += [{"event": "selection", "ids": ["c00000"]}, scored("c00000", ONE, "selection")]
+    assert History.fold(done).selection == ["c00000"]
+    assert History.fold([*done, failed("c00000", "selection")]).selection == ["c00000"]
+    # A larger budget finishes the generation first, and that is enough for a new selection.
+    assert History.fold([*done, scored("c00001", ONE)]).selection is None
+    assert History.fold([*done, failed("c00001")]).selection is None
+    assert History.fold([*done, asked(1, "c00002")]).selection is None
+
+
+def test_why_a_session_ended_is_known_until_it_goes_on() -> None:
+    stopped = [*begin(), {"event": "stopped", "reason": "hours"}]
+    assert History.fold(stopped).stopped == "hours"
+    assert History.fold([*stopped, {"event": "selection", "ids": []}]).stopped == "hours"
+    assert History.fold([*stopped, asked(0, "c00000")]).stopped is None
+
+
+def test_the_first_result_of_a_key_is_the_one_that_stays() -> None:
+    history = History.fold([scored("base", ONE, key="k"), scored("math", ONE, key="k")])
+    assert history.by_key["k"][0] == "base"

@@ -1,0 +1,72 @@
+"""One merge and more of every method, so that no test can forget a new one."""
+
+from __future__ import annotations
+
+from evomerge.recipe.recipe import MergedSource
+
+EXPERTS = ("a", "b", "c")
+WEIGHTS = {"a": 0.3, "b": {"": 0.9, "layers.1": 0.21}, "c": 1.1}
+SIGNED = {"a": 0.3, "b": -0.7, "c": 1.1}
+DENSITIES = {"a": 0.5, "b": 0.9, "c": 1.0}
+RANKED = {"a": 0.5, "b": 0.7, "c": 0.3}
+
+
+def merged(method="task_arithmetic", inputs=EXPERTS, base="base", options=None, seed=0, **tables):
+    """A merged source; a table is a number, or expert to number or places."""
+    coefficients = {
+        name: {
+            key: (value if isinstance(value, dict) else {"": value})
+            for key, value in (table if isinstance(table, dict) else {"*": table}).items()
+        }
+        for name, table in tables.items()
+    }
+    return MergedSource(method, inputs, base, coefficients, options or {}, seed)
+
+
+MERGEKIT = {"compat": "mergekit"}
+CASES = {
+    "linear": merged("linear", base=None, weight={"a": 0.2, "b": 0.9, "c": 0.4}),
+    "linear_raw": merged("linear", base=None, weight=SIGNED, options={"normalise": "no"}),
+    "task_arithmetic": merged(weight=WEIGHTS),
+    "task_arithmetic_negated": merged(weight=SIGNED, **{"lambda": 0.7}),
+    "task_arithmetic_shares": merged(weight=WEIGHTS, options={"divisor": "weight"}),
+    "slerp": merged("slerp", ("a", "b"), None, t={"*": {"": 0.3, "layers.0": 0.8}}),
+    "nuslerp": merged("nuslerp", ("a", "b"), t={"*": {"": 0.3, "layers.0": 0.8}}),
+    "nuslerp_zero": merged("nuslerp", ("a", "b"), None, {"around": "zero"}, t=0.4),
+    "karcher": merged("karcher", base=None, weight=WEIGHTS),
+    "karcher_base": merged("karcher", weight=WEIGHTS, options={"around": "base"}),
+    "multislerp": merged("multislerp", weight=WEIGHTS),
+    "multislerp_raw": merged("multislerp", weight=WEIGHTS, options={"normalise": "no"}),
+    "multislerp_zero": merged("multislerp", base=None, weight=WEIGHTS, options={"around": "zero"}),
+    "model_stock": merged("model_stock"),
+    "model_stock_scaled": merged("model_stock", **{"lambda": 1.3}),
+    "ties": merged("ties", weight=WEIGHTS, density=0.37),
+    "ties_model": merged("ties", weight=0.8, density=0.2, options={"trim": "model"}),
+    "ties_sum": merged("ties", weight=WEIGHTS, density=0.37, options={"divisor": "none"}),
+    "ties_mergekit": merged("ties", weight=SIGNED, density=0.37, options=MERGEKIT, **{"lambda": 0.8}),
+    "ties_weight": merged("ties", weight=WEIGHTS, density=0.5, options={"divisor": "weight"}),
+    "ties_rescaled": merged("ties", weight=WEIGHTS, density=0.37, options={"rescale": "l1"}),
+    "dare_linear": merged("dare_linear", weight=SIGNED, density=DENSITIES, seed=3),
+    "dare_linear_plain": merged(
+        "dare_linear", weight=SIGNED, density=DENSITIES, seed=3, options={"rescale": "none"}
+    ),
+    "dare_linear_mergekit": merged(
+        "dare_linear", weight=0.7, density=DENSITIES, seed=3, options=MERGEKIT
+    ),
+    "dare_ties": merged("dare_ties", weight=0.7, density=DENSITIES, seed=3),
+    "dare_ties_mergekit": merged("dare_ties", weight=SIGNED, density=0.4, seed=3, options=MERGEKIT),
+    "breadcrumbs": merged("breadcrumbs", weight=WEIGHTS, density=0.61, gamma=0.03),
+    "breadcrumbs_ties": merged("breadcrumbs_ties", weight=WEIGHTS, density=DENSITIES, gamma=0.02),
+    "breadcrumbs_ties_mergekit": merged(
+        "breadcrumbs_ties", weight=WEIGHTS, density=0.6, gamma=0.02, options=MERGEKIT
+    ),
+    "della_linear": merged("della_linear", weight=SIGNED, density=RANKED, epsilon=0.2, seed=4),
+    "della_linear_mergekit": merged(
+        "della_linear", weight=SIGNED, density=RANKED, epsilon=0.2, seed=4, options=MERGEKIT
+    ),
+    "della": merged("della", weight=WEIGHTS, density=RANKED, epsilon={"a": 0.0, "*": 0.1}, seed=4),
+    "della_mergekit": merged("della", weight=0.8, density=0.6, epsilon=0.1, seed=4, options=MERGEKIT),
+    "sce": merged("sce", density=0.4),
+    "sce_all": merged("sce", density=1.0),
+    "copy": merged(weight={"a": 0.0, "b": 1.0, "c": 0.0}),
+}

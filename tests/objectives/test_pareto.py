@@ -1,0 +1,64 @@
+"""Dominance and hypervolume against slow references that are plain to read."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from evomerge.objectives.pareto import dominates, hypervolume, knee, non_dominated, preferred
+
+# Few distinct values, so that ties and equal rows are common.
+POINTS = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(0, 25), st.integers(1, 4)),
+    elements=st.integers(0, 6).map(lambda n: n / 4),
+)
+
+
+@given(POINTS)
+@settings(max_examples=300, deadline=None)
+def test_non_dominated_is_what_comparing_all_pairs_says(points):
+    expected = [
+        not any((other <= row).all() and (other < row).any() for other in points) for row in points
+    ]
+    assert non_dominated(points).tolist() == expected
+
+
+@given(POINTS)
+@settings(max_examples=150, deadline=None)
+def test_hypervolume_is_the_number_of_covered_cells(points):
+    # All coordinates are multiples of 1/4 and the reference is one too, so cells are all or nothing.
+    reference = 1.25
+    dimensions = points.shape[1]
+    cells = itertools.product(range(5), repeat=dimensions)
+    covered = sum(any((row <= np.array(cell) / 4).all() for row in points) for cell in cells)
+    assert hypervolume(points, reference) == pytest.approx(covered / 4**dimensions, abs=1e-12)
+
+
+def test_dominates_needs_one_strict_gain():
+    a = np.array([1.0, 2.0])
+    assert dominates(a, np.array([1.0, 3.0]))
+    assert not dominates(a, a)
+    assert not dominates(a, np.array([0.0, 3.0]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    points = np.array([[0.0, 1.0], [bad, 0.5]])
+    for function in (non_dominated, hypervolume, knee):
+        with pytest.raises(ValueError, match="a failed candidate has no place in a front"):
+            function(points)
+    with pytest.raises(ValueError, match=r"expected an array \[points, objectives\]"):
+        non_dominated(np.zeros(3))
+
+
+def test_picks():
+    front = np.array([[0.0, 1.0], [0.4, 0.45], [0.9, 0.1]])
+    assert knee(front) == 1
+    assert preferred(front, np.array([0.9, 0.1])) == 0
+    assert preferred(front, np.array([0.1, 0.9])) == 2

@@ -1,0 +1,184 @@
+"""Short jobs lie ready at a worker that runs another: who is blamed for a death, and when they are not."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from evomerge.run.job import Job, JobResult
+from evomerge.run.pool import slots
+from evomerge.run.pool.processes import MOST_AHEAD, ProcessPool
+from evomerge.run.pool.ray_actors import RayPool
+from evomerge.run.pool.slots import Slot, SlotPool
+from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.tiny_ray import local_ray
+
+KINDS = ("local", "ray")
+
+
+@pytest.fixture(params=KINDS)
+def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlotPool]:
+    # Whatever this machine is busy with, the jobs of these tests are short, except where they say `slow`.
+    monkeypatch.setattr(slots, "SHORT", 1e9)
+    if request.param == "ray":
+        local_ray()
+        made: SlotPool = RayPool(SETUP, 1, runner=ToyRunner)
+    else:
+        made = ProcessPool(SETUP, 1, ToyRunner)
+    yield made
+    made.close()
+
+
+def job(name: str, deadline: float | None = None) -> Job:
+    return Job(name, "evaluate", deadline=deadline)
+
+
+def take(pool: SlotPool) -> JobResult:
+    result = pool.next(60.0)
+    assert result is not None
+    return result
+
+
+def warm(pool: SlotPool) -> None:
+    """Let the worker finish a first job: nothing lies ready at one that is still loading."""
+    assert pool.ahead == 0
+    pool.submit(job("add:0"))
+    assert take(pool).status == "ok"
+    assert pool.ahead == 1
+
+
+def lying(pool: SlotPool) -> list[list[str]]:
+    """The ids that each worker was given and has not answered."""
+    return [[each.id for each in slot.jobs] for slot in pool._slots]
+
+
+def settle(pool: SlotPool, names: list[str]) -> tuple[dict[str, JobResult], Counter[str]]:
+    """As a driver does it: lost ones are tried again, given up with the second loss."""
+    todo, lost, ended = deque(names), Counter[str](), dict[str, JobResult]()
+    running = 0
+    while todo or running:
+        while todo and running < pool.size + pool.ahead:
+            pool.submit(job(todo.popleft()))
+            running += 1
+        result, running = take(pool), running - 1
+        if result.status == "lost":
+            lost[result.id] += 1
+            if lost[result.id] < 2:
+                todo.append(result.id)
+                continue
+        ended[result.id] = result
+    return ended, lost
+
+
+def test_results_come_one_by_one_in_order(pool: SlotPool) -> None:
+    warm(pool)
+    for name in ("add:1", "add:2", "add:3"):
+        pool.submit(job(name))
+    assert lying(pool) == [["add:1", "add:2"]]
+    assert take(pool).id == "add:1"
+    assert [take(pool).id, take(pool).id] == ["add:2", "add:3"]
+    assert pool.next(0.1) is None
+
+
+def test_only_the_one_that_kills_is_given_up(pool: SlotPool) -> None:
+    """Its neighbours are answered, whichever side of it they lie."""
+    warm(pool)
+    names = ["add:1"] * 8
+    for place in (1, 5):
+        names.insert(place, f"die:{signal.SIGKILL.value}")
+    ended, lost = settle(pool, [f"{name}#{place}" for place, name in enumerate(names)])
+    given_up = {name for name, result in ended.items() if result.status == "lost"}
+    assert given_up == {name for name in ended if name.startswith("die")}
+    assert len(ended) == len(names)
+    assert all(lost[name] == 2 for name in given_up)
+
+
+def test_what_lay_behind_a_deadline_runs_once_alone(pool: SlotPool) -> None:
+    warm(pool)
+    pool.submit(job("sleep:60", deadline=0.5))
+    pool.submit(job("add:2"))
+    pool.submit(job("add:3"))
+    assert lying(pool) == [["sleep:60", "add:2"]]
+    lost = take(pool)
+    assert (lost.id, lost.failure) == ("sleep:60", "deadline")
+    pool._slots[0].short = True  # as if the fresh worker had already answered
+    after = [take(pool), take(pool)]
+    assert [result.id for result in after] == ["add:2", "add:3"]
+    assert after[0].data["count"] == 1, "nothing ran before it in its worker"
+
+
+def test_a_deadline_begins_when_the_job_before_has_ended(pool: SlotPool) -> None:
+    warm(pool)
+    pool.submit(job("sleep:3"))
+    pool.submit(job("sleep:0.1", deadline=2.5))
+    assert lying(pool) == [["sleep:3", "sleep:0.1"]]
+    assert [take(pool).status, take(pool).status] == ["ok", "ok"]
+
+
+def test_long_jobs_go_to_whoever_is_free(pool: SlotPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm(pool)
+    monkeypatch.setattr(slots, "SHORT", 0.0)
+    pool.submit(job("add:1"))
+    take(pool)
+    assert pool.ahead == 0
+    pool.submit(job("add:2"))
+    pool.submit(job("add:3"))
+    assert lying(pool) == [["add:2"]]
+    assert [take(pool).id, take(pool).id] == ["add:2", "add:3"]
+
+
+class AtOnce(SlotPool[Slot]):
+    """Workers whose results are there whenever the driver looks, as in a driver that is slower than they."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._slots = [self._start() for _ in range(count)]
+        self.served: Counter[int] = Counter()
+
+    def _start(self) -> Slot:
+        return Slot()
+
+    def _give(self, slot: Slot, job: Job) -> None:
+        pass
+
+    def _wait(self, slots: Sequence[Slot], seconds: float) -> Sequence[Slot]:
+        return slots
+
+    def _take(self, slot: Slot) -> JobResult:
+        self.served[id(slot)] += 1
+        return JobResult(slot.jobs[0].id, "ok")
+
+    def _stop(self, slot: Slot) -> None:
+        pass
+
+
+def test_a_slow_driver_serves_all_workers_alike() -> None:
+    pool = AtOnce(3)
+    for number in range(60):
+        pool.submit(job(f"add:{number}"))
+    for _ in range(60):
+        take(pool)
+    assert sorted(pool.served.values()) == [20, 20, 20]
+
+
+@pytest.mark.parametrize("pool", ["local"], indirect=True)
+def test_a_job_larger_than_the_pipe_waits_in_the_driver(pool: SlotPool) -> None:
+    """A worker that hangs would not read it, and the driver would hang with it."""
+    warm(pool)
+    large = Job("add:2", "evaluate", recipe={"text": "x" * (1 << 20)})
+    whole = Job("add:3", "evaluate", recipe={"text": "x" * (MOST_AHEAD - 1000)})
+    assert len(pickle.dumps(whole)) <= MOST_AHEAD
+    pool.submit(job("stop", deadline=1.0))
+    pool.submit(large)
+    assert lying(pool) == [["stop"]]
+    assert take(pool).failure == "deadline"
+    assert take(pool).id == "add:2"
+    pool.submit(job("stop", deadline=1.0))
+    pool.submit(whole)
+    assert lying(pool) == [["stop", "add:3"]]
+    assert take(pool).failure == "deadline"
+    assert take(pool).id == "add:3"

@@ -1,0 +1,189 @@
+"""The process pool: order, deaths of every kind, deadlines, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evomerge.campaign.file import WorkersSection
+from evomerge.run.job import Job, JobResult
+from evomerge.run.pool import slots
+from evomerge.run.pool.inline import InlinePool
+from evomerge.run.pool.pool import Pool, open_pool
+from evomerge.run.pool.processes import ProcessPool
+from tests.run.pool.toy_runner import SETUP, ToyRunner
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def job(name: str, deadline: float | None = None) -> Job:
+    return Job(name, "evaluate", deadline=deadline)
+
+
+def take(pool: Pool, timeout: float = 30.0) -> JobResult:
+    result = pool.next(timeout)
+    assert result is not None, f"no result within {timeout} s"
+    return result
+
+
+@pytest.fixture
+def pool() -> Iterator[ProcessPool]:
+    pool = ProcessPool(SETUP, 1, ToyRunner)
+    yield pool
+    pool.close()
+
+
+def test_jobs_start_in_order_and_arrive_as_they_finish() -> None:
+    pool = ProcessPool(SETUP, 2, ToyRunner)
+    try:
+        for name in ("sleep:1.5", "add:1", "add:2", "add:3"):
+            pool.submit(job(name))
+        arrived = [take(pool) for _ in range(4)]
+        assert [result.id for result in arrived] == ["add:1", "add:2", "add:3", "sleep:1.5"]
+        assert len({result.data["pid"] for result in arrived}) == 2 == pool.size
+        assert pool.next(0.1) is None
+        assert os.getpid() not in {result.data["pid"] for result in arrived}
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"die:{signal.SIGSEGV.value}", "exit code -11"),
+        ("exit:5", "exit code 5"),
+        ("leave", "exit code 3"),
+        ("unpicklable", "exit code 1"),
+    ],
+)
+def test_a_death_of_any_kind_loses_one_job_and_no_more(
+    pool: ProcessPool, name: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool.submit(job("add:1"))
+    first = take(pool).data["pid"]
+    pool.submit(job(name))
+    pool.submit(job("add:2"))
+    lost, after = take(pool), take(pool)
+    assert (lost.id, lost.status, lost.failure) == (name, "lost", "worker_died")
+    assert message in lost.message
+    assert (after.status, after.data["count"]) == ("ok", 1)
+    assert after.data["pid"] != first
+    capfd.readouterr()  # tracebacks of the workers, which go to stderr
+
+
+@pytest.mark.parametrize("name", ["sleep:60", "stop"])
+def test_a_job_past_its_deadline_is_killed(
+    pool: ProcessPool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "START_GRACE", 30.0)
+    pool.submit(job("add:1", deadline=0.5))  # the first job of a worker has the grace of its start
+    first = take(pool)
+    assert first.status == "ok"
+    pool.submit(job(name, deadline=0.5))
+    pool.submit(job("add:2", deadline=50.0))
+    started = time.monotonic()
+    lost = take(pool)
+    assert time.monotonic() - started < 50, "killed, not waited for"
+    assert (lost.id, lost.status, lost.failure) == (name, "lost", "deadline")
+    assert lost.message == "no result within 0.5 s"
+    after = take(pool)
+    assert after.status == "ok"
+    assert not psutil.pid_exists(first.data["pid"])
+
+
+def test_a_worker_that_dies_while_idle_is_replaced(pool: ProcessPool) -> None:
+    pool.submit(job("add:1"))
+    first = take(pool).data["pid"]
+    os.kill(first, signal.SIGKILL)
+    psutil.Process(first).wait(5)
+    pool.submit(job("add:2"))
+    result = take(pool)
+    if result.status == "lost":  # the death came between the look and the hand-out
+        pool.submit(job("add:2"))
+        result = take(pool)
+    assert result.data["pid"] != first
+
+
+def test_close_ends_workers_in_the_middle_of_a_job(pool: ProcessPool) -> None:
+    pool.submit(job("add:1"))
+    worker = take(pool).data["pid"]
+    pool.submit(job("sleep:60"))
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    assert not psutil.pid_exists(worker)
+
+
+def test_nothing_gets_on_the_drivers_stdout(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pool = ProcessPool(SETUP, 1, ToyRunner)
+    pool.submit(job("print"))
+    assert take(pool).status == "ok"
+    pool.close()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "more noise" in err
+
+
+DRIVER = """
+import sys, time
+from evomerge.run.pool.processes import ProcessPool
+from evomerge.run.job import Job
+from tests.run.pool.toy_runner import SETUP, ToyRunner
+if __name__ == "__main__":
+    pool = ProcessPool(SETUP, 2, ToyRunner)
+    for name in ("add:1", "add:2", "sleep:60", "stop"):
+        pool.submit(Job(name, "evaluate"))
+    print(*(pool.next(30).data["pid"] for _ in range(2)), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_driver_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    driver = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert driver.stdout is not None
+    workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+    assert len(workers) == 2
+    time.sleep(0.3)
+    driver.kill()
+    driver.wait(10)
+    driver.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    stopped = [worker for worker in alive if worker.status() == psutil.STATUS_STOPPED]
+    for worker in stopped:  # nothing but SIGKILL reaches a stopped process
+        worker.kill()
+    assert alive == stopped
+    assert len(stopped) <= 1
+
+
+def test_the_inline_pool_runs_when_asked() -> None:
+    pool = InlinePool(SETUP, ToyRunner)
+    assert pool.next(0.1) is None
+    for name in ("add:1", "add:2"):
+        pool.submit(job(name))
+    assert [take(pool).data["count"], take(pool).data["count"]] == [1, 2]
+    pool.submit(job("add:3"))
+    pool.close()
+    assert pool.next(0.1) is None
+
+
+def test_a_campaign_opens_the_pool_it_names() -> None:
+    inline = open_pool(WorkersSection(pool="inline"), SETUP)
+    assert isinstance(inline, InlinePool)
+    local = open_pool(WorkersSection(pool="local", count=2), SETUP)
+    local.close()
+    assert isinstance(local, ProcessPool)

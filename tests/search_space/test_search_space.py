@@ -1,0 +1,538 @@
+"""Search spaces: genes and their names, grids, decoding to canonical recipes and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers.baselines import baseline_recipes, single_coefficient_recipe
+from evomerge.recipe.recipe import (
+    MERGED,
+    CheckpointSource,
+    MergedSource,
+    Recipe,
+    checkpoint_recipe,
+    leaf_places,
+    lookup,
+)
+from evomerge.search_space import (
+    CoefficientField,
+    Gene,
+    ModelLayout,
+    SearchSpace,
+    SearchSpaceDeclaration,
+    build_search_space,
+    describe,
+    load_search_space,
+)
+
+EXPERTS = ("math", "code")
+SOURCES = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", *EXPERTS)}
+OUTER = ("embed", "final_norm", "head")
+MODULES = ("attn", "mlp", "norm")
+
+
+def layout(
+    layers: int = 4, outer: tuple[str, ...] = OUTER, active: dict[str, tuple[str, ...]] | None = None
+) -> ModelLayout:
+    return ModelLayout(layers, leaf_places(layers, MODULES, outer), 1000, active)
+
+
+def space(
+    method: str = "task_arithmetic",
+    over: ModelLayout | None = None,
+    experts: tuple[str, ...] = EXPERTS,
+    options: dict[str, str] | None = None,
+    **coefficients: dict[str, Any],
+) -> SearchSpace:
+    declaration = SearchSpaceDeclaration.model_validate(
+        {"schema": 1, "method": method, "coefficients": coefficients, "options": options or {}}
+    )
+    sources = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", *experts)}
+    return build_search_space(declaration, over or layout(), sources, experts, "bfloat16", 5, "s.yaml")
+
+
+def names(found: SearchSpace) -> list[str]:
+    return [gene.name for gene in found.genes]
+
+
+def values_of(recipe: Recipe, found: SearchSpace) -> dict[tuple[str, str, str], float]:
+    """Every leaf's value, read from the recipe alone."""
+    source = recipe.sources[MERGED]
+    assert isinstance(source, MergedSource)
+    return {
+        (coefficient, name, place): lookup(table, place)
+        for coefficient, by_input in source.coefficients.items()
+        for name, table in by_input.items()
+        for place in found.layout.places
+    }
+
+
+def test_gene_names_are_those_of_the_design() -> None:
+    fine = space(over=layout(12), weight={"field": "layer_module"})
+    assert "weight.math.layers.03.mlp" in names(fine)
+    assert names(fine)[0] == "weight.math.embed"
+    assert names(space(weight={"field": "model", "outside_layers": "shared"})) == [
+        "weight.math",
+        "weight.code",
+    ]
+    assert names(space(weight={"field": "model"}))[:4] == [
+        "weight.math.embed",
+        "weight.math.layers",
+        "weight.math.final_norm",
+        "weight.math.head",
+    ]
+    assert names(space(over=layout(10), weight={"field": "band", "bands": 3}))[1:4] == [
+        "weight.math.layers.0-2",
+        "weight.math.layers.3-5",
+        "weight.math.layers.6-9",
+    ]
+    assert names(space("slerp", t={"field": "layer"}))[:2] == ["t.embed", "t.layers.0"]
+    assert len(set(names(fine))) == len(fine.genes)
+
+
+@pytest.mark.parametrize("field", ["model", "band", "layer", "layer_module"])
+@pytest.mark.parametrize("outside", ["own", "shared"])
+def test_the_groups_of_a_field_tile_the_model(field: str, outside: str) -> None:
+    weight = {"field": field, "outside_layers": outside} | ({"bands": 3} if field == "band" else {})
+    found = space(weight=weight)
+    for expert in EXPERTS:
+        covered = [place for gene in found.genes if gene.input == expert for place in gene.places]
+        assert sorted(covered) == sorted(found.layout.places)
+
+
+def test_a_tied_head_has_no_gene() -> None:
+    tied = space(over=layout(outer=("embed", "final_norm")), weight={"field": "layer"})
+    assert not [name for name in names(tied) if "head" in name]
+
+
+def test_genes_without_effect_are_dropped() -> None:
+    places = layout().places
+    active = {"math": places[1:4], "code": ()}
+    found = space(over=layout(active=active), weight={"field": "layer_module"})
+    assert names(found) == [
+        "weight.math.layers.0.attn",
+        "weight.math.layers.0.mlp",
+        "weight.math.layers.0.norm",
+    ]
+    assert names(space("linear", over=layout(active=active)))  # shares of experts, not of task vectors
+
+
+def test_both_bounds_lie_on_the_grid() -> None:
+    gene = space(weight={"low": 0.0, "high": 1.0, "step": 0.3}).genes[0]
+    assert (gene.low, gene.high) == (0.0, 0.9)
+    assert gene.snap(gene.low) == gene.low
+    assert gene.snap(gene.high) == gene.high
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    low=st.integers(-2000, 2000),
+    steps=st.integers(1, 3000),
+    step=st.sampled_from([1e-3, 5e-3, 0.1, 0.25, 1 / 3]),
+    value=st.floats(-1e3, 1e3),
+)
+def test_snapping_is_the_nearest_grid_value_and_settles(
+    low: int, steps: int, step: float, value: float
+) -> None:
+    start = low / 1000
+    gene = Gene("g", start, start + steps * step, step, "weight", "math", ())
+    snapped = gene.snap(value)
+    assert gene.snap(snapped) == snapped
+    assert gene.low - 1e-9 <= snapped <= gene.high + 1e-9
+    nearest = min(max(value, gene.low), gene.high)
+    assert abs(snapped - nearest) <= step / 2 + 1e-9
+    assert str(snapped) != "-0.0"
+
+
+METHOD_SPACES = {
+    "model": space(weight={"field": "model", "outside_layers": "shared"}),
+    "layer": space(weight={"field": "layer"}),
+    "layer_module": space(weight={"field": "layer_module", "low": -0.5, "high": 1.5}),
+    "ties": space("ties", weight={"field": "band", "bands": 2}, density={"low": 0.1}),
+    "dare": space("dare_ties", weight={"field": "layer"}, density={"field": "layer", "low": 0.1}),
+    "fixed": space("ties", weight={"value": 1.0}, density={"low": 0.1}),
+    "linear": space("linear", weight={"field": "layer"}),
+    "slerp": space("slerp", t={"field": "layer_module"}),
+    "curve": space(weight={"field": "depth_curve", "knots": 3}),
+    "curve_shared": space(
+        "ties", weight={"field": "depth_curve", "knots": 2, "outside_layers": "shared", "low": -0.5}
+    ),
+    "lines": space(weight={"field": "lines", "slope_low": -0.5, "outside_layers": "shared"}),
+    "signed": space(weight={"field": "layer", "low": -1.0}, **{"lambda": {}}),
+    "nuslerp": space("nuslerp", t={"field": "layer"}),
+    "karcher": space("karcher", weight={"field": "layer"}),
+    "multislerp": space("multislerp", weight={"field": "layer"}),
+    "stock": space("model_stock", **{"lambda": {"field": "layer"}}),
+    "sce": space("sce", density={"field": "layer"}),
+    "mergekit": space("ties", options={"compat": "mergekit"}, weight={}, density={"low": 0.1}),
+    "part": space(
+        "ties",
+        over=layout(active={"math": layout().places[2:5], "code": layout().places}),
+        weight={"field": "layer_module"},
+        density={"field": "layer_module", "low": 0.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("found", METHOD_SPACES.values(), ids=METHOD_SPACES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_decode_and_encode_are_inverse(found: SearchSpace, data: st.DataObject) -> None:
+    genome = found.snap(
+        [data.draw(st.floats(gene.low, gene.high) | st.just(gene.low)) for gene in found.genes]
+    )
+    recipe = found.decode(genome)
+    again = found.encode(recipe)
+    if again is None:
+        # Only a recipe of one plain source may be out of reach, where bounds keep off 0 or 1.
+        assert MERGED not in recipe.sources
+        return
+    assert found.decode(again).digest == recipe.digest
+    if MERGED in recipe.sources:
+        assert again == genome
+
+
+CONSTANT = {n: s for n, s in METHOD_SPACES.items() if not any(gene.basis for gene in s.genes)}
+
+
+@pytest.mark.parametrize("found", CONSTANT.values(), ids=CONSTANT)
+def test_decoding_is_one_to_one_and_sets_just_the_genes_places(found: SearchSpace) -> None:
+    middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+    before = values_of(found.decode(middle), found)
+    digests = {found.decode(middle).digest}
+    for index, gene in enumerate(found.genes):
+        value = gene.snap(gene.high)
+        changed = (*middle[:index], value, *middle[index + 1 :])
+        recipe = found.decode(changed)
+        after = values_of(recipe, found)
+        moved = {key for key in after if after[key] != before[key]}
+        inputs = EXPERTS if gene.input == "*" and ("weight", "*", "embed") in after else (gene.input,)
+        assert moved == {(gene.coefficient, name, place) for name in inputs for place in gene.places}
+        assert {after[key] for key in moved} == {value}
+        digests.add(recipe.digest)
+    assert len(digests) == len(found.genes) + 1
+
+
+def test_equal_values_everywhere_are_the_single_coefficient_merge() -> None:
+    wanted = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16").digest
+    for name in ("model", "layer", "layer_module"):
+        found = METHOD_SPACES[name]
+        genome = found.uniform(dict.fromkeys(EXPERTS, 0.7))
+        assert found.decode(genome).digest == wanted
+        assert found.encode(single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")) == genome
+
+
+@pytest.mark.parametrize("name", ["model", "layer", "layer_module"])
+def test_every_baseline_has_a_genome_where_the_grid_allows(name: str) -> None:
+    found = METHOD_SPACES[name]
+    for baseline, recipe in baseline_recipes(SOURCES, EXPERTS, [0.4, 1.0], 4, "bfloat16").items():
+        genome = found.encode(recipe)
+        assert genome is not None, baseline
+        assert found.decode(genome) == recipe
+
+
+def plain(found: SearchSpace, name: str) -> str:
+    return checkpoint_recipe(found.sources, name, 4, "bfloat16").digest
+
+
+@pytest.mark.parametrize("name", ["layer", "ties", "dare"])
+def test_weights_of_zero_are_the_base_itself(name: str) -> None:
+    found = METHOD_SPACES[name]
+    genome = found.uniform(dict.fromkeys(EXPERTS, 0.0))
+    assert found.decode(genome).digest == plain(found, "base")
+    other = found.snap(
+        [v if g.coefficient == "weight" else g.low for g, v in zip(found.genes, genome, strict=True)]
+    )
+    assert found.decode(other).digest == plain(found, "base")
+    assert found.encode(checkpoint_recipe(SOURCES, "base", 4, "bfloat16")) == genome
+
+
+@pytest.mark.parametrize("name", ["model", "layer", "layer_module", "linear"])
+def test_one_expert_alone_at_weight_one_is_that_expert(name: str) -> None:
+    found = METHOD_SPACES[name]
+    genome = found.uniform({"math": 1.0, "code": 0.0})
+    assert found.decode(genome).digest == plain(found, "math")
+    assert found.encode(checkpoint_recipe(SOURCES, "math", 4, "bfloat16")) == genome
+    nearly = (*genome[:-1], genome[-1] + found.genes[-1].step)
+    assert MERGED in found.decode(nearly).sources
+
+
+def test_an_expert_equal_to_the_base_does_not_hide_the_plain_ones() -> None:
+    active = {"math": layout().places, "code": ()}
+    found = space(over=layout(active=active), weight={"field": "layer"})
+    zero = found.snap([0.0] * len(found.genes))
+    one = found.snap([1.0] * len(found.genes))
+    assert found.decode(zero).digest == plain(found, "base")
+    assert found.decode(one).digest == plain(found, "math")
+
+
+def test_elected_signs_leave_no_expert_as_it_is() -> None:
+    found = METHOD_SPACES["ties"]
+    genome = found.uniform({"math": 1.0, "code": 0.0})
+    assert MERGED in found.decode(genome).sources  # the other one votes, and trimming cuts this one
+
+
+def test_the_ends_of_slerp_are_the_experts() -> None:
+    found = METHOD_SPACES["slerp"]
+    for t, expert in ((0.0, "math"), (1.0, "code")):
+        genome = found.snap([t] * len(found.genes))
+        assert found.decode(genome).digest == plain(found, expert)
+        assert found.encode(checkpoint_recipe(SOURCES, expert, 4, "bfloat16")) == genome
+    assert found.encode(checkpoint_recipe(SOURCES, "base", 4, "bfloat16")) is None
+
+
+def test_places_an_expert_does_not_touch_weigh_nothing_and_keep_every_density() -> None:
+    found = METHOD_SPACES["part"]
+    middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+    values = values_of(found.decode(middle), found)
+    untouched = set(found.layout.places) - set(found.layout.active["math"])  # type: ignore[index]
+    assert {values["weight", "math", place] for place in untouched} == {0.0}
+    # A density of 0 would divide by 0 in a rescaling method.
+    assert {values["density", "math", place] for place in untouched} == {1.0}
+
+
+def test_only_random_masks_carry_the_seed() -> None:
+    def seed(name: str) -> int:
+        found = METHOD_SPACES[name]
+        source = found.decode(found.snap([0.4] * len(found.genes))).sources[MERGED]
+        assert isinstance(source, MergedSource)
+        return source.seed
+
+    assert {name: seed(name) for name in ("layer", "ties", "dare")} == {
+        "layer": 0,
+        "ties": 0,
+        "dare": 5,
+    }
+
+
+def test_a_genome_that_does_not_fit_is_refused() -> None:
+    found = METHOD_SPACES["model"]
+    with pytest.raises(ValueError, match="a genome has 2 genes here, found 1"):
+        found.decode((0.5,))
+    with pytest.raises(ValueError, match=r"weight\.math = 0\.50005 is not on its grid"):
+        found.decode((0.50005, 0.5))
+    with pytest.raises(ValueError, match="is not on its grid"):
+        found.decode((1.6, 0.5))
+
+
+def test_a_recipe_of_another_space_has_no_genome() -> None:
+    found = METHOD_SPACES["model"]
+    per_layer = METHOD_SPACES["layer"]
+    assert found.encode(per_layer.decode(per_layer.snap([0.1 * (i % 5) for i in range(14)]))) is None
+    ties = METHOD_SPACES["ties"]
+    assert found.encode(ties.decode(ties.snap([0.3] * len(ties.genes)))) is None
+    odd = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")
+    source = odd.sources[MERGED]
+    assert isinstance(source, MergedSource)
+    holes = MergedSource("task_arithmetic", EXPERTS, "base", {"weight": {"math": {"layers.1": 1.0}}})
+    assert found.encode(Recipe({**odd.sources, MERGED: holes}, odd.path, odd.outer)) is None
+    assert found.encode(single_coefficient_recipe(SOURCES, EXPERTS, 1.9, 4, "bfloat16")) is None
+
+
+def test_uniform_leaves_other_genes_at_their_default() -> None:
+    found = METHOD_SPACES["dare"]
+    genome = found.uniform({"math": 0.25, "code": 0.5})
+    by_name = dict(zip(names(found), genome, strict=True))
+    assert by_name["weight.math.embed"] == 0.25
+    assert by_name["density.code.layers.3"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "words"),
+    [
+        ("method: dare-ties", "E114", 1, "unknown method `dare-ties`.*dare_ties"),
+        ("coefficients: {density: {}}", "E111", 1, "no coefficient `density`; it has weight"),
+        ("coefficients: {weight: {field: layers}}", "E108", 3, "'depth_curve' or 'lines'"),
+        ("coefficients: {weight: {field: band}}", "E119", 3, "needs `bands`"),
+        ("coefficients: {weight: {bands: 3}}", "E119", 3, "only goes with `field: band`"),
+        ("coefficients: {weight: {field: band, bands: 0}}", "E108", 3, "greater than or equal to 1"),
+        ("coefficients: {weight: {low: 1, high: 0.5}}", "E110", 3, "low must be below high"),
+        ("coefficients: {weight: {low: 1.6}}", "E110", 1, r"\[1.6, 1.5\] with step 0.001"),
+        ("coefficients: {weight: {low: 0, high: 1, step: 2}}", "E110", 1, "hold one value only"),
+        ("coefficients: {weight: {value: 1, low: 0}}", "E110", 3, "not both"),
+        ("coefficients: {weight: {low: .nan}}", "E109", 3, "finite"),
+        ("coefficients: {weight: {step: 0}}", "E108", 3, "greater than 0"),
+        ("method: ties\ncoefficients: {density: {low: 0}}", "E111", 1, "a density lies above 0"),
+        (
+            "method: linear\ncoefficients: {weight: {low: -1}}",
+            "E111",
+            1,
+            "a share of linear is at least 0",
+        ),
+        ("method: ties\noptions: {trims: model}", "E111", 1, "ties has no option `trims`"),
+        (
+            "method: ties\noptions: {trim: layer}",
+            "E111",
+            1,
+            "must be one of tensor, model, found 'layer'",
+        ),
+        ("coeficients: {}", "E104", 3, "did you mean `coefficients`"),
+    ],
+)
+def test_faults_of_a_declaration(tmp_path: Path, text: str, code: str, line: int, words: str) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        f"schema: 1\n{'' if 'method' in text else 'method: task_arithmetic' + chr(10)}{text}\n"
+    )
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_search_space(file)
+    assert [(p.code, p.line) for p in caught.value.problems] == [(code, line)]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: space("slerp", experts=("a", "b", "c")), r"E118.*slerp takes 2 experts; found 3"),
+        (lambda: space("slerp", experts=("a",)), r"E118.*slerp takes 2 experts; found 1"),
+        (
+            lambda: space(weight={"field": "band", "bands": 9}),
+            r"E119.*s.yaml coefficients.weight.bands: more bands than layers; 9 bands, 4 layers",
+        ),
+        (lambda: space(weight={"value": 1.0}), r"E121.*nothing to search"),
+        (
+            lambda: space(over=layout(2000), weight={"field": "layer_module"}),
+            r"E121.*too many genes; found 12006, the limit is 10000; use a coarser field",
+        ),
+    ],
+)
+def test_faults_against_the_model(build: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build()
+
+
+def test_describe_is_plain_data() -> None:
+    found = describe(METHOD_SPACES["fixed"])
+    assert found["method"] == "ties"
+    assert found["fixed"] == {"weight": 1.0}
+    assert found["options"]["trim"] == "tensor"
+    assert found["options"]["election"] == "before"
+    assert found["genes"][0]["name"] == "density.math.embed"
+
+
+def test_a_field_knows_its_bounds() -> None:
+    coefficient = METHOD_SPACES["layer"].method.coefficients[0]
+    assert CoefficientField().bounds(coefficient) == (0.0, 1.5)
+    assert CoefficientField(low=-1.0).bounds(coefficient) == (-1.0, 1.5)
+
+
+def test_a_depth_curve_runs_through_its_knots() -> None:
+    found = space(over=layout(7), weight={"field": "depth_curve", "knots": 3})
+    assert names(found)[:6] == [
+        "weight.math.embed", "weight.math.knot.0", "weight.math.knot.1", "weight.math.knot.2",
+        "weight.math.final_norm", "weight.math.head",
+    ]  # fmt: skip
+    genome = found.snap([0.9, 0.1, 0.7, 0.4, 0.2, 0.3] * 2)
+    values = values_of(found.decode(genome), found)
+    curve = [values["weight", "math", f"layers.{layer}.mlp"] for layer in range(7)]
+    assert curve == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.6, 0.5, 0.4], abs=1e-12)
+    assert curve == [values["weight", "math", f"layers.{layer}.attn"] for layer in range(7)]
+    assert values["weight", "math", "embed"] == 0.9
+
+
+def test_lines_grow_with_depth_from_alpha() -> None:
+    found = space(over=layout(5), weight={"field": "lines", "outside_layers": "shared"})
+    assert names(found)[:2] == ["weight.math.alpha", "weight.math.beta"]
+    genome = found.snap([0.2, 0.8, 0.5, 0.0])
+    values = values_of(found.decode(genome), found)
+    lines = [values["weight", "math", f"layers.{layer}.norm"] for layer in range(5)]
+    assert lines == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-12)
+    assert {values["weight", "math", place] for place in OUTER} == {0.2}
+    # A level line is the constant it stands for.
+    assert {values["weight", "code", place] for place in found.layout.places} == {0.5}
+
+
+@pytest.mark.parametrize("name", ["curve", "curve_shared", "lines"])
+def test_curves_are_one_to_one(name: str) -> None:
+    found = METHOD_SPACES[name]
+    middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+    digests = {found.decode(middle).digest}
+    for index, gene in enumerate(found.genes):
+        for value in (gene.low, gene.high, middle[index] + gene.step):
+            changed = (*middle[:index], gene.snap(value), *middle[index + 1 :])
+            digests.add(found.decode(changed).digest)
+            assert found.encode(found.decode(changed)) == changed
+    assert len(digests) == 3 * len(found.genes) + 1
+
+
+def test_level_curves_are_the_single_coefficient_merge() -> None:
+    wanted = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")
+    for name in ("curve", "lines", "signed"):
+        genome = METHOD_SPACES[name].encode(wanted)
+        assert genome is not None
+        assert METHOD_SPACES[name].decode(genome).digest == wanted.digest
+
+
+def test_recipes_hold_only_what_is_not_the_default() -> None:
+    def source(name: str) -> MergedSource:
+        found = METHOD_SPACES[name]
+        middle = found.snap([(gene.low + gene.high) / 2 for gene in found.genes])
+        merged = found.decode(middle).sources[MERGED]
+        assert isinstance(merged, MergedSource)
+        return merged
+
+    assert source("ties").options == {}
+    assert source("mergekit").options == {
+        "election": "after", "divisor": "weight", "rounding": "binary",
+    }  # fmt: skip
+    assert set(source("ties").coefficients) == {"weight", "density"}
+    assert source("nuslerp").base == "base"
+    assert source("karcher").base is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("coefficients: {weight: {field: depth_curve}}", "E119", "needs `knots`"),
+        ("coefficients: {weight: {knots: 3}}", "E119", "only goes with `field: depth_curve`"),
+        ("coefficients: {weight: {slope_high: 3}}", "E119", "only go with `field: lines`"),
+        (
+            "coefficients: {weight: {field: lines, slope_low: 2}}",
+            "E110",
+            "slope_low must be below slope_high",
+        ),
+        ("method: della\ncoefficients: {density: {high: 0.95}}", "E111", "at most at 1; density in"),
+        ("method: della\ncoefficients: {epsilon: {high: 0.6}}", "E111", "an epsilon is at least 0"),
+        ("method: breadcrumbs\ncoefficients: {gamma: {high: 1}}", "E111", "a gamma is at least 0"),
+        (
+            "method: ties\noptions: {compat: mergekit}\ncoefficients: {weight: {low: -1}}",
+            "E111",
+            "with `divisor: weight` a weight is at least 0",
+        ),
+        ("method: karcher\ncoefficients: {weight: {low: -1}}", "E111", "a share of karcher"),
+        ("method: ties\ncoefficients: {density: {field: lines}}", "E111", "a density lies above 0"),
+    ],
+)
+def test_faults_of_newer_declarations(tmp_path: Path, text: str, code: str, words: str) -> None:
+    file = tmp_path / "space.yaml"
+    head = "" if "method" in text else "method: task_arithmetic\n"
+    file.write_text(f"schema: 1\n{head}{text}\n")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_search_space(file)
+    assert [p.code for p in caught.value.problems] == [code]
+
+
+def test_curves_against_the_model() -> None:
+    with pytest.raises(ConfigError, match=r"E119.*weight\.knots: more knots than layers"):
+        space(weight={"field": "depth_curve", "knots": 5})
+    with pytest.raises(ConfigError, match=r"E119.*more numbers than layers"):
+        space(over=layout(1), weight={"field": "lines"})
+    active = {"math": ("layers.1.mlp",), "code": layout().places}
+    with pytest.raises(ConfigError, match=r"E119.*use fewer knots"):
+        space(over=layout(active=active), weight={"field": "depth_curve", "knots": 3})
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_space_opens_and_seeds(file: Path) -> None:
+    declaration = load_search_space(file)
+    found = build_search_space(declaration, layout(8), SOURCES, EXPERTS, "bfloat16", 3)
+    genome = found.uniform(dict.fromkeys(EXPERTS, 0.5))
+    assert found.encode(found.decode(genome)) == genome
+    assert file.read_text().startswith("# ")
