@@ -41,8 +41,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator
-from evomerge.evaluators.evaluator import Subject, open_evaluator
+from evomerge.evaluators.evaluator import Subject
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator
 
 REPOSITORY = Path(__file__).parents[1]
 VOCABULARY = 4096
@@ -138,7 +139,7 @@ def seconds(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 
 def compare(label: str, model: Any, tokenizer: Any, path: Path, repeats: int, batch: int) -> None:
-    declaration: EvaluatorDeclaration = load_evaluator(path)
+    declaration: LmEvalDeclaration = load_evaluator(path)
     task = declaration.tasks.search
     before = Path.cwd()
     os.chdir(declaration.folder)

@@ -28,16 +28,16 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.evaluators.code_execution import install_code_eval
-from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator, task_files
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.items import item_id
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator, task_files
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 
 REPOSITORY = Path(__file__).parents[1]
 Replies = dict[str, list[Any]]
 
 
-def ours(declaration: EvaluatorDeclaration, subject: Subject) -> tuple[Replies, dict[str, float]]:
+def ours(declaration: LmEvalDeclaration, subject: Subject) -> tuple[Replies, dict[str, float]]:
     """Replies by item, and metrics."""
     evaluator = LmEvalTasks(declaration)
     task = evaluator._split("search").task
@@ -53,7 +53,7 @@ def ours(declaration: EvaluatorDeclaration, subject: Subject) -> tuple[Replies, 
     return found, {name: metric.value for name, metric in scores.metrics.items()}
 
 
-def stock(declaration: EvaluatorDeclaration, subject: Subject) -> tuple[Replies, dict[str, float]]:
+def stock(declaration: LmEvalDeclaration, subject: Subject) -> tuple[Replies, dict[str, float]]:
     """The same from lm-eval's own loop."""
     name = declaration.tasks.search
     lm = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size)

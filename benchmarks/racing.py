@@ -38,7 +38,8 @@ from evomerge.recipe.json_form import recipe_from_json
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult
-from evomerge.run.pool.pool import Pool, open_pool
+from evomerge.run.pool.open import open_pool
+from evomerge.run.pool.pool import Pool
 
 
 class Table:

@@ -2,152 +2,161 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
-PACKAGE = REPOSITORY / "evomerge"
+from tests.layers import (
+    FLOORS,
+    HEAVY,
+    IMPORTS,
+    MODULES,
+    PACKAGE,
+    REPOSITORY,
+    circles,
+    deferred,
+    floor_of,
+    loaded_by,
+    own,
+    room_of,
+    table,
+)
 
-# A layer's row lists columns; the modules of one column may import each other. Layer 2's columns do not
-# import one another, except that front and selection read what the ledger column stores.
-LAYERS: list[dict[str, tuple[str, ...]]] = [
-    {"base": ("errors", "failpoint", "storage", "versions")},
-    {
-        "plain": (
-            "yaml_file",
-            "scores",
-            "constraint",
-            "objective",
-            "pareto",
-            "merge_method",
-            "recipe",
-            "recipe_json",
-            "search_space",
-            "campaign",
-            "devices",
-            "campaign_file",
-            "prepared",
-            "racing",
-            "job",
-            "history",
-            "baselines",
-        )
-    },
-    {
-        "engine": (
-            "checkpoint",
-            "methods",
-            "binding",
-            "skeleton",
-            "device_map",
-            "plan",
-            "statistics",
-            "weight_statistics",
-            "materialize",
-            "staging",
-        ),
-        "evaluators": ("evaluators",),
-        "optimizers": ("optimizers",),
-        "ledger": (
-            "ledger",
-            "ledger_lock",
-            "item_store",
-            "front_statistics",
-            "front_report",
-            "selection",
-            "racing_references",
-            "front",
-            "campaign_folder",
-        ),
-    },
-    {"work": ("worker", "judge", "estimates", "check", "pool"), "testing": ("testing",)},
-    {
-        "driver": (
-            "dispatch",
-            "safeguards",
-            "result_events",
-            "progress",
-            "schedule",
-            "search",
-            "driver",
-            "export",
-            "verify",
-            "repair",
-            "launch",
-            "model_card",
-            "mergekit",
-            "seeders",
-        )
-    },
-    {"top": ("cli", "report", "starter")},
-]
-
-# Library to the modules that may import it; all others must not, not even inside a function.
 HOMES = {
-    "ray": ("pool/ray_actors",),
-    "pymoo": ("optimizers/",),
-    "optuna": ("optimizers/",),
-    "lm_eval": ("evaluators/",),
+    "ray": ("run.pool.ray_actors",),
+    "pymoo": ("optimizers.",),
+    "optuna": ("optimizers.",),
+    "lm_eval": ("evaluators.",),
     "mergekit": (),
     "peft": (),
-    "accelerate": ("device_map",),
+    "accelerate": ("merge.device_map",),
 }
+"""Library to the only modules that may import it, inside functions too."""
+
+DEFERRED = {
+    "campaign.check": ("torch",),
+    "campaign.devices": ("torch",),
+    "checkpoint.folder": ("evomerge.checkpoint.adapter",),
+    "checkpoint.hub": (
+        "huggingface_hub",
+        "huggingface_hub.errors",
+    ),
+    "checkpoint.layout": ("evomerge.search_space",),
+    "evaluators.code_execution": ("evaluate",),
+    "evaluators.generation_length": (
+        "evomerge.evaluators.canary",
+        "torch",
+    ),
+    "evaluators.kinds": ("evomerge.evaluators.lm_eval_tasks",),
+    "evaluators.perplexity": ("evomerge.evaluators.packed",),
+    "evaluators.splits": ("evomerge.evaluators.loading",),
+    "evaluators.whole_model": (
+        "evomerge.evaluators.canary",
+        "torch",
+    ),
+    "export.verify": (
+        "transformers",
+        "transformers.utils",
+    ),
+    "merge.device_map": ("accelerate",),
+    "merge.passes.compiled": ("torch._C",),
+    "merge.passes.kernels": ("torch._inductor",),
+    "optimizers.optimizer": (
+        "evomerge.optimizers.nsga2",
+        "evomerge.optimizers.steady_nsga2",
+    ),
+    "run.pool.ray_actors": ("ray",),
+    "run.scoring": (
+        "evomerge.merge.materialize",
+        "torch",
+        "transformers",
+    ),
+    "run.worker": ("evomerge.run.engine",),
+    "testing.evaluators": (
+        "tokenizers",
+        "torch",
+        "transformers",
+    ),
+}
+"""Every import inside a function, of the package or of a heavy library, to keep that library out of processes
+that do not need it. The command line is left out: a verb imports what it needs when called."""
 
 
-def place_of(part: str) -> tuple[int, str]:
-    for level, columns in enumerate(LAYERS):
-        for column, parts in columns.items():
-            if part in parts:
-                return level, column
-    raise AssertionError(f"evomerge.{part} is in no layer: put it into the table, or into its place")
+def test_floors(capsys: pytest.CaptureFixture[str]) -> None:
+    """At most 18 rooms and these modules lie in the package, all of them on a floor."""
+    lying = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert lying == {room for floor in FLOORS for room in floor} | {"__init__"}
+    assert len(lying - {*MODULES, "__init__"}) <= 18
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*MODULES, "__init__"}
+    with capsys.disabled():
+        print("\n" + table())
 
 
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def imports(path: Path) -> list[tuple[str, int]]:
-    """(dotted module, line) of every import, also those inside functions; not those for type checkers."""
-    tree = ast.parse(path.read_text())
-    skipped: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            skipped.update(id(inner) for each in node.body for inner in ast.walk(each))
-    found = []
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
-            name = str(node.module)
-            found += (
-                [(f"evomerge.{alias.name}", node.lineno) for alias in node.names]
-                if name == "evomerge"
-                else [(name, node.lineno)]
-            )
-    return found
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_downward_only(path: Path) -> None:
-    relative = path.relative_to(PACKAGE)
-    level, column = place_of(relative.parts[0].removesuffix(".py"))
+@pytest.mark.parametrize("module", [name for name in IMPORTS if own(name)])
+def test_imports_go_downward_only(module: str) -> None:
     wrong = []
-    for name, line in imports(path):
-        parts = name.split(".")
-        if parts[0] == "evomerge" and len(parts) > 1 and parts[1] != "__version__":
-            other, beside = place_of(parts[1])
-            if other > level or (other == level and beside != column):
-                wrong.append(f"{relative}:{line} imports {name}")
-        elif parts[0] in HOMES and not str(relative).startswith(HOMES[parts[0]] or "-"):
-            wrong.append(f"{relative}:{line} imports {name}, which has a file of its own")
+    for each in IMPORTS[module]:
+        where = f"{module}:{each.line} imports {each.imported}"
+        library = each.imported.split(".")[0]
+        if own(each.imported):
+            if room_of(each.imported) != room_of(module) and floor_of(each.imported) >= floor_of(
+                module
+            ):
+                wrong.append(f"{where}, which is no lower")
+        elif library in HOMES and not module.removeprefix("evomerge.").startswith(
+            HOMES[library] or "-"
+        ):
+            wrong.append(f"{where}, which has a file of its own")
     assert wrong == []
+
+
+@pytest.mark.xfail(reason="the circle in checkpoint/ is being opened")
+def test_no_module_imports_itself_through_others() -> None:
+    """Neither when it is loaded nor in a function nor for type checkers."""
+    arrows = {
+        module: [each.imported for each in statements if each.imported in IMPORTS]
+        for module, statements in IMPORTS.items()
+    }
+    assert circles(arrows) == []
+
+
+def test_rooms_have_a_face() -> None:
+    """A folder's `__init__.py` says what it is for, and nothing in the folder imports it."""
+    for module in IMPORTS:
+        path = PACKAGE.joinpath(*module.split(".")[1:], "__init__.py")
+        if path.is_file():
+            assert path.read_text(encoding="utf-8").startswith('"""'), path
+            inside = [m for m in IMPORTS if m.startswith(module + ".")]
+            assert not [
+                m for m in inside for each in IMPORTS[m] if each.imported == module and own(module)
+            ]
+
+
+def test_deferred_imports_are_known() -> None:
+    found = {module.removeprefix("evomerge."): tuple(names) for module, names in deferred().items()}
+    assert {m: names for m, names in found.items() if not m.startswith("cli.")} == DEFERRED
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in deferred() if not name.startswith("evomerge.cli.")]
+)
+def test_deferred_imports_keep_a_library_out(module: str) -> None:
+    if module.startswith("evomerge.checkpoint.") and module.rpartition(".")[2] in ("folder", "layout"):
+        pytest.xfail("the circle in checkpoint/ is being opened")
+    already = loaded_by(module)
+    for name in deferred()[module]:
+        if own(name):
+            assert loaded_by(name) - already, (
+                f"{module} may import {name} at its top: nothing heavy is in it"
+            )
+        else:
+            assert name.split(".")[0] in HEAVY
 
 
 @pytest.mark.parametrize(

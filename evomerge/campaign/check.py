@@ -24,9 +24,9 @@ from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_file
 from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
-from evomerge.evaluators.declaration import EvaluatorDeclaration, benchmark_problem
-from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.ledger.history import Grant
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
@@ -290,7 +290,7 @@ def _check_benchmarks(
 ) -> None:
     sought = {objective.metric for objective in campaign.objectives}
     for declaration in declarations.values():
-        if isinstance(declaration, EvaluatorDeclaration) and sought & {*declaration.metric_names}:
+        if isinstance(declaration, LmEvalDeclaration) and sought & {*declaration.metric_names}:
             found = benchmark_problem(declaration)
             problems += [found] if found else []
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.declaration import Declaration
 from evomerge.recipe.method import METHODS
 from evomerge.search_space import ModelLayout
 

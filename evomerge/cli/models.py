@@ -173,7 +173,7 @@ def score(
     from evomerge.cli.references import model_folder
     from evomerge.cli.results import refuse_other_kinds
     from evomerge.cli.tables import shown_metric
-    from evomerge.run.worker import score_checkpoint
+    from evomerge.run.scoring import score_checkpoint
 
     show_log()
     began = time.time()

@@ -35,8 +35,8 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
         ConfigError: E135, if `place` is a single file; E504, if an evaluator changed since the scores.
     """
     from evomerge.campaign.campaign import campaign_from_json
-    from evomerge.evaluators.declaration import EvaluatorDeclaration
     from evomerge.evaluators.kinds import load_declaration
+    from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration
     from evomerge.evaluators.results_file import ScoredModel, results_json
     from evomerge.objectives.scores import SPLITS
 
@@ -48,7 +48,7 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
     recorded = (history.prepared or {}).get("evaluators", {})
     every = [load_declaration(file) for file in campaign.evaluator_files]
     # lm-eval knows of its own tasks only.
-    declarations = [each for each in every if isinstance(each, EvaluatorDeclaration)]
+    declarations = [each for each in every if isinstance(each, LmEvalDeclaration)]
     for declared in declarations:
         if recorded.get(declared.name, {}).get("digest") != declared.digest():
             wrong = f"evaluator `{declared.name}` changed since the campaign began"
@@ -78,11 +78,11 @@ def refuse_other_kinds(evaluator: Path) -> None:
         ConfigError: if the file is faulty.
         UsageError: E500, if it is of another kind.
     """
-    from evomerge.evaluators.declaration import EvaluatorDeclaration
     from evomerge.evaluators.kinds import load_declaration
+    from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration
 
     declared = load_declaration(evaluator)
-    if not isinstance(declared, EvaluatorDeclaration):
+    if not isinstance(declared, LmEvalDeclaration):
         wrong, found = "lm-eval's results hold lm-eval tasks only", f"its kind is `{declared.kind}`"
         raise UsageError(Problem("E500", wrong, found, "leave --lm-eval-json out", str(evaluator)))
 
@@ -91,7 +91,7 @@ def write_score_results(
     place: Path, model: ScoredModel, evaluator: Path, split: Split, metrics: Mapping[str, Metric]
 ) -> Path:
     """The results file of one scored checkpoint."""
-    from evomerge.evaluators.declaration import load_evaluator
+    from evomerge.evaluators.lm_eval_declaration import load_evaluator
     from evomerge.evaluators.results_file import results_json
 
     return _write(place, model, results_json(model, [load_evaluator(evaluator)], {split: metrics}))

@@ -125,7 +125,7 @@ def _evaluators() -> list[dict[str, Any]]:
     from evomerge.evaluators.kinds import KINDS
     from evomerge.evaluators.python_callable import entry_points
 
-    found = [{"kind": kind, "about": about} for kind, about in KINDS.items()]
+    found = [{"kind": kind, "about": known.about} for kind, known in KINDS.items()]
     return found + [{"kind": n, "about": f"from {e.value}"} for n, e in entry_points().items()]
 
 

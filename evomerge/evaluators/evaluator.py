@@ -1,7 +1,4 @@
-"""Evaluators: a `Subject` to `Scores`, item by item, in fixed blocks.
-
-Importing this package loads neither torch, transformers nor lm-eval; `open_evaluator` does.
-"""
+"""What is judged, and what every evaluator offers: a `Subject` to `Scores`, item by item, in fixed blocks."""
 
 from __future__ import annotations
 
@@ -11,15 +8,12 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from evomerge.errors import ConfigError
-from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.declaration import Declaration
 from evomerge.objectives.scores import Scores, Split
 from evomerge.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = ["BlockEvaluator", "Evaluator", "Subject", "open_evaluator"]
 
 
 @dataclass(frozen=True)
@@ -94,20 +88,3 @@ class BlockEvaluator(Evaluator, Protocol):
         Yields the per-item results so far (metric to float64 [items]) between two blocks; nothing is
         yielded after the last one.
         """
-
-
-def open_evaluator(declaration: Declaration, *, allow_code: bool = False) -> Evaluator:
-    """The evaluator of a declaration; loads what its kind needs.
-
-    `allow_code` lets task files run the Python they name (`!function`, `unsafe_code`).
-
-    Raises:
-        ConfigError: with every problem the declaration finds, or if it cannot be opened.
-    """
-    if problems := declaration.problems(allow_code=allow_code):
-        raise ConfigError(problems)
-    if allow_code:
-        from evomerge.evaluators.code_execution import install_code_eval
-
-        install_code_eval()
-    return declaration.open()

@@ -14,7 +14,7 @@ from evomerge.evaluators.items import Item, json_lines
 from evomerge.objectives.scores import Scores, Split
 
 if TYPE_CHECKING:
-    from evomerge.evaluators.evaluator import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Subject
 
 
 class LengthDeclaration(ItemsDeclaration):
@@ -42,10 +42,6 @@ class LengthDeclaration(ItemsDeclaration):
     def directions(self) -> dict[str, bool | None]:
         """`tokens` is the mean length, `capped` the share of answers that reached the cap."""
         return {f"{self.name}.tokens": None, f"{self.name}.capped": False}
-
-    def open(self) -> Evaluator:
-        """The evaluator."""
-        return Length(self)
 
 
 class Length(ItemEvaluator):

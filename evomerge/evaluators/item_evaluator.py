@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.items import Item
 from evomerge.objectives.scores import Scores, Split, mean_metric

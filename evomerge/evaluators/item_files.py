@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import PositiveInt
 
 from evomerge.errors import Problem
-from evomerge.evaluators.declared import Declaration, Section
+from evomerge.evaluators.declaration import Declaration, Section
 from evomerge.evaluators.items import Item, fixed_order, item_id, split_of
 from evomerge.objectives.scores import SPLITS, Split
 from evomerge.recipe.recipe import canonical_json

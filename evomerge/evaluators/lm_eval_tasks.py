@@ -23,11 +23,11 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
-from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
 from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
 from evomerge.evaluators.item_evaluator import chosen_blocks
 from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.layout import choose_layout
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, task_files
 from evomerge.evaluators.loading import load_task, quiet
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
 from evomerge.evaluators.results_file import FEWSHOT_SEED
@@ -84,7 +84,7 @@ class LmEvalTasks:
     """
 
     def __init__(
-        self, declaration: EvaluatorDeclaration, generator: GeneratorFactory = live_generator
+        self, declaration: LmEvalDeclaration, generator: GeneratorFactory = live_generator
     ) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self.declaration, self.generator = declaration, generator

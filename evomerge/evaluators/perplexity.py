@@ -23,7 +23,7 @@ from evomerge.evaluators.items import Item
 from evomerge.objectives.scores import Metric, Scores, mean_metric
 
 if TYPE_CHECKING:
-    from evomerge.evaluators.evaluator import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Subject
     from evomerge.evaluators.packed import Request
 
 DEFAULT_CONTEXT = 2048
@@ -55,10 +55,6 @@ class PerplexityDeclaration(ItemsDeclaration):
             f"{self.name}.loglikelihood": True,
             f"{self.name}.tokens": None,
         }
-
-    def open(self) -> Evaluator:
-        """The evaluator."""
-        return Perplexity(self)
 
 
 def windows(text: str, most: int) -> list[str]:

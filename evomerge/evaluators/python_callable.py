@@ -25,7 +25,7 @@ from evomerge.evaluators.items import Item, item_id, json_lines
 from evomerge.objectives.scores import SPLITS, Split
 
 if TYPE_CHECKING:
-    from evomerge.evaluators.evaluator import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Subject
 
 GROUP = "evomerge.evaluators"
 
@@ -84,8 +84,8 @@ class CallableDeclaration(ItemsDeclaration):
             hasher.update(hashlib.sha256(Path(spec.origin).read_bytes()).digest())
         return hasher.hexdigest()
 
-    def open(self) -> Evaluator:
-        """The evaluator; imports the function.
+    def function(self) -> Function:
+        """The installed function, imported.
 
         Raises:
             ConfigError: E123, if it cannot be imported or called.
@@ -99,7 +99,8 @@ class CallableDeclaration(ItemsDeclaration):
             raise ConfigError(self._unusable(f"{entry.value} cannot be imported", found)) from error
         if not callable(function):
             raise ConfigError(self._unusable(f"{entry.value} is no function", f"found {function!r}"))
-        return CallableEvaluator(self, function)
+        called: Function = function
+        return called
 
     def _unusable(self, wrong: str, found: str) -> Problem:
         return self.fault("kind", "E123", wrong, found)
@@ -110,9 +111,9 @@ class CallableEvaluator(ItemEvaluator):
 
     declaration: CallableDeclaration
 
-    def __init__(self, declaration: CallableDeclaration, function: Function) -> None:
+    def __init__(self, declaration: CallableDeclaration) -> None:
         super().__init__(declaration)
-        self.function = function
+        self.function = declaration.function()
 
     def measure(self, subject: Subject, items: Sequence[Item]) -> Mapping[str, Sequence[float]]:
         """What the function gives, checked.

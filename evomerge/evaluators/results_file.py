@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evomerge.evaluators.declaration import EvaluatorDeclaration, task_files
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, task_files
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, TaskFunction
 from evomerge.objectives.scores import Metric, Split
 
@@ -52,7 +52,7 @@ class ScoredModel:
 
 def results_json(
     model: ScoredModel,
-    declarations: Sequence[EvaluatorDeclaration],
+    declarations: Sequence[LmEvalDeclaration],
     scores: Mapping[Split, Mapping[str, Metric]],
 ) -> dict[str, Any]:
     """One results document: each evaluator and split is a task, as lm-eval knows it.
@@ -111,7 +111,7 @@ def results_json(
 
 def _add_task(
     data: dict[str, Any],
-    declaration: EvaluatorDeclaration,
+    declaration: LmEvalDeclaration,
     file: TaskFile,
     metrics: Mapping[str, Metric],
 ) -> None:

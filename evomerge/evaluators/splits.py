@@ -20,9 +20,10 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.evaluators.declaration import digest, load_evaluator
-from evomerge.evaluators.declared import NAME
+from evomerge.evaluators.declaration import NAME
 from evomerge.evaluators.items import SHARES, item_id, split_of
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import digest, load_evaluator
 from evomerge.evaluators.task_files import (
     GENERATION_METRICS,
     SPLIT_RECORD,
@@ -310,8 +311,6 @@ def _check_written(
     allow_code: bool,
 ) -> None:
     """See that lm-eval reads back exactly the items that were meant."""
-    from evomerge.evaluators.evaluator import open_evaluator
-
     opened = open_evaluator(load_evaluator(out / f"{name}.yaml"), allow_code=allow_code)
     for split, docs in chosen.items():
         if sorted(opened.item_ids(split)) != sorted(item_id(doc) for doc in docs):

@@ -15,14 +15,14 @@ import numpy as np
 from pydantic import PositiveInt
 
 from evomerge.errors import Problem, UsageError
-from evomerge.evaluators.declared import Declaration
+from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.item_evaluator import DeclaredEvaluator, chosen_blocks
 from evomerge.evaluators.items import item_id
 from evomerge.objectives.scores import Scores, Split, mean_metric
 from evomerge.recipe.recipe import canonical_json
 
 if TYPE_CHECKING:
-    from evomerge.evaluators.evaluator import Evaluator, Subject
+    from evomerge.evaluators.evaluator import Subject
 
 RUNS = 3
 """Runs of which the fastest is one measurement: others on the machine make a run slower, never faster."""
@@ -57,10 +57,6 @@ class SizeDeclaration(WholeModelDeclaration):
 
     kind: Literal["size"]
 
-    def open(self) -> Evaluator:
-        """The evaluator."""
-        return Size(self)
-
 
 class DistanceDeclaration(WholeModelDeclaration):
     """How far the weights are from the base: `l1` as in MM-MO (Li et al. 2024, arXiv:2407.00487), `l2`."""
@@ -69,10 +65,6 @@ class DistanceDeclaration(WholeModelDeclaration):
     reads = ("l1", "l2")
 
     kind: Literal["distance"]
-
-    def open(self) -> Evaluator:
-        """The evaluator."""
-        return Distance(self)
 
 
 class LatencyDeclaration(WholeModelDeclaration):
@@ -98,10 +90,6 @@ class LatencyDeclaration(WholeModelDeclaration):
     def size(self) -> tuple[int, int]:
         """One item a measurement."""
         return self.repeats, RUNS * self.repeats * (self.prompt_tokens + self.tokens)
-
-    def open(self) -> Evaluator:
-        """The evaluator."""
-        return Latency(self)
 
 
 class WholeModel(DeclaredEvaluator, ABC):

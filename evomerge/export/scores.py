@@ -15,7 +15,7 @@ from evomerge.export import log
 from evomerge.export.choice import Chosen
 from evomerge.export.verify import check_scores
 from evomerge.objectives.scores import Metric, Split
-from evomerge.run.worker import distance_statistics, load_tokenizer, open_evaluators
+from evomerge.run.scoring import distance_statistics, load_tokenizer, open_evaluators
 from evomerge.versions import SCORING, library_versions
 
 

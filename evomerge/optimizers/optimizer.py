@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.objectives.objective import Objective, Outcome
+from evomerge.optimizers.random_search import RandomSearch
 from evomerge.search_space import Gene, Genome
 
 Option = str | float | bool
@@ -94,8 +95,6 @@ def make_optimizer(
 
         return Nsga2(genes, len(objectives), population, seed, initial, chosen)
     if kind == "random":
-        from evomerge.optimizers.random_search import RandomSearch
-
         return RandomSearch(genes, len(objectives), population, seed, initial, chosen, steady=steady)
     todo = f"kinds: {', '.join(KINDS)}"
     raise ConfigError(Problem("E104", f"unknown optimizer `{kind}`", "", todo, field="optimizer.kind"))

@@ -39,7 +39,7 @@ from evomerge.optimizers.baselines import baseline_recipes, freeze, idle_objecti
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, WorkerSetup
-from evomerge.run.pool.pool import open_pool
+from evomerge.run.pool.open import open_pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
 from evomerge.run.search import ReplayDiffers, Search, seeds

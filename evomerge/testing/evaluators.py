@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import CandidateError
-from evomerge.evaluators.evaluator import Evaluator, Subject, open_evaluator
-from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.evaluator import Evaluator, Subject
+from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.objectives.scores import SPLITS, Scores, mean_metric
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from evomerge.errors import LedgerDamaged
+from evomerge.export.files import check_manifest
 from evomerge.ledger.history import EXPORTS_FILE, Candidate, History
 from evomerge.ledger.ledger import read_events
 from evomerge.verify.report import Verification
@@ -44,8 +45,6 @@ def _check_export(folder: Path, candidate: Candidate, where: str, result: Verifi
     manifest = folder / MANIFEST_FILE
     if not manifest.is_file():
         return
-    from evomerge.export.files import check_manifest
-
     try:
         if json.loads(manifest.read_bytes())["recipe"] != candidate.recipe:
             return  # overwritten by a later export

@@ -6,7 +6,7 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
-from evomerge.evaluators.declaration import check_evaluator, load_evaluator
+from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator
 from tests.cli.terminal import Forked, call
 from tests.tiny_runs import finished
 

@@ -9,14 +9,15 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators.declaration import check_evaluator, load_evaluator, metric_directions
-from evomerge.evaluators.evaluator import Subject, open_evaluator
+from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.generation import (
     LOOP_TOKENS,
     Generation,
     LiveGenerator,
     live_generator,
 )
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator, metric_directions
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from tests.evaluators.conftest import DECLARATION, TASK, Bench, build_llama
 from tests.evaluators.test_lm_eval_tasks import stock

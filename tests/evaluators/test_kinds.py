@@ -15,9 +15,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, UsageError
-from evomerge.evaluators.evaluator import open_evaluator
 from evomerge.evaluators.items import split_of
-from evomerge.evaluators.kinds import KINDS, load_declaration
+from evomerge.evaluators.kinds import KINDS, load_declaration, open_evaluator
 from evomerge.evaluators.perplexity import windows
 from evomerge.testing.evaluators import CHECKS, CLOCKED_CHECKS, byte_tokenizer, opened, tiny_subject
 

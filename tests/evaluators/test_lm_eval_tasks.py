@@ -15,9 +15,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluators.declaration import load_evaluator
-from evomerge.evaluators.evaluator import BlockEvaluator, Subject, open_evaluator
+from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.items import item_id
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from tests.evaluators.conftest import (
     DECLARATION,
     TASK,

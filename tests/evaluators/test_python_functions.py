@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator
-from evomerge.evaluators.evaluator import Subject, open_evaluator
+from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.generation import Generation
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from tests.evaluators.test_lm_eval_tasks import stock
 
@@ -17,11 +18,11 @@ FILE = Path(__file__).parents[2] / "evaluators" / "python_functions" / "function
 
 
 @pytest.fixture(scope="module")
-def declaration() -> EvaluatorDeclaration:
+def declaration() -> LmEvalDeclaration:
     return load_evaluator(FILE)
 
 
-def test_it_is_refused_without_the_flag(declaration: EvaluatorDeclaration) -> None:
+def test_it_is_refused_without_the_flag(declaration: LmEvalDeclaration) -> None:
     with pytest.raises(ConfigError, match=r"E126.*unsafe_code: true.*passes") as caught:
         open_evaluator(declaration)
     assert "allow it with --allow-task-code" in str(caught.value)
@@ -40,7 +41,7 @@ class Writer:
 
 
 def test_right_functions_pass_and_wrong_ones_do_not(
-    declaration: EvaluatorDeclaration, subject: Subject
+    declaration: LmEvalDeclaration, subject: Subject
 ) -> None:
     docs = LmEvalTasks(declaration)._split("selection").docs
     known = {doc["prompt"]: doc["solution"] for doc in docs[:7]}
@@ -52,7 +53,7 @@ def test_right_functions_pass_and_wrong_ones_do_not(
     assert sorted(scores.items["functions.pass_at_1"]) == [0.0] * 3 + [1.0] * 7
 
 
-def test_stock_lm_eval_scores_it_alike(declaration: EvaluatorDeclaration, subject: Subject) -> None:
+def test_stock_lm_eval_scores_it_alike(declaration: LmEvalDeclaration, subject: Subject) -> None:
     evaluator = open_evaluator(declaration, allow_code=True)
     scores = evaluator.evaluate(subject, "selection")
     expected = stock(

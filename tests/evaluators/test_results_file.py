@@ -8,8 +8,9 @@ import pytest
 from lm_eval.utils import get_latest_filename, get_results_filenames, make_table, sanitize_model_name
 
 from evomerge.cli.app import main
-from evomerge.evaluators.declaration import load_evaluator
-from evomerge.evaluators.evaluator import Subject, open_evaluator
+from evomerge.evaluators.evaluator import Subject
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.evaluators.results_file import ScoredModel, results_json, write_results
 from tests.evaluators.conftest import DECLARATION, Bench
 from tests.evaluators.test_lm_eval_tasks import stock

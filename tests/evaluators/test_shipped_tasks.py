@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evomerge.evaluators.declaration import EvaluatorDeclaration, load_evaluator, task_files
-from evomerge.evaluators.evaluator import Subject, open_evaluator
+from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.items import item_id
-from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.kinds import load_declaration, open_evaluator
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator, task_files
 from tests.evaluators.conftest import build_llama
 from tests.evaluators.test_lm_eval_tasks import stock
 
@@ -20,7 +20,7 @@ SHIPPED = [
     path
     for path in sorted((REPOSITORY / "evaluators").glob("**/*.yaml"))
     if "tasks" not in path.relative_to(REPOSITORY).parts
-    and isinstance(load_declaration(path), EvaluatorDeclaration)
+    and isinstance(load_declaration(path), LmEvalDeclaration)
 ]
 
 

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from evomerge.cli.app import main
 from evomerge.errors import ConfigError
-from evomerge.evaluators.declaration import (
+from evomerge.evaluators.evaluator import Subject
+from evomerge.evaluators.items import item_id, split_of
+from evomerge.evaluators.kinds import open_evaluator
+from evomerge.evaluators.lm_eval_declaration import (
     benchmark_problem,
     check_evaluator,
     digest,
     load_evaluator,
 )
-from evomerge.evaluators.evaluator import Subject, open_evaluator
-from evomerge.evaluators.items import item_id, split_of
 from evomerge.evaluators.splits import make_splits
 from evomerge.objectives.scores import SPLITS
 from tests.evaluators.conftest import TASK, make_items

@@ -23,7 +23,7 @@ from evomerge.front.front import compute_front
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.scores import Scores
-from evomerge.run import driver, search
+from evomerge.run import driver, engine, search
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.run.worker import Worker
@@ -258,9 +258,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     job = Job("x", "evaluate", space.decode(space.snap([0.5] * len(space.genes))).to_json())
-    from evomerge.merge import plan
-
-    plain = plan.make_plan
+    plain = engine.make_plan
 
     def forgetful(*arguments: Any) -> Any:
         import dataclasses
@@ -269,7 +267,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
         return dataclasses.replace(made, tensors=made.tensors[1:])
 
     assert worker.run(job).status == "ok"
-    with mock.patch.object(plan, "make_plan", forgetful):
+    with mock.patch.object(engine, "make_plan", forgetful):
         result = worker.run(job)
     assert (result.status, result.failure) == ("fault", "CheckpointError")
     assert "E220" in result.message

@@ -21,12 +21,12 @@ from evomerge.campaign.prepared import prepared_space
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import EnvironmentFault
-from evomerge.merge import device_map
 from evomerge.merge.device_map import balanced, device_of, make_device_map, visible_devices
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.plan import make_plan
 from evomerge.merge.skeleton import allocate
 from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.run import engine
 from evomerge.run.driver import _worker_setup
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
@@ -108,7 +108,7 @@ def test_a_worker_over_two_devices_gives_the_same_bits(
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     recipes = [space.decode(space.snap([value] * len(space.genes))) for value in (0.3, 0.7)]
-    monkeypatch.setattr(device_map, "visible_devices", lambda device, count: [device] * count)
+    monkeypatch.setattr(engine, "visible_devices", lambda device, count: [device] * count)
     one, two = Worker(setup), Worker(dataclasses.replace(setup, devices=2))
     tokens = torch.randint(0, 16, (3, 9), generator=torch.Generator().manual_seed(0))
     for number, recipe in enumerate(recipes):

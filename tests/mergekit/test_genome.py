@@ -7,7 +7,7 @@ import pytest
 from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.app import main
 from evomerge.errors import ConfigError, UsageError
-from evomerge.evaluators.declaration import load_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.mergekit.genome import import_genome
 from tests.tiny_models import write_model
 

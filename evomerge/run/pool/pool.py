@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from evomerge.campaign.file import WorkersSection
-from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.job import Job, JobResult
 
 
 class Runner(Protocol):
@@ -53,22 +52,3 @@ class Pool(Protocol):
     def close(self) -> None:
         """Stop all workers at once; queued jobs are dropped."""
         ...
-
-
-def open_pool(workers: WorkersSection, setup: WorkerSetup) -> Pool:
-    """The pool a campaign asks for.
-
-    Raises:
-        EnvironmentFault: if Ray cannot be reached or started.
-    """
-    if workers.pool == "inline":
-        from evomerge.run.pool.inline import InlinePool
-
-        return InlinePool(setup)
-    if workers.pool == "local":
-        from evomerge.run.pool.processes import ProcessPool
-
-        return ProcessPool(setup, workers.count)
-    from evomerge.run.pool.ray_actors import RayPool
-
-    return RayPool(setup, workers.count, address=workers.address, gpus=workers.gpus)

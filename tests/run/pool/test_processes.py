@@ -17,7 +17,8 @@ from evomerge.campaign.file import WorkersSection
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool import slots
 from evomerge.run.pool.inline import InlinePool
-from evomerge.run.pool.pool import Pool, open_pool
+from evomerge.run.pool.open import open_pool
+from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.processes import ProcessPool
 from tests.run.pool.toy_runner import SETUP, ToyRunner
 

@@ -17,7 +17,8 @@ from evomerge.campaign.file import WorkersSection
 from evomerge.errors import EnvironmentFault
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool import slots
-from evomerge.run.pool.pool import Pool, open_pool
+from evomerge.run.pool.open import open_pool
+from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.ray_actors import RayPool
 from tests.run.pool.toy_runner import SETUP, ToyRunner
 from tests.tiny_ray import local_ray

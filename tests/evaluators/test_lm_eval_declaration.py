@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.evaluators.declaration import (
+from evomerge.evaluators.items import fixed_order, item_id, json_lines
+from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.lm_eval_declaration import (
     check_evaluator,
     digest,
     load_evaluator,
     metric_directions,
 )
-from evomerge.evaluators.items import fixed_order, item_id, json_lines
-from evomerge.evaluators.kinds import load_declaration
 from tests.evaluators.conftest import DECLARATION, TASK, Bench
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_a_sound_declaration_has_no_problems(bench: Bench) -> None:
 def test_importing_evaluators_and_checking_loads_nothing_heavy(bench: Bench) -> None:
     code = (
         "import sys; from pathlib import Path; import evomerge.evaluators as e;"
-        "from evomerge.evaluators.declaration import *;"
+        "from evomerge.evaluators.lm_eval_declaration import *;"
         f"d = load_evaluator(Path({str(bench())!r})); assert check_evaluator(d) == []; digest(d);"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )

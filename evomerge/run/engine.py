@@ -1,0 +1,223 @@
+"""Engine: the loaded half of a worker, which merges into one live model and scores it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from evomerge.campaign.prepared import layout_to_json
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.aligned import align_sources
+from evomerge.checkpoint.digest import WeightFiles
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.reader import open_readers
+from evomerge.checkpoint.tokenizer import union_tokenizer
+from evomerge.errors import CheckpointError
+from evomerge.evaluators.evaluator import BlockEvaluator, Subject
+from evomerge.evaluators.judge import Beaten, race_subject, score_subject
+from evomerge.evaluators.racing import Race
+from evomerge.merge.device_map import visible_devices
+from evomerge.merge.materialize import LiveModel
+from evomerge.merge.passes.compiled import Kernels
+from evomerge.merge.passes.placement import place_experts
+from evomerge.merge.plan import make_plan
+from evomerge.merge.statistics.prepare import prepare_statistics
+from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.objectives.scores import SPLITS, Scores, Split
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.recipe.recipe import UNION
+from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
+
+
+class Engine:
+    """Sources, live model and evaluators of a worker, loaded."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+
+        torch.set_num_threads(setup.threads)
+        self.setup = setup
+        base = open_folder(setup.sources["base"], "base")
+        self.folders: dict[str, CheckpointFolder | AdapterFolder] = {"base": base}
+        for name, path in setup.sources.items():
+            if name != "base":
+                self.folders[name] = open_source(path, name, base)
+        self.stored = dict(self.folders)
+        self.readers = open_readers(self.folders)
+        cache = Path(setup.cache)
+        self.weights = WeightFiles(self.folders, cache)
+        self._tokenizer_folder = base.path
+        if setup.tokenizer is not None:
+            self._align(setup.tokenizer)
+            # Statistics of aligned rows are not those of the files alone.
+            cache = cache / f"vocabulary-{setup.tokenizer}"
+        self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
+        files = [Path(path) for path in setup.evaluators]
+        self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
+        self._measures_distance = any(reads_distance(each) for each in self.evaluators)
+        self._live: LiveModel | None = None
+        self._tokenizer: Any = None
+
+    def _align(self, tokenizer: str) -> None:
+        """Bring all sources into one vocabulary, whose tokenizer evaluators then use."""
+        target = None if tokenizer == UNION else tokenizer
+        self.folders, self.readers, alignment = align_sources(
+            self.folders, self.readers, "base", target
+        )
+        if target is not None:
+            self._tokenizer_folder = self.folders[target].path
+            return
+        paths = [folder.path for _, folder in sorted(self.folders.items())]
+        self._tokenizer_folder = union_tokenizer(
+            Path(self.setup.cache) / "union-tokenizer",
+            self.base.path,
+            [path for path in paths if path != self.base.path],
+            alignment.vocabulary.ids,
+        )
+
+    @property
+    def base(self) -> CheckpointFolder:
+        """The base model as it is merged, its vocabulary aligned."""
+        return cast(CheckpointFolder, self.folders["base"])
+
+    def live(self) -> LiveModel:
+        """The resident model, built once."""
+        if self._live is None:
+            dtype = torch_dtype(self.setup.dtype)
+            elements = sum(header.elements for header in self.base.tensors.values())
+            devices = visible_devices(self.setup.device, self.setup.devices)
+            kernels = Kernels(
+                Path(self.setup.cache) / "kernels",
+                self.setup.kernels,
+                float(elements) * self.setup.candidates,
+                self.setup.threads,
+                devices[0],
+            )
+            self._live = LiveModel.load(
+                self.base,
+                dtype=dtype,
+                device=devices[0],
+                spread=devices if len(devices) > 1 else (),
+                kernels=kernels,
+                ranks=self.statistics.ranks,
+                placement=place_experts(
+                    self.setup.experts,
+                    devices,
+                    self._stored_bytes(),
+                    elements * dtype.itemsize,
+                ),
+            )
+        return self._live
+
+    def _stored_bytes(self) -> int:
+        """Bytes of base and experts; adapters are small beside them."""
+        full = [f for f in self.folders.values() if isinstance(f, CheckpointFolder)]
+        return sum(header.nbytes for folder in full for header in folder.tensors.values())
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of merges, the base's or another's, loaded once."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._tokenizer_folder)
+        return self._tokenizer
+
+    def prepare(self, job: Job) -> JobResult:
+        """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
+        start = time.perf_counter()
+        data: dict[str, Any] = {
+            "checkpoints": {name: self.weights.read(name) for name in self.folders},
+            "storage": self.setup.storage,
+            "problems": [],
+            "warnings": [],
+        }
+        self.statistics.know(data["checkpoints"])
+        try:
+            found = prepare_statistics(
+                self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
+            )
+        except CheckpointError as error:
+            data["problems"] = [problem.__dict__ for problem in error.problems]
+            return JobResult(job.id, "ok", data=data)
+        evaluators = {
+            evaluator.name: {
+                "digest": evaluator.declaration.digest(),
+                "metrics": list(evaluator.metrics),
+                "items": {split: evaluator.item_count(split) for split in SPLITS},
+                "deterministic": evaluator.declaration.deterministic,
+                "block_size": evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
+            }
+            for evaluator in self.evaluators
+        }
+        layout = replace(layout_of(self.base), active=found.active)
+        data["layout"] = layout_to_json(layout)
+        data["evaluators"] = evaluators
+        data["task_vectors"] = dict(found.task_vectors)
+        data["warnings"] = [problem.__dict__ for problem in found.warnings]
+        return JobResult(job.id, "ok", data=data, seconds={"prepare": time.perf_counter() - start})
+
+    def evaluate(self, job: Job) -> JobResult:
+        """Merge into the live model and score it."""
+        assert job.recipe is not None
+        start = time.perf_counter()
+        recipe = recipe_from_json(dict(job.recipe))
+        known = recipe.checkpoints.items()
+        digests = {name: source.digest for name, source in known if source.digest}
+        self.weights.check(digests)
+        self.statistics.know(digests)
+        live = self.live()
+        loaded = time.perf_counter()
+        plan = make_plan(recipe, self.folders, self.statistics)
+        report = live.materialize(plan, self.readers, self._measures_distance)
+        # Again: the files are mapped, and may have been written to while they were read.
+        self.weights.check(digests)
+        merged = time.perf_counter()
+        statistics = {"tensors_written": float(report.tensors_written)}
+        if report.l1 is not None and report.l2 is not None:
+            statistics |= {"l1": report.l1, "l2": report.l2}
+        subject_statistics: Mapping[str, float] = statistics
+        found = self._score(live.model, recipe, subject_statistics, job.split, job.race)
+        scores = found.scores if isinstance(found, Beaten) else found
+        data: dict[str, Any] = {
+            "metrics": {name: m.to_json() for name, m in scores.metrics.items()},
+            "statistics": statistics,
+        }
+        if isinstance(found, Beaten):
+            data |= {"beaten_by": found.by, "seen": dict(found.seen)}
+        done = time.perf_counter()
+        return JobResult(
+            job.id,
+            "raced" if isinstance(found, Beaten) else "ok",
+            data=data,
+            items=scores.items,
+            seconds={
+                "load": loaded - start,
+                "merge": merged - loaded,
+                "evaluate": done - merged,
+            },
+        )
+
+    def _score(
+        self,
+        model: Any,
+        recipe: Any,
+        statistics: Mapping[str, float],
+        split: Split,
+        race: Race | None,
+    ) -> Scores | Beaten:
+
+        subject = Subject(
+            model=model,
+            tokenizer=self.tokenizer(),
+            recipe=recipe,
+            statistics=statistics,
+            device=self.setup.device,
+            batch_size=self.setup.batch_size,
+        )
+        if race is None:
+            return score_subject(subject, self.evaluators, split)
+        return race_subject(subject, self.evaluators, split, race)

@@ -1,0 +1,122 @@
+"""Score checkpoint folders by the worker's own code; also used when an export is scored.
+
+Importing this loads neither torch nor transformers: `offline` must be called before they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.errors import CheckpointError, Problem
+from evomerge.evaluators.evaluator import Evaluator, Subject
+from evomerge.evaluators.judge import score_subject
+from evomerge.evaluators.kinds import load_declaration, open_evaluator
+from evomerge.objectives.scores import Scores, Split
+
+
+def offline() -> None:
+    """Let no library look for a hub: data and models were resolved before."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def open_evaluators(files: Sequence[Path], *, allow_code: bool = False) -> list[Evaluator]:
+    """The evaluators of some files, their items and requests built; loads lm-eval.
+
+    `allow_code` lets task files run the Python they name.
+
+    Raises:
+        ConfigError: if an evaluator has faults.
+    """
+    offline()
+    return [open_evaluator(load_declaration(file), allow_code=allow_code) for file in files]
+
+
+def reads_distance(evaluator: Evaluator) -> bool:
+    """Whether it needs the distance of the weights to the base."""
+    return bool({"l1", "l2"} & {*evaluator.declaration.reads})
+
+
+def distance_statistics(
+    evaluators: Sequence[Evaluator], folder: Path, base: Path, dtype: str
+) -> dict[str, float]:
+    """`l1` and `l2` between two checkpoint folders, if an evaluator needs them.
+
+    Raises:
+        CheckpointError: if a folder cannot be read, or their tensors differ.
+    """
+    from evomerge.merge.materialize import checkpoint_distance
+
+    if not any(map(reads_distance, evaluators)):
+        return {}
+    l1, l2 = checkpoint_distance(open_folder(folder, folder.name), open_folder(base, "base"), dtype)
+    return {"l1": l1, "l2": l2}
+
+
+def score_checkpoint(
+    folder: Path,
+    evaluator: Path,
+    *,
+    split: Split,
+    dtype: str,
+    batch_size: int,
+    device: str,
+    base: Path | None = None,
+    allow_task_code: bool = False,
+) -> Scores:
+    """Score one checkpoint folder with one evaluator by the worker's own code.
+
+    `base` is the folder of the model that distances are measured from; `allow_task_code` lets task files run
+    the Python they name.
+
+    Raises:
+        CheckpointError: if the folder cannot be read.
+        ConfigError: if the evaluator has faults.
+        CandidateError: if the model's outputs or its scores are not finite.
+        UsageError: if the evaluator measures a distance and there is no `base`.
+    """
+    evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
+    open_folder(folder, folder.name)
+    statistics = {} if base is None else distance_statistics(evaluators, folder, base, dtype)
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch_dtype(dtype), trust_remote_code=False
+    )
+    subject = Subject(
+        model=model.to(device).eval(),
+        tokenizer=load_tokenizer(folder),
+        statistics=statistics,
+        device=device,
+        batch_size=batch_size,
+    )
+    return score_subject(subject, evaluators, split)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        CheckpointError: E234, if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        found = str(error).splitlines()[0]
+        raise CheckpointError(
+            Problem("E234", "the tokenizer cannot be loaded", found, file=str(folder))
+        ) from error
+
+
+def torch_dtype(name: str) -> Any:
+    """The torch dtype of this name, such as `bfloat16`."""
+    import torch
+
+    return getattr(torch, name)
