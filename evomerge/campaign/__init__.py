@@ -1,1 +1,20 @@
-"""Campaign: all that must be stated before a search may start, read, checked and estimated."""
+"""Campaign: all that must be stated before a search may start.
+
+In comes a YAML file; out goes a `Campaign`, every fault of it with its line, and what it will take.
+What needs weights or a loaded task is found later, by the `prepare` job.
+
+Read `file` (sections, fields, bounds), `campaign` (the loaded whole and its identity), `check` (all
+faults that headers and declarations show), `estimates`, `devices`, `prepared` (what the `prepare` job
+found, and the search space over it) and `launch` (job files for clusters).
+"""
+
+from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+
+__all__ = [
+    "Campaign",
+    "CheckReport",
+    "check_campaign",
+    "load_campaign",
+    "raise_problems",
+]

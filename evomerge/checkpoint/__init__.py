@@ -1,4 +1,10 @@
-"""Checkpoints on disk: headers, folders, layout, comparison, digests, mapped reading, streamed writing.
+"""Checkpoints on disk: opened, compared, read and written tensor by tensor.
 
-Only `reader` and `writer` import torch; everything a driver or `check` needs reads headers alone.
+In come folders that people have; out go names, shapes, places and mapped tensors, or one clear error
+before a weight is read. `reader`, `aligned` and `writer` import torch; all else reads headers alone, so
+that drivers and `check` can use it.
+
+Read `header`, `layout` (where a tensor stands), `folder` (a full model), `adapter`, `open` (which of
+the two a folder is), `compare` (whether experts fit a base), `digest`, `hub`, then `vocabulary` and
+`tokenizer`, `residual`, `reader`, `aligned` and `writer`.
 """

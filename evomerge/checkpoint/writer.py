@@ -14,6 +14,7 @@ import torch
 
 from evomerge.checkpoint.folder import INDEX_FILE, SINGLE_FILE
 from evomerge.checkpoint.header import DTYPES
+from evomerge.files.storage import sync_folder
 
 _NAMES = {torch_name: (name, width) for name, (torch_name, width) in DTYPES.items()}
 
@@ -142,12 +143,3 @@ class CheckpointWriter:
             os.fsync(self._open.fileno())
             self._open.close()
             self._open = None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -49,7 +49,7 @@ def front(
 
 def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
     """The front of a folder and how far it may be believed on stdout, as tables or as JSON."""
-    believed = opened.believability(found)
+    believed = opened.front_uncertainty(found)
     if as_json:
         print_json({**found.to_json(), "statistics": believed.to_json()})
         return

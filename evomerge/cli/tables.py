@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evomerge.front.statistics import Interval
-    from evomerge.front.uncertainty import Believability
+    from evomerge.front.uncertainty import FrontUncertainty
 
 ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
 """How names of metrics begin that are fractions and read better as percent."""
@@ -57,7 +57,7 @@ def mean(front: Front, member: Member) -> float | None:
     return sum(metrics[o.metric].value for o in front.objectives) / len(front.objectives)
 
 
-def front_title(front: Front, believed: Believability) -> str:
+def front_title(front: Front, believed: FrontUncertainty) -> str:
     """Two lines: campaign, size and hypervolume; which split decides, on how many items."""
     first = (front.members or front.references)[0]
     metrics = first.metrics.get(front.split) or first.metrics["search"]
@@ -125,7 +125,7 @@ def front_table(front: Front, *, narrow: bool = False) -> Table:
     return table
 
 
-def optimism_table(believed: Believability) -> Table:
+def optimism_table(believed: FrontUncertainty) -> Table:
     """How much the search's own scores flatter: objectives down; raw, then net of the baselines'."""
     from rich.table import Table
 

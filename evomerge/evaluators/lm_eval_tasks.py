@@ -26,10 +26,10 @@ from evomerge.evaluators.canary import check_logits
 from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
 from evomerge.evaluators.item_evaluator import chosen_blocks
 from evomerge.evaluators.items import fixed_order, item_id
-from evomerge.evaluators.layout import choose_layout
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, task_files
 from evomerge.evaluators.loading import load_task, quiet
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
+from evomerge.evaluators.packing import choose_layout
 from evomerge.evaluators.results_file import FEWSHOT_SEED
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile
 from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric

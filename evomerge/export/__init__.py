@@ -1,1 +1,9 @@
-"""Export: one merge as a checkpoint to publish, whole and verified, or not at all."""
+"""Export: one merge as a checkpoint to publish, whole and verified, or not at all.
+
+In comes a pick of a campaign, or a recipe; out goes an ordinary checkpoint folder with its card and
+recipe, reloaded, compared and scored before it gets its name. This room loads torch.
+
+Read `export` (the steps in order), `choice` (which candidate is meant), `merge` (sources opened and
+planned), `files`, `model_card`, `verify`, `scores` and `log`. Import from these modules; nothing is
+re-exported here.
+"""

@@ -1,1 +1,14 @@
-"""Files: YAML read strictly, folders that appear whole or not at all, and what a full disk says."""
+"""Files: what people write is read strictly, what we write appears whole or not at all.
+
+Read `yaml_file` (YAML 1.2 with the line of every field, and all faults at once), `storage` (small
+durable steps) and `staging` (a folder that takes its name only when it is complete).
+"""
+
+from evomerge.files.staging import staged_folder
+from evomerge.files.yaml_file import load_yaml, validate
+
+__all__ = [
+    "load_yaml",
+    "staged_folder",
+    "validate",
+]

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.front import Front, compute_front
-from evomerge.front.uncertainty import Believability, believability
+from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
@@ -27,11 +27,11 @@ class OpenedFolder:
         """The front as it stands; see `compute_front`."""
         return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))
 
-    def believability(self, front: Front) -> Believability:
-        """How far that front may be believed; see `believability`."""
+    def front_uncertainty(self, front: Front) -> FrontUncertainty:
+        """How far that front may be believed; see `front_uncertainty`."""
         store = ItemStore(self.path / ITEMS_FOLDER)
         splits = tuple(split for split in SPLITS if split in front.hypervolume)
-        return believability(self.history, store, front.objectives, front.scaling, splits)
+        return front_uncertainty(self.history, store, front.objectives, front.scaling, splits)
 
 
 def open_campaign_folder(path: Path) -> OpenedFolder:

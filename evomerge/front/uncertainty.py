@@ -25,7 +25,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Believability:
+class FrontUncertainty:
     """What the items say of a front. Intervals are 95 % percentile intervals over items.
 
     Attributes:
@@ -66,13 +66,13 @@ def _interval(found: Interval) -> dict[str, float]:
     return {name: round(getattr(found, name), DIGITS) for name in ("value", "low", "high")}
 
 
-def believability(
+def front_uncertainty(
     history: History,
     store: ItemStore,
     objectives: Sequence[Objective],
     scaling: Scaling,
     splits: Sequence[Split],
-) -> Believability:
+) -> FrontUncertainty:
     """The statistics of a history's front.
 
     Args:
@@ -106,7 +106,9 @@ def believability(
                 lead = [x - y for x, y in zip(before, first, strict=True)]
                 later = [x - y for x, y in zip(after, second, strict=True)]
                 shrinkage = optimism(lead, later, signs, seed=seed, tasks=named)
-    return Believability(volumes, tuple(c.id for c in chosen), flattery, shrinkage, tuple(objectives))
+    return FrontUncertainty(
+        volumes, tuple(c.id for c in chosen), flattery, shrinkage, tuple(objectives)
+    )
 
 
 def _best(history: History, objectives: Sequence[Objective], split: Split) -> list[Candidate]:

@@ -1,1 +1,24 @@
-"""Ledger: the append-only events of one campaign, what they amount to, and the items behind them."""
+"""Ledger: the append-only events of one campaign, the only truth about it.
+
+In come events from the driver, each on disk before an optimizer sees what it says; out goes the
+`History` that they fold to, and the per-item results that they refer to.
+
+Read `ledger` (the file: checksums, damage, the one writer), `history` (what the events amount to),
+`item_store` (per-item results), `lock` (who may write) and `repair` (what is sound of a damaged
+folder).
+"""
+
+from evomerge.ledger.history import Candidate, Evaluation, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import Ledger, read_events
+from evomerge.ledger.repair import repair_folder
+
+__all__ = [
+    "Candidate",
+    "Evaluation",
+    "History",
+    "ItemStore",
+    "Ledger",
+    "read_events",
+    "repair_folder",
+]

@@ -1,1 +1,10 @@
-"""Merge: from a recipe to tensors, in a live model or in a checkpoint folder, by the same passes."""
+"""Merge: from a recipe to tensors, in a live model or in a checkpoint folder, by the same passes.
+
+In come a recipe and opened checkpoints; out goes a model whose every parameter was written once, or a
+folder with the same bits. This room loads torch; `plan` alone does not.
+
+Read `plan/` (what each tensor is made of, as data), `materialize` (carry a plan out), `passes/` (the
+arithmetic), `statistics/` (what methods must know of the weights), then `binding` (checkpoint tensor to
+live parameter), `skeleton` (the live model's body) and `device_map` (models over several devices).
+Import from these modules; nothing is re-exported here.
+"""

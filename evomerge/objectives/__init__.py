@@ -1,1 +1,30 @@
-"""Objectives: scores, directions, constraints and dominance; the only room with a minus sign."""
+"""Objectives: scores with their errors, what is wanted of them, and dominance.
+
+In come the numbers that evaluators measured; out go values to minimise, violations of constraints, and
+which points no other beats. The only room with a minus sign: everywhere else a metric is what its
+evaluator reports.
+
+Read `scores` first (what was measured), then `objective` (what is wanted, and what an optimizer is
+told), `constraint` (what must be kept) and `pareto` (arithmetic on plain arrays; import it from its own
+module, since its library is not needed by workers).
+"""
+
+from evomerge.objectives.constraint import Constraint, parse_constraint
+from evomerge.objectives.objective import Complete, Failed, Objective, Outcome, Raced, Scaling
+from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
+
+__all__ = [
+    "SPLITS",
+    "Complete",
+    "Constraint",
+    "Failed",
+    "Metric",
+    "Objective",
+    "Outcome",
+    "Raced",
+    "Scaling",
+    "Scores",
+    "Split",
+    "mean_metric",
+    "parse_constraint",
+]

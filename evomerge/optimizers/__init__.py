@@ -1,1 +1,19 @@
-"""Optimizers: ask for candidates, be told their outcomes, nothing more."""
+"""Optimizers: ask for candidates, be told their outcomes, nothing more.
+
+In come genes, objectives and outcomes; out come genomes on the grid. An optimizer is a pure function of
+its seed and of what it was asked and told, so that a campaign resumes by repeating what its ledger
+holds; each lives in a file that alone knows its library.
+
+Read `optimizer` (the seam), `grid` (genomes, and which were asked), `nsga2` and `steady_nsga2` with
+what they share (`genetic`, `variation`, `structured`), `random_search`, `schedule` (who is asked and
+told when), `seeders` and `baselines` (where a search starts, and what it must beat).
+"""
+
+from evomerge.optimizers.optimizer import KINDS, Optimizer, Schedule, make_optimizer
+
+__all__ = [
+    "KINDS",
+    "Optimizer",
+    "Schedule",
+    "make_optimizer",
+]

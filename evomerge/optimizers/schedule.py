@@ -15,7 +15,11 @@ from evomerge.search_space import Genome
 
 
 class Desk(Protocol):
-    """What a schedule works at. Candidates are numbered from 0 over all asks.
+    """What a schedule works at: genomes are put on it, and come back settled, whatever lies behind it.
+
+    Behind it is a campaign with its pool and ledger (`run.search`), or a simulated clock
+    (`benchmarks/scheduler.py`).
+    Candidates are numbered from 0 over all asks.
 
     A candidate is *settled* when it has scores, was given up in a race or has failed; each is handed out by
     `arrived` once.

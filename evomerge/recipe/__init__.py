@@ -1,1 +1,23 @@
-"""Recipe: one wholly stated merge, its canonical JSON, and the merge methods as data."""
+"""Recipe: one merge stated wholly, as data.
+
+In comes JSON or a decoded genome; out goes a frozen `Recipe` with a canonical JSON form and a digest,
+which is the same for equal merges. No tensor is touched here.
+
+Read `recipe` first, then `json_form` (recipes from JSON, every fault named by its field) and `method`
+(the merge methods as data: their coefficients, options, operators and papers).
+"""
+
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.recipe.method import METHODS, MergeMethod
+from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource, Recipe, canonical_json
+
+__all__ = [
+    "METHODS",
+    "CheckpointSource",
+    "LayerStep",
+    "MergeMethod",
+    "MergedSource",
+    "Recipe",
+    "canonical_json",
+    "recipe_from_json",
+]

@@ -1,1 +1,14 @@
-"""Verify: recompute every invariant of a campaign folder from what it holds."""
+"""Verify: recompute every invariant of a campaign folder from what it holds.
+
+In comes a folder, out come the contradictions in it. Read `examine` first, then `replay` (genomes and
+asks), `races`, `exports` and `report`.
+"""
+
+from evomerge.verify.examine import examine, verify
+from evomerge.verify.report import Verification
+
+__all__ = [
+    "Verification",
+    "examine",
+    "verify",
+]

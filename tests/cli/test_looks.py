@@ -12,7 +12,7 @@ import pytest
 
 from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front.front import Front
-from evomerge.front.uncertainty import Believability
+from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.ledger import Ledger
 from tests.cli.terminal import call, in_terminal
 from tests.tiny_runs import Finished, finished
@@ -159,7 +159,7 @@ def test_title_counts_differing_items(campaign):
     metrics = dict(first.metrics["selection"])
     metrics["pets.acc"] = dataclasses.replace(metrics["pets.acc"], items=7)
     member = dataclasses.replace(first, metrics={**first.metrics, "selection": metrics})
-    unknown = Believability({}, (), None, None, front.objectives)
+    unknown = FrontUncertainty({}, (), None, None, front.objectives)
     title = front_title(dataclasses.replace(front, members=(member,)), unknown)
     assert "7 of pets.acc" in title
     assert "front of 1 model," in title

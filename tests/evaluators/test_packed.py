@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from evomerge.evaluators import packed
-from evomerge.evaluators.layout import alone, choose_layout
 from evomerge.evaluators.packed import Request, answer, grow, pack
+from evomerge.evaluators.packing import alone, choose_layout
 from tests.evaluators.conftest import build_llama, lively
 
 VOCABULARY = 61

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evomerge.front.front import compute_front
-from evomerge.front.uncertainty import Believability, believability
+from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Scaling
@@ -37,10 +37,10 @@ def lucky(store: ItemStore, seed: int, easier: float = 0.0) -> History:
     return history
 
 
-def judged(history: History, store: ItemStore) -> Believability:
+def judged(history: History, store: ItemStore) -> FrontUncertainty:
     front = compute_front(history, store)
     splits = ("search", "selection") if front.split == "selection" else ("search",)
-    return believability(history, store, front.objectives, front.scaling, splits)  # type: ignore[arg-type]
+    return front_uncertainty(history, store, front.objectives, front.scaling, splits)  # type: ignore[arg-type]
 
 
 def test_luck_shows_as_optimism(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_without_per_item_results_nothing_is_claimed(tmp_path: Path) -> None:
         [*begin(), asked(0, "c00000"), scored("c00000", {"a.acc": [1.0], "b.acc": [1.0]})]
     )
     front = compute_front(history, ItemStore(tmp_path))
-    result = believability(
+    result = front_uncertainty(
         history, ItemStore(tmp_path), front.objectives, Scaling((0, 0), (1, 1)), ("search",)
     )
     assert result.hypervolume == {}
