@@ -16,7 +16,8 @@ from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
 from evomerge.checkpoint.hub import HUB_NAME
-from evomerge.checkpoint.reader import Reader, open_readers
+from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
+from evomerge.checkpoint.renumbered import AdaptedReader
 from evomerge.checkpoint.vocabulary import Vocabulary, vocabulary_config
 from evomerge.checkpoint.writer import TensorSpec
 from evomerge.errors import (
@@ -121,10 +122,16 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
         vocabulary = alignment.vocabulary
         # Statistics of aligned rows are not those of the files alone.
         cache = None
-    _check_together(recipe, folders)
-    statistics = WeightStatistics(folders, cache, digests, readers)
+    merging = dict(folders)
+    for name, reader in readers.items():
+        if isinstance(reader, AdapterReader) and _stands_alone(recipe, name, folders):
+            readers[name] = AdaptedReader(name, reader)
+            merging[name] = readers[name].folder
+            digests[name] += f" on {digests[reader.folder.base.name]}"
+    _check_together(recipe, merging)
+    statistics = WeightStatistics(merging, cache, digests, readers)
     try:
-        plan = make_plan(recipe, folders, statistics)
+        plan = make_plan(recipe, merging, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
     merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), vocabulary)
@@ -161,12 +168,27 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> None:
         raise CheckpointError(problems)
 
 
+def _stands_alone(recipe: Recipe, name: str, folders: Mapping[str, Folder]) -> bool:
+    """Whether an adapter is part of a merge as a full model, and not by its factors alone.
+
+    Its task vector is that of its factors only against the model it is read against, layer by layer.
+    """
+    folder = folders[name]
+    assert isinstance(folder, AdapterFolder)
+    return any(
+        (source.base not in (None, folder.base.name)) or name in source.shifts
+        for source in recipe.sources.values()
+        if isinstance(source, MergedSource) and name in source.inputs
+    )
+
+
 def _open_sources(recipe: Recipe) -> dict[str, Folder]:
     """Full models first, then the adapters, each against the base of the merge it is part of."""
     base_of: dict[str, str] = {}
     for source in recipe.sources.values():
         if isinstance(source, MergedSource) and source.base is not None:
             base_of |= dict.fromkeys(source.inputs, source.base)
+    base_of |= {name: source.on for name, source in recipe.checkpoints.items() if source.on}
     folders: dict[str, Folder] = {}
     problems: list[Problem] = []
 

@@ -260,6 +260,10 @@ def _recipe(card: Card) -> str:
         if source.base:
             rows.append([f"base of {_code(name)}", _code(source.base)])
         rows += [[f"option {_code(key)}", _code(value)] for key, value in source.options.items()]
+        rows += [
+            [f"layers of {_code(key)} in {_code(name)}", f"{shift:+d}"]
+            for key, shift in source.shifts.items()
+        ]
         rows.append([f"seed of {_code(name)}", str(source.seed)])
         tables.append(f"Coefficients of {_code(name)}:\n\n" + _coefficients(source))
     rows.append(["layers", _path(recipe, card.layers)])

@@ -250,10 +250,6 @@ class _Form:
             lengths = {s.layers[1] - s.layers[0] for s in sources if s.layers is not None}
             if len(lengths) > 1:
                 self.fault("E108", where, "sources of a slice must have equally many layers")
-            starts = {s.layers[0] for s in sources if s.layers is not None}
-            if len(starts) > 1 and len(lengths) == 1:
-                wrong = "a slice that merges layers of different numbers is not supported"
-                self.fault("E137", where, wrong, todo="give all its sources one layer_range")
             slices.append(SliceEntry(sources, base, settings, where))
         return slices
 

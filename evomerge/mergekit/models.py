@@ -41,7 +41,6 @@ class Models:
         """The name of a model, which is opened when it is met first; an adapter brings its model.
 
         Raises:
-            ConfigError: E137 an adapter of a model that is not the merge's base.
             CheckpointError: E201 not on this machine; others as in opening.
         """
         if model in self._names:
@@ -51,14 +50,9 @@ class Models:
             name = wanted or self._free_name(Path(model.path).name)
             self._keep(model, name, path[0], path[1], None)
             return name
-        base = self._names.get(model.full)
-        if base is None and "base" not in self.folders:
-            base = self.name(model.full, "base")
-        opened = self.folders[base] if base is not None else None
-        if base != "base" or not isinstance(opened, CheckpointFolder):
-            wrong = "an adapter of a model that is not the base_model is not supported"
-            todo = "merge the adapter into its model first"
-            raise self.document.error("E137", model.where, wrong, todo=todo)
+        full = self.name(model.full, "" if "base" in self.folders else "base")
+        opened = self.folders[full]
+        assert isinstance(opened, CheckpointFolder)
         path = self._locate(model.lora, model.lora_revision, model)
         name = self._free_name(Path(model.lora).name)
         self._keep(model, name, path[0], path[1], opened)

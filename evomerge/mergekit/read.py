@@ -95,17 +95,19 @@ class _Maker:
         base_ref = entry.base or document.base
         base = self.models.name(base_ref) if base_ref is not None else None
         inputs = self.inputs(names, base, entry)
-        main = self.full(names[0])
-        first, last = 0, main.layers
-        if sources[0].layers is not None:
-            first, last = sources[0].layers
-        elif len(sources) == 1 and sources[0].layers is None:
-            last = main.layers
+        spans = {}
         for name, source in zip(names, sources, strict=True):
             count = self.full(name).layers
-            if last > count or (source.layers is None and count != main.layers):
+            first, last = spans[name] = source.layers or (0, self.full(names[0]).layers)
+            if last > count or (source.layers is None and count != last):
                 wrong = f"{source.model.path} has {count} layers"
                 raise document.error("E119", source.where, wrong, f"{first} to {last}")
+        # The layers of a merged source have the numbers of its base, else of its first input.
+        reference = base if base is not None and self.method.base != "input" else inputs[0]
+        main = self.full(reference)
+        # A base that is in no slice, which mergekit refuses, goes with the first source.
+        first, last = spans.get(reference, spans[names[0]])
+        shifts = {name: spans[name][0] - first for name in inputs if spans[name][0] != first}
         for index, layer in enumerate(range(first, last)):
             t = index / (last - first - 1) if last - first > 1 else 1.0
             rests = [
@@ -115,22 +117,26 @@ class _Maker:
             values = SliceValues(document, self.models, entry, sources, names, self.used, t)
             output = len(self.path)
             tensors = [
-                (place, rest, main.names.join(output, rest), main.names.join(layer, rest))
+                (
+                    place, rest, main.names.join(output, rest),
+                    {n: main.names.join(layer + shifts.get(n, 0), rest) for n in inputs},
+                )
                 for place, rest in rests
-            ]
-            name = self.place(values, inputs, base, tensors, layer)
-            self.path.append(LayerStep(name, layer))
+            ]  # fmt: skip
+            name = self.place(values, inputs, base, shifts, tensors, layer)
+            own = layer + shifts.get(name, 0)  # a model as it stands goes by its own number
+            self.path.append(LayerStep(name, own))
         values = SliceValues(document, self.models, entry, sources, names, self.used, 0.0)
-        tensors = [(place, t, t, t) for place, t in self.outer_tensors(main)]
+        tensors = [(p, t, t, dict.fromkeys(inputs, t)) for p, t in self.outer_tensors(main)]
         # Embeddings as the first slice says, the others as the last one does.
         if entry is document.slices[0]:
             embed = [t for t in tensors if t[0] == "embed"]
-            self.outer["embed"] = self.place(values, inputs, base, embed, None)
+            self.outer["embed"] = self.place(values, inputs, base, shifts, embed, None)
         if entry is document.slices[-1]:
             for place in ("final_norm", "head"):
                 found = [t for t in tensors if t[0] == place]
                 if found:
-                    self.outer[place] = self.place(values, inputs, base, found, None)
+                    self.outer[place] = self.place(values, inputs, base, shifts, found, None)
 
     def with_base(self, entry: SliceEntry) -> list[SourceEntry]:
         """The sources of a slice; whole models are joined by the base, as in mergekit."""
@@ -166,12 +172,13 @@ class _Maker:
         values: SliceValues,
         inputs: tuple[str, ...],
         base: str | None,
-        tensors: Sequence[tuple[str, str, str, str]],
+        shifts: Mapping[str, int],
+        tensors: Sequence[tuple[str, str, str, Mapping[str, str]]],
         layer: int | None,
     ) -> str:
         """Put tensors' coefficients into a merged source that has room; gives its name.
 
-        A tensor is (place, name inside it, name in the result, name in the inputs).
+        A tensor is (place, name inside it, name in the result, name in each input).
         """
         if not inputs and base is not None:
             return base
@@ -184,8 +191,8 @@ class _Maker:
         ):
             return inputs[0]
         for source in self.virtual:
-            if (source.base, source.inputs, source.flags) != (
-                base if self.method.base != "input" else None, inputs, values.flags,
+            if (source.base, source.inputs, source.flags, source.shifts) != (
+                base if self.method.base != "input" else None, inputs, values.flags, shifts,
             ):  # fmt: skip
                 continue
             if layer is None or layer not in source.layers or source.agrees(found):
@@ -197,6 +204,7 @@ class _Maker:
                 base=base if self.method.base != "input" else None,
                 inputs=inputs,
                 flags=dict(values.flags),
+                shifts=dict(shifts),
             )
             self.virtual.append(source)
         if layer is not None:
@@ -243,7 +251,9 @@ class _Maker:
         if document.tokenizer is not None and not align:
             notes.append("the vocabularies are the same: nothing to align, padding rows stay")
         sources: dict[str, Source] = {
-            name: CheckpointSource(path) for name, path in models.paths.items() if name in checkpoints
+            name: CheckpointSource(path, on=self.read_against(name))
+            for name, path in models.paths.items()
+            if name in checkpoints
         }
         template = chat_template_text(document, models)
         recipe = Recipe(
@@ -269,7 +279,16 @@ class _Maker:
             base=source.base,
             coefficients=stated_tables(METHODS[self.method.ours], source.leaves),
             options=options,
+            shifts=source.shifts,
         )
+
+    def read_against(self, name: str) -> str:
+        """The model that an adapter is read against, where a recipe must say it."""
+        folder = self.models.folders[name]
+        plain = all(source.base in (None, "base") for source in self.virtual)
+        if not isinstance(folder, AdapterFolder) or (plain and folder.base.name == "base"):
+            return ""
+        return folder.base.name
 
     def checkpoints(self, merged: Iterable[MergedSource]) -> set[str]:
         """The names a recipe must have: those in use, and the full models of adapters."""

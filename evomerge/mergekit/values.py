@@ -30,12 +30,12 @@ class SliceValues:
     flags: dict[str, bool] = field(default_factory=dict)
 
     def of(
-        self, tensors: Sequence[tuple[str, str, str, str]], inputs: Sequence[str]
+        self, tensors: Sequence[tuple[str, str, str, Mapping[str, str]]], inputs: Sequence[str]
     ) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
         """(coefficient, input or `*`) to place to tensor to value; flags are kept aside."""
         found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
         method = self.document.method
-        for place, own, output, source_name in tensors:
+        for place, own, output, own_names in tensors:
             for parameter in method.parameters:
                 if not (parameter.coefficient or parameter.is_flag):
                     continue
@@ -47,7 +47,7 @@ class SliceValues:
                         self._put(found, parameter, "*", place, own, value)
                     continue
                 for name in inputs:
-                    value = self._value(parameter, source_name, name)
+                    value = self._value(parameter, own_names[name], name)
                     self._put(found, parameter, name, place, own, value)
         if method.name == "nuslerp":
             return {("t", "*"): self._positions(found, inputs)}

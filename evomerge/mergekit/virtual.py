@@ -26,6 +26,7 @@ class VirtualSource:
     layers: set[int] = field(default_factory=set)
     leaves: Leaves = field(default_factory=dict)
     flags: dict[str, bool] = field(default_factory=dict)
+    shifts: dict[str, int] = field(default_factory=dict)
 
     def agrees(self, found: Found) -> bool:
         """Whether it already says all of this."""

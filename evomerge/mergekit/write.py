@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
+from evomerge.checkpoint.renumbered import shifted_name
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.mergekit.speech import Said, say
 from evomerge.recipe.method import METHODS
@@ -127,7 +128,6 @@ class _Writer:
         recipe = self.recipe
         source = recipe.sources[step.source]
         outer = self.outer(index)
-        span = [step.layer, step.layer + 1]
         if said is None or isinstance(source, CheckpointSource):
             return {"sources": [self.copy(step, outer)]}
         if step.scale != 1.0:
@@ -154,13 +154,15 @@ class _Writer:
             }
             for name, by_key in said.speak(found).items():
                 for key, value in by_key.items():
-                    shown = output if key == "*" else tensor
+                    own_name = shifted_name(folder.names, tensor, owner.shifts.get(key, 0))
+                    shown = output if key == "*" else own_name
                     numbers.setdefault(key, {}).setdefault(name, {})[shown] = value
         shared = {name: rules(values) for name, values in numbers.pop("*", {}).items()}
         names = [*([said.base] if said.base is not None else []), *source.inputs]
         sources = []
         for name in dict.fromkeys(names):
-            entry: dict[str, Any] = {"model": self.reference(name), "layer_range": list(span)}
+            layer = step.layer + source.shifts.get(name, 0)
+            entry: dict[str, Any] = {"model": self.reference(name), "layer_range": [layer, layer + 1]}
             if name in numbers:
                 entry["parameters"] = {p: rules(values) for p, values in numbers[name].items()}
             sources.append(entry)

@@ -96,6 +96,11 @@ class _RecipeReader:
                 for entry in (*source.inputs, *([source.base] if source.base is not None else [])):
                     if not isinstance(sources.get(entry), CheckpointSource):
                         self.fault(f"sources.{name}", "names no checkpoint source", entry)
+            elif isinstance(source, CheckpointSource) and source.on:
+                model = sources.get(source.on)
+                if not isinstance(model, CheckpointSource) or model.on or source.on == name:
+                    wrong = "an adapter is read against a checkpoint source that is a full model"
+                    self.fault(f"sources.{name}.on", wrong, source.on)
         if self.problems:
             return None
         return Recipe(
@@ -137,10 +142,11 @@ class _RecipeReader:
             self.fault(where, "needs `path` (a checkpoint) or `method` and `inputs`", entry)
             return None
         if "method" not in entry:
-            self._fields(where, entry, {"path": str, "checkpoint": str})
-            return CheckpointSource(str(entry["path"]), str(entry.get("checkpoint", "")))
+            self._fields(where, entry, {"path": str, "checkpoint": str, "on": str})
+            stated = (str(entry.get(key, "")) for key in ("path", "checkpoint", "on"))
+            return CheckpointSource(*stated)
         kinds = {"method": str, "inputs": list, "base": str, "coefficients": dict}
-        if not self._fields(where, entry, kinds | {"options": dict, "seed": int}):
+        if not self._fields(where, entry, kinds | {"options": dict, "seed": int, "shifts": dict}):
             return None
         for key, value in entry.get("options", {}).items():
             if not isinstance(value, str | bool):
@@ -149,6 +155,14 @@ class _RecipeReader:
         if not inputs or not all(isinstance(each, str) for each in inputs):
             self.fault(f"{where}.inputs", "must be a list of source names", inputs)
             return None
+        shifts = entry.get("shifts", {})
+        reference = entry.get("base", inputs[0])
+        for key, value in shifts.items():
+            if key not in inputs or (key == reference and value != 0):
+                wrong = "names no input whose layers can be others than the merge's own"
+                self.fault(f"{where}.shifts.{key}", wrong)
+            elif type(value) is not int:
+                self.fault(f"{where}.shifts.{key}", "must be a whole number of layers", value)
         return MergedSource(
             method=entry["method"],
             inputs=tuple(inputs),
@@ -162,6 +176,8 @@ class _RecipeReader:
                 for key, value in entry.get("options", {}).items()
             },
             seed=entry.get("seed", 0),
+            # A shift of nothing is none, so that equal merges have equal digests.
+            shifts={key: value for key, value in shifts.items() if value != 0},
         )
 
     def _fields(self, where: str, entry: Mapping[str, Any], kinds: Mapping[str, type]) -> bool:

@@ -38,11 +38,13 @@ class CheckpointSource:
     """A model folder, or an adapter folder read against `base`.
 
     `digest` is the SHA-256 over the content of its weight files and stands for the checkpoint in the
-    recipe's digest; `path` only says where the files lie today and is left out of the digest.
+    recipe's digest; `path` only says where the files lie today and is left out of the digest. `on` names
+    the source that an adapter is read against; empty is the base of the merge it is part of.
     """
 
     path: str
     digest: str = ""
+    on: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class MergedSource:
 
     `coefficients` maps a coefficient's name to an input's name (or `*` for one shared by all inputs)
     to a `Table`. `options` are the method's discrete settings; `seed` keys its random masks.
+
+    Layer I of the virtual model is made of layer I of the base (without one, of the first input) and of
+    layer `I + shifts[name]` of every other; inputs that are not in `shifts` give layer I.
     """
 
     method: str
@@ -59,6 +64,12 @@ class MergedSource:
     coefficients: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
     options: Mapping[str, str | float | bool] = field(default_factory=dict)
     seed: int = 0
+    shifts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        """The source whose layers have the virtual model's numbers."""
+        return self.base if self.base is not None else self.inputs[0]
 
 
 Source = CheckpointSource | MergedSource
@@ -219,7 +230,8 @@ def single_source_recipe(
 
 def _source_to_json(source: Source) -> dict[str, Any]:
     if isinstance(source, CheckpointSource):
-        return {"checkpoint": source.digest, "path": source.path}
+        stored = {"checkpoint": source.digest, "path": source.path}
+        return {**stored, "on": source.on} if source.on else stored
     data: dict[str, Any] = {
         "method": source.method,
         "inputs": list(source.inputs),
@@ -232,6 +244,8 @@ def _source_to_json(source: Source) -> dict[str, Any]:
     }
     if source.base is not None:
         data["base"] = source.base
+    if source.shifts:
+        data["shifts"] = dict(source.shifts)
     return data
 
 

@@ -223,8 +223,8 @@ FAULTS = [
     ),
     (
         "merge_method: linear\nslices:\n  - sources:\n"
-        "    - {model: math, layer_range: [0, 2]}\n    - {model: code, layer_range: [1, 3]}\n",
-        r"E137.*:3:.*slices\[0\]: a slice that merges layers of different numbers",
+        "    - {model: math, layer_range: [0, 2]}\n    - {model: code, layer_range: [1, 4]}\n",
+        r"E108.*:3:.*slices\[0\]: sources of a slice must have equally many layers",
     ),
     (
         "merge_method: linear\nslices:\n  - sources:\n    - {model: math, layer_range: [0, 4]}\n",

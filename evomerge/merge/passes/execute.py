@@ -74,5 +74,7 @@ def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor 
     """Prepared ranks of an input that needs them, if there are any."""
     if one.spread == 0.0 or scratch.ranks is None or entry.base is None:
         return None
+    if one.tensor != entry.base[1]:
+        return None  # layers of different numbers: nobody has ranked their difference
     found = scratch.ranks(entry.base[0], one.source, one.tensor)
     return None if found is None else found.to(scratch.device)

@@ -50,9 +50,10 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
     places = main.places
     problems = []
     for index, step in enumerate(recipe.path):
-        if not 0 <= step.layer < makers[step.source].folder.layers:
-            found = f"{step.source} has {makers[step.source].folder.layers} layers"
-            problems.append(Problem("E119", f"no layer {step.layer}", found, field=f"path[{index}]"))
+        for name, layer, count in makers[step.source].taken(step.layer):
+            if not 0 <= layer < count:
+                found = f"{name} has {count} layers"
+                problems.append(Problem("E119", f"no layer {layer}", found, field=f"path[{index}]"))
     for place in sorted({p for p in places.values() if not p.startswith("layers.")}):
         if place not in recipe.outer:
             problems.append(Problem("E138", "place without a source", field=f"outer.{place}"))
@@ -122,13 +123,20 @@ class _Maker:
             first = name
         else:
             self._merger = Merger(self._source, f"sources.{name}", folders, statistics)
-            first = self._source.base or self._source.inputs[0]
-        opened = folders[first]
-        self.folder = opened.base if isinstance(opened, AdapterFolder) else opened
+            first = self._source.reference
+        self.folder = _full(folders[first])
         self._layers: dict[int, list[tuple[str, str]]] = {}
         for tensor, place in self.folder.places.items():
             if place.startswith("layers."):
                 self._layers.setdefault(int(place.split(".")[1]), []).append((tensor, place))
+
+    def taken(self, layer: int) -> list[tuple[str, int, int]]:
+        """(source, its layer, how many it has) of all that a layer is made of."""
+        if isinstance(self._source, CheckpointSource):
+            return [(self._name, layer, self.folder.layers)]
+        names = dict.fromkeys((self._source.reference, *self._source.shifts))
+        shifts = self._source.shifts
+        return [(n, layer + shifts.get(n, 0), _full(self._folders[n]).layers) for n in names]
 
     def layer(self, layer: int) -> list[tuple[str, str]]:
         """(tensor, place) of each tensor of a layer."""
@@ -178,4 +186,9 @@ class _Maker:
 
     def _origin(self) -> str:
         assert isinstance(self._source, MergedSource)
-        return self._source.base or self._source.inputs[0]
+        return self._source.reference
+
+
+def _full(folder: Folder) -> CheckpointFolder:
+    """The full model behind a source."""
+    return folder.base if isinstance(folder, AdapterFolder) else folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.renumbered import shifted_name
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merge.passes.keys import mask_key
 from evomerge.merge.passes.scalars import (
@@ -61,21 +62,43 @@ class Merger:
         self._source = source
         self._where = where
         self._folders = folders
-        self._statistics = statistics
         self._method = checked_method(source, where)
         self._options = self._method.resolve(source.options)
         self._scalars = self._method.scalars_with(source.options)
         self._base = source.base if self._method.uses_base(source.options) else None
         self._names = sorted(source.inputs)
+        self._statistics = statistics
+        if source.shifts:
+            taking_part = list(dict.fromkeys((source.reference, *source.inputs)))
+            self._statistics = statistics.renumbered(taking_part, source.shifts)
 
     def tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
         """The entry of a tensor whose coefficients stand at `place`."""
         for name in self._source.inputs:
-            if tensor not in self._folders[name].tensors:
+            own = self._own(name, tensor)
+            header = self._folders[name].tensors.get(own)
+            if header is None or (own != tensor and header.shape != shape):
+                code, wrong = "E220", f"{name} has no such tensor"
+                if header is not None:
+                    code, wrong = "E223", f"{name}: the layers merged here differ in shape"
                 path = str(self._folders[name].path)
-                raise CheckpointError(
-                    Problem("E220", f"{name} has no such tensor", file=path, field=tensor)
-                )
+                raise CheckpointError(Problem(code, wrong, file=path, field=own))
+        merged = self._tensor(tensor, place, shape)
+        if not self._source.shifts:
+            return merged
+        inputs = [replace(one, tensor=self._own(one.source, one.tensor)) for one in merged.inputs]
+        return replace(merged, inputs=tuple(inputs))
+
+    def _own(self, name: str, tensor: str) -> str:
+        """What a tensor of the virtual model is called in a source."""
+        shift = self._source.shifts.get(name, 0)
+        if not shift:
+            return tensor
+        folder = self._folders[name]
+        full = folder.base if isinstance(folder, AdapterFolder) else folder
+        return shifted_name(full.names, tensor, shift)
+
+    def _tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
         if self._method.sparsify == "variance":
             return self._varying(tensor, place)
         weights = self._weights(tensor, place)
@@ -203,7 +226,7 @@ class Merger:
             gamma = self._coefficient("gamma", name, place)
             found = self._banded(plain, density, gamma, binary)
         else:
-            key = mask_key(self._source.seed, name, tensor)
+            key = mask_key(self._source.seed, name, self._own(name, tensor))
             spread = self._spread(name, place, density) if kind == "ranked" else 0.0
             found = replace(plain, keep=density, spread=spread, key=key)
             if rescale == "inverse" and spread > 0.0:

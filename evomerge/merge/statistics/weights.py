@@ -20,6 +20,7 @@ from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import layout_of, places_of
 from evomerge.checkpoint.reader import Reader, open_readers
+from evomerge.checkpoint.renumbered import renumber
 from evomerge.merge.passes.blocks import low_rank_delta
 from evomerge.merge.passes.sparsity import Sparsity
 from evomerge.merge.statistics import order
@@ -66,10 +67,24 @@ class WeightStatistics:
         self._single: dict[tuple[Hashable, int], float] = {}
         self._ranks: dict[tuple[str, str], RankFile] = {}
         self._drawn: dict[tuple[str, str, str, int], np.ndarray] = {}
+        self._renumbered: dict[Hashable, WeightStatistics] = {}
 
     def know(self, digests: Mapping[str, str]) -> None:
         """Take content digests that somebody has computed, instead of reading the files again."""
         self._digests.update(digests)
+
+    def renumbered(self, names: Sequence[str], shifts: Mapping[str, int]) -> WeightStatistics:
+        """Statistics of some sources with the layers of some of them renumbered; see `renumber`."""
+        key = (tuple(names), tuple(sorted(shifts.items())))
+        if key not in self._renumbered:
+            own = {name: self._sources[name] for name in names}
+            folders, readers = renumber(own, {name: self._readers[name] for name in names}, shifts)
+            digests = {}
+            if self._cache.directory is not None:
+                digests = {name: f"{self._identity(name)} {sorted(shifts.items())}" for name in names}
+            found = WeightStatistics(folders, self._cache.directory, digests, readers)
+            self._renumbered[key] = found
+        return self._renumbered[key]
 
     def threshold(
         self, base: str, expert: str, tensor: str, density: float, binary: bool = False

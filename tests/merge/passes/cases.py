@@ -11,7 +11,9 @@ DENSITIES = {"a": 0.5, "b": 0.9, "c": 1.0}
 RANKED = {"a": 0.5, "b": 0.7, "c": 0.3}
 
 
-def merged(method="task_arithmetic", inputs=EXPERTS, base="base", options=None, seed=0, **tables):
+def merged(
+    method="task_arithmetic", inputs=EXPERTS, base="base", options=None, seed=0, shifts=None, **tables
+):
     """A merged source; a table is a number, or expert to number or places."""
     coefficients = {
         name: {
@@ -20,7 +22,7 @@ def merged(method="task_arithmetic", inputs=EXPERTS, base="base", options=None, 
         }
         for name, table in tables.items()
     }
-    return MergedSource(method, inputs, base, coefficients, options or {}, seed)
+    return MergedSource(method, inputs, base, coefficients, options or {}, seed, shifts or {})
 
 
 MERGEKIT = {"compat": "mergekit"}
