@@ -9,13 +9,7 @@ from pathlib import Path
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.mergekit.document import Document
 from evomerge.mergekit.models import Models
-
-TEMPLATES = {
-    "chatml": "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-}
-"""Templates that go by a name."""
+from evomerge.mergekit.templates import ODD_AT_MERGEKIT, TEMPLATES
 
 
 def chat_template_text(document: Document, models: Models) -> str:
@@ -37,6 +31,10 @@ def chat_template_text(document: Document, models: Models) -> str:
     if "{" in asked or not asked:
         return asked
     if asked in TEMPLATES:
+        if asked in ODD_AT_MERGEKIT:
+            models.notes.append(
+                f"chat_template {asked}: as the format says; mergekit's has other blanks and line breaks"
+            )
         return TEMPLATES[asked]
     todo = f"give its text, `auto`, or one of {', '.join(sorted(TEMPLATES))}"
     raise document.error("E137", ("chat_template",), "no template of this name", asked, todo)

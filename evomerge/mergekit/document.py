@@ -11,8 +11,9 @@ from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, dotted, load_yaml, position
-from evomerge.mergekit.methods import MUST_BE, SPOKEN, Parameter, SpokenMethod
-from evomerge.mergekit.settings import Setting, Value
+from evomerge.mergekit.ignored import advice, misspelt
+from evomerge.mergekit.methods import INSTEAD, MUST_BE, SPOKEN, Parameter, SpokenMethod
+from evomerge.mergekit.settings import Setting, Value, as_flag, as_number
 from evomerge.recipe.recipe import DTYPES
 
 Where = tuple[str | int, ...]
@@ -107,7 +108,7 @@ def read_document(file: Path) -> Document:
     """Read a mergekit YAML's form; what its models are is looked at by `read_mergekit`.
 
     Raises:
-        ConfigError: what `load_yaml` finds, E103 missing, E104 unknown (mergekit would ignore it), E108 of
+        ConfigError: what `load_yaml` finds, E103 missing, E104 misspelt (mergekit would ignore it), E108 of
             the wrong kind, E109 not finite, E132 dtype, E137 what is not supported; all of them.
     """
     data, positions = load_yaml(file)
@@ -142,6 +143,7 @@ class _Form:
         else:
             near = difflib.get_close_matches(str(name), SPOKEN, n=1)
             todo = f"did you mean {near[0]}?" if near else f"supported: {', '.join(sorted(SPOKEN))}"
+            todo = INSTEAD.get(str(name), todo)
             self.fault("E137", ("merge_method",), "unsupported merge method", name, todo)
         body, inside = self.module()
         if ("models" in body) == ("slices" in body):
@@ -195,19 +197,31 @@ class _Form:
             self.fault("E108", where, "must be a mapping of fields", entry)
             return False
         for key in entry:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                todo = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+            if key in known:
+                continue
+            if near := misspelt(key, known):
                 wrong = "unknown field, which mergekit would ignore"
-                self.fault("E104", (*where, key), wrong, todo=todo)
+                self.fault("E104", (*where, key), wrong, todo=f"did you mean `{near}`?")
+            else:
+                level = "top" if not where else "model" if "model" in known else str(where[-1])
+                self.ignore((*where, key), advice(key, level))
         return True
+
+    def ignore(self, where: Where, more: str = "") -> None:
+        """Note what mergekit ignores, and so do we."""
+        line = position(self.positions, where)[0]
+        said = f"line {line}: `{dotted(where)}` is ignored, as mergekit ignores it"
+        self.notes.append(f"{said}; {more}" if more else said)
 
     def dtype(self, key: str) -> str | None:
         value = self.data.get(key)
-        if value is not None and value not in DTYPES:
+        if value is None:
+            return None
+        name = str(value).removeprefix("torch.")
+        if name not in DTYPES:
             self.fault("E132", (key,), f"must be one of {', '.join(DTYPES)}", value)
             return None
-        return value
+        return name
 
     def models(self, entries: Any, inside: Where) -> list[SliceEntry]:
         sources: list[SourceEntry] = []
@@ -235,8 +249,7 @@ class _Form:
             ):
                 continue
             if "residual_weight" in entry:
-                wrong = "residual_weight does nothing in mergekit and is not supported"
-                self.fault("E137", (*where, "residual_weight"), wrong)
+                self.ignore((*where, "residual_weight"), "a layer can be scaled by filters of `scale`")
             base = None
             if "base_model" in entry:
                 base = self.model(entry["base_model"], (*where, "base_model"))
@@ -273,14 +286,15 @@ class _Form:
     def model(self, value: Any, where: Where) -> ModelRef | None:
         parts: list[tuple[str, str]] = []
         if isinstance(value, dict):
-            if not self.fields(value, where, ("model", "lora")) or not isinstance(
-                value.get("model"), dict
-            ):
+            if not self.fields(value, where, ("model", "lora")) or not value.get("model"):
                 self.fault("E108", where, "must be a model: `PATH`, `PATH@REVISION` or `PATH+LORA`")
                 return None
             for key in ("model", "lora"):
                 part = value.get(key)
-                if part is not None and self.fields(part, (*where, key), ("path", "revision")):
+                if isinstance(part, str):
+                    path, _, revision = part.partition("@")
+                    parts.append((path.strip(), revision.strip()))
+                elif part is not None and self.fields(part, (*where, key), ("path", "revision")):
                     parts.append((str(part.get("path", "")), str(part.get("revision") or "")))
         elif isinstance(value, str):
             for piece in value.split("+"):
@@ -323,11 +337,7 @@ class _Form:
             parameter = self.method.parameter(name)
             if parameter is None:
                 if self.knows_method:
-                    known = [p.name for p in self.method.parameters]
-                    near = difflib.get_close_matches(str(name), known, n=1)
-                    todo = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known)}"
-                    wrong = f"{self.method.name} has no parameter `{name}`; mergekit would ignore it"
-                    self.fault("E104", here, wrong, todo=todo)
+                    self.no_parameter(name, here)
                 continue
             setting = self.setting(value, here, parameter)
             if setting is None:
@@ -338,6 +348,17 @@ class _Form:
                     f"line {setting.line}: `{name}` has no effect on {self.method.name} here"
                 )
         return found
+
+    def no_parameter(self, name: object, here: Where) -> None:
+        """A parameter that the method does not have: misspelt, or ignored."""
+        method = self.method.name
+        known = [p.name for p in self.method.parameters]
+        if near := misspelt(name, known):
+            wrong = f"{method} has no parameter `{name}`; mergekit would ignore it"
+            self.fault("E104", here, wrong, todo=f"did you mean `{near}`?")
+        else:
+            has = f"{method} has {', '.join(known)}" if known else f"{method} has no parameters"
+            self.ignore(here, advice(name, "parameters") or has)
 
     def setting(self, value: Any, where: Where, parameter: Parameter) -> Setting | None:
         before = len(self.problems)
@@ -363,21 +384,19 @@ class _Form:
         entries = value if isinstance(value, list) else [value]
         points: list[Value] = []
         for entry in entries:
-            if parameter.is_flag:
-                if isinstance(entry, bool):
-                    points.append(entry)
-                else:
-                    self.fault("E108", where, "must be true or false", entry)
-            elif isinstance(entry, bool) or not isinstance(entry, int | float):
+            read = as_flag(entry) if parameter.is_flag else as_number(entry)
+            if read is None and parameter.is_flag:
+                self.fault("E108", where, "must be true or false", entry)
+            elif read is None:
                 self.fault("E108", where, "must be a number or a list of numbers", entry)
-            elif not math.isfinite(entry):
+            elif not math.isfinite(read):
                 self.fault("E109", where, "must be finite", entry)
             else:
-                points.append(float(entry))
+                points.append(read)
         if not entries:
             self.fault("E108", where, "an empty list says nothing")
         must = MUST_BE.get(parameter.name)
         if must is not None and any(point is not must for point in points):
             wrong = f"`{parameter.name}` must be {str(must).lower()} here"
-            self.fault("E137", where, wrong, value)
+            self.fault("E137", where, wrong, value, INSTEAD.get(parameter.name, ""))
         return tuple(points)

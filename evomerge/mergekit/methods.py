@@ -150,3 +150,13 @@ SPOKEN: dict[str, SpokenMethod] = {
 
 MUST_BE: dict[str, bool] = {"nuslerp_flatten": True, "filter_wise": False}
 """Flags of which only one value can be carried out."""
+
+INSTEAD: dict[str, str] = {
+    "nuslerp_flatten": "leave it out (whole tensors), or use multislerp",
+    "filter_wise": "leave it out: one ratio for a whole tensor",
+    "nearswap": "slerp or linear of the same two models keep near entries near",
+    "arcee_fusion": "task_arithmetic or ties with a density keep the large changes of one model",
+    "ram": "task_arithmetic or ties of the same models",
+    "ramplus_tl": "task_arithmetic or ties of the same models",
+}
+"""What to use in place of methods and flags of mergekit's that cannot be carried out."""

@@ -237,6 +237,7 @@ class _Maker:
     def finish(self) -> MergekitMerge:
         """The recipe, once every slice is in."""
         document, models = self.document, self.models
+        template = chat_template_text(document, models)
         notes = [*document.notes, *models.notes, *self.unmatched()]
         merged = {source.name: self.merged(source) for source in self.virtual}
         checkpoints = self.checkpoints(merged.values())
@@ -255,7 +256,6 @@ class _Maker:
             for name, path in models.paths.items()
             if name in checkpoints
         }
-        template = chat_template_text(document, models)
         recipe = Recipe(
             sources=sources | merged,
             path=tuple(self.path),

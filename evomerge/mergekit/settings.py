@@ -7,6 +7,31 @@ from dataclasses import dataclass
 
 Value = float | bool
 
+_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
+_NO = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+def as_flag(value: object) -> bool | None:
+    """A flag as mergekit reads it: true and false, 1 and 0, and words for them; else None."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    if isinstance(value, str):
+        word = value.lower()
+        return True if word in _YES else False if word in _NO else None
+    return None
+
+
+def as_number(value: object) -> float | None:
+    """A number as mergekit reads it, texts such as `1e-5` (which YAML takes for text) too; else None."""
+    if not isinstance(value, bool | int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
 
 @dataclass(frozen=True)
 class Setting:

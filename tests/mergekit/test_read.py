@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 from safetensors.torch import load_file
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.layout import place_of
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.export.export import merge_recipe
 from evomerge.mergekit import MergekitMerge, read_mergekit
+from evomerge.mergekit.templates import TEMPLATES
 from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource, lookup
 from tests.tiny_models import write_model
 
@@ -208,7 +211,7 @@ FAULTS = [
     ),
     ("merge_method: linear\nmodels: [{model: math}]\n", "E103.*`weight` has no value.*of math"),
     (
-        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: true}\n",
+        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: much}\n",
         "E108.*must be a number",
     ),
     (
@@ -236,8 +239,8 @@ FAULTS = [
         "E137.*:3:.*`nuslerp_flatten` must be true",
     ),
     (
-        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: 1}\nchat_template: alpaca\n",
-        "E137.*:4:.*no template of this name; found 'alpaca'",
+        "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: 1}\nchat_template: alpacka\n",
+        "E137.*:4:.*no template of this name; found 'alpacka'",
     ),
     (
         "merge_method: ties\nbase_model: base\nmodels: [{model: math}]\n"
@@ -275,6 +278,53 @@ def test_chat_template_is_written(models: Path) -> None:
     assert "<|im_start|>" in (models / "chat" / "chat_template.jinja").read_text()
     again = merge_recipe(models / "chat" / "recipe.json", models / "again", overwrite=True)
     assert "chat_template.jinja" in again.files
+
+
+SAYS = [
+    (
+        "alpaca",
+        "Be brief\n\n### Instruction:\nHi\n\n### Response:\nYes?\n\n### Instruction:\nBye\n\n### Response:\n",
+    ),
+    (
+        "chatml",
+        "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    (
+        "exaone",
+        "[|system|]Be brief[|endofturn|]\n[|user|]Hi\n[|assistant|]Yes?[|endofturn|]\n[|user|]Bye\n"
+        "[|assistant|]",
+    ),
+    (
+        "llama3",
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nYes?<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    ("mistral", "<s> [INST] Be brief\n\nHi [/INST] Yes?</s> [INST] Bye [/INST]"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), SAYS)
+def test_templates_render_as_their_formats_say(name: str, expected: str) -> None:
+    turns = [("system", "Be brief"), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye")]
+    talk = [{"role": role, "content": content} for role, content in turns]
+    found, _ = render_jinja_template(
+        [talk],
+        chat_template=TEMPLATES[name],
+        add_generation_prompt=True,
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    assert found[0] == expected
+
+
+def test_mistral_wants_turns() -> None:
+    talk = [{"role": "user", "content": "Hi"}, {"role": "user", "content": "there?"}]
+    with pytest.raises(TemplateError, match="must take turns"):
+        render_jinja_template([talk], chat_template=TEMPLATES["mistral"], bos_token="", eos_token="")
 
 
 def test_a_genome_file_is_sent_to_import(models: Path) -> None:
