@@ -12,7 +12,7 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, dotted, load_yaml, position
 from evomerge.mergekit.ignored import advice, misspelt
-from evomerge.mergekit.methods import INSTEAD, MUST_BE, SPOKEN, Parameter, SpokenMethod
+from evomerge.mergekit.methods import INSTEAD, SPOKEN, Parameter, SpokenMethod
 from evomerge.mergekit.settings import Setting, Value, as_flag, as_number
 from evomerge.recipe.recipe import DTYPES
 
@@ -395,8 +395,4 @@ class _Form:
                 points.append(read)
         if not entries:
             self.fault("E108", where, "an empty list says nothing")
-        must = MUST_BE.get(parameter.name)
-        if must is not None and any(point is not must for point in points):
-            wrong = f"`{parameter.name}` must be {str(must).lower()} here"
-            self.fault("E137", where, wrong, value, INSTEAD.get(parameter.name, ""))
         return tuple(points)

@@ -67,6 +67,9 @@ class SpokenMethod:
         if "normalise" in available:
             shares = flags.get("normalize", flags.get("normalize_weights", True))
             chosen["normalise"] = "yes" if shares else "no"
+        if flags.get("filter_wise") or not flags.get("nuslerp_flatten", True):
+            # mergekit's `row_wise` runs along the first axis.
+            chosen["along"] = "columns" if flags.get("nuslerp_row_wise") else "rows"
         if "around" in available:
             chosen["around"] = "base" if with_base else "zero"
         return {name: value for name, value in chosen.items() if value != available[name][0]}
@@ -106,7 +109,7 @@ SPOKEN: dict[str, SpokenMethod] = {
             (
                 Parameter("weight", "non_base", None, "weight"),
                 Parameter("nuslerp_flatten", "shared", True),
-                Parameter("nuslerp_row_wise", "shared", False, effect=False),
+                Parameter("nuslerp_row_wise", "shared", False),
             ),
         ),
         SpokenMethod(
@@ -148,15 +151,10 @@ SPOKEN: dict[str, SpokenMethod] = {
     )
 }  # fmt: skip
 
-MUST_BE: dict[str, bool] = {"nuslerp_flatten": True, "filter_wise": False}
-"""Flags of which only one value can be carried out."""
-
 INSTEAD: dict[str, str] = {
-    "nuslerp_flatten": "leave it out (whole tensors), or use multislerp",
-    "filter_wise": "leave it out: one ratio for a whole tensor",
     "nearswap": "slerp or linear of the same two models keep near entries near",
     "arcee_fusion": "task_arithmetic or ties with a density keep the large changes of one model",
     "ram": "task_arithmetic or ties of the same models",
     "ramplus_tl": "task_arithmetic or ties of the same models",
 }
-"""What to use in place of methods and flags of mergekit's that cannot be carried out."""
+"""What to use in place of methods of mergekit's that cannot be carried out."""

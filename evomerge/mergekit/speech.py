@@ -45,6 +45,11 @@ def say(source: MergedSource) -> Said:
         flags["normalize"] = options.get("divisor") in ("weight", "count")
     if spoken.parameter("normalize_weights") is not None:
         flags["normalize_weights"] = options["normalise"] == "yes"
+    if spoken.parameter("filter_wise") is not None:
+        flags["filter_wise"] = options["along"] == "rows"
+    if spoken.parameter("nuslerp_flatten") is not None:
+        flags["nuslerp_flatten"] = options["along"] == "tensor"
+        flags["nuslerp_row_wise"] = options["along"] == "columns"
     if "rescale" in options:
         # 1/density can be said in the weights, where nothing divides by their sum.
         inverse = options["rescale"] == "inverse" and method.sparsify == "bernoulli"

@@ -192,7 +192,7 @@ METHODS: dict[str, MergeMethod] = {
             scalars="slerp",
             inputs=(2, 2),
             statistics=frozenset({"gram"}),
-            options=(("around", ("base", "zero")),),
+            options=(("around", ("base", "zero")), ("along", ("tensor", "rows", "columns"))),
         ),
         MergeMethod(
             name="karcher",
@@ -219,6 +219,7 @@ METHODS: dict[str, MergeMethod] = {
             scalars="model_stock",
             inputs=(2, None),
             statistics=frozenset({"gram"}),
+            options=(("along", ("tensor", "rows")),),
         ),
         MergeMethod(
             name="ties",

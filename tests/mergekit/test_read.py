@@ -189,7 +189,11 @@ def test_the_module_of_a_decoder_is_the_file_itself(models: Path) -> None:
 
 FAULTS = [
     ("merge_method: tie\n", r"E137.*:1:\d+ merge_method: unsupported merge method.*mean ties"),
-    ("merge_method: arcee_fusion\n", "E137.*unsupported merge method; found 'arcee_fusion'"),
+    (
+        "merge_method: arcee_fusion\n",
+        "E137.*unsupported merge method; found 'arcee_fusion'; task_arithmetic or ties with a density",
+    ),
+    ("merge_method: nearswap\n", "E137.*unsupported merge method; found 'nearswap'; slerp or linear"),
     ("merge_method: linear\nmodules: {}\n", r"E137.*:2:\d+ modules: .*other modules than `default`"),
     (
         "merge_method: linear\nmodules: {text: {models: [{model: math}]}, vision: {models: []}}\n",
@@ -232,11 +236,6 @@ FAULTS = [
     (
         "merge_method: linear\nslices:\n  - sources:\n    - {model: math, layer_range: [0, 4]}\n",
         r"E119.*:4:.*math has 3 layers",
-    ),
-    (
-        "merge_method: nuslerp\nmodels: [{model: math}, {model: code}]\n"
-        "parameters: {weight: 1, nuslerp_flatten: false}\n",
-        "E137.*:3:.*`nuslerp_flatten` must be true",
     ),
     (
         "merge_method: linear\nmodels: [{model: math}]\nparameters: {weight: 1}\nchat_template: alpacka\n",

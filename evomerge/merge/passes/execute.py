@@ -12,6 +12,7 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.merge.passes.blocks import Scratch, operand_of
+from evomerge.merge.passes.by_row import merge_by_row
 from evomerge.merge.passes.fused import is_bounded, run_compiled
 from evomerge.merge.passes.sparsified_sum import sparsified_sum
 from evomerge.merge.passes.weighted_sum import weighted_sum
@@ -46,6 +47,10 @@ def execute(
     size = target.numel()
     if size == 0:
         return True
+    if entry.rule is not None:
+        return merge_by_row(
+            base, operands, entry.rule, entry.shape, entry.scale, target, storage, scratch
+        )
     ranks = [_ranks(entry, one, scratch) for one in entry.inputs]
     bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
     if bounded and run_compiled(entry, base, operands, target, scratch):

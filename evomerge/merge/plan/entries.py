@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from evomerge.merge.passes.row_rule import RowRule
 from evomerge.merge.passes.sparsity import Sparsity
 
 
@@ -61,6 +62,7 @@ class TensorPlan:
         factor: factor of the merged task vector; only with an election, else it is in the weights.
         least_variance: entries whose variance over the inputs is below this are dropped; 0 keeps all.
         scale: factor of the whole result.
+        rule: how weights are found row by row; those of the inputs then count for nothing.
     """
 
     name: str
@@ -74,6 +76,7 @@ class TensorPlan:
     factor: float = 1.0
     least_variance: float = 0.0
     scale: float = 1.0
+    rule: RowRule | None = None
 
     @property
     def elect(self) -> bool:

@@ -181,6 +181,7 @@ class _Maker:
             divisor=merged.divisor,
             factor=merged.factor,
             least_variance=merged.least_variance,
+            rule=merged.rule,
             scale=scale,
         )
 

@@ -12,6 +12,7 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.renumbered import shifted_name
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merge.passes.keys import mask_key
+from evomerge.merge.passes.row_rule import RowRule
 from evomerge.merge.passes.scalars import (
     LEAST_DIVISOR,
     LERP_ABOVE,
@@ -43,6 +44,7 @@ class Merged:
     divisor: Literal["none", "count", "weight"] = "none"
     factor: float = 1.0
     least_variance: float = 0.0
+    rule: RowRule | None = None
 
 
 class Merger:
@@ -101,6 +103,11 @@ class Merger:
     def _tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
         if self._method.sparsify == "variance":
             return self._varying(tensor, place)
+        rule = self._row_rule(place)
+        if rule is not None:
+            names = self._source.inputs if rule.kind == "slerp" else self._names
+            inputs = tuple(PlanInput(name, tensor) for name in names)
+            return Merged(None if self._base is None else (self._base, tensor), inputs, rule=rule)
         weights = self._weights(tensor, place)
         if self._base is None:
             # Where all weights are zero, one input stays, that there be something to multiply by zero.
@@ -125,6 +132,18 @@ class Merger:
         return self._simplest(
             tensor, Merged((self._base, tensor), inputs, election, divisor, 1.0 if folded else strength)
         )
+
+    def _row_rule(self, place: str) -> RowRule | None:
+        """How weights are found row by row; None where one number holds for the whole tensor."""
+        along = self._options.get("along", "tensor")
+        if along == "tensor":
+            return None
+        axis = cast('Literal["rows", "columns"]', along)
+        if self._scalars == "model_stock":
+            return RowRule("model_stock", axis, factor=self._coefficient("lambda", None, place))
+        t = self._coefficient("t", None, place)
+        # At its ends an arc is one of the two, whatever the rows.
+        return RowRule("slerp", axis, t) if t not in (0.0, 1.0) else None
 
     def _simplest(self, tensor: str, merged: Merged) -> Merged:
         """The same, planned as a copy where it is one."""

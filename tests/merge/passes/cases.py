@@ -35,12 +35,20 @@ CASES = {
     "slerp": merged("slerp", ("a", "b"), None, t={"*": {"": 0.3, "layers.0": 0.8}}),
     "nuslerp": merged("nuslerp", ("a", "b"), t={"*": {"": 0.3, "layers.0": 0.8}}),
     "nuslerp_zero": merged("nuslerp", ("a", "b"), None, {"around": "zero"}, t=0.4),
+    "nuslerp_rows": merged(
+        "nuslerp", ("a", "b"), options={"along": "rows"}, t={"*": {"": 0.3, "layers.0": 1.0}}
+    ),
+    "nuslerp_columns": merged("nuslerp", ("b", "a"), options={"along": "columns"}, t=0.7),
+    "nuslerp_zero_columns": merged(
+        "nuslerp", ("a", "b"), None, {"around": "zero", "along": "columns"}, t=0.4
+    ),
     "karcher": merged("karcher", base=None, weight=WEIGHTS),
     "karcher_base": merged("karcher", weight=WEIGHTS, options={"around": "base"}),
     "multislerp": merged("multislerp", weight=WEIGHTS),
     "multislerp_raw": merged("multislerp", weight=WEIGHTS, options={"normalise": "no"}),
     "multislerp_zero": merged("multislerp", base=None, weight=WEIGHTS, options={"around": "zero"}),
     "model_stock": merged("model_stock"),
+    "model_stock_rows": merged("model_stock", options={"along": "rows"}, **{"lambda": 0.9}),
     "model_stock_scaled": merged("model_stock", **{"lambda": 1.3}),
     "ties": merged("ties", weight=WEIGHTS, density=0.37),
     "ties_model": merged("ties", weight=0.8, density=0.2, options={"trim": "model"}),

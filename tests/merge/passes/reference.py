@@ -63,6 +63,23 @@ def keep_probabilities(delta, density, epsilon):
     return (density - epsilon + 2 * epsilon * share).reshape(delta.shape)
 
 
+def by_row(method, options, vectors, origin, get):
+    """The same methods for each row (last axis) or column (along the first axis) by itself."""
+    if options["along"] == "columns":
+        flat = [v.reshape(len(v), -1).T for v in vectors]
+    else:
+        flat = [v.reshape(-1, v.shape[-1]) for v in vectors]
+    merged = []
+    for rows in zip(*flat, strict=True):
+        if method == "model_stock":
+            merged.append(get("lambda", "*") * model_stock(list(rows)))
+        else:
+            merged.append(slerp(*rows, get("t", "*"), 1 - 1e-12))
+    merged = np.stack(merged)
+    merged = merged.T if options["along"] == "columns" else merged
+    return origin + merged.reshape(vectors[0].shape)
+
+
 def unit(x):
     return x / np.linalg.norm(x)
 
@@ -169,6 +186,8 @@ def merge(method, options, base, experts, names, get, seed, tensor, model_thresh
     vectors = deltas if options.get("around", "base") == "base" else experts
     origin = base if options.get("around", "base") == "base" else 0.0
     yes = options.get("normalise", "yes") == "yes"
+    if options.get("along", "tensor") != "tensor":
+        return by_row(method, options, vectors, origin, get)
     if method in ("slerp", "nuslerp"):
         vectors, origin = (experts, 0.0) if method == "slerp" else (vectors, origin)
         return origin + slerp(*vectors, get("t", "*"), 0.9995 if method == "slerp" else 1 - 1e-12)
