@@ -38,12 +38,10 @@ HOMES = {
 DEFERRED = {
     "campaign.check": ("torch",),
     "campaign.devices": ("torch",),
-    "checkpoint.folder": ("evomerge.checkpoint.adapter",),
     "checkpoint.hub": (
         "huggingface_hub",
         "huggingface_hub.errors",
     ),
-    "checkpoint.layout": ("evomerge.search_space",),
     "evaluators.code_execution": ("evaluate",),
     "evaluators.generation_length": (
         "evomerge.evaluators.canary",
@@ -116,7 +114,6 @@ def test_imports_go_downward_only(module: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.xfail(reason="the circle in checkpoint/ is being opened")
 def test_no_module_imports_itself_through_others() -> None:
     """Neither when it is loaded nor in a function nor for type checkers."""
     arrows = {
@@ -147,8 +144,6 @@ def test_deferred_imports_are_known() -> None:
     "module", [name for name in deferred() if not name.startswith("evomerge.cli.")]
 )
 def test_deferred_imports_keep_a_library_out(module: str) -> None:
-    if module.startswith("evomerge.checkpoint.") and module.rpartition(".")[2] in ("folder", "layout"):
-        pytest.xfail("the circle in checkpoint/ is being opened")
     already = loaded_by(module)
     for name in deferred()[module]:
         if own(name):

@@ -19,9 +19,9 @@ from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
-from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import Declaration
@@ -71,11 +71,11 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     layout, genes = None, 0
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
-        layout = layout_of(base)
+        layout = base.layout
         if campaign.tokenizer is not None and not problems:
             folders = _aligned(campaign, folders, problems)
             base = cast("CheckpointFolder", folders["base"])
-            layout = layout_of(base)
+            layout = base.layout
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):

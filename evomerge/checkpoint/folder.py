@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.checkpoint.layout import LayerNames, layer_names, place_of, places_of
 from evomerge.errors import CheckpointError, Problem
-
-if TYPE_CHECKING:
-    from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
+from evomerge.search_space import ModelLayout
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,6 +55,18 @@ class CheckpointFolder:
         """The place of every tensor."""
         return places_of(self.tensors)
 
+    @cached_property
+    def layout(self) -> ModelLayout:
+        """What a search space must know of the model; `active` is None until weights were read."""
+        used = set(self.places.values())
+        outer = [place for place in OUTER_PLACES if place in used]
+        places = leaf_places(self.layers, MODULES, outer)
+        return ModelLayout(
+            layers=self.layers,
+            places=tuple(place for place in places if place in used),
+            parameters=self.parameters,
+        )
+
     @property
     def parameters(self) -> int:
         """Number of parameters; a tied head counts once."""
@@ -87,22 +98,6 @@ def layer_lists(config: Mapping[str, Any], layers: int) -> dict[str, list[Any]]:
         for key, value in config.items()
         if isinstance(value, list) and len(value) == layers and not key.endswith(_NOT_BY_LAYER)
     }
-
-
-def open_source(
-    path: str | Path, name: str, base: CheckpointFolder | None = None
-) -> CheckpointFolder | AdapterFolder:
-    """Open a folder as what its files say it is: a full model, or an adapter of `base`.
-
-    Raises:
-        CheckpointError: as `open_folder` and `open_adapter` do.
-    """
-    from evomerge.checkpoint.adapter import open_adapter
-
-    folder = Path(path)
-    if base is not None and (folder / "adapter_config.json").is_file():
-        return open_adapter(folder, name, base)
-    return open_folder(folder, name)
 
 
 def open_folder(path: str | Path, name: str) -> CheckpointFolder:

@@ -11,14 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from evomerge.checkpoint.header import TensorHeader
-from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
-
-if TYPE_CHECKING:
-    from evomerge.checkpoint.folder import CheckpointFolder
-    from evomerge.search_space import ModelLayout
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "expert")
@@ -43,6 +37,11 @@ class LayerNames:
     def join(self, layer: int, rest: str) -> str:
         """The name of tensor `rest` in layer `layer`."""
         return f"{self.prefix}.{layer}.{rest}" if self.prefix else f"{layer}.{rest}"
+
+    def shifted(self, tensor: str, shift: int) -> str:
+        """The tensor `shift` layers above; outside the layers the same."""
+        inside = self.split(tensor)
+        return tensor if inside is None else self.join(inside[0] + shift, inside[1])
 
 
 def layer_names(tensors: Iterable[str]) -> LayerNames:
@@ -93,17 +92,3 @@ def places_of(tensors: Mapping[str, TensorHeader]) -> dict[str, str]:
     """The place of every tensor of a checkpoint."""
     names = layer_names(tensors)
     return {name: place_of(name, names, header) for name, header in tensors.items()}
-
-
-def layout_of(folder: CheckpointFolder) -> ModelLayout:
-    """What a search space must know of a base model; `active` is None until weights were read."""
-    from evomerge.search_space import ModelLayout
-
-    used = set(folder.places.values())
-    outer = [place for place in OUTER_PLACES if place in used]
-    places = leaf_places(folder.layers, MODULES, outer)
-    return ModelLayout(
-        layers=folder.layers,
-        places=tuple(place for place in places if place in used),
-        parameters=folder.parameters,
-    )

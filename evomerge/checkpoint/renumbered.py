@@ -9,7 +9,6 @@ import torch
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import LayerNames
 from evomerge.checkpoint.reader import AdapterReader, Reader, TensorReader
 
 Folder = CheckpointFolder | AdapterFolder
@@ -28,7 +27,7 @@ class RenumberedReader(TensorReader):
 
     def read(self, name: str) -> torch.Tensor:
         """Tensor `name`, as the files have it `shift` layers above."""
-        return self._own.read(shifted_name(self.folder.names, name, self._shift))
+        return self._own.read(self.folder.names.shifted(name, self._shift))
 
 
 class AdaptedReader(TensorReader):
@@ -52,12 +51,6 @@ class AdaptedReader(TensorReader):
         return out
 
 
-def shifted_name(names: LayerNames, tensor: str, shift: int) -> str:
-    """The tensor `shift` layers above; outside the layers the same."""
-    split = names.split(tensor)
-    return tensor if split is None else names.join(split[0] + shift, split[1])
-
-
 def renumber(
     folders: Mapping[str, Folder], readers: Mapping[str, Reader], shifts: Mapping[str, int]
 ) -> tuple[dict[str, Folder], dict[str, Reader]]:
@@ -71,13 +64,13 @@ def renumber(
     shapes = []
     for name, folder in folders.items():
         names, shift = _full(folder).names, shifts.get(name, 0)
-        shapes.append({(shifted_name(names, t, -shift), h.shape) for t, h in folder.tensors.items()})
+        shapes.append({(names.shifted(t, -shift), h.shape) for t, h in folder.tensors.items()})
     common = {tensor for tensor, _ in set.intersection(*shapes)}
     seen: dict[str, Folder] = {}
     reading: dict[str, Reader] = {}
     for name, folder in folders.items():
         full, shift = _full(folder), shifts.get(name, 0)
-        moved = {shifted_name(full.names, t, -shift): h for t, h in full.tensors.items()}
+        moved = {full.names.shifted(t, -shift): h for t, h in full.tensors.items()}
         view = replace(full, tensors={t: h for t, h in moved.items() if t in common})
         seen[name] = replace(folder, base=view) if isinstance(folder, AdapterFolder) else view
         reading[name] = RenumberedReader(view, readers[name], shift) if shift else readers[name]

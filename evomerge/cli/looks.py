@@ -157,7 +157,7 @@ def show(
 def verify(directory: Folder, as_json: Json = False) -> None:
     """Recompute every invariant of a campaign folder."""
     from evomerge.front.folder import open_campaign_folder
-    from evomerge.verify.examine import examine
+    from evomerge.verify.invariants import examine
 
     open_campaign_folder(directory)
     found = examine(directory)

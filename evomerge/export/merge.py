@@ -14,8 +14,9 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.hub import HUB_NAME
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
 from evomerge.checkpoint.renumbered import AdaptedReader
 from evomerge.checkpoint.vocabulary import Vocabulary, vocabulary_config

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from evomerge.campaign.file import NAME, RESERVED_NAMES
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
+from evomerge.checkpoint.open import open_source
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Problem
 from evomerge.mergekit.document import Document, ModelRef
 from evomerge.recipe.recipe import UNION

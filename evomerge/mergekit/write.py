@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
-from evomerge.checkpoint.renumbered import shifted_name
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.mergekit.speech import Said, say
 from evomerge.recipe.method import METHODS
@@ -154,7 +153,7 @@ class _Writer:
             }
             for name, by_key in said.speak(found).items():
                 for key, value in by_key.items():
-                    own_name = shifted_name(folder.names, tensor, owner.shifts.get(key, 0))
+                    own_name = folder.names.shifted(tensor, owner.shifts.get(key, 0))
                     shown = output if key == "*" else own_name
                     numbers.setdefault(key, {}).setdefault(name, {})[shown] = value
         shared = {name: rules(values) for name, values in numbers.pop("*", {}).items()}

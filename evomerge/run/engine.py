@@ -14,8 +14,8 @@ from evomerge.campaign.prepared import layout_to_json
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.digest import WeightFiles
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder, open_source
-from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
 from evomerge.errors import CheckpointError
@@ -153,7 +153,7 @@ class Engine:
             }
             for evaluator in self.evaluators
         }
-        layout = replace(layout_of(self.base), active=found.active)
+        layout = replace(self.base.layout, active=found.active)
         data["layout"] = layout_to_json(layout)
         data["evaluators"] = evaluators
         data["task_vectors"] = dict(found.task_vectors)

@@ -1,10 +1,10 @@
 """Verify: recompute every invariant of a campaign folder from what it holds.
 
-In comes a folder, out come the contradictions in it. Read `examine` first, then `replay` (genomes and
+In comes a folder, out come the contradictions in it. Read `invariants` first, then `replay` (genomes and
 asks), `races`, `exports` and `report`.
 """
 
-from evomerge.verify.examine import examine, verify
+from evomerge.verify.invariants import examine, verify
 from evomerge.verify.report import Verification
 
 __all__ = [

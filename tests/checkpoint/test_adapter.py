@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint.adapter import AdapterFolder, open_adapter
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import open_folder, open_source
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError
 from evomerge.merge.passes.blocks import low_rank_delta

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import INDEX_FILE, open_folder, open_source
-from evomerge.checkpoint.layout import layout_of
+from evomerge.checkpoint.folder import INDEX_FILE, open_folder
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError
 from tests.checkpoint.folders import llama, save
@@ -72,7 +72,7 @@ def test_reading_copies_nothing_and_survives_odd_offsets(tmp_path, folder):
 
 
 def test_layout(folder):
-    layout = layout_of(open_folder(folder, "base"))
+    layout = open_folder(folder, "base").layout
     inside = [f"layers.{i}.{m}" for i in range(2) for m in ("attn", "mlp", "norm")]
     assert layout.places == ("embed", *inside, "final_norm", "head")
     assert layout.layers == 2
@@ -83,7 +83,7 @@ def test_tied_model_has_no_head(tmp_path):
     save(llama(tie_word_embeddings=True), tmp_path, torch.float32)
     opened = open_folder(tmp_path, "base")
     assert opened.tied
-    assert "head" not in layout_of(opened).places
+    assert "head" not in opened.layout.places
 
 
 def test_redundant_head_is_set_aside(tmp_path):

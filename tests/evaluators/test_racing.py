@@ -34,7 +34,7 @@ from evomerge.ledger.repair import repair_folder
 from evomerge.objectives.objective import Complete, Failed, Objective, Raced, raced
 from evomerge.objectives.pareto import non_dominated
 from evomerge.objectives.scores import Metric
-from evomerge.verify.examine import examine, verify
+from evomerge.verify.invariants import examine, verify
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import Finished, events_of, front_text, run_file
 

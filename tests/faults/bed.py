@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.errors import EvomergeError
 from evomerge.ledger.history import LEDGER_FILE, History
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.faults.harness import Tally, Trial
 from tests.faults.sessions import ACKNOWLEDGED, checksum, command, toys
 from tests.faults.toy import write_plan

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from evomerge import failpoint
 from evomerge.errors import EvomergeError, Stopped
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     SCHEDULES,

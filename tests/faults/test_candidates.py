@@ -27,7 +27,7 @@ from evomerge.run import driver, engine, search
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.run.worker import Worker
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     doubled_results,

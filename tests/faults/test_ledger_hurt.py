@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evomerge.errors import Stopped
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     SCHEDULES,

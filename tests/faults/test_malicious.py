@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from evomerge.cli.app import main
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import finished

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint.folder import open_folder
-from evomerge.checkpoint.layout import layout_of
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError
 from evomerge.merge.binding import bind
@@ -77,7 +76,7 @@ def test_live_model_is_what_transformers_loads(tmp_path, family):
     # Every parameter is bound exactly once, and every layer has places of its own.
     elements = sum(torch.Size(b.shape).numel() for b in live.bindings)
     assert elements == sum(p.numel() for p in reference.parameters())
-    assert {p.split(".")[1] for p in layout_of(folder).places if p.startswith("layers")} == {"0", "1"}
+    assert {p.split(".")[1] for p in folder.layout.places if p.startswith("layers")} == {"0", "1"}
 
 
 @pytest.fixture

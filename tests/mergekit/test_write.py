@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge.checkpoint.folder import open_source
+from evomerge.checkpoint.open import open_source
 from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
 from evomerge.mergekit import mergekit_yaml

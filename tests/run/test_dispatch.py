@@ -16,7 +16,7 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult
-from evomerge.verify.examine import examine
+from evomerge.verify.invariants import examine
 from tests.clocks import PlayedClock
 from tests.tiny_runs import events_of, finished, forked
 

@@ -35,7 +35,7 @@ from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.run import dispatch
 from evomerge.run.driver import _unusable
 from evomerge.run.progress import Progress
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.tiny_models import write_campaign
 from tests.tiny_ray import local_ray
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
 from evomerge.export.export import export_candidate
-from evomerge.verify.examine import examine
+from evomerge.verify.invariants import examine
 from tests.tiny_models import write_campaign, write_evaluator
 from tests.tiny_runs import run_file
 

@@ -16,7 +16,7 @@ from evomerge.optimizers.schedule import follow
 from evomerge.run.job import JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
-from evomerge.verify.examine import verify
+from evomerge.verify.invariants import verify
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, run_file
 

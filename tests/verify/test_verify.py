@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from evomerge.ledger.ledger import Ledger
-from evomerge.verify.examine import examine, verify
+from evomerge.verify.invariants import examine, verify
 from tests.tiny_runs import events_of, finished
 
 
@@ -250,7 +250,7 @@ def test_the_selection_names_known_candidates(events, tmp_path):
 def test_the_front_is_compared(monkeypatch):
     import dataclasses
 
-    from evomerge.verify import examine as module
+    from evomerge.verify import invariants as module
 
     def shorter(history, store):
         front = finished().front

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.renumbered import shifted_name
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merge.passes.keys import mask_key
 from evomerge.merge.passes.row_rule import RowRule
@@ -98,7 +97,7 @@ class Merger:
             return tensor
         folder = self._folders[name]
         full = folder.base if isinstance(folder, AdapterFolder) else folder
-        return shifted_name(full.names, tensor, shift)
+        return full.names.shifted(tensor, shift)
 
     def _tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
         if self._method.sparsify == "variance":

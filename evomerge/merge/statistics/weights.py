@@ -18,7 +18,7 @@ import torch
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import layout_of, places_of
+from evomerge.checkpoint.layout import places_of
 from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.checkpoint.renumbered import renumber
 from evomerge.merge.passes.blocks import low_rank_delta
@@ -249,7 +249,7 @@ class WeightStatistics:
         assert isinstance(folder, CheckpointFolder)
         places = folder.places
         touched = {places[tensor] for tensor in self.health(base, expert).active}
-        return tuple(place for place in layout_of(folder).places if place in touched)
+        return tuple(place for place in folder.layout.places if place in touched)
 
     def _value(self, name: str, tensor: str) -> torch.Tensor:
         """A tensor of a source as float32; float64 stays float64."""
