@@ -19,7 +19,7 @@ from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.vocabulary import aligned_folders
@@ -81,9 +81,8 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
-        for expert in experts:
-            if isinstance(expert, AdapterFolder):
-                warnings += expert.warnings
+        for folder in folders.values():
+            warnings += folder.warnings
         genes = _count_genes(campaign, layout, paths, problems)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
             wrong = (
@@ -138,7 +137,7 @@ def _open_checkpoints(
                 folders[name] = open_folder(paths[name], name)
             elif isinstance(base, CheckpointFolder):
                 folders[name] = open_source(paths[name], name, base)
-            elif not (Path(paths[name]) / "adapter_config.json").is_file():
+            elif not is_adapter(Path(paths[name])):
                 folders[name] = open_folder(paths[name], name)
         except CheckpointError as error:
             problems += error.problems

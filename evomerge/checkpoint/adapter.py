@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.adapter_config import FACTORED, adapter_kind
 from evomerge.checkpoint.folder import CheckpointFolder, read_json
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.errors import CheckpointError, Problem
@@ -74,14 +75,19 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     Raises:
         CheckpointError: E201 no folder, E202 no config, E206 pickle weights, E215 no weights, E208 to
             E214 damaged file, E220 half of a pair of factors, E221 a module the base does not have,
-            E223 a factor of the wrong shape, E234 what is no plain LoRA (DoRA, trained biases,
-            whole modules saved, other methods).
+            E223 a factor of the wrong shape, E234 what is no plain LoRA, and every field of the config
+            that is not understood; one problem for each kind of fault.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(Problem("E201", f"{name}: no such folder", file=str(folder)))
     config = read_json(folder / "adapter_config.json", "E202", f"{name}: adapter config unreadable")
-    _refuse_unsupported(config, name, folder)
+    kind = adapter_kind(config, name, folder)
+    if kind != FACTORED:
+        todo = "merge it into its base with PEFT and give the full model"
+        raise CheckpointError(
+            Problem("E234", f"{name} is no plain LoRA adapter", f"it is {kind}", todo, str(folder))
+        )
     if not (folder / WEIGHTS).exists():
         if (folder / "adapter_model.bin").exists():
             raise CheckpointError(
@@ -105,34 +111,6 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     return AdapterFolder(name, folder, config, base, factors, warnings)
 
 
-def _refuse_unsupported(config: Mapping[str, Any], name: str, folder: Path) -> None:
-    problems = []
-
-    def refuse(field: str, what: str) -> None:
-        found = f"{field} is {config.get(field)!r}"
-        todo = "merge it into its base with PEFT and give the full model"
-        problems.append(Problem("E234", f"{name}: {what}", found, todo, str(folder), field=field))
-
-    if config.get("peft_type") != "LORA":
-        refuse("peft_type", "only LoRA adapters can be read as low-rank factors")
-    if config.get("use_dora"):
-        refuse("use_dora", "DoRA adapters are not supported")
-    if config.get("bias", "none") != "none":
-        refuse("bias", "adapters with trained biases are not supported")
-    if config.get("lora_bias"):
-        refuse("lora_bias", "adapters with trained biases are not supported")
-    for field in ("modules_to_save", "trainable_token_indices", "target_parameters"):
-        if config.get(field):
-            refuse(field, "adapters that carry whole modules or parameters are not supported")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1:
-        refuse("r", "the rank must be a positive integer")
-    if not isinstance(alpha, int | float):
-        refuse("lora_alpha", "lora_alpha must be a number")
-    if problems:
-        raise CheckpointError(problems)
-
-
 def _pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """PEFT's rule: the first key that matches the end of the module's name, at a dot."""
     for key, value in patterns.items():
@@ -147,19 +125,16 @@ def _factors(
     base: CheckpointFolder,
     file: str,
 ) -> dict[str, LowRank]:
-    problems: list[Problem] = []
+    faults: list[tuple[str, str, str, str]] = []
     modules: dict[str, dict[str, TensorHeader]] = {}
     for key, header in headers.items():
         match = _FACTOR.match(key)
         if match is None:
-            problems.append(
-                Problem(
-                    "E234", "not a LoRA factor", "", "only plain LoRA is supported", file, field=key
-                )
-            )
+            faults.append(("E234", "not a LoRA factor", key, "only plain LoRA is supported"))
             continue
         modules.setdefault(match.group(1).removeprefix(_PREFIX), {})[match.group(2)] = header
     factors: dict[str, LowRank] = {}
+    flipped = _fan_in_fan_out(modules, config, base)
     for module, parts in modules.items():
         tensor = f"{module}.weight"
         embedding = "lora_embedding_A" in parts
@@ -167,26 +142,58 @@ def _factors(
         b = parts.get("lora_embedding_B" if embedding else "lora_B")
         if a is None or b is None:
             found = f"found {', '.join(sorted(parts))}"
-            problems.append(Problem("E220", "one factor is missing", found, "", file, field=module))
+            faults.append(("E220", "one factor is missing", module, found))
             continue
         target = base.tensors.get(tensor)
         if target is None:
             found = f"{base.path} has no tensor {tensor}"
-            problems.append(
-                Problem("E221", "the base has no such module", found, "", file, field=module)
-            )
+            faults.append(("E221", "the base has no such module", module, found))
             continue
         rank = _pattern_value(config.get("rank_pattern") or {}, module, config["r"])
         alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
-        transposed = embedding or bool(config.get("fan_in_fan_out"))
+        # PEFT goes by the class of the layer, whatever the config says; a shape that is not square tells it.
+        outer = _product(a, b)
+        square = len(set(target.shape)) == 1
+        transposed = embedding or (flipped if square else target.shape == outer[::-1])
         wanted = target.shape[::-1] if transposed else target.shape
-        shapes_fit = len(wanted) == 2 and (a.shape, b.shape) == ((rank, wanted[1]), (wanted[0], rank))
-        if not shapes_fit:
+        if len(wanted) != 2 or (a.shape, b.shape) != ((rank, wanted[1]), (wanted[0], rank)):
             found = f"A {list(a.shape)}, B {list(b.shape)}, base {list(target.shape)}, rank {rank}"
-            problems.append(Problem("E223", "factor of the wrong shape", found, "", file, field=module))
+            faults.append(("E223", "factor of the wrong shape", module, found))
             continue
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         factors[tensor] = LowRank(a, b, float(scale), transposed)
-    if problems:
-        raise CheckpointError(problems)
+    if faults:
+        raise CheckpointError(_by_code(faults, file))
     return factors
+
+
+def _product(a: TensorHeader, b: TensorHeader) -> tuple[int, ...]:
+    """The shape of `B @ A`."""
+    return (*b.shape[:1], *a.shape[1:])
+
+
+def _fan_in_fan_out(
+    modules: Mapping[str, Mapping[str, TensorHeader]], config: Mapping[str, Any], base: CheckpointFolder
+) -> bool:
+    """Whether square weights inside the layers are stored as [in, out]: as those beside them are."""
+    seen = set()
+    for module, parts in modules.items():
+        target = base.tensors.get(f"{module}.weight")
+        if target is None or base.names.split(f"{module}.weight") is None or len(parts) != 2:
+            continue
+        outer = _product(parts["lora_A"], parts["lora_B"]) if "lora_A" in parts else ()
+        if len(set(outer)) == 2 and target.shape in (outer, outer[::-1]):
+            seen.add(target.shape != outer)
+    return seen.pop() if len(seen) == 1 else bool(config.get("fan_in_fan_out"))
+
+
+def _by_code(faults: Sequence[tuple[str, str, str, str]], file: str) -> list[Problem]:
+    """One problem for each kind of (code, what is wrong, field, found), with a count and the first."""
+    problems = []
+    for code, wrong in dict.fromkeys((code, wrong) for code, wrong, _, _ in faults):
+        same = [(field, found) for c, w, field, found in faults if (c, w) == (code, wrong)]
+        field, found = same[0]
+        if len(same) > 1:
+            wrong, found = f"{wrong}, {len(same)} in all", f"the first: {found}"
+        problems.append(Problem(code, wrong, found, "", file, field=field))
+    return problems

@@ -39,6 +39,7 @@ class CheckpointFolder:
         layers: number of layers.
         names: how the layers are numbered.
         redundant: tensors in the files that tying makes copies of others, name to name.
+        warnings: what a person should know and what does not stop a merge (E205).
     """
 
     name: str
@@ -49,6 +50,7 @@ class CheckpointFolder:
     layers: int
     names: LayerNames
     redundant: Mapping[str, TensorHeader] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
 
     @cached_property
     def places(self) -> dict[str, str]:
@@ -100,6 +102,13 @@ def layer_lists(config: Mapping[str, Any], layers: int) -> dict[str, list[Any]]:
     }
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter: it has the config of one, and is not a full model as well."""
+    files = (SINGLE_FILE, INDEX_FILE)
+    full = (folder / "config.json").is_file() and any((folder / file).exists() for file in files)
+    return (folder / ADAPTER_FILES[0]).is_file() and not full
+
+
 def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     """Open a full model: config, index, and the header of every weight file.
 
@@ -111,7 +120,7 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(_missing_folder(folder, name))
-    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         base = _hub_base(folder)
         raise CheckpointError(
             Problem("E204", f"{name} is an adapter, not a full model", f"its base is {base}",
@@ -138,7 +147,17 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
         layers=names.count,
         names=names,
         redundant=redundant,
+        warnings=_beside(folder, name),
     )
+
+
+def _beside(folder: Path, name: str) -> tuple[Problem, ...]:
+    """A warning where an adapter lies in the folder of a full model."""
+    if not (folder / ADAPTER_FILES[0]).is_file():
+        return ()
+    found = f"{ADAPTER_FILES[0]} lies beside its weights"
+    todo = "if the adapter is meant, put it into a folder of its own"
+    return (Problem("E205", f"{name} is read as the full model it is", found, todo, str(folder)),)
 
 
 def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def missing_files(snapshot: Path) -> tuple[str, ...]:
     names = {entry.name for entry in snapshot.iterdir()}
     broken = {name for name in names if not (snapshot / name).exists()}
     present = names - broken
-    config, *weights = ADAPTER_FILES if ADAPTER_FILES[0] in names else ("config.json", SINGLE_FILE)
+    adapter = ADAPTER_FILES[0] in names and not {SINGLE_FILE, INDEX_FILE} & names
+    config, *weights = ADAPTER_FILES if adapter else ("config.json", SINGLE_FILE)
     wanted = {config}
     shards = {name for name in names if re.fullmatch(r".+-of-\d+\.safetensors", name)}
     if INDEX_FILE in present:

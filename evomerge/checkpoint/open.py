@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder, open_adapter
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 
 
 def open_source(
@@ -17,6 +17,6 @@ def open_source(
         CheckpointError: as `open_folder` and `open_adapter` do.
     """
     folder = Path(path)
-    if base is not None and (folder / "adapter_config.json").is_file():
+    if base is not None and is_adapter(folder):
         return open_adapter(folder, name, base)
     return open_folder(folder, name)

@@ -138,7 +138,7 @@ def export_candidate(
     scores: dict[str, Mapping[str, Metric]] = {
         split: known.metrics for split, known in candidate.evaluations.items()
     }
-    warnings = list(chosen.warnings)
+    warnings = [*chosen.warnings, *merge.notes]
     evaluation = campaign.config.evaluation
     with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
         model, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
@@ -215,7 +215,7 @@ def merge_recipe(
         recipe=merge.recipe.digest,
         files=files,
         seconds=seconds,
-        warnings=(*stated.notes, *warnings),
+        warnings=(*stated.notes, *merge.notes, *warnings),
     )
 
 

@@ -14,7 +14,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
@@ -47,6 +47,7 @@ class OpenedMerge:
         plan: what each output tensor is made of.
         readers: by source name.
         hubs: hub name of each source that came from the hub's cache.
+        notes: what a person should know of the sources, one line each.
         vocabulary: of the result, where vocabularies were brought into one.
     """
 
@@ -55,6 +56,7 @@ class OpenedMerge:
     plan: MergePlan
     readers: Mapping[str, Reader]
     hubs: Mapping[str, str]
+    notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
 
     @property
@@ -135,7 +137,9 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
         plan = make_plan(recipe, merging, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
-    merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), vocabulary)
+    noted = [warning for folder in folders.values() for warning in folder.warnings]
+    notes = tuple(f"{warning.wrong}; {warning.found}; {warning.todo}" for warning in noted)
+    merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), notes, vocabulary)
     if vocabulary is None:
         return merge
     config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}
@@ -193,18 +197,18 @@ def _open_sources(recipe: Recipe) -> dict[str, Folder]:
     folders: dict[str, Folder] = {}
     problems: list[Problem] = []
 
-    def is_adapter(name: str, path: str) -> bool:
-        return base_of.get(name, "base") != name and (Path(path) / "adapter_config.json").is_file()
+    def adapts(name: str, path: str) -> bool:
+        return base_of.get(name, "base") != name and is_adapter(Path(path))
 
     checkpoints = recipe.checkpoints
     for name, source in checkpoints.items():
-        if not is_adapter(name, source.path):
+        if not adapts(name, source.path):
             try:
                 folders[name] = open_folder(source.path, name)
             except EvomergeError as error:
                 problems += error.problems
     for name, source in checkpoints.items():
-        if is_adapter(name, source.path):
+        if adapts(name, source.path):
             base = folders.get(base_of.get(name, "base"))
             try:
                 opened = base if isinstance(base, CheckpointFolder) else None

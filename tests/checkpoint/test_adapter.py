@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from evomerge.checkpoint.adapter import AdapterFolder, open_adapter
 from evomerge.checkpoint.digest import content_digest
-from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError
@@ -86,23 +86,95 @@ def test_other_base_is_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "said"),
     [
-        ("use_dora", True),
-        ("bias", "all"),
-        ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
-        ("target_parameters", ["experts.gate_up_proj"]),
-        ("peft_type", "IA3"),
-        ("r", 0),
-        ("lora_alpha", None),
+        ("peft_type", "PREFIX_TUNING", "PREFIX_TUNING adapters add no weights"),
+        ("peft_type", "XLORA", "adapters of this type are not understood"),
+        ("init_lora_weights", "loftq", "trained against a base that the training changed"),
+        ("init_lora_weights", "corda", "trained against a base that the training changed"),
+        ("init_lora_weights", "lora_ga", "trained against a base that the training changed"),
+        ("init_lora_weights", "pissa_niter_4", "found by a random method"),
+        ("init_lora_weights", "newest", "this start is not understood"),
+        ("layer_replication", [[0, 2], [1, 2]], "its model has other layers"),
+        ("alora_invocation_tokens", [5], "after certain tokens only"),
+        ("kasa_config", {"beta": 1}, "this field of the adapter is not understood"),
+        ("a_field_of_the_future", 0.5, "this field of the adapter is not understood"),
+        ("task_type", "SEQ_CLS", "no language model"),
+        ("bias", "some", "none, all or lora_only"),
+        ("r", 0, "positive integer"),
+        ("lora_alpha", None, "must be a number"),
     ],
 )
-def test_unsupported_features_are_named(tmp_path, field, value):
+def test_what_is_not_understood_is_refused_by_name(tmp_path, field, value, said):
     write_adapter(tmp_path)
     edit_config(tmp_path, **{field: value})
-    with pytest.raises(CheckpointError, match=f"E234.*{field}"):
-        open_adapter(tmp_path / "adapter", "math", open_folder(tmp_path / "base", "base"))
+    base = open_folder(tmp_path / "base", "base")
+    with pytest.raises(CheckpointError, match=rf"E234.* {field}: math: .*{said}") as caught:
+        open_adapter(tmp_path / "adapter", "math", base)
+    assert len(caught.value.problems) == 1
+
+
+def test_fields_that_say_nothing_are_let_through(tmp_path):
+    """What PEFT writes of features that were not used, of versions before and after the installed one."""
+    write_adapter(tmp_path)
+    edit_config(tmp_path, a_field_of_the_future=None, another={}, third=False, init_lora_weights="eva")
+    base = open_folder(tmp_path / "base", "base")
+    assert len(open_adapter(tmp_path / "adapter", "math", base).factors) == 4
+
+
+def test_a_full_model_beside_an_adapter_is_the_full_model(tmp_path):
+    write_adapter(tmp_path)
+    base = open_folder(tmp_path / "base", "base")
+    assert base.warnings == ()
+    for file in (tmp_path / "base").iterdir():
+        shutil.copy(file, tmp_path / "adapter")
+    both = open_source(tmp_path / "adapter", "math", base)
+    assert isinstance(both, CheckpointFolder)
+    (warning,) = both.warnings
+    assert (warning.code, warning.wrong) == ("E205", "math is read as the full model it is")
+    (tmp_path / "adapter" / "model.safetensors").unlink()
+    # A config of the base that the training left beside the adapter makes no full model of it.
+    assert isinstance(open_source(tmp_path / "adapter", "math", base), AdapterFolder)
+
+
+def test_faults_of_a_kind_are_one_line(tmp_path):
+    write_adapter(tmp_path)
+    save(llama(hidden_size=16), tmp_path / "small", torch.float32)
+    with pytest.raises(CheckpointError, match="4 in all; the first: A ") as caught:
+        open_adapter(tmp_path / "adapter", "math", open_folder(tmp_path / "small", "base"))
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.wrong) == ("E223", "factor of the wrong shape, 4 in all")
+    assert problem.field.endswith("_proj")
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_orientation_is_that_of_the_layers(tmp_path, said):
+    """GPT-2 stores [in, out] inside its layers and not in its head; PEFT goes by the layer's class."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 24, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, tie_word_embeddings=False))
+    save(model, tmp_path / "base", torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = LoraConfig(
+        r=3, lora_alpha=5, target_modules=["c_attn", "c_proj", "lm_head"], fan_in_fan_out=True
+    )
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):
+        tuned = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    edit_config(tmp_path, fan_in_fan_out=said)
+    base = open_folder(tmp_path / "base", "base")
+    reader = open_readers({"base": base, "math": open_source(tmp_path / "adapter", "math", base)})[
+        "math"
+    ]
+    after = tuned.merge_and_unload().state_dict()
+    for name, start in before.items():
+        factors = reader.delta(name)
+        end = start if factors is None else start + low_rank_delta(*factors).view(start.shape)
+        torch.testing.assert_close(end, after[name], rtol=1e-5, atol=1e-6)
 
 
 def test_faulty_weights(tmp_path):
@@ -116,7 +188,7 @@ def test_faulty_weights(tmp_path):
     broken[f"{prefix}.mlp.down_proj.lora_B.weight"] = torch.zeros(31, 4)
     broken["base_model.model.other.lora_A.weight"] = torch.zeros(4, 8)
     broken["base_model.model.other.lora_B.weight"] = torch.zeros(8, 4)
-    broken["base_model.model.lm_head.weight"] = torch.zeros(8, 4)
+    broken["base_model.model.model.layers.0.mlp.scale"] = torch.zeros(8, 4)
     save_file(broken, str(path))
     with pytest.raises(CheckpointError, match="E2") as caught:
         open_adapter(tmp_path / "adapter", "math", base)

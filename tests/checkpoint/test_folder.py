@@ -143,6 +143,7 @@ def test_pickle_weights_are_never_opened(folder, tmp_path):
     (folder / "model.safetensors").write_bytes(bait)
     with pytest.raises(CheckpointError, match=r"E208.*a pickle or zip file under another name"):
         open_folder(folder, "base")
+    (folder / "model.safetensors").unlink()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
     (folder / "adapter_model.bin").write_bytes(bait)
     with pytest.raises(CheckpointError, match=r"E206.*adapter_model.bin"):
