@@ -15,14 +15,16 @@ import heapq
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Objective
 from evomerge.objectives.pareto import hypervolume, non_dominated
-from evomerge.optimizers.optimizer import Optimizer, Schedule, make_optimizer
+from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.schedule import follow
+from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.pool import Pool
 from evomerge.search_space import Gene, Genome
@@ -38,7 +40,7 @@ SHARES = (0.95, 1.0)
 class Problem:
     """A test problem: its genes, values of a genome (all minimised), and what to scale them by.
 
-    `initial` holds genomes to begin with; `options` are the optimizer's.
+    `initial` holds genomes to begin with; `settings` are the optimizer's.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Problem:
     values: Callable[[np.ndarray], tuple[float, ...]]
     scale: tuple[float, ...]
     initial: tuple[Genome, ...] = ()
-    options: dict[str, str | float | bool] = field(default_factory=dict)
+    settings: Nsga2Settings = Nsga2Settings()
 
 
 def plain_genes(count: int) -> tuple[Gene, ...]:
@@ -61,8 +63,8 @@ def zdt1() -> Problem:
         g = 1 + 9 * x[1:].mean()
         return float(x[0]), float(g * (1 - np.sqrt(x[0] / g)))
 
-    options: dict[str, str | float | bool] = {"start": "random", "operators": "standard"}
-    return Problem("ZDT1", plain_genes(30), values, (1.0, 1.0), (), options)
+    settings = Nsga2Settings(start="random", operators="standard")
+    return Problem("ZDT1", plain_genes(30), values, (1.0, 1.0), (), settings)
 
 
 def dtlz2() -> Problem:
@@ -73,8 +75,8 @@ def dtlz2() -> Problem:
         a, b = np.pi / 2 * x[:2]
         return g * np.cos(a) * np.cos(b), g * np.cos(a) * np.sin(b), g * np.sin(a)
 
-    options: dict[str, str | float | bool] = {"start": "random", "operators": "standard"}
-    return Problem("DTLZ2", plain_genes(12), values, (1.0, 1.0, 1.0), (), options)
+    settings = Nsga2Settings(start="random", operators="standard")
+    return Problem("DTLZ2", plain_genes(12), values, (1.0, 1.0, 1.0), (), settings)
 
 
 def merge_surrogate(layers: int = 8, seed: int = 1) -> Problem:
@@ -236,7 +238,7 @@ def run(
         population=generation if schedule == "generational" else steady,
         seed=seed,
         initial=problem.initial,
-        options=problem.options,
+        settings=problem.settings,
         schedule=schedule,
     )
     desk = SimulatedDesk(problem, optimizer, SimulatedPool(workers, seed), budget, target)

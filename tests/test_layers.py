@@ -61,7 +61,7 @@ DEFERRED = {
     "merge.device_map": ("accelerate",),
     "merge.passes.compiled": ("torch._C",),
     "merge.passes.kernels": ("torch._inductor",),
-    "optimizers.optimizer": (
+    "optimizers.kinds": (
         "evomerge.optimizers.nsga2",
         "evomerge.optimizers.steady_nsga2",
     ),

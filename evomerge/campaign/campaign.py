@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, dotted, load_yaml, position, validate
 from evomerge.objectives.constraint import Constraint, faults_between, parse_constraint
 from evomerge.objectives.objective import Objective
+from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.recipe.recipe import UNION, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
@@ -179,6 +180,7 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         wrong = f"a population of {population} needs a budget of at least as many evaluations"
         where = _place(positions, file, "budget", "evaluations")
         problems.append(Problem("E112", wrong, f"found {budget}", "", *where))
+    problems += _optimizer_faults(optimizer, positions, file)
     constraints = data.get("constraints")
     between = faults_between(
         constraints if isinstance(constraints, list) else [], [*section("experts")]
@@ -211,6 +213,25 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
             problems.append(Problem("E117", wrong, "", "leave one out", *where))
         seen.setdefault(key, str(name))
     return problems
+
+
+def _optimizer_faults(section: Mapping[str, Any], positions: Positions, file: Path) -> list[Problem]:
+    """An unknown kind of optimizer and faults of its options, as far as their YAML types are right."""
+    kind, options = section.get("kind", OptimizerSection().kind), section.get("options", {})
+    if not isinstance(kind, str) or not isinstance(options, dict):
+        return []
+    try:
+        plain = {n: value for n, value in options.items() if isinstance(value, str | int | float)}
+        optimizer_settings(kind, plain)
+    except ConfigError as error:
+        faults = []
+        for problem in error.problems:
+            option = problem.field.removeprefix("optimizer.options.")
+            path = ("kind",) if option == problem.field else ("options", option)
+            name, line, column, field = _place(positions, file, "optimizer", *path)
+            faults.append(replace(problem, file=name, line=line, column=column, field=field))
+        return faults
+    return []
 
 
 def campaign_from_json(data: Mapping[str, Any]) -> Campaign:

@@ -74,9 +74,10 @@ class OptimizerSection(_Section):
     """Which optimizer asks, how many candidates make a generation, and when it is told of them.
 
     `generational`: when a generation is whole, in ask order. `steady_state`: each as it arrives.
+    Kinds and their options are those of `evomerge.optimizers.kinds`.
     """
 
-    kind: Literal["nsga2", "random"] = "nsga2"
+    kind: str = "nsga2"
     population: Annotated[int, Field(ge=4, le=10_000)] = 20
     schedule: Literal["generational", "steady_state"] = "generational"
     options: dict[str, str | float | bool] = {}

@@ -130,6 +130,6 @@ def _evaluators() -> list[dict[str, Any]]:
 
 
 def _optimizers() -> list[dict[str, Any]]:
-    from evomerge.optimizers.optimizer import KINDS
+    from evomerge.optimizers.kinds import KINDS
 
-    return [{"kind": kind, "about": about} for kind, about in KINDS.items()]
+    return [{"kind": name, "about": kind.about} for name, kind in KINDS.items()]

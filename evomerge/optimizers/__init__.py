@@ -4,16 +4,22 @@ In come genes, objectives and outcomes; out come genomes on the grid. An optimiz
 its seed and of what it was asked and told, so that a campaign resumes by repeating what its ledger
 holds; each lives in a file that alone knows its library.
 
-Read `optimizer` (the seam), `grid` (genomes, and which were asked), `nsga2` and `steady_nsga2` with
-what they share (`genetic`, `variation`, `structured`), `random_search`, `schedule` (who is asked and
-told when), `seeders` and `baselines` (where a search starts, and what it must beat).
+Read `optimizer` (the seam), `settings` and `kinds` (what each is called and takes), `grid` (genomes, and
+which were asked), `nsga2` and `steady_nsga2` with what they share (`genetic`, `variation`, `structured`),
+`random_search`, `schedule` (who is asked and told when), `seeders` and `baselines` (where a search starts,
+and what it must beat).
 """
 
-from evomerge.optimizers.optimizer import KINDS, Optimizer, Schedule, make_optimizer
+from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.optimizer import Optimizer, Schedule
+from evomerge.optimizers.settings import Nsga2Settings, RandomSettings
 
 __all__ = [
     "KINDS",
+    "Nsga2Settings",
     "Optimizer",
+    "RandomSettings",
     "Schedule",
     "make_optimizer",
+    "optimizer_settings",
 ]

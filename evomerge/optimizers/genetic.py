@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome, Raced
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid, Turns
-from evomerge.optimizers.options import read_options
-from evomerge.optimizers.variation import OPTIONS, Variation
+from evomerge.optimizers.settings import Nsga2Settings
+from evomerge.optimizers.variation import Variation
 from evomerge.search_space import Gene, Genome
 
 TRIES = 20
@@ -48,15 +48,14 @@ class Genetic:
         objectives: int,
         population: int,
         initial: Sequence[Genome],
-        options: Mapping[str, str | float | bool] | None,
+        settings: Nsga2Settings,
         *,
         whole: bool,
     ) -> None:
-        settings = read_options("nsga2", options or {}, OPTIONS)
         self._grid = Grid(genes)
         self._turns = Turns(objectives, whole=whole)
         self._population = population
-        self._structured_start = settings["start"] == "structured"
+        self._structured_start = settings.start == "structured"
         self._variation = Variation(self._grid, settings)
         given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
         self._given = self._grid.snap(given)

@@ -10,7 +10,7 @@ has no values to be compared by, enters it only while there are too few others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 from evomerge.objectives.objective import Outcome
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.optimizers.variation import CROSSOVER_SHARE, Variation
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -40,12 +41,7 @@ Config.warnings["not_compiled"] = False
 
 
 class Nsga2(Genetic):
-    """NSGA-II on the grid; see `Optimizer`.
-
-    Options: `start` and `operators` (`structured`, or `random` and `standard` as pymoo has them),
-    `global_generations` (so many generations after the first vary whole experts only),
-    `eta_crossover`, `eta_mutation` (spread of SBX and polynomial mutation; larger is narrower).
-    """
+    """NSGA-II on the grid; see `Optimizer`."""
 
     def __init__(
         self,
@@ -54,9 +50,9 @@ class Nsga2(Genetic):
         population: int,
         seed: int,
         initial: Sequence[Genome] = (),
-        options: Mapping[str, str | float | bool] | None = None,
+        settings: Nsga2Settings = Nsga2Settings(),
     ) -> None:
-        super().__init__(genes, objectives, population, initial, options, whole=True)
+        super().__init__(genes, objectives, population, initial, settings, whole=True)
         self._rng = np.random.default_rng(seed)
         self._generation = 0
         self._algorithm = _Algorithm(

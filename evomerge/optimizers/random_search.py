@@ -8,13 +8,13 @@ what one coefficient per expert can reach is found by 100 random points.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
-from evomerge.optimizers.options import read_options
+from evomerge.optimizers.settings import RandomSettings
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -24,8 +24,7 @@ _TRIES = 20
 class RandomSearch:
     """Uniform on the grid, in batches or (`steady`) one by one; see `Optimizer`. Asks `initial` first.
 
-    Option `structure`: `independent` (default) or `global`. When all global points were asked, it
-    goes on with independent ones.
+    When all points of the structure `global` were asked, it goes on with independent ones.
     """
 
     def __init__(
@@ -35,12 +34,11 @@ class RandomSearch:
         population: int,
         seed: int,
         initial: Sequence[Genome] = (),
-        options: Mapping[str, str | float | bool] | None = None,
+        settings: RandomSettings = RandomSettings(),
         *,
         steady: bool = False,
     ) -> None:
-        known = {"structure": ("independent", ("independent", "global"))}
-        self._global = read_options("random", options or {}, known)["structure"] == "global"
+        self._global = settings.structure == "global"
         self._grid = Grid(genes)
         self._turns = Turns(objectives, whole=not steady)
         self._steady = steady

@@ -9,13 +9,14 @@ stream of its own, keyed by seed and number, so that a replay needs the order of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.objectives.objective import Outcome
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import add_new, leftovers
+from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.optimizers.variation import CROSSOVER_SHARE
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -24,7 +25,7 @@ _START, _ASK = 0, 1
 
 
 class SteadyNsga2(Genetic):
-    """Steady-state NSGA-II on the grid; see `Optimizer`. Options are those of `Nsga2`.
+    """Steady-state NSGA-II on the grid; see `Optimizer`.
 
     A generation is counted as `population` asks. Failed candidates never become members; the worst of
     mu + 1 leaves: the one that breaks constraints most, else the most crowded of the last front, and of
@@ -38,9 +39,9 @@ class SteadyNsga2(Genetic):
         population: int,
         seed: int,
         initial: Sequence[Genome] = (),
-        options: Mapping[str, str | float | bool] | None = None,
+        settings: Nsga2Settings = Nsga2Settings(),
     ) -> None:
-        super().__init__(genes, objectives, population, initial, options, whole=False)
+        super().__init__(genes, objectives, population, initial, settings, whole=False)
         self._seed = seed
         self._start: list[Genome] = []
         self._starts = 0

@@ -6,37 +6,27 @@ polynomial mutation (Deb and Goyal 1996) or a block mutation; both plain forms a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from pymoo.operators.crossover.sbx import cross_sbx
 from pymoo.operators.mutation.pm import mut_pm
 
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.settings import Nsga2Settings
 
 CROSSOVER_SHARE = 0.9
 """Share of couples whose children are crossed; the others' children are only mutated."""
 
-OPTIONS: Mapping[str, tuple[str | float, tuple[str, ...] | tuple[float, float]]] = {
-    "start": ("structured", ("structured", "random")),
-    "operators": ("structured", ("structured", "standard")),
-    "global_generations": (4.0, (0.0, 10_000.0)),
-    "eta_crossover": (15.0, (1.0, 100.0)),
-    "eta_mutation": (20.0, (1.0, 100.0)),
-}
-"""Options of NSGA-II: default, and choices or bounds."""
-
 
 class Variation:
-    """Crossover and mutation with the settings of a search; see `OPTIONS`."""
+    """Crossover and mutation with the settings of a search."""
 
-    def __init__(self, grid: Grid, settings: Mapping[str, str | float]) -> None:
+    def __init__(self, grid: Grid, settings: Nsga2Settings) -> None:
         self._grid = grid
-        self._plain = settings["operators"] == "standard"
-        self._global = float(settings["global_generations"])
-        self._eta_crossover = float(settings["eta_crossover"])
-        self._eta_mutation = float(settings["eta_mutation"])
+        self._plain = settings.operators == "standard"
+        self._global = settings.global_generations
+        self._eta_crossover = settings.eta_crossover
+        self._eta_mutation = settings.eta_mutation
 
     def cross(self, parents: np.ndarray, generation: int, rng: np.random.Generator) -> np.ndarray:
         """Children of couples, both float64 [2, couples, genes]; blends may leave the bounds."""

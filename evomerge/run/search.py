@@ -16,7 +16,8 @@ from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
-from evomerge.optimizers.optimizer import Optimizer, make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.recipe.recipe import Recipe
@@ -54,7 +55,7 @@ def campaign_optimizer(
         population=section.population,
         seed=campaign.config.seed,
         initial=initial,
-        options=section.options,
+        settings=optimizer_settings(section.kind, section.options),
         schedule=section.schedule,
     )
 

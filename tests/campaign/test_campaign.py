@@ -142,7 +142,27 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "no value keeps both",
         ),
         (("direction: minimize", "direction: down"), "E108", 12, "objectives[1].direction", "'down'"),
-        (("kind: nsga2", "kind: cma"), "E108", 13, "optimizer.kind", "'nsga2' or 'random'"),
+        (
+            ("kind: nsga2", "kind: cma"),
+            "E108",
+            13,
+            "optimizer.kind",
+            "one of nsga2, random; found 'cma'",
+        ),
+        (
+            ("population: 6", "population: 6, options: {start: cold}"),
+            "E108",
+            13,
+            "optimizer.options.start",
+            "one of structured, random; found 'cold'",
+        ),
+        (
+            ("nsga2, population", "nsga2, options: {\n eta: 3}, population"),
+            "E104",
+            14,
+            "optimizer.options.eta",
+            "options of nsga2: start, operators",
+        ),
         (
             ("population: 6", "population: 3"),
             "E108",

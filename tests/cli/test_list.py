@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from evomerge.optimizers.optimizer import KINDS
+from evomerge.optimizers.kinds import KINDS
 from evomerge.recipe.method import METHODS
 from tests.cli.terminal import call
 

@@ -11,8 +11,8 @@ from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from evomerge.objectives.objective import Complete, Objective
+from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.nsga2 import _Survival
-from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.optimizers.steady_nsga2 import _Members
 from evomerge.search_space import Gene
 

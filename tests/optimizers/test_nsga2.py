@@ -9,8 +9,8 @@ from evomerge.objectives.objective import Complete, Failed, Objective, Raced
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers import structured
 from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.nsga2 import Nsga2
-from evomerge.optimizers.optimizer import make_optimizer
 from evomerge.search_space import Gene
 from evomerge.testing.optimizers import example_genes, example_outcome
 
@@ -50,7 +50,13 @@ def merge_surrogate(layers, seed):
 def volume_after(kind, options, genes, objective, count, evaluations, seed, initial, reference):
     names = [Objective(f"task{i}.loss", "minimize") for i in range(count)]
     optimizer = make_optimizer(
-        kind, genes, names, population=20, seed=seed, initial=initial, options=options
+        kind,
+        genes,
+        names,
+        population=20,
+        seed=seed,
+        initial=initial,
+        settings=optimizer_settings(kind, options),
     )
     values = []
     while len(values) < evaluations:

@@ -11,7 +11,7 @@ from evomerge.errors import LedgerDamaged, TooManyFailures
 from evomerge.ledger.history import History
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.objective import Complete, Failed
-from evomerge.optimizers.optimizer import make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.schedule import follow
 from evomerge.run.job import JobResult
 from evomerge.run.pool.inline import InlinePool
@@ -71,7 +71,7 @@ def steady(kind="nsga2", population=10, genes=None, **options):
         OBJECTIVES,
         population=population,
         seed=3,
-        options=options,
+        settings=optimizer_settings(kind, options),
         schedule="steady_state",
     )
 

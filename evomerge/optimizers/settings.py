@@ -1,0 +1,123 @@
+"""Settings of optimizers: a frozen dataclass for each kind, whose fields are its options in a campaign file.
+
+A field's annotation says what it may be and its default what it is if a file is silent, so that both stand
+in one place. It is one of: words (`Literal["a", "b"]`), `bool`, `str`, `int`, `float`, or a number within
+bounds (`Annotated[float, Between(1, 100)]`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from evomerge.errors import ConfigError, Problem
+
+Option = str | float | bool
+"""A setting as a campaign file and a ledger hold it."""
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number, both allowed."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of an optimizer that has none."""
+
+
+@dataclass(frozen=True)
+class Nsga2Settings:
+    """Settings of NSGA-II, in both schedules.
+
+    Attributes:
+        start: first population from experts and simple merges (`structured`) or drawn at random.
+        operators: variation that knows experts and layers (`structured`), or SBX and polynomial
+            mutation alone (`standard`).
+        global_generations: so many generations after the first vary whole experts only.
+        eta_crossover: distribution index of SBX (Deb and Agrawal 1995); larger is narrower.
+        eta_mutation: that of polynomial mutation (Deb and Goyal 1996).
+    """
+
+    start: Literal["structured", "random"] = "structured"
+    operators: Literal["structured", "standard"] = "structured"
+    global_generations: Annotated[float, Between(0.0, 10_000.0)] = 4.0
+    eta_crossover: Annotated[float, Between(1.0, 100.0)] = 15.0
+    eta_mutation: Annotated[float, Between(1.0, 100.0)] = 20.0
+
+
+@dataclass(frozen=True)
+class RandomSettings:
+    """Settings of random search.
+
+    Attributes:
+        structure: every gene drawn by itself (`independent`), or one value for all genes of an expert
+            and coefficient (`global`).
+    """
+
+    structure: Literal["independent", "global"] = "independent"
+
+
+def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) -> Settings:
+    """Settings of a kind from what a file says, defaults filled in.
+
+    Args:
+        kind: the optimizer, for messages.
+        form: its settings class.
+        given: option to value.
+
+    Raises:
+        ConfigError: with every fault: E104 for unknown names, E108 for wrong values. `field` of each
+            is `optimizer.options.NAME`.
+    """
+    allowed = get_type_hints(form, include_extras=True)
+    names = [field.name for field in dataclasses.fields(form)]  # type: ignore[arg-type]
+    problems = []
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        where = f"optimizer.options.{name}"
+        if name not in names:
+            todo = f"options of {kind}: {', '.join(names) or 'none'}"
+            problems.append(Problem("E104", "unknown option", "", todo, field=where))
+        elif expected := _fault(allowed[name], value):
+            problems.append(Problem("E108", f"must be {expected}", f"found {value!r}", field=where))
+        else:
+            values[name] = float(value) if _number(allowed[name])[0] is float else value
+    if problems:
+        raise ConfigError(problems)
+    return form(**values)
+
+
+def _number(annotation: Any) -> tuple[Any, Between | None]:
+    """A field's type without bounds, and its bounds."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, None
+    kind, *extras = get_args(annotation)
+    return kind, next((extra for extra in extras if isinstance(extra, Between)), None)
+
+
+def _fault(annotation: Any, value: Option) -> str:
+    """What a value should have been, in words; empty if it fits."""
+    if get_origin(annotation) is Literal:
+        words = get_args(annotation)
+        return "" if value in words else f"one of {', '.join(map(str, words))}"
+    kind, bounds = _number(annotation)
+    if kind in (bool, str):
+        return "" if type(value) is kind else {bool: "true or false", str: "text"}[kind]
+    if isinstance(value, bool) or not isinstance(value, int | (float if kind is float else int)):
+        fits = False
+    else:
+        least, most = (bounds.least, bounds.most) if bounds else (-math.inf, math.inf)
+        fits = math.isfinite(value) and least <= value <= most
+    if fits:
+        return ""
+    what = "a number" if kind is float else "a whole number"
+    return f"{what} from {bounds.least:g} to {bounds.most:g}" if bounds else what
