@@ -12,6 +12,7 @@ from typing import Any
 
 from evomerge.checkpoint.vocabulary import TOKENIZER_FILE, plain_ids
 from evomerge.errors import CheckpointError, Problem
+from evomerge.files.storage import sync_tree
 
 _OLDER_FILES = (
     "vocab.json",
@@ -83,6 +84,7 @@ def union_tokenizer(folder: Path, base: Path, others: Sequence[Path], ids: Mappi
             if (base / name).is_file():
                 shutil.copyfile(base / name, staged / name)
         write_union(staged, others, ids)
+        sync_tree(staged)
         # Another process may have been faster: its files are the same.
         with contextlib.suppress(OSError):
             staged.rename(folder)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from evomerge.errors import EnvironmentFault, Problem, UsageError
 from evomerge.failpoint import failpoint
-from evomerge.files.storage import cannot_write, sync_folder
+from evomerge.files.storage import cannot_write, make_folder, sync_folder, sync_tree
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         recover(target)
         check_target(target, overwrite=overwrite)
         staging, lock = _make_staging(target)
@@ -69,7 +69,7 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 raise fault from error
             raise
         try:
-            _sync_tree(staging)
+            sync_tree(staging)
             failpoint("export.synced")
             _publish(staging, target, overwrite)
         except OSError as error:
@@ -185,18 +185,6 @@ def _try_lock(folder: Path) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
-
-
-def _sync_tree(folder: Path) -> None:
-    """Make every file and name below `folder` durable, and the folder itself."""
-    for place, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            descriptor = os.open(Path(place) / name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_folder(Path(place))
 
 
 def _publish(staging: Path, target: Path, overwrite: bool) -> None:

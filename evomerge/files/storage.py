@@ -1,7 +1,8 @@
-"""Small file-system steps that durable files share: whole writes, folder fsync, faults in words."""
+"""File-system steps that durable files share: whole writes, synced files and folders, faults in words."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -22,13 +23,52 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable (a new file's name is not, by an fsync of the file)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (a new file's name is not, by an fsync of the file)."""
+    sync_file(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and name below `folder` durable, and the names in the folder itself."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_file(Path(place) / name)
+        sync_folder(Path(place))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, with durable names.
+
+    Raises:
+        OSError: if one cannot be made, or `folder` is a file.
+    """
+    if not folder.parent.exists():
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    # Even if the folder exists: its maker may have died before its name was durable. What may not be read
+    # cannot be synced.
+    with contextlib.suppress(PermissionError):
+        sync_folder(folder.parent)
+
+
+def publish_file(made: Path, path: Path) -> None:
+    """Give a whole file its name, in place of another if need be; after a power loss it is not empty either.
+
+    Raises:
+        OSError: if it cannot be renamed or synced.
+    """
+    sync_file(made)
+    os.replace(made, path)
+    sync_folder(path.parent)
 
 
 def cannot_write(path: Path, error: OSError) -> EnvironmentFault:

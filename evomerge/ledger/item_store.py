@@ -23,7 +23,7 @@ import numpy as np
 
 from evomerge.errors import LedgerDamaged, Problem
 from evomerge.failpoint import armed, failpoint
-from evomerge.files.storage import cannot_write, sync_folder, write_all
+from evomerge.files.storage import cannot_write, make_folder, sync_folder, write_all
 from evomerge.recipe.recipe import canonical_json
 
 _MAGIC = b"EVI1"
@@ -179,11 +179,10 @@ class ItemStore:
 
 
 def _create_durably(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     failpoint("item_store.after_create")
     sync_folder(path.parent)
-    sync_folder(path.parent.parent)
 
 
 def _append_durably(path: Path, record: bytes) -> int:

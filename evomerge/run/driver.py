@@ -24,7 +24,7 @@ from evomerge.errors import (
     Problem,
 )
 from evomerge.failpoint import failpoint
-from evomerge.files.storage import cannot_write
+from evomerge.files.storage import cannot_write, make_folder
 from evomerge.front.selection import worth_rescoring
 from evomerge.ledger.history import (
     CACHE_FOLDER,
@@ -79,7 +79,7 @@ def run(
         Stopped, Interrupted: whatever `stop_request` returned.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         _refuse_foreign_files(directory)
     except FileExistsError:
         raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None

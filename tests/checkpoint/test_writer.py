@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from evomerge.checkpoint.folder import INDEX_FILE
 from evomerge.checkpoint.header import read_header
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec, plan_shards
+from tests.durability import ENDS, Disk, content
 
 TENSORS = {
     "a": torch.randn(7, 3).bfloat16(),
@@ -59,3 +60,11 @@ def test_order_and_completeness_are_held(tmp_path):
     with pytest.raises(ValueError, match="4 tensors were not written"):
         writer.close()
     writer.abandon()
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("shard_bytes", [50, 10_000])
+def test_what_is_closed_is_on_the_disk(tmp_path, shard_bytes, end):
+    with Disk(tmp_path) as disk:
+        write(tmp_path, shard_bytes)
+        assert disk.left(end) == content(tmp_path)

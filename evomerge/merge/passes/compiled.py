@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
+from evomerge.files.storage import publish_file
 from evomerge.merge.passes.kernels import (
     MOST_ELEMENTS,
     ROW,
@@ -270,5 +271,5 @@ def _compile(spec: KernelSpec, path: Path, threads: int) -> None:
         )
         if done.returncode or not made.exists():
             raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
-        os.replace(made, path)
+        publish_file(made, path)
     log.info("compiled a merge pass in %.0f s", time.perf_counter() - started)

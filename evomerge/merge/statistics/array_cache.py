@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from evomerge.files.storage import publish_file
+
 Arrays = dict[str, np.ndarray]
 
 VERSION = 3
@@ -75,7 +77,7 @@ def _save(path: Path, arrays: Arrays) -> None:
     os.close(handle)
     try:
         save_file(arrays, name)
-        os.replace(name, path)
+        publish_file(Path(name), path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
