@@ -48,7 +48,12 @@ class Problem:
         if self.line:
             place += f":{self.line}:{self.column}"
         head = " ".join(part for part in (f"error[{self.code}]", place, self.field) if part)
-        return f"{head}: " + "; ".join(part for part in (self.wrong, self.found, self.todo) if part)
+        return f"{head}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """What is wrong, what was found and what to do, without code and place."""
+        return "; ".join(part for part in (self.wrong, self.found, self.todo) if part)
 
     @property
     def as_warning(self) -> str:

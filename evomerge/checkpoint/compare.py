@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
 
@@ -28,8 +29,9 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
     """Everything in which experts do not fit the base, in one list.
 
     E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
-    heads, RoPE), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
-    E230 quantised weights; and what is `MERGED_ANYWAY`: E228 other special tokens, E231 mixed dtypes.
+    heads), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
+    E230 quantised weights, E245 rotary positions; and what is `MERGED_ANYWAY`: E228 other special tokens,
+    E231 mixed dtypes.
     """
     problems = _quantised(base)
     for expert in experts:
@@ -43,7 +45,8 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
                 _problem("E225", expert, "architectures cannot be merged", found, field="model_type")
             )
             continue
-        problems += _numbers(base, expert) + _vocabulary(base, expert) + _special(base, expert)
+        problems += _numbers(base, expert) + _rope(base, expert)
+        problems += _vocabulary(base, expert) + _special(base, expert)
         if base.tied != expert.tied:
             found = f"base {_tying(base)}, {expert.name} {_tying(expert)}"
             problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
@@ -76,19 +79,6 @@ def _quantised(folder: CheckpointFolder) -> list[Problem]:
     return [_problem("E230", folder, "quantised weights cannot be merged", found, todo)]
 
 
-def _rope(part: Mapping[str, Any]) -> Any:
-    """RoPE settings in one form: transformers 5 nests what earlier versions kept apart."""
-    nested = part.get("rope_parameters")
-    if isinstance(nested, dict):
-        return {key: value for key, value in nested.items() if value is not None}
-    if "rope_theta" not in part:
-        return None
-    scaling = part.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    rest = {k: v for k, v in scaling.items() if k not in ("type", "rope_type")}
-    return {**rest, "rope_type": kind, "rope_theta": part["rope_theta"]}
-
-
 def _key_value_heads(part: Mapping[str, Any]) -> Any:
     stated = part.get("num_key_value_heads")
     return stated if stated is not None else part.get("num_attention_heads")
@@ -112,8 +102,7 @@ _NUMBERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "num_attention_heads": _plain("num_attention_heads"),
     "num_key_value_heads": _key_value_heads,
     "head_dim": _head_size,
-    "rope": _rope,
-    "partial_rotary_factor": _plain("partial_rotary_factor"),
+    "rotary_dim": _plain("rotary_dim"),
     "sliding_window": _plain("sliding_window"),
     "layer_types": _plain("layer_types"),
     "hidden_act": _plain("hidden_act"),
@@ -134,6 +123,23 @@ def _numbers(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
     if not differing:
         return []
     return [_problem("E224", expert, "the architecture differs from the base's", "; ".join(differing))]
+
+
+def _rope(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    ours, theirs = text_config(base.config), text_config(expert.config)
+    if same_rope(ours, theirs):
+        return []
+    left, right = read_rope(ours), read_rope(theirs)
+    kinds = [kind for kind in left | right if left.get(kind) != right.get(kind)]
+    differing = []
+    for kind in kinds:
+        one, other = left.get(kind, {}), right.get(kind, {})
+        for key in sorted(one.keys() | other.keys()):
+            if one.get(key) != other.get(key):
+                values = f"base {_shown(one.get(key))}, {expert.name} {_shown(other.get(key))}"
+                differing.append(f"{kind + '.' if kind else ''}{key}: {values}")
+    wrong = "rotary positions (RoPE) differ from the base's"
+    return [_problem("E245", expert, wrong, "; ".join(differing), field="rope")]
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evomerge.checkpoint.header import TensorHeader, read_header
-from evomerge.checkpoint.layout import LayerNames, layer_names, place_of, places_of
+from evomerge.checkpoint.layout import LayerNames, is_buffer, layer_names, place_of, places_of
 from evomerge.errors import CheckpointError, Problem
 from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
@@ -34,12 +34,13 @@ class CheckpointFolder:
         name: what the campaign calls it (`base`, an expert's name).
         path: its folder.
         config: `config.json`.
-        tensors: checkpoint tensor name to where it lies; without `redundant`.
+        tensors: checkpoint tensor name to where it lies; without `redundant` and without buffers that
+            are no weights.
         tied: whether the head is the embedding.
         layers: number of layers.
         names: how the layers are numbered.
-        redundant: tensors in the files that tying makes copies of others, name to name.
-        warnings: what a person should know and what does not stop a merge (E205).
+        redundant: tensors in the files that tying makes copies of others, by name.
+        warnings: what a person should know and what does not stop a merge (E205, E246).
     """
 
     name: str
@@ -127,7 +128,8 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
                     "list it under `experts` with its base as `base`", str(folder))
         )  # fmt: skip
     config = read_json(folder / "config.json", "E202", f"{name} has no usable config.json")
-    everything = _weight_headers(folder, name)
+    headers, warnings = _weight_headers(folder, name)
+    everything = {tensor: header for tensor, header in headers.items() if not is_buffer(tensor, header)}
     names = layer_names(everything)
     heads = {t: h for t, h in everything.items() if place_of(t, names, h) == "head"}
     flag = text_config(config).get("tie_word_embeddings", config.get("tie_word_embeddings"))
@@ -147,7 +149,7 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
         layers=names.count,
         names=names,
         redundant=redundant,
-        warnings=_beside(folder, name),
+        warnings=(*warnings, *_beside(folder, name)),
     )
 
 
@@ -200,11 +202,19 @@ def _hub_base(folder: Path) -> str:
     return str(config.get("base_model_name_or_path") or "not stated")
 
 
-def _weight_headers(folder: Path, name: str) -> dict[str, TensorHeader]:
-    if (folder / INDEX_FILE).exists():
-        return _indexed(folder)
-    if (folder / SINGLE_FILE).exists():
-        return read_header(folder / SINGLE_FILE)
+def _weight_headers(folder: Path, name: str) -> tuple[dict[str, TensorHeader], tuple[Problem, ...]]:
+    """The tensors that transformers would load, and what a person should know of that choice."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.exists():
+        if not index.exists():
+            return read_header(single), ()
+        wrong = f"{name} has {SINGLE_FILE} and shards; the single file is read, as transformers does"
+        passed = Problem(
+            "E246", wrong, f"{INDEX_FILE} is passed over", "remove what is not meant", str(folder)
+        )
+        return read_header(single), (passed,)
+    if index.exists():
+        return _indexed(folder), ()
     files = sorted(entry.name for entry in os.scandir(folder))
     shards = [file for file in files if file.endswith(".safetensors") and "-of-" in file]
     if shards:

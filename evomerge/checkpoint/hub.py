@@ -50,7 +50,9 @@ def missing_files(snapshot: Path) -> tuple[str, ...]:
     config, *weights = ADAPTER_FILES if adapter else ("config.json", SINGLE_FILE)
     wanted = {config}
     shards = {name for name in names if re.fullmatch(r".+-of-\d+\.safetensors", name)}
-    if INDEX_FILE in present:
+    if SINGLE_FILE in present:
+        pass  # read whatever else lies there
+    elif INDEX_FILE in present:
         try:
             index = read_json(snapshot / INDEX_FILE, "E217", "index unreadable").get("weight_map")
         except CheckpointError:

@@ -17,6 +17,11 @@ from evomerge.checkpoint.header import TensorHeader
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "expert")
 _NORM = ("norm", "ln_", "layer_norm")
+_ROTARY = re.compile(
+    r"(^|\.)rotary(_pos)?_emb\.(\w*inv_freq|cos_cached|sin_cached|cos|sin)$|\.rope\.freqs$"
+)
+_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(bias|masked_bias)$")
+_POSITIONS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,17 @@ def layer_names(tensors: Iterable[str]) -> LayerNames:
         return LayerNames("", 0)
     prefix = max(sizes, key=lambda key: (sizes[key], key))
     return LayerNames(prefix, max(numbers[prefix]) + 1)
+
+
+def is_buffer(tensor: str, header: TensorHeader) -> bool:
+    """Whether a tensor is a buffer that older releases saved though every loader computes it.
+
+    Rotary frequencies, causal masks ([1, 1, length, length], and the number written where they hide) and
+    position ids. A bias of the same name is a vector and no mask.
+    """
+    if _ROTARY.search(tensor) or (_POSITIONS.search(tensor) and not header.is_float):
+        return True
+    return bool(_MASK.search(tensor)) and len(header.shape) in (0, 4)
 
 
 def place_of(tensor: str, names: LayerNames, header: TensorHeader | None = None) -> str:

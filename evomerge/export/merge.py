@@ -131,14 +131,14 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
             readers[name] = AdaptedReader(name, reader)
             merging[name] = readers[name].folder
             digests[name] += f" on {digests[reader.folder.base.name]}"
-    _check_together(recipe, merging)
+    warnings = _check_together(recipe, merging)
     statistics = WeightStatistics(merging, cache, digests, readers)
     try:
         plan = make_plan(recipe, merging, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
-    noted = [warning for folder in folders.values() for warning in folder.warnings]
-    notes = tuple(f"{warning.wrong}; {warning.found}; {warning.todo}" for warning in noted)
+    noted = [*(warning for folder in folders.values() for warning in folder.warnings), *warnings]
+    notes = tuple(problem.words for problem in noted)
     merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), notes, vocabulary)
     if vocabulary is None:
         return merge
@@ -151,13 +151,14 @@ def first_model(recipe: Recipe) -> str:
     return "base" if "base" in recipe.checkpoints else next(iter(recipe.checkpoints))
 
 
-def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> None:
-    """See that what goes into one merge fits together.
+def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Problem, ...]:
+    """See that what goes into one merge fits together; gives what is merged anyway.
 
     Raises:
-        CheckpointError: E220 to E230, everything `compare_with_base` finds but mixed dtypes.
+        CheckpointError: everything else that `compare_with_base` finds.
     """
     problems: dict[Problem, None] = {}
+    warnings: dict[Problem, None] = {}
     for source in recipe.sources.values():
         if not isinstance(source, MergedSource):
             continue
@@ -167,10 +168,11 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> None:
             base = base.base
         for problem in compare_with_base(base, [folders[name] for name in rest]):
             aligned = recipe.align and problem.code in ("E226", "E227")
-            if problem.code not in MERGED_ANYWAY and not aligned:
-                problems[problem] = None
+            if not aligned:
+                (warnings if problem.code in MERGED_ANYWAY else problems)[problem] = None
     if problems:
         raise CheckpointError(problems)
+    return tuple(warnings)
 
 
 def _stands_alone(recipe: Recipe, name: str, folders: Mapping[str, Folder]) -> bool:

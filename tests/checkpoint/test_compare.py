@@ -1,14 +1,26 @@
 """Comparison with the base: every mismatch by its code, all in one list."""
 
+import copy
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import open_folder
 from tests.checkpoint.folders import llama, save
+from tests.checkpoint.test_rope import OLDER
+
+
+def save_family(root, family):
+    """A model as transformers 5 saves it, and with the config that transformers 4 saves."""
+    config = CONFIG_MAPPING[OLDER[family]["model_type"]].from_dict(copy.deepcopy(OLDER[family]))
+    AutoModelForCausalLM.from_config(config).save_pretrained(root / "newer")
+    shutil.copytree(root / "newer", root / "older")
+    (root / "older" / "config.json").write_text(json.dumps(OLDER[family]))
 
 
 @pytest.fixture
@@ -47,8 +59,18 @@ def test_old_and_new_ways_to_write_rope_are_the_same(tmp_path, base):
     assert codes(base, open_folder(other.path, "expert")) == []
     path.write_text(json.dumps(config | {"rope_theta": 5e5}))
     (problem,) = compare_with_base(base, [open_folder(other.path, "expert")])
-    assert problem.code == "E224"
-    assert "rope" in problem.found
+    assert problem.code == "E245"
+    assert problem.found == "rope_theta: base 10000.0, expert 500000.0"
+
+
+@pytest.mark.parametrize("family", OLDER)
+def test_a_base_of_one_release_and_an_expert_of_the_other(tmp_path, family):
+    """Saved by transformers 4 and by transformers 5, in both orders."""
+    save_family(tmp_path, family)
+    older, newer = (open_folder(tmp_path / name, name) for name in ("older", "newer"))
+    assert older.config != newer.config
+    assert compare_with_base(older, [newer]) == []
+    assert compare_with_base(newer, [older]) == []
 
 
 @pytest.mark.parametrize(

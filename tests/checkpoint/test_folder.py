@@ -3,16 +3,21 @@
 import json
 import pathlib
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import INDEX_FILE, open_folder
+from evomerge.checkpoint.hub import missing_files
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError
@@ -96,6 +101,53 @@ def test_redundant_head_is_set_aside(tmp_path):
     assert set(opened.redundant) == {"lm_head.weight"}
     assert "lm_head.weight" not in opened.tensors
     assert opened.parameters == sum(p.numel() for p in model.parameters())
+
+
+BUFFERS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+    "model.rotary_emb.inv_freq": torch.ones(4),
+    "model.layers.1.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+    "model.layers.1.attention.masked_bias": torch.tensor(-1e9),
+    "model.embeddings.position_ids": torch.arange(8)[None],
+}
+WEIGHTS = {
+    "model.layers.0.attn.bias": torch.ones(32).bfloat16(),
+    "model.position_embeddings.weight": torch.ones(8, 32).bfloat16(),
+}
+
+
+def test_buffers_are_no_weights_wherever_they_lie(folder, tmp_path):
+    plain = open_folder(folder, "base")
+    model = llama().bfloat16().state_dict()
+    for place in ("single", "shards"):
+        shutil.copytree(folder, tmp_path / place)
+        (tmp_path / place / "model.safetensors").unlink()
+        save_torch_state_dict(
+            model | BUFFERS, tmp_path / place, max_shard_size="20KB" if place == "shards" else "5GB"
+        )
+        opened = open_folder(tmp_path / place, "expert")
+        assert opened.tensors.keys() == plain.tensors.keys()
+        assert compare_with_base(plain, [opened]) == compare_with_base(opened, [plain]) == []
+    save_file(model | WEIGHTS, str(folder / "model.safetensors"))
+    opened = open_folder(folder, "expert")
+    assert opened.tensors.keys() - plain.tensors.keys() == WEIGHTS.keys()
+    (problem,) = compare_with_base(plain, [opened])
+    assert problem.code == "E221"
+
+
+def test_a_single_file_goes_before_shards_as_in_transformers(folder, sharded):
+    """Two models in one folder: the one that `from_pretrained` loads, and a word on it."""
+    save_file(llama(5).bfloat16().state_dict(), str(sharded / "model.safetensors"))
+    opened = open_folder(sharded, "expert")
+    loaded = AutoModelForCausalLM.from_pretrained(sharded).state_dict()
+    reader = TensorReader(opened)
+    assert opened.files == ("model.safetensors",)
+    assert all(torch.equal(reader.read(name), loaded[name]) for name in opened.tensors)
+    (warning,) = opened.warnings
+    assert re.search(r"model\.safetensors and shards; the single file is read", str(warning))
+    for shard in sharded.glob("*-of-*.safetensors"):
+        shard.unlink()
+    assert missing_files(sharded) == ()
 
 
 def test_missing_folder_suggests_the_nearest(folder):
