@@ -30,7 +30,7 @@ HOMES = {
     "optuna": ("optimizers.",),
     "lm_eval": ("evaluators.",),
     "mergekit": (),
-    "peft": (),
+    "peft": ("merge.peft_adapters",),
     "accelerate": ("merge.device_map",),
 }
 """Library to the only modules that may import it, inside functions too."""
@@ -60,6 +60,7 @@ DEFERRED = {
     ),
     "merge.device_map": ("accelerate",),
     "merge.passes.compiled": ("torch._C",),
+    "merge.peft_adapters": ("peft",),
     "merge.passes.kernels": ("torch._inductor",),
     "optimizers.kinds": (
         "evomerge.optimizers.nsga2",

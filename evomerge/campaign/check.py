@@ -18,6 +18,7 @@ from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.by_peft import foreseen, merge_note, require_peft
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
@@ -65,7 +66,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []
-    paths, folders = _open_checkpoints(campaign, problems)
+    paths, folders = _open_checkpoints(campaign, problems, warnings)
     base = folders.get("base")
     storage: str = campaign.config.dtype or "bfloat16"
     layout, genes = None, 0
@@ -81,8 +82,6 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
-        for folder in folders.values():
-            warnings += folder.warnings
         genes = _count_genes(campaign, layout, paths, problems)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
             wrong = (
@@ -125,8 +124,9 @@ def locate(name: str, reference: CheckpointReference) -> str:
 
 
 def _open_checkpoints(
-    campaign: Campaign, problems: list[Problem]
+    campaign: Campaign, problems: list[Problem], warnings: list[Problem]
 ) -> tuple[dict[str, str], dict[str, CheckpointFolder | AdapterFolder]]:
+    """Where the checkpoints lie, and what they are; what PEFT will merge as the full model it will be."""
     paths: dict[str, str] = {}
     folders: dict[str, CheckpointFolder | AdapterFolder] = {}
     for name, reference in campaign.references().items():
@@ -139,7 +139,15 @@ def _open_checkpoints(
                 folders[name] = open_source(paths[name], name, base)
             elif not is_adapter(Path(paths[name])):
                 folders[name] = open_folder(paths[name], name)
-        except CheckpointError as error:
+            else:
+                continue
+            opened = folders[name]
+            warnings += opened.warnings
+            if isinstance(opened, AdapterFolder) and not opened.factored:
+                require_peft(opened)
+                warnings.append(merge_note(opened))
+                folders[name] = foreseen(opened)
+        except (CheckpointError, EnvironmentFault) as error:
             problems += error.problems
     return paths, folders
 

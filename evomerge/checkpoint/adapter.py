@@ -1,8 +1,9 @@
-"""LoRA adapters in PEFT's format, read as low-rank factors against a base. Torch-free.
+"""Adapters in PEFT's format, opened against a base; LoRA is read as low-rank factors. Torch-free.
 
 `delta = scale * B @ A` for a module with weight [out, in], A [r, in], B [out, r] (Hu et al. 2021,
 arXiv:2106.09685); `scale = alpha / r`, or `alpha / sqrt(r)` for rank-stabilised adapters (Kalajdzievski
 2023, arXiv:2312.03732). Embeddings and transposed layers (`fan_in_fan_out`) store the transpose.
+Adapters of other kinds have no factors; `by_peft.py` says which full model PEFT makes of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.adapter_config import FACTORED, adapter_kind
-from evomerge.checkpoint.folder import CheckpointFolder, read_json
+from evomerge.checkpoint.folder import CheckpointFolder, read_json, text_config
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.errors import CheckpointError, Problem
 
@@ -44,10 +45,12 @@ class LowRank:
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A LoRA adapter and the full model it is read against.
+    """An adapter and the full model it is read against.
 
     Attributes:
-        factors: base tensor name to its low-rank delta.
+        headers: the tensors of its file.
+        kind: what it is; `FACTORED`, or what PEFT merges (`DoRA`, `AdaLoRA`, ...).
+        factors: base tensor name to its low-rank delta; empty unless it is `FACTORED`.
         warnings: what a person should know and what does not stop a merge (E205).
     """
 
@@ -55,8 +58,15 @@ class AdapterFolder:
     path: Path
     config: Mapping[str, Any]
     base: CheckpointFolder
+    headers: Mapping[str, TensorHeader]
+    kind: str
     factors: Mapping[str, LowRank]
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def factored(self) -> bool:
+        """Whether it is used as it is; PEFT must merge every other one before it can be read."""
+        return self.kind == FACTORED
 
     @property
     def tensors(self) -> Mapping[str, TensorHeader]:
@@ -70,24 +80,19 @@ class AdapterFolder:
 
 
 def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> AdapterFolder:
-    """Open a PEFT LoRA adapter against `base`.
+    """Open a PEFT adapter against `base`.
 
     Raises:
         CheckpointError: E201 no folder, E202 no config, E206 pickle weights, E215 no weights, E208 to
             E214 damaged file, E220 half of a pair of factors, E221 a module the base does not have,
-            E223 a factor of the wrong shape, E234 what is no plain LoRA, and every field of the config
-            that is not understood; one problem for each kind of fault.
+            E223 a factor of the wrong shape, E229 factors of a tied embedding or head, E234 every
+            field of the config and tensor that is not understood; one problem for each kind of fault.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(Problem("E201", f"{name}: no such folder", file=str(folder)))
     config = read_json(folder / "adapter_config.json", "E202", f"{name}: adapter config unreadable")
     kind = adapter_kind(config, name, folder)
-    if kind != FACTORED:
-        todo = "merge it into its base with PEFT and give the full model"
-        raise CheckpointError(
-            Problem("E234", f"{name} is no plain LoRA adapter", f"it is {kind}", todo, str(folder))
-        )
     if not (folder / WEIGHTS).exists():
         if (folder / "adapter_model.bin").exists():
             raise CheckpointError(
@@ -96,7 +101,10 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
             )  # fmt: skip
         raise CheckpointError(Problem("E215", f"{name} has no {WEIGHTS}", file=str(folder)))
     headers = read_header(folder / WEIGHTS)
-    factors = _factors(headers, config, base, str(folder / WEIGHTS))
+    _refuse_tied(headers, base, name, str(folder / WEIGHTS))
+    if kind == FACTORED and any(stored_whole(key, base) for key in headers):
+        kind = "LoRA with whole embedding rows"
+    factors = _factors(headers, config, base, str(folder / WEIGHTS)) if kind == FACTORED else {}
     stated = str(config.get("base_model_name_or_path") or "")
     own = {str(base.path), base.path.name, str(base.config.get("_name_or_path", ""))}
     # The hub's cache keeps `org/name` in a folder of this name.
@@ -108,7 +116,37 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
             Problem("E205", f"{name}: the adapter names another base", found,
                     "make sure they are the same weights", str(folder)),
         )  # fmt: skip
-    return AdapterFolder(name, folder, config, base, factors, warnings)
+    return AdapterFolder(name, folder, config, base, headers, kind, factors, warnings)
+
+
+def stored_whole(key: str, base: CheckpointFolder) -> str | None:
+    """The embedding or head of the base that tensor `key` of an adapter replaces, or None.
+
+    PEFT stores them beside factors of theirs, and where tokens were added.
+    """
+    tensor = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    return tensor if base.places.get(tensor) in ("embed", "head") else None
+
+
+def _refuse_tied(
+    headers: Mapping[str, TensorHeader], base: CheckpointFolder, name: str, file: str
+) -> None:
+    """Factors of an embedding that is the head as well: the adapter changes one, a merge of it would both.
+
+    Raises:
+        CheckpointError: E229.
+    """
+    rows = text_config(base.config).get("vocab_size")
+    tied = [t for t, h in base.tensors.items() if base.places[t] == "embed" and h.shape[:1] == (rows,)]
+    modules = {tensor.removesuffix("weight") for tensor in (*tied, *base.redundant)} | {"lm_head."}
+    for key in headers if base.tied else ():
+        inside = key.removeprefix(_PREFIX)
+        for module in modules:
+            rest = inside.removeprefix(module)
+            if rest != inside and rest != "weight" and not rest.startswith("token_adapter."):
+                wrong = f"{name} changes one of embedding and head, which the base ties together"
+                todo = "give the base a head of its own, in its files and its config, or leave this out"
+                raise CheckpointError(Problem("E229", wrong, "", todo, file, field=key))
 
 
 def _pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
@@ -130,7 +168,7 @@ def _factors(
     for key, header in headers.items():
         match = _FACTOR.match(key)
         if match is None:
-            faults.append(("E234", "not a LoRA factor", key, "only plain LoRA is supported"))
+            faults.append(("E234", "not a LoRA factor", key, "its config says plain LoRA"))
             continue
         modules.setdefault(match.group(1).removeprefix(_PREFIX), {})[match.group(2)] = header
     factors: dict[str, LowRank] = {}

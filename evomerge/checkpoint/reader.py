@@ -85,6 +85,8 @@ class AdapterReader:
     """An adapter: the tensors of its base, and low-rank deltas kept factored."""
 
     def __init__(self, folder: AdapterFolder, base: TensorReader | None = None) -> None:
+        if not folder.factored:
+            raise ValueError(f"{folder.name} is {folder.kind}, which PEFT must merge before it is read")
         self.folder = folder
         self._base = base if base is not None else TensorReader(folder.base)
         self._files = MappedFiles(folder.path)

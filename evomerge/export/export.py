@@ -37,9 +37,16 @@ from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.scores import check_evaluators, score_export
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
-from evomerge.files.staging import check_space, check_target, recover, staged_folder
+from evomerge.files.staging import (
+    check_space,
+    check_target,
+    recover,
+    scratch_folder,
+    staged_folder,
+)
 from evomerge.ledger.history import CACHE_FOLDER
 from evomerge.merge.materialize import write_checkpoint
+from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
 from evomerge.mergekit import mergekit_yaml
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import UNION
@@ -133,7 +140,12 @@ def export_candidate(
     if rescore:
         log.check_log(directory)
         evaluators = check_evaluators(chosen)
-    merge = open_merge(chosen.recipe, hubs, directory / CACHE_FOLDER)
+    merge = open_merge(
+        chosen.recipe,
+        hubs,
+        directory / CACHE_FOLDER,
+        lambda: directory / CACHE_FOLDER / ADAPTERS_FOLDER,
+    )
     _refuse_overlap(out, (directory, *merge.places))
     scores: dict[str, Mapping[str, Metric]] = {
         split: known.metrics for split, known in candidate.evaluations.items()
@@ -202,12 +214,15 @@ def merge_recipe(
     started = time.perf_counter()
     out = _target(out, overwrite)
     stated = read_recipe(Path(recipe_file))
-    merge = open_merge(stated.recipe, stated.hubs, None)
-    _refuse_overlap(out, merge.places)
-    with staged_folder(out, overwrite=overwrite) as staged:
-        _, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
-        files = _describe(merge, staged, out, None, {})
-        failpoint("export.described")
+    with contextlib.ExitStack() as stack:
+        merge = open_merge(
+            stated.recipe, stated.hubs, None, lambda: stack.enter_context(scratch_folder(out))
+        )
+        _refuse_overlap(out, merge.places)
+        with staged_folder(out, overwrite=overwrite) as staged:
+            _, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
+            files = _describe(merge, staged, out, None, {})
+            failpoint("export.described")
     seconds = time.perf_counter() - started
     return ExportReport(
         out=out.name,
@@ -290,7 +305,7 @@ def _describe(
     published = published_recipe(recipe, merge.hubs, out)
     write_json(staged / RECIPE_FILE, published.to_json())
     references = {name: source.path for name, source in published.checkpoints.items()}
-    spoken = mergekit_yaml(recipe, merge.folders, references)
+    spoken = mergekit_yaml(recipe, merge.stated, references)
     if spoken.text:
         (staged / MERGEKIT_FILE).write_text(spoken.text, encoding="utf-8")
     sources = tuple(

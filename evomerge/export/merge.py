@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from evomerge.errors import (
     EvomergeError,
     Problem,
 )
+from evomerge.merge.peft_adapters import merge_adapters
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.mergekit import read_mergekit
@@ -43,7 +44,8 @@ class OpenedMerge:
 
     Attributes:
         recipe: with the digest of every source.
-        folders: opened checkpoint sources by name.
+        stated: opened checkpoint sources by name.
+        folders: the same, with every adapter that PEFT merged as the full model it became.
         plan: what each output tensor is made of.
         readers: by source name.
         hubs: hub name of each source that came from the hub's cache.
@@ -52,6 +54,7 @@ class OpenedMerge:
     """
 
     recipe: Recipe
+    stated: Mapping[str, Folder]
     folders: Mapping[str, Folder]
     plan: MergePlan
     readers: Mapping[str, Reader]
@@ -74,26 +77,30 @@ class OpenedMerge:
     @property
     def places(self) -> tuple[Path, ...]:
         """The folders of all sources."""
-        return tuple(folder.path for folder in self.folders.values())
+        return tuple(folder.path for folder in self.stated.values())
 
     def label(self, name: str) -> str:
         """What a source is called outside: its hub name, or the name of its folder."""
-        return self.hubs.get(name) or self.folders[name].path.resolve().name
+        return self.hubs.get(name) or self.stated[name].path.resolve().name
 
 
-def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> OpenedMerge:
+def open_merge(
+    recipe: Recipe, hubs: Mapping[str, str], cache: Path | None, adapters: Callable[[], Path]
+) -> OpenedMerge:
     """Open and plan a recipe; every source must have the digest the recipe states.
 
     Args:
         recipe: with paths that exist; an empty digest is filled in.
         hubs: hub name of each source that came from the hub's cache.
         cache: where statistics of the weights are kept; None for memory only.
+        adapters: gives the folder where adapters are kept that PEFT merges; asked only if there are such.
 
     Raises:
         CheckpointError: E239, another digest than the recipe states; others as in opening and planning.
+        EnvironmentFault: as `merge_adapters`.
         ConfigError: faults of the recipe that show with its sources.
     """
-    folders = _open_sources(recipe)
+    stated = folders = _open_sources(recipe)
     digests = {name: content_digest(folder) for name, folder in folders.items()}
     problems = [
         Problem(
@@ -117,6 +124,8 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
             for name, source in recipe.sources.items()
         },
     )
+    folders, merged = merge_adapters(folders, digests.__getitem__, adapters)
+    digests |= merged
     readers: dict[str, Reader] = open_readers(folders)
     vocabulary = None
     if recipe.align:
@@ -137,9 +146,9 @@ def open_merge(recipe: Recipe, hubs: Mapping[str, str], cache: Path | None) -> O
         plan = make_plan(recipe, merging, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
-    noted = [*(warning for folder in folders.values() for warning in folder.warnings), *warnings]
+    noted = [*(warning for folder in stated.values() for warning in folder.warnings), *warnings]
     notes = tuple(problem.words for problem in noted)
-    merge = OpenedMerge(recipe, folders, plan, readers, dict(hubs), notes, vocabulary)
+    merge = OpenedMerge(recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary)
     if vocabulary is None:
         return merge
     config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}

@@ -81,6 +81,27 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` for what is needed while it is made; gone when the block ends.
+
+    If the process dies, the next start for the same target clears it away.
+
+    Raises:
+        EnvironmentFault: E403 no room, E408 cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch, lock = _make_staging(Path(os.path.abspath(target)))
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that must not be written, before any work is done for it.
 

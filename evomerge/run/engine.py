@@ -26,6 +26,7 @@ from evomerge.merge.device_map import visible_devices
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.placement import place_experts
+from evomerge.merge.peft_adapters import ADAPTERS_FOLDER, merge_adapters
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
@@ -48,10 +49,13 @@ class Engine:
         for name, path in setup.sources.items():
             if name != "base":
                 self.folders[name] = open_source(path, name, base)
-        self.stored = dict(self.folders)
-        self.readers = open_readers(self.folders)
         cache = Path(setup.cache)
         self.weights = WeightFiles(self.folders, cache)
+        self.folders, self._merged = merge_adapters(
+            self.folders, self.weights.digest, lambda: cache / ADAPTERS_FOLDER
+        )
+        self.stored = dict(self.folders)
+        self.readers = open_readers(self.folders)
         self._tokenizer_folder = base.path
         if setup.tokenizer is not None:
             self._align(setup.tokenizer)
@@ -135,7 +139,7 @@ class Engine:
             "problems": [],
             "warnings": [],
         }
-        self.statistics.know(data["checkpoints"])
+        self.statistics.know(data["checkpoints"] | self._merged)
         try:
             found = prepare_statistics(
                 self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
@@ -168,7 +172,7 @@ class Engine:
         known = recipe.checkpoints.items()
         digests = {name: source.digest for name, source in known if source.digest}
         self.weights.check(digests)
-        self.statistics.know(digests)
+        self.statistics.know(digests | self._merged)
         live = self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)

@@ -1,0 +1,74 @@
+"""The full model that PEFT makes of an adapter without factors, from headers alone. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import metadata, util
+
+from evomerge.checkpoint.adapter import AdapterFolder, stored_whole
+from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.vocabulary import TOKENIZER_FILE, vocabulary_tensors, with_vocabulary
+from evomerge.errors import CheckpointError, EnvironmentFault, Problem
+
+Folder = CheckpointFolder | AdapterFolder
+
+
+def foreseen(adapter: AdapterFolder) -> CheckpointFolder:
+    """What the merge of an adapter into its base will be: headers and config only.
+
+    It lies at the adapter's folder if that has a tokenizer, else at the base's. Adapters with tokens of
+    their own have more rows than the base.
+
+    Raises:
+        CheckpointError: E226, rows of an embedding without as many of its head.
+    """
+    own = (adapter.path / TOKENIZER_FILE).is_file()
+    path = adapter.path if own else adapter.base.path
+    full = replace(adapter.base, name=adapter.name, path=path, redundant={}, warnings=())
+    rows = {
+        tensor: header.shape[0]
+        for key, header in adapter.headers.items()
+        if (tensor := stored_whole(key, adapter.base)) is not None
+    }
+    wanted = {name: full.tensors[name].shape[0] for name in vocabulary_tensors(full)}
+    if all(rows.get(name, count) == count for name, count in wanted.items()):
+        return full
+    if len({rows.get(name) for name in wanted}) > 1:
+        found = ", ".join(f"{name} {rows.get(name, 'not stored')}" for name in sorted(wanted))
+        raise CheckpointError(
+            Problem("E226", f"{adapter.name}: embedding and head have other numbers of rows", found,
+                    "save both with the adapter", str(adapter.path))
+        )  # fmt: skip
+    return with_vocabulary(full, max(rows.values()))
+
+
+def merge_note(adapter: AdapterFolder) -> Problem:
+    """A warning that PEFT will merge an adapter, with what that takes."""
+    size = sum(header.elements for header in foreseen(adapter).tensors.values()) * 4
+    wrong = f"{adapter.name} is a {adapter.kind} adapter: PEFT merges it into the base, once"
+    found = f"takes up to {size / 1e9:.2f} GB of memory while it does, and of disk for the result"
+    return Problem("E241", wrong, found, "", str(adapter.path))
+
+
+def require_peft(adapter: AdapterFolder) -> str:
+    """The version of PEFT that will merge an adapter.
+
+    Raises:
+        EnvironmentFault: E410, if it is not installed.
+    """
+    if util.find_spec("peft") is None:
+        wrong = (
+            f"{adapter.name} is a {adapter.kind} adapter, which PEFT merges, and PEFT is not installed"
+        )
+        todo = 'pip install "evomerge[peft]"'
+        raise EnvironmentFault(Problem("E410", wrong, "", todo, str(adapter.path)))
+    return metadata.version("peft")
+
+
+def merge_key(adapter: AdapterFolder, digests: Mapping[str, str]) -> str:
+    """SHA-256 (hex) of what the merge of an adapter depends on; `digests` has its own and its base's."""
+    parts = [digests[adapter.name], digests[adapter.base.name], require_peft(adapter)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
