@@ -17,7 +17,7 @@ import numpy as np
 from test_scores import item_scores, open_worker
 
 from evomerge.campaign.campaign import load_campaign
-from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.campaign.check import check_campaign
 from evomerge.optimizers.baselines import single_coefficient_recipe
 from evomerge.recipe.recipe import CheckpointSource, checkpoint_recipe
 
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     campaign = load_campaign(arguments.campaign)
     report = check_campaign(campaign)
-    raise_problems(report)
+    report.raise_problems()
     assert report.layout is not None
     layers = report.layout.layers
     sources = {name: CheckpointSource(path) for name, path in report.paths.items()}

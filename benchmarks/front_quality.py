@@ -19,7 +19,7 @@ import numpy as np
 from test_scores import item_scores, open_worker
 
 from evomerge.campaign.campaign import Campaign, load_campaign
-from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.check import CheckReport, check_campaign
 from evomerge.campaign.file import BaselinesSection, OptimizerSection
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.front.front import compute_front
@@ -149,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     campaign = load_campaign(arguments.campaign)
     report = check_campaign(campaign)
-    raise_problems(report)
+    report.raise_problems()
     arguments.out.mkdir(parents=True, exist_ok=True)
     budget = campaign.config.budget
     if arguments.evaluations:

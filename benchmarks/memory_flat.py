@@ -23,7 +23,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 from scipy.stats import theilslopes
 
 from evomerge.campaign.campaign import load_campaign
-from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.campaign.check import check_campaign
 from evomerge.campaign.prepared import prepared_space
 from evomerge.cli.starter.write import write_starter
 from evomerge.run.job import Job, WorkerSetup
@@ -51,7 +51,7 @@ def measure(file: Path, cache: Path, candidates: int) -> None:
     """Evaluate random candidates of a campaign and print what memory they leave behind."""
     campaign = load_campaign(file)
     report = check_campaign(campaign)
-    raise_problems(report)
+    report.raise_problems()
     evaluation = campaign.config.evaluation
     worker = Worker(
         WorkerSetup(

@@ -26,9 +26,8 @@ from scipy.stats import ttest_1samp
 from test_scores import worker_setup
 
 from evomerge.campaign.campaign import Campaign, load_campaign
-from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.check import CheckReport, check_campaign
 from evomerge.campaign.file import BudgetSection, RacingSection
-from evomerge.cli.standing import search_hypervolume
 from evomerge.errors import Stopped
 from evomerge.evaluators.racing import race_over
 from evomerge.ledger.history import LEDGER_FILE, History
@@ -40,6 +39,7 @@ from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
+from evomerge.run.standing import search_hypervolume
 
 
 class Table:
@@ -198,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     campaign = load_campaign(options.campaign)
     report = check_campaign(campaign)
-    raise_problems(report)
+    report.raise_problems()
     candidates = options.candidates or campaign.config.budget.evaluations or 200
     options.out.mkdir(parents=True, exist_ok=True)
     table = Table(options.out / "search_items.jsonl")

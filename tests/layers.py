@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run", "mergekit"),
     ("export",),
     ("verify",),
-    ("cli",),
+    ("cli", "api"),
 )
 """From the ground up. A room imports only rooms on lower floors, and none on its own."""
 

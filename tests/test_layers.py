@@ -36,6 +36,12 @@ HOMES = {
 """Library to the only modules that may import it, inside functions too."""
 
 DEFERRED = {
+    "api.checkpoints": ("evomerge.export.export",),
+    "api.front": (
+        "evomerge.export.export",
+        "matplotlib",
+        "pandas",
+    ),
     "campaign.check": ("torch",),
     "campaign.devices": ("torch",),
     "checkpoint.hub": (

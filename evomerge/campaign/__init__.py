@@ -9,12 +9,11 @@ found, and the search space over it) and `launch` (job files for clusters).
 """
 
 from evomerge.campaign.campaign import Campaign, load_campaign
-from evomerge.campaign.check import CheckReport, check_campaign, raise_problems
+from evomerge.campaign.check import CheckReport, check_campaign
 
 __all__ = [
     "Campaign",
     "CheckReport",
     "check_campaign",
     "load_campaign",
-    "raise_problems",
 ]

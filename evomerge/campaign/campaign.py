@@ -123,18 +123,35 @@ def load_campaign(path: Path) -> Campaign:
     """
     path = Path(path).resolve()
     data, positions = load_yaml(path)
+    return read_campaign(data, path, positions)
+
+
+def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> Campaign:
+    """A campaign from the content of its file; the search space may stand in it as fields.
+
+    Args:
+        data: plain data as YAML gives it.
+        path: the file, relative to which paths are.
+        positions: of the fields in the file, for messages.
+
+    Raises:
+        ConfigError: with every fault of this and of the search space's file.
+    """
     problems: list[Problem] = []
     config: CampaignFile | None = None
     space: SearchSpaceDeclaration | None = None
+    stated = data.get("search_space")
+    inline = isinstance(stated, dict)
     try:
-        config = validate(CampaignFile, data, positions, str(path))
+        plain = {**data, "search_space": "search_space"} if inline else data
+        config = validate(CampaignFile, plain, positions, str(path))
     except ConfigError as error:
         problems += error.problems
     problems += _across_fields(data, positions, path)
-    space_file = path.parent / str(data.get("search_space", ""))
-    if isinstance(data.get("search_space"), str):
+    space_file = path if inline else path.parent / str(stated or "")
+    if inline or isinstance(stated, str):
         try:
-            space = load_search_space(space_file)
+            space = _inline_space(data, path, positions) if inline else load_search_space(space_file)
         except ConfigError as error:
             problems += error.problems
     files = data.get("evaluators")
@@ -149,6 +166,11 @@ def load_campaign(path: Path) -> Campaign:
         raise ConfigError(problems)
     evaluators = tuple(file.resolve() for file in evaluator_files)
     return Campaign(path, config, space, evaluators, space_file.resolve(), positions)
+
+
+def _inline_space(data: Mapping[str, Any], path: Path, positions: Positions) -> SearchSpaceDeclaration:
+    inside = {key[1:]: where for key, where in positions.items() if key[:1] == ("search_space",)}
+    return validate(SearchSpaceDeclaration, data["search_space"], inside, str(path))
 
 
 def _nearest_file(path: Path) -> str:

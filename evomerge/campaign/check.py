@@ -57,6 +57,25 @@ class CheckReport:
     genes: int = 0
     estimates: dict[str, float] = field(default_factory=dict)
 
+    def raise_problems(self) -> None:
+        """Raise what stops a run; nothing if there is nothing.
+
+        Raises:
+            CheckpointError: if only checkpoints have faults.
+            ConfigError: otherwise.
+        """
+        if not self.problems:
+            return
+        if all(problem.code.startswith("E2") for problem in self.problems):
+            raise CheckpointError(self.problems)
+        raise ConfigError(self.problems)
+
+
+def grants_of(task_code: bool, benchmark_test: bool) -> frozenset[Grant]:
+    """What a person allowed by name for a session."""
+    asked: dict[Grant, bool] = {"task_code": task_code, "benchmark_test": benchmark_test}
+    return frozenset(grant for grant, given in asked.items() if given)
+
 
 def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckReport:
     """Look at everything a campaign names; faults are collected, never raised.
@@ -324,20 +343,6 @@ def _measured_by_the_clock(
         for where, metric in _named_metrics(campaign)
         if metric in clocked
     ]
-
-
-def raise_problems(report: CheckReport) -> None:
-    """Raise what stops a run: checkpoint faults if there are any, and the others with them.
-
-    Raises:
-        CheckpointError: if only checkpoints have faults.
-        ConfigError: otherwise.
-    """
-    if not report.problems:
-        return
-    if all(problem.code.startswith("E2") for problem in report.problems):
-        raise CheckpointError(report.problems)
-    raise ConfigError(report.problems)
 
 
 def check_devices(campaign: Campaign) -> None:

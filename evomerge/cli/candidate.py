@@ -10,13 +10,13 @@ from typing import Any
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.cli.output import plain, table_console
-from evomerge.cli.standing import is_steady
-from evomerge.cli.tables import ruled, scores_table
 from evomerge.errors import CheckpointError, Problem, UsageError
+from evomerge.front.tables import ruled, scores_table
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.scores import SPLITS
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.standing import is_steady
 from evomerge.search_space import SearchSpace
 
 

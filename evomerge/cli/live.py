@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from evomerge.cli.output import duration, log_console, say
-from evomerge.cli.standing import PACE_WINDOW, Standing, pace_of, search_hypervolume, standing
-from evomerge.cli.tables import ruled, shown_value
+from evomerge.cli.output import log_console, say
+from evomerge.front.tables import ruled, shown_value
+from evomerge.front.words import duration
+from evomerge.run.progress import Display
+from evomerge.run.standing import Standing, Watch, failures_text, line, pace_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,51 +24,6 @@ REFRESH = 4
 """Redraws a second."""
 
 MOST_RUNNING = 8
-
-
-class Watch:
-    """Turns what the driver tells its observer into a `Standing`, cheaply."""
-
-    def __init__(self) -> None:
-        self.times: deque[float] = deque(maxlen=PACE_WINDOW)
-        self.done = 0
-        self.seen = -1
-        self.volume: float | None = None
-
-    def __call__(self, history: History, progress: Progress) -> Standing:
-        """Where things stand now. The hypervolume is computed again only after a new score."""
-        if progress.done_in_session != self.done:
-            self.done = progress.done_in_session
-            self.times.append(time.monotonic())
-        searched = len(history.searched())
-        if searched != self.seen:
-            self.seen = searched
-            self.volume = search_hypervolume(history)
-        return standing(
-            history,
-            budget=progress.budget,
-            phase=progress.phase,
-            pace=pace_of(self.times),
-            known_hypervolume=self.volume,
-        )
-
-
-class Display(Protocol):
-    """What `run` needs: an observer that is also a context manager."""
-
-    def __call__(self, history: History, progress: Progress) -> None:
-        """Take in where things stand."""
-
-    def __enter__(self) -> Display:
-        """Begin to show."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the last state on the screen."""
 
 
 def open_display(is_stopping: Callable[[], bool]) -> Display:
@@ -102,44 +58,6 @@ class Lines:
         trace: TracebackType | None,
     ) -> None:
         pass
-
-
-def line(now: Standing) -> str:
-    """A standing in one line."""
-    if now.phase == "prepare":
-        return "prepare: reading the checkpoints"
-    if now.phase == "baselines":
-        return "baselines: scoring base, experts and simple merges"
-    if now.phase == "selection":
-        return f"selection: scoring {now.rescored[1]} models on held-out items"
-    if now.phase != "search":
-        return f"{now.phase}: {now.evaluations} evaluations"
-    of = "" if now.budget is None else f" of {now.budget}"
-    done = f"{now.cost:.1f}" if now.raced else f"{now.evaluations}"
-    parts = [f"{now.stage}: {done}{of} evaluations", *_pace(now)]
-    if now.raced:
-        parts.append(f"raced: {now.raced}")
-    if now.hypervolume is not None:
-        parts.append(f"hypervolume {now.hypervolume:.4f}")
-    if now.feasible is not None:
-        parts.append(f"{now.feasible[0]} of {now.feasible[1]} feasible")
-    if now.failures:
-        parts.append(f"failed: {failures_text(now)}")
-    return ", ".join(parts)
-
-
-def _pace(now: Standing) -> list[str]:
-    if now.pace is None:
-        return []
-    parts = [f"{now.pace:.1f} evaluations/min"]
-    if now.seconds_left is not None:
-        parts.append(f"{duration(now.seconds_left)} left")
-    return parts
-
-
-def failures_text(now: Standing) -> str:
-    """Failures by class in a few words."""
-    return ", ".join(f"{count} {kind}" for kind, count in now.failures.items()) or "none"
 
 
 class Live:
@@ -235,7 +153,7 @@ def bar(now: Standing) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     counted = f"{done}/{total} {what}" if total else f"{done} {what}"
     cells: list[RenderableType] = [ProgressBar(total=total, completed=done, width=30)] if total else []
-    pace = _pace(now) if now.phase == "search" else []
+    pace = pace_text(now) if now.phase == "search" else []
     grid.add_row(*cells, Text(", ".join([counted, *pace])))
     return grid
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli.output import Json, duration, fits, print_json, table_console
+from evomerge.cli.output import Json, fits, print_json, table_console
 from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
-    from evomerge.cli.standing import Standing
     from evomerge.front.folder import OpenedFolder
     from evomerge.front.front import Front
     from evomerge.ledger.history import Candidate
+    from evomerge.run.standing import Standing
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
 
@@ -40,7 +40,7 @@ def front(
 
         write_front_results(opened, found, lm_eval_json)
     if as_csv:
-        from evomerge.cli.tables import front_csv
+        from evomerge.front.tables import front_csv
 
         sys.stdout.write(front_csv(found))
         return
@@ -53,7 +53,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
     if as_json:
         print_json({**found.to_json(), "statistics": believed.to_json()})
         return
-    from evomerge.cli.tables import front_table, front_title, optimism_table
+    from evomerge.front.tables import front_table, front_title, optimism_table
 
     console = table_console()
     console.print(front_title(found, believed), markup=False, soft_wrap=True)
@@ -71,8 +71,8 @@ def status(directory: Folder, as_json: Json = False) -> None:
     import time
 
     from evomerge.cli.lock_holder import lock_holder
-    from evomerge.cli.standing import recorded_pace, standing
     from evomerge.front.folder import open_campaign_folder
+    from evomerge.run.standing import recorded_pace, standing
 
     opened = open_campaign_folder(directory)
     budget = opened.history.campaign["config"]["budget"]["evaluations"]
@@ -91,8 +91,9 @@ def status(directory: Folder, as_json: Json = False) -> None:
 
 
 def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple[str, str]]:
-    from evomerge.cli.live import failures_text
-    from evomerge.cli.tables import shown_value
+    from evomerge.front.tables import shown_value
+    from evomerge.front.words import duration
+    from evomerge.run.standing import failures_text
 
     of = "" if now.budget is None or now.raced else f" of {now.budget}"
     rows = [

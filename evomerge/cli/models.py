@@ -11,16 +11,13 @@ import typer
 from evomerge.cli.output import (
     AllowTaskCode,
     Json,
-    duration,
     plain,
     print_json,
     say,
     show_log,
-    size,
     table_console,
 )
 from evomerge.cli.results import LmEvalJson
-from evomerge.errors import CandidateError, CheckpointError, Problem
 
 if TYPE_CHECKING:
     from evomerge.export.export import ExportReport
@@ -116,7 +113,8 @@ def import_(
 
 
 def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:
-    from evomerge.cli.tables import scores_table
+    from evomerge.front.tables import scores_table
+    from evomerge.front.words import duration, size
 
     if as_json:
         print_json(report.to_json())
@@ -170,9 +168,9 @@ def score(
     The code is that of a search, so that scores can be compared.
     """
     from evomerge.campaign.devices import check_device
-    from evomerge.cli.references import model_folder
+    from evomerge.campaign.references import model_folder
     from evomerge.cli.results import refuse_other_kinds
-    from evomerge.cli.tables import shown_metric
+    from evomerge.front.tables import shown_metric
     from evomerge.run.scoring import score_checkpoint
 
     show_log()
@@ -182,22 +180,16 @@ def score(
     if lm_eval_json is not None:
         refuse_other_kinds(evaluator)
     _hide_loading_bars()
-    try:
-        scores = score_checkpoint(
-            folder,
-            evaluator,
-            split=split,
-            dtype=dtype,
-            batch_size=batch_size,
-            device=device,
-            base=None if base is None else model_folder(base, "--base"),
-            allow_task_code=allow_task_code,
-        )
-    except CandidateError as error:
-        found = f"{error.kind}: {error}"
-        raise CheckpointError(
-            Problem("E232", "this model cannot be scored", found, file=str(folder))
-        ) from error
+    scores = score_checkpoint(
+        folder,
+        evaluator,
+        split=split,
+        dtype=dtype,
+        batch_size=batch_size,
+        device=device,
+        base=None if base is None else model_folder(base, "--base"),
+        allow_task_code=allow_task_code,
+    )
     if lm_eval_json is not None:
         from evomerge.cli.results import write_score_results
         from evomerge.evaluators.results_file import ScoredModel

@@ -28,7 +28,7 @@ def init(
 
     Without --base and --expert, toy models are trained for it, in less than a minute.
     """
-    from evomerge.cli.references import reference_fields
+    from evomerge.campaign.references import reference_fields
     from evomerge.cli.starter.write import write_starter
 
     show_log()

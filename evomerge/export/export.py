@@ -32,7 +32,7 @@ from evomerge.export.files import (
     write_json,
     write_manifest,
 )
-from evomerge.export.merge import OpenedMerge, open_merge, read_recipe
+from evomerge.export.merge import OpenedMerge, open_merge, read_recipe, stated_merge
 from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.scores import check_evaluators, score_export
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
@@ -49,7 +49,7 @@ from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
 from evomerge.mergekit import mergekit_yaml
 from evomerge.objectives.scores import Metric
-from evomerge.recipe.recipe import UNION
+from evomerge.recipe.recipe import UNION, Recipe
 from evomerge.versions import SCORING, library_versions
 
 __all__ = ["ExportReport", "export_candidate", "merge_recipe"]
@@ -199,12 +199,13 @@ def export_candidate(
 
 
 def merge_recipe(
-    recipe_file: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
+    recipe: Path | Recipe, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
 ) -> ExportReport:
-    """Carry out a recipe (JSON as `Recipe.to_json` writes it) or a mergekit YAML, verified.
+    """Carry out a recipe (or a file: JSON as `Recipe.to_json` writes it, or a mergekit YAML), verified.
 
-    A source's `path` is relative to the file, or `ORG/NAME@COMMIT` of a model in the local hub cache. A
-    digest that the recipe states must be that of the files; one that it leaves out is filled in.
+    A source's `path` is relative to the file (or where this process is), or `ORG/NAME@COMMIT` of a model
+    in the local hub cache. A digest that the recipe states must be that of the files; one that it leaves
+    out is filled in.
 
     Raises:
         ConfigError: E101, E102, E138 and others, faults of the recipe.
@@ -213,7 +214,7 @@ def merge_recipe(
     """
     started = time.perf_counter()
     out = _target(out, overwrite)
-    stated = read_recipe(Path(recipe_file))
+    stated = stated_merge(recipe, Path()) if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     with contextlib.ExitStack() as stack:
         merge = open_merge(
             stated.recipe, stated.hubs, None, lambda: stack.enter_context(scratch_folder(out))

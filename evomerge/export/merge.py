@@ -266,18 +266,25 @@ def read_recipe(file: Path) -> StatedMerge:
         raise ConfigError(problem) from None
     if isinstance(data, dict) and "merge_method" in data:
         return _from_mergekit(file, content)
-    recipe = recipe_from_json(data, str(file))
+    return stated_merge(recipe_from_json(data, str(file)), file.parent, str(file))
+
+
+def stated_merge(recipe: Recipe, folder: Path, file: str = "") -> StatedMerge:
+    """A recipe with the paths of its sources found, relative to a folder or in the hub's cache.
+
+    Raises:
+        ConfigError: E138, its tokenizer names no checkpoint; `file` says where.
+        CheckpointError: E201, a hub model is not in the local cache.
+    """
     union = recipe.align and recipe.tokenizer == UNION
     if not union and not isinstance(recipe.sources.get(recipe.tokenizer), CheckpointSource):
         known = f"checkpoints: {', '.join(recipe.checkpoints)}"
         found = f"found {recipe.tokenizer!r}"
-        problem = Problem(
-            "E138", "names no checkpoint source", found, known, str(file), field="tokenizer"
-        )
+        problem = Problem("E138", "names no checkpoint source", found, known, file, field="tokenizer")
         raise ConfigError(problem)
     sources, hubs = dict(recipe.sources), {}
     for name, source in recipe.checkpoints.items():
-        path = file.parent / source.path
+        path = folder / source.path
         match = HUB_NAME.fullmatch(source.path)
         if match and not path.exists():
             hubs[name] = source.path

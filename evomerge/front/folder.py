@@ -23,6 +23,9 @@ class OpenedFolder:
     events: list[dict[str, Any]]
     history: History
 
+    def __repr__(self) -> str:
+        return f"<OpenedFolder {self.path}: {len(self.events)} events, {self.history!r}>"
+
     def front(self) -> Front:
         """The front as it stands; see `compute_front`."""
         return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))

@@ -44,6 +44,11 @@ class Member:
     scaled: tuple[float, ...]
     probability: float | None = None
 
+    def __repr__(self) -> str:
+        split = "selection" if "selection" in self.metrics else "search"
+        values = ", ".join(f"{name} {m.value:.4g}" for name, m in self.metrics.get(split, {}).items())
+        return f"<Member {self.id}: {values} on {split} items>"
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data: metrics by split."""
         data: dict[str, Any] = {
@@ -79,6 +84,11 @@ class Front:
     bounds: tuple[Bound, ...] = ()
     infeasible: int = 0
     raced: int = 0
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.members)} members, {len(self.references)} baselines"
+        volume = f"hypervolume {self.hypervolume.get(self.split, 0.0):.4f}"
+        return f"<Front of {self.campaign}: {counts}, {volume} on {self.split} items>"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data without times, hosts or paths: equal campaigns give equal bytes."""

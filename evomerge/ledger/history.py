@@ -80,6 +80,11 @@ class Candidate:
     beaten_by: str | None = None
     seen: Mapping[str, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
+        state = state or ", ".join(self.evaluations) or "not scored"
+        return f"<Candidate {self.id}: {state}>"
+
     @property
     def is_baseline(self) -> bool:
         """Whether it is a point of comparison rather than a result of the search."""
@@ -145,6 +150,12 @@ class History:
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
+
+    def __repr__(self) -> str:
+        name = self.campaign["config"]["name"] if self.campaign else "no campaign"
+        end = f", stopped: {self.stopped}" if self.stopped else ""
+        counts = f"{self.budget_used} evaluations, {len(self.generations)} batches asked"
+        return f"<History of {name}: {counts}, {sum(self.failed_kinds.values())} failed{end}>"
 
     @staticmethod
     def fold(events: Iterable[Mapping[str, Any]]) -> History:

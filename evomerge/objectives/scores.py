@@ -46,6 +46,12 @@ class Scores:
     metrics: dict[str, Metric]
     items: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        found = (
+            f"{n} {m.value:.4g} ± {m.stderr:.2g} ({m.items} items)" for n, m in self.metrics.items()
+        )
+        return f"<Scores {', '.join(found)}>"
+
     def non_finite(self) -> list[str]:
         """Names of the metrics whose value, standard error or per-item results are not finite numbers."""
         bad = {n for n, m in self.metrics.items() if not math.isfinite(m.value + m.stderr)}

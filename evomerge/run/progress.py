@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
 
 from evomerge.errors import EvomergeError
 from evomerge.ledger.history import History
@@ -25,3 +27,21 @@ class Progress:
 
 Observer = Callable[[History, Progress], None]
 StopRequest = Callable[[], EvomergeError | None]
+
+
+class Display(Protocol):
+    """What shows a run: an observer that is also a context manager."""
+
+    def __call__(self, history: History, progress: Progress) -> None:
+        """Take in where things stand."""
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the last state on the screen."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.folder import open_folder
-from evomerge.errors import CheckpointError, Problem
+from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.evaluators.evaluator import Evaluator, Subject
 from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
@@ -75,9 +75,8 @@ def score_checkpoint(
     the Python they name.
 
     Raises:
-        CheckpointError: if the folder cannot be read.
+        CheckpointError: if the folder cannot be read; E232, if its outputs or scores are not finite.
         ConfigError: if the evaluator has faults.
-        CandidateError: if the model's outputs or its scores are not finite.
         UsageError: if the evaluator measures a distance and there is no `base`.
     """
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
@@ -95,7 +94,12 @@ def score_checkpoint(
         device=device,
         batch_size=batch_size,
     )
-    return score_subject(subject, evaluators, split)
+    try:
+        return score_subject(subject, evaluators, split)
+    except CandidateError as error:
+        found = f"{error.kind}: {error}"
+        problem = Problem("E232", "this model cannot be scored", found, file=str(folder))
+        raise CheckpointError(problem) from error
 
 
 def load_tokenizer(folder: Path) -> Any:

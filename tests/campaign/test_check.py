@@ -18,7 +18,6 @@ from evomerge.campaign.check import (
     check_campaign,
     check_devices,
     locate,
-    raise_problems,
     report_to_json,
 )
 from evomerge.campaign.devices import check_device
@@ -55,7 +54,7 @@ def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> 
     assert found.paths["math"] == str(folder / "models" / "math")
     one = found.estimates["memory_bytes"]
     assert report(folder, workers={"pool": "local", "count": 3}).estimates["memory_bytes"] > 2 * one
-    assert raise_problems(found) is None  # type: ignore[func-returns-value]
+    assert found.raise_problems() is None  # type: ignore[func-returns-value]
     assert json.loads(json.dumps(report_to_json(found)))["genes"] == 10
 
 
@@ -81,7 +80,7 @@ def test_faults_of_every_kind_come_in_one_report(folder: Path) -> None:
     assert "found minimize; write `maximize`" in text
     assert "9 bands, 2 layers" in text
     with pytest.raises(ConfigError, match=r"E202[\s\S]*E124"):
-        raise_problems(found)
+        found.raise_problems()
 
 
 def test_faults_of_checkpoints_alone_have_their_own_exit_code(folder: Path) -> None:
@@ -89,7 +88,7 @@ def test_faults_of_checkpoints_alone_have_their_own_exit_code(folder: Path) -> N
     found = report(folder)
     assert codes(found) == ["E211"]
     with pytest.raises(CheckpointError, match=r"error\[E211\]"):
-        raise_problems(found)
+        found.raise_problems()
 
 
 def test_a_base_that_cannot_be_read_does_not_hide_the_experts(folder: Path) -> None:

@@ -10,8 +10,8 @@ import socket
 
 import pytest
 
-from evomerge.cli.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front.front import Front
+from evomerge.front.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.ledger import Ledger
 from tests.cli.terminal import call, in_terminal

@@ -7,8 +7,10 @@ import time
 import pytest
 
 from evomerge import errors
-from evomerge.cli import app, campaigns, output
+from evomerge.cli import app, output
 from evomerge.errors import EvomergeError, Problem
+from evomerge.front import words
+from evomerge.run.session import StopSignals
 from tests.cli.terminal import call
 
 VERBS = [
@@ -186,21 +188,21 @@ def test_problem_json_leaves_out_what_is_unknown():
     ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (60, "1:00"), (187, "3:07"), (7387, "2:03:07")]
 )
 def test_duration(seconds, text):
-    assert output.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(12, "12 B"), (1500, "1.5 kB"), (12_340_000, "12.3 MB"), (5e12, "5.0 TB")]
 )
 def test_size(count, text):
-    assert output.size(count) == text
+    assert words.size(count) == text
 
 
 def test_stop_signals_put_back_what_was_there():
     import signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with campaigns.StopSignals("again") as stop:
+    with StopSignals("again") as stop:
         assert stop() is None
         signal.raise_signal(signal.SIGTERM)
         assert isinstance(stop(), errors.Stopped)
@@ -210,7 +212,7 @@ def test_stop_signals_put_back_what_was_there():
 def test_a_second_interrupt_stops_at_once():
     import signal
 
-    with campaigns.StopSignals("go on with: x") as stop:
+    with StopSignals("go on with: x") as stop:
         signal.raise_signal(signal.SIGINT)
         assert isinstance(stop(), errors.Interrupted)
         assert "go on with: x" in str(stop())

@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 from evomerge.cli.candidate import candidate_json, print_candidate
-from evomerge.cli.live import Lines, Live, Watch, line
+from evomerge.cli.live import Lines, Live
 from evomerge.cli.looks import _status_rows
-from evomerge.cli.standing import pace_of, phase_of, recorded_pace, search_hypervolume, standing
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
 from evomerge.run.driver import Progress
+from evomerge.run.standing import (
+    Watch,
+    line,
+    pace_of,
+    phase_of,
+    recorded_pace,
+    search_hypervolume,
+    standing,
+)
 from tests.tiny_runs import events_of, finished
 
 
@@ -160,7 +168,7 @@ def test_the_watch_computes_hypervolume_only_for_new_scores(monkeypatch):
         calls.append(1)
         return search_hypervolume(history)
 
-    monkeypatch.setattr("evomerge.cli.live.search_hypervolume", counted)
+    monkeypatch.setattr("evomerge.run.standing.search_hypervolume", counted)
     watch = Watch()
     for _ in range(5):
         now = watch(finished().history, Progress("search", (), 18, 3, 1.0))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge.campaign.campaign import load_campaign
-from evomerge.campaign.check import check_campaign, raise_problems
+from evomerge.campaign.check import check_campaign
 from evomerge.front.front import compute_front, pick
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
@@ -65,7 +65,7 @@ def run_to_the_end(root: Path) -> Finished:
     (base / "README.md").write_text("a card that must not be copied")
     campaign = load_campaign(file)
     report = check_campaign(campaign)
-    raise_problems(report)
+    report.raise_problems()
     history = run(campaign, root / "run", report.paths, report.storage)
     return Finished(root, root / "run", history)
 

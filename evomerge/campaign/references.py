@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from evomerge.campaign.check import locate
+from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import CheckpointError, Problem
 
@@ -34,7 +36,4 @@ def model_folder(text: str, field: str) -> Path:
     Raises:
         CheckpointError: E201, if it is not there.
     """
-    from evomerge.campaign.check import locate
-    from evomerge.campaign.file import CheckpointReference
-
     return Path(locate(field, CheckpointReference(**reference_fields(text, field))))

@@ -1,18 +1,22 @@
-"""Standing: how far a campaign is, as numbers; for the live display and for `status`."""
+"""Standing: how far a campaign is, as numbers and as one line; for displays and for `status`."""
 
 from __future__ import annotations
 
 import itertools
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evomerge.cli.tables import is_fraction
+from evomerge.front.tables import is_fraction
+from evomerge.front.words import duration
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
+from evomerge.run.progress import Progress
 
 PACE_WINDOW = 60
 """Results the pace is taken over: it follows a change within a few generations."""
@@ -261,3 +265,69 @@ def pace_of(times: Iterable[float]) -> float | None:
 
     work = [gap for gap in gaps if not is_pause(gap)]
     return 60 * len(work) / sum(work) if sum(work) > 0 else None
+
+
+class Watch:
+    """Turns what the driver tells its observer into a `Standing`, cheaply."""
+
+    def __init__(self) -> None:
+        self.times: deque[float] = deque(maxlen=PACE_WINDOW)
+        self.done = 0
+        self.seen = -1
+        self.volume: float | None = None
+
+    def __call__(self, history: History, progress: Progress) -> Standing:
+        """Where things stand now. The hypervolume is computed again only after a new score."""
+        if progress.done_in_session != self.done:
+            self.done = progress.done_in_session
+            self.times.append(time.monotonic())
+        searched = len(history.searched())
+        if searched != self.seen:
+            self.seen = searched
+            self.volume = search_hypervolume(history)
+        return standing(
+            history,
+            budget=progress.budget,
+            phase=progress.phase,
+            pace=pace_of(self.times),
+            known_hypervolume=self.volume,
+        )
+
+
+def line(now: Standing) -> str:
+    """A standing in one line."""
+    if now.phase == "prepare":
+        return "prepare: reading the checkpoints"
+    if now.phase == "baselines":
+        return "baselines: scoring base, experts and simple merges"
+    if now.phase == "selection":
+        return f"selection: scoring {now.rescored[1]} models on held-out items"
+    if now.phase != "search":
+        return f"{now.phase}: {now.evaluations} evaluations"
+    of = "" if now.budget is None else f" of {now.budget}"
+    done = f"{now.cost:.1f}" if now.raced else f"{now.evaluations}"
+    parts = [f"{now.stage}: {done}{of} evaluations", *pace_text(now)]
+    if now.raced:
+        parts.append(f"raced: {now.raced}")
+    if now.hypervolume is not None:
+        parts.append(f"hypervolume {now.hypervolume:.4f}")
+    if now.feasible is not None:
+        parts.append(f"{now.feasible[0]} of {now.feasible[1]} feasible")
+    if now.failures:
+        parts.append(f"failed: {failures_text(now)}")
+    return ", ".join(parts)
+
+
+def pace_text(now: Standing) -> list[str]:
+    """Evaluations a minute and what is left of the search, as far as known."""
+    if now.pace is None:
+        return []
+    parts = [f"{now.pace:.1f} evaluations/min"]
+    if now.seconds_left is not None:
+        parts.append(f"{duration(now.seconds_left)} left")
+    return parts
+
+
+def failures_text(now: Standing) -> str:
+    """Failures by class in a few words."""
+    return ", ".join(f"{count} {kind}" for kind, count in now.failures.items()) or "none"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from evomerge.front.front import Front, Member, broken_by, pick, why_empty
@@ -215,13 +216,14 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def front_csv(front: Front) -> str:
-    """The front and its baselines as CSV; scores are those of the deciding split, as fractions."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+Value = str | float | None
+
+
+def front_records(front: Front) -> tuple[list[str], list[list[Value]]]:
+    """Column names, and a row for each member and baseline; scores are of the deciding split."""
     columns = [name for o in front.objectives for name in (o.metric, f"{o.metric} stderr")]
     head = ["id", "kind", "split", *columns, "mean", "probability_non_dominated", "picks", "recipe"]
-    writer.writerow([safe_cell(name) for name in head])
+    rows: list[list[Value]] = []
     named = marks(front)
     for kind, group in (("member", front.members), ("baseline", front.references)):
         for member in group:
@@ -230,16 +232,54 @@ def front_csv(front: Front) -> str:
             numbers = [number for metric in found for number in (metric.value, metric.stderr)]
             average = mean(front, member)
             picks = " ".join(named.get(member.id, [])) if kind == "member" else ""
-            writer.writerow(
-                [
-                    safe_cell(member.id),
-                    kind,
-                    split,
-                    *(repr(number) for number in numbers),
-                    "" if average is None else repr(average),
-                    "" if member.probability is None else repr(member.probability),
-                    safe_cell(picks),
-                    member.recipe,
-                ]
-            )
+            probability = member.probability
+            rows.append([member.id, kind, split, *numbers, average, probability, picks, member.recipe])
+    return head, rows
+
+
+def front_csv(front: Front) -> str:
+    """`front_records` as CSV, numbers with all their digits."""
+    head, rows = front_records(front)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([safe_cell(name) for name in head])
+    for row in rows:
+        writer.writerow(
+            ["" if v is None else safe_cell(v) if isinstance(v, str) else repr(v) for v in row]
+        )
     return out.getvalue()
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """An HTML table for notebooks; every text in it is escaped."""
+    cells = [f"<caption>{escape(caption)}</caption>"] if caption else []
+    cells.append("".join(["<tr>", *(f"<th>{escape(name)}</th>" for name in head), "</tr>"]))
+    cells += ["".join(["<tr>", *(f"<td>{escape(cell)}</td>" for cell in row), "</tr>"]) for row in rows]
+    return f"<table>{''.join(cells)}</table>"
+
+
+def front_html(front: Front) -> str:
+    """Members and baselines as an HTML table."""
+    head = ["model", *(o.metric for o in front.objectives), "P(non-dominated)", "pick"]
+    named = marks(front)
+    rows = []
+    for group in (front.members, front.references):
+        for member in group:
+            label = " ".join(named.get(member.id, []))
+            if group is front.references:
+                label = _baseline_label(front, member)
+            probability = "" if member.probability is None else f"{member.probability:.2f}"
+            cells = [_cell(front, member, o.metric) for o in front.objectives]
+            rows.append([member.id, *cells, probability, label])
+    return html_table(head, rows, repr(front).strip("<>"))
+
+
+def scores_html(caption: str, scores: Mapping[str, Mapping[str, Metric]]) -> str:
+    """Metrics down, splits across, as an HTML table."""
+    splits = [split for split in SPLITS if split in scores]
+    names = dict.fromkeys(name for split in splits for name in scores[split])
+    rows = []
+    for name in names:
+        found = [scores[split].get(name) for split in splits]
+        rows.append([name, *("" if metric is None else shown_metric(name, metric) for metric in found)])
+    return html_table(["score", *splits], rows, caption)

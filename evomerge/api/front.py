@@ -1,0 +1,179 @@
+"""A front as a person holds it: members to pick, export and plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.api.checkpoints import Exported
+from evomerge.export.choice import choose
+from evomerge.front.front import Front as ComputedFront
+from evomerge.front.front import Member as FrontMember
+from evomerge.front.front import pick
+from evomerge.front.tables import front_html, front_records, marks, scores_html, shown_metric
+from evomerge.objectives.scores import Metric
+from evomerge.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Member:
+    """One model of a front, or a baseline beside it."""
+
+    directory: Path
+    found: FrontMember
+
+    @property
+    def id(self) -> str:
+        """As `evomerge show` and `export` take it."""
+        return self.found.id
+
+    @property
+    def scores(self) -> Mapping[str, Mapping[str, Metric]]:
+        """Metrics by split: `scores["selection"]["math.acc"].value`."""
+        return self.found.metrics
+
+    @property
+    def recipe(self) -> Recipe:
+        """The merge, wholly stated.
+
+        Raises:
+            CheckpointError: E201, a hub model is no longer in the local cache.
+        """
+        return choose(self.directory, self.id).recipe
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        rescore: bool = True,
+        allow_task_code: bool = False,
+    ) -> Exported:
+        """Write it as an ordinary checkpoint, reloaded and compared before it gets its name.
+
+        Args:
+            path: the folder to publish.
+            overwrite: replace a model folder that is there.
+            rescore: score it on test items; each use is counted.
+            allow_task_code: let task files run the Python they name.
+
+        Raises:
+            EvomergeError: as `evomerge export`; nothing half-written is left.
+        """
+        from evomerge.export.export import export_candidate
+
+        report = export_candidate(
+            self.directory,
+            self.id,
+            Path(path),
+            overwrite=overwrite,
+            rescore=rescore,
+            allow_task_code=allow_task_code,
+        )
+        return Exported(Path(path), report.scores, report.warnings)
+
+    def __repr__(self) -> str:
+        return repr(self.found)
+
+    def _repr_html_(self) -> str:
+        return scores_html(self.id, self.scores)
+
+
+@dataclass(frozen=True, repr=False)
+class Front:
+    """The models of which none is beaten on every objective, with the baselines beside them.
+
+    Iterates over its members, the best mean first.
+    """
+
+    directory: Path
+    found: ComputedFront
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The models of the front."""
+        return tuple(Member(self.directory, member) for member in self.found.members)
+
+    @property
+    def baselines(self) -> tuple[Member, ...]:
+        """Base, experts, uniform average and best single coefficient."""
+        return tuple(Member(self.directory, member) for member in self.found.references)
+
+    def __len__(self) -> int:
+        return len(self.found.members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    def pick(self, choice: str) -> Member:
+        """The member a person asks for.
+
+        Args:
+            choice: an id, `knee`, `best:METRIC`, `prefer:A=0.7,B=0.3` or a bound such as `math.acc>=0.6`.
+
+        Raises:
+            UsageError: E506 for an unknown one, E507 if none satisfies a bound.
+        """
+        return Member(self.directory, pick(self.found, choice))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each member and baseline, with the columns of `evomerge front --csv`."""
+        import pandas
+
+        head, rows = front_records(self.found)
+        return pandas.DataFrame(rows, columns=head)
+
+    def plot(self, x: str | None = None, y: str | None = None, ax: Axes | None = None) -> Axes:
+        """Members and baselines with standard errors, over two objectives.
+
+        Args:
+            x: a metric; the first objective if None.
+            y: a metric; the second objective if None, or the only one.
+            ax: where to draw; a new figure if None.
+        """
+        from matplotlib import pyplot
+
+        names = [objective.metric for objective in self.found.objectives]
+        across, up = x or names[0], y or names[min(1, len(names) - 1)]
+        axes: Axes = pyplot.subplots()[1] if ax is None else ax
+        named = marks(self.found)
+        for kind, group in (("front", self.found.members), ("baselines", self.found.references)):
+            points = [m.metrics.get(self.found.split) or m.metrics["search"] for m in group]
+            axes.errorbar(
+                [point[across].value for point in points],
+                [point[up].value for point in points],
+                xerr=[point[across].stderr for point in points],
+                yerr=[point[up].stderr for point in points],
+                fmt="o" if kind == "front" else "s",
+                elinewidth=0.5,
+                label=kind,
+            )
+            for member, point in zip(group, points, strict=True):
+                label = member.id if kind == "baselines" else " ".join(named.get(member.id, []))
+                if label:
+                    axes.annotate(label, (point[across].value, point[up].value), fontsize="small")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.set_title(f"{self.found.campaign}, {self.found.split} items")
+        axes.legend()
+        return axes
+
+    def __repr__(self) -> str:
+        lines = [repr(self.found).strip("<>")]
+        for member in self.found.members[:10]:
+            metrics = member.metrics.get(self.found.split, {})
+            cells = [
+                f"{o.metric} {shown_metric(o.metric, metrics[o.metric])}" for o in self.found.objectives
+            ]
+            lines.append(f"  {member.id}  {'  '.join(cells)}")
+        more = len(self.found.members) - 10
+        return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        return front_html(self.found)

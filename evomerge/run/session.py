@@ -1,0 +1,115 @@
+"""A session of a campaign: checked, run or gone on with, shown, and stopped when asked to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from evomerge.campaign.campaign import Campaign, identity_digest
+from evomerge.campaign.check import check_campaign, check_devices
+from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped
+from evomerge.ledger.history import LEDGER_FILE, Grant, History
+from evomerge.ledger.ledger import read_events
+from evomerge.run.driver import run
+from evomerge.run.progress import Display
+
+
+def run_session(
+    campaign: Campaign,
+    directory: Path,
+    grants: Collection[Grant],
+    *,
+    warn: Callable[[Problem], None],
+    open_display: Callable[[Callable[[], bool]], Display],
+    again: str,
+) -> bool:
+    """Check a campaign, then run it in a folder or go on with what is there, to the end of its budget.
+
+    Args:
+        campaign: as loaded.
+        directory: the campaign folder.
+        grants: what the person allowed by name for this session.
+        warn: told of each thing that stops nothing, before the run.
+        open_display: makes what shows the run; it is given a function that says whether a stop was
+            asked for.
+        again: how to go on later, for the message of a stop.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        EvomergeError: every fault of the campaign, and what `run` raises.
+    """
+    if is_finished(campaign, directory):
+        return False
+    report = check_campaign(campaign, grants)
+    for warning in report.warnings:
+        warn(warning)
+    report.raise_problems()
+    check_devices(campaign)
+    with StopSignals(again) as stop, open_display(lambda: stop.asked is not None) as display:
+        run(
+            campaign,
+            directory,
+            report.paths,
+            report.storage,
+            grants=grants,
+            observer=display,
+            stop_request=stop,
+        )
+    return True
+
+
+def is_finished(campaign: Campaign, directory: Path) -> bool:
+    """Whether the folder's campaign is this one, and its limits leave nothing to do."""
+    try:
+        history = History.fold(read_events(directory / LEDGER_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not history.campaign or history.campaign["identity"] != identity_digest(campaign.to_json()):
+        return False
+    budget = campaign.config.budget
+    if history.stopped == "budget":
+        return budget.evaluations is not None and history.cost >= budget.evaluations
+    if history.stopped == "hours":
+        return budget.hours is not None and history.elapsed >= 3600 * budget.hours
+    return history.stopped == "exhausted"
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as a polite request; a second SIGINT interrupts at once.
+
+    Signals reach the main thread only: in another one this does nothing.
+    """
+
+    def __init__(self, again: str) -> None:
+        self.again = again
+        self.asked: EvomergeError | None = None
+        self.before: dict[int, Any] = {}
+
+    def __call__(self) -> EvomergeError | None:
+        """What was asked for, if anything."""
+        return self.asked
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and isinstance(self.asked, Interrupted):
+            raise KeyboardInterrupt("asked twice")
+        if number == signal.SIGINT:
+            self.asked = Interrupted(f"interrupted; {self.again}")
+        else:
+            self.asked = self.asked or Stopped(f"stopped by SIGTERM; {self.again}")
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
