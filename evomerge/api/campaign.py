@@ -118,9 +118,8 @@ class Campaign:
     ) -> Run:
         """Run in a folder to the end of the budget, or go on with what is there.
 
-        Ctrl-C stops cleanly; the same call goes on later. With `workers.pool: local` a script needs
-        `if __name__ == "__main__":` around this call, as every use of Python's processes does; a
-        notebook does not.
+        Ctrl-C stops cleanly; the same call goes on later. A script needs no `if __name__ == "__main__":`
+        for it: workers do not run the script again.
 
         Args:
             directory: the campaign folder; made if missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Collection
@@ -11,7 +12,7 @@ from typing import Any
 
 from evomerge.campaign.campaign import Campaign, identity_digest
 from evomerge.campaign.check import check_campaign, check_devices
-from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped
+from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped, UsageError
 from evomerge.ledger.history import LEDGER_FILE, Grant, History
 from evomerge.ledger.ledger import read_events
 from evomerge.run.driver import run
@@ -42,8 +43,10 @@ def run_session(
         Whether there was anything to do.
 
     Raises:
+        UsageError: E511, in a process that is only being started and runs its script for that.
         EvomergeError: every fault of the campaign, and what `run` raises.
     """
+    _refuse_while_starting()
     if is_finished(campaign, directory):
         return False
     report = check_campaign(campaign, grants)
@@ -62,6 +65,17 @@ def run_session(
             stop_request=stop,
         )
     return True
+
+
+def _refuse_while_starting() -> None:
+    """A process that Python spawns runs the main script again first; a run in there is never meant.
+
+    Our own workers do not (see `run.pool.processes`), those of the script's other libraries do.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        wrong = "this process was spawned by the script, which runs in it again and would start its run again"
+        todo = 'put `if __name__ == "__main__":` before the call that starts the run'
+        raise UsageError(Problem("E511", wrong, "", todo))
 
 
 def is_finished(campaign: Campaign, directory: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,13 @@ def test_a_folder_without_a_campaign_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     with pytest.raises(em.EvomergeError, match="E509"):
         em.open(tmp_path / "model")
+
+
+def test_a_process_that_runs_its_script_again_is_told_what_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = em.Campaign.load(write_campaign(tmp_path))
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(em.EvomergeError, match=r'E511.*put `if __name__ == "__main__":` before'):
+        campaign.run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

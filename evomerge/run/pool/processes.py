@@ -14,11 +14,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any
 
 from evomerge.run.job import Job, JobResult, WorkerSetup
@@ -73,7 +74,7 @@ class ProcessPool(SlotPool[_Place]):
         process = self._context.Process(
             target=_serve, args=(theirs, said, self._setup, self._runner), daemon=True
         )
-        with _thread_environment(self._setup.threads):
+        with _thread_environment(self._setup.threads), _without_main():
             process.start()
         theirs.close()
         said.close()
@@ -141,6 +142,9 @@ def _serve(
     """A worker process: run jobs until the driver's end of the pipe closes."""
     # Ctrl-C in a terminal reaches the whole group; stopping is the driver's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker may be killed at any moment. Semaphores that libraries make (tqdm's, for one) have names that
+    # outlive it, which Python reports as leaked; with this start method the name goes when it is made.
+    multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
     # What libraries print must not get between the lines of a table or of JSON.
     sys.stdout.flush()
@@ -162,6 +166,21 @@ def _leave_with_the_driver() -> None:
     if driver is not None:
         wait([driver.sentinel])
         os._exit(1)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """No main module, as far as a process that starts now can see.
+
+    A spawned process runs the main module again, which in a script without `if __name__ == "__main__":`
+    would start the campaign once more in every worker. A worker needs nothing of it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -188,3 +188,36 @@ def test_a_campaign_opens_the_pool_it_names() -> None:
     local = open_pool(WorkersSection(pool="local", count=2), SETUP)
     local.close()
     assert isinstance(local, ProcessPool)
+
+
+SCRIPT = """
+import os, sys
+from tests.run.pool.toy_runner import SETUP, ToyRunner
+from evomerge.run.job import Job
+from evomerge.run.pool.processes import ProcessPool
+print("the script runs", flush=True)
+pool = ProcessPool(SETUP, 2, ToyRunner)
+for name in ("lock#1", "lock#2"):
+    pool.submit(Job(name, "evaluate"))
+assert {pool.next(60).status for _ in range(2)} == {"ok"}
+for _ in range(2):
+    pool.submit(Job("sleep:60", "evaluate"))
+pool.close()
+"""
+
+
+def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, folder / "script.py"],
+        capture_output=True, text=True, timeout=120, env=environment, cwd=folder,
+    )  # fmt: skip
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    """And workers that are killed at work leave no semaphores for Python to complain of."""
+    done = run_script(tmp_path, SCRIPT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the script runs\n"
+    assert done.stderr == ""

@@ -1,11 +1,13 @@
 """A runner without models: it does what the job's id says, so that pools can be tested in a second.
 
 `add:3` answers 3; `sleep:2`, `die:9` (a signal), `exit:5`, `leave` (SystemExit), `memory`, `raise`,
-`unpicklable`, `print`, `stop` (SIGSTOP), `pid`. What follows a `#` only tells ids apart.
+`unpicklable`, `print`, `stop` (SIGSTOP), `pid`, `lock` (as tqdm makes one).
+What follows a `#` only tells ids apart.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -52,6 +54,8 @@ class ToyRunner:
             raise RuntimeError("a runner that breaks its promise")
         elif verb == "unpicklable":
             return JobResult(job.id, "ok", data={"value": lambda: None})
+        elif verb == "lock":
+            self.lock = multiprocessing.RLock()
         elif verb == "print":
             print("noise")
             os.write(1, b"more noise\n")
