@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from evomerge.api.run import Run as Run
     from evomerge.api.run import open as open
     from evomerge.errors import EvomergeError as EvomergeError
+    from evomerge.optimizers.kinds import optimizer as optimizer
+    from evomerge.optimizers.proposals import Asked as Asked
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Asked": ("optimizers.proposals", "Asked"),
     "Campaign": ("api.campaign", "Campaign"),
     "EvomergeError": ("errors", "EvomergeError"),
     "Exported": ("api.checkpoints", "Exported"),
@@ -34,6 +37,7 @@ _PUBLIC = {
     "Run": ("api.run", "Run"),
     "merge": ("api.checkpoints", "merge"),
     "open": ("api.run", "open"),
+    "optimizer": ("optimizers.kinds", "optimizer"),
     "score": ("api.checkpoints", "score"),
 }
 """Public name to the module that has it, and its name there."""

@@ -130,6 +130,6 @@ def _evaluators() -> list[dict[str, Any]]:
 
 
 def _optimizers() -> list[dict[str, Any]]:
-    from evomerge.optimizers.kinds import KINDS
+    from evomerge.optimizers.kinds import known_kinds
 
-    return [{"kind": name, "about": kind.about} for name, kind in KINDS.items()]
+    return [{"kind": name, "about": about} for name, about in known_kinds().items()]

@@ -1,16 +1,29 @@
-"""The kinds of optimizers there are: what each is called, its settings, and how one is made."""
+"""The kinds of optimizers there are: what each is called, its settings, and how one is made.
+
+A person's own is registered by the decorator `optimizer`, or found under the entry point group
+`evomerge.optimizers`, whose modules use that decorator. Optimizers live in the driver's process, so that a
+function of a notebook or of `python -c` serves as well as one of a package.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from importlib import metadata
 from typing import Any, Protocol
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.optimizer import Optimizer, Schedule
+from evomerge.optimizers.proposals import Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
-from evomerge.optimizers.settings import Nsga2Settings, Option, RandomSettings, read_settings
+from evomerge.optimizers.settings import (
+    NoSettings,
+    Nsga2Settings,
+    Option,
+    RandomSettings,
+    read_settings,
+)
 from evomerge.search_space import Gene, Genome
 
 
@@ -79,26 +92,100 @@ KINDS: dict[str, OptimizerKind] = {
     ),
     "random": OptimizerKind("random search on the grid, the baseline", RandomSettings, _random),
 }
-"""By the name that `optimizer.kind` has in a campaign file."""
+"""Built-in kinds, by the name that `optimizer.kind` has in a campaign file."""
+
+GROUP = "evomerge.optimizers"
+"""Entry points of modules that register optimizers; the name of one is that of its optimizer."""
+
+_REGISTERED: dict[str, OptimizerKind] = {}
+
+
+def optimizer(
+    name: str, *, settings: type = NoSettings, about: str = ""
+) -> Callable[[Propose], Propose]:
+    """Register a function that proposes points as an optimizer, for this process.
+
+    The function is given an `Asked` and gives rows of gene values; see `optimizers.proposals`. Registered
+    again, as when the cell of a notebook runs again, it takes the place of the one before.
+
+    Args:
+        name: what `optimizer.kind` calls it.
+        settings: a frozen dataclass of its options; see `optimizers.settings` for its fields.
+        about: one line for `evomerge list optimizers`; the first of the docstring if empty.
+
+    Raises:
+        UsageError: E512, for the name of a built-in kind, and for settings that are no dataclass.
+    """
+    if name in KINDS:
+        problem = Problem("E512", f"`{name}` is a built-in optimizer", "", "choose another name")
+        raise UsageError(problem)
+    if not is_dataclass(settings):
+        found = f"found {settings!r}"
+        raise UsageError(Problem("E512", f"settings of `{name}` must be a dataclass", found))
+
+    def register(propose: Propose) -> Propose:
+        def make(
+            genes: Sequence[Gene],
+            objectives: Sequence[Objective],
+            population: int,
+            seed: int,
+            initial: Sequence[Genome],
+            settings: Any,
+            schedule: Schedule,
+        ) -> Optimizer:
+            steady = schedule == "steady_state"
+            return Proposals(
+                propose, genes, objectives, population, seed, initial, settings, steady=steady
+            )
+
+        line = about or (propose.__doc__ or "").strip().partition("\n")[0]
+        _REGISTERED[name] = OptimizerKind(line, settings, make)
+        return propose
+
+    return register
+
+
+def known_kinds() -> dict[str, str]:
+    """Name to one line about it: built-in kinds, registered ones and installed ones."""
+    found = {name: kind.about for name, kind in (KINDS | _REGISTERED).items()}
+    return {entry.name: f"from {entry.value}" for entry in metadata.entry_points(group=GROUP)} | found
 
 
 def optimizer_kind(name: str) -> OptimizerKind:
-    """The kind of that name.
+    """The kind of that name: built-in, registered, or installed.
 
     Raises:
-        ConfigError: E108, there is none.
+        ConfigError: E108, there is none; E123, its package cannot be imported or does not register it.
     """
-    if name not in KINDS:
-        wrong = f"must be one of {', '.join(KINDS)}"
+    if name not in KINDS and name not in _REGISTERED:
+        _load_installed(name)
+    known = KINDS | _REGISTERED
+    if name not in known:
+        wrong = f"must be one of {', '.join(known_kinds())}"
         raise ConfigError(Problem("E108", wrong, f"found {name!r}", field="optimizer.kind"))
-    return KINDS[name]
+    return known[name]
+
+
+def _load_installed(name: str) -> None:
+    for entry in metadata.entry_points(group=GROUP, name=name):
+        try:
+            entry.load()
+        except Exception as error:
+            # Modules of others fail in any way they like when they are imported.
+            found = f"{type(error).__name__}: {error}"
+            wrong = f"{entry.value} cannot be imported"
+            raise ConfigError(Problem("E123", wrong, found, field="optimizer.kind")) from error
+        if name not in _REGISTERED:
+            wrong = f"{entry.value} registers no optimizer `{name}`"
+            todo = f'decorate it with `@evomerge.optimizer("{name}")`'
+            raise ConfigError(Problem("E123", wrong, "", todo, field="optimizer.kind"))
 
 
 def optimizer_settings(kind: str, options: Mapping[str, Option]) -> Any:
     """The settings of a kind, of the class that its table entry names.
 
     Raises:
-        ConfigError: E108 for an unknown kind; E104 and E108 as `read_settings`.
+        ConfigError: E108 and E123 for the kind; E104 and E108 as `read_settings`.
     """
     return read_settings(kind, optimizer_kind(kind).settings, options)
 

@@ -1,0 +1,146 @@
+"""An optimizer made of one function that proposes points; what else an optimizer owes is done here.
+
+The function sees all that was told so far and a random generator of its own, and gives points: rows of gene
+values. They are put on the grid, known ones are dropped, what lacks is drawn at random. Since it is asked
+anew each time from what the ledger holds, a campaign resumes by asking it again: it must keep no state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.objectives.objective import Complete, Objective, Outcome, Raced
+from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.recipe.recipe import canonical_json
+from evomerge.search_space import Gene, Genome
+
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a proposing function knows when it is asked.
+
+    Attributes:
+        genes: what is searched, in genome order, each with `low`, `high` and `step`.
+        objectives: in the order of an outcome's values.
+        told: every candidate with its outcome, in the order told. The values of a `Complete` are minimised.
+        count: how many points are wanted; more or fewer may be given.
+        rng: for this ask alone; the same again when a campaign resumes.
+        settings: of the class that the optimizer was registered with.
+    """
+
+    genes: tuple[Gene, ...]
+    objectives: tuple[Objective, ...]
+    told: tuple[tuple[Genome, Outcome], ...]
+    count: int
+    rng: np.random.Generator
+    settings: Any
+
+    @property
+    def low(self) -> np.ndarray:
+        """Lower bounds, float64 [genes]."""
+        return np.array([gene.low for gene in self.genes])
+
+    @property
+    def high(self) -> np.ndarray:
+        """Upper bounds, float64 [genes]."""
+        return np.array([gene.high for gene in self.genes])
+
+    def complete(self) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates with values that keep all constraints: float64 [n, genes], and [n, objectives].
+
+        Values are minimised: a metric to maximise has the other sign.
+        """
+        kept = [
+            (genome, outcome.values)
+            for genome, outcome in self.told
+            if isinstance(outcome, Complete) and all(v <= 0 for v in outcome.violations)
+        ]
+        points = np.array([genome for genome, _ in kept], dtype=np.float64)
+        values = np.array([numbers for _, numbers in kept], dtype=np.float64)
+        return points.reshape(-1, len(self.genes)), values.reshape(-1, len(self.objectives))
+
+
+Propose = Callable[[Asked], Any]
+"""Gives float [points, genes], or a single point."""
+
+
+class Proposals:
+    """An `Optimizer` that asks a function for points."""
+
+    def __init__(
+        self,
+        propose: Propose,
+        genes: Sequence[Gene],
+        objectives: Sequence[Objective],
+        population: int,
+        seed: int,
+        initial: Sequence[Genome],
+        settings: Any,
+        *,
+        steady: bool,
+    ) -> None:
+        self._propose, self._settings, self._seed, self._steady = propose, settings, seed, steady
+        self._genes, self._objectives = tuple(genes), tuple(objectives)
+        self._grid = Grid(genes)
+        self._turns = Turns(len(objectives), whole=not steady)
+        self._population = 1 if steady else population
+        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
+        self._initial = self._grid.snap(given)
+        self._told: list[tuple[Genome, Outcome]] = []
+        self._digest = hashlib.sha256()
+
+    def ask(self) -> list[Genome]:
+        """The given genomes first, then what the function proposes.
+
+        Raises:
+            ValueError: if that is not finite or has not one value for each gene.
+        """
+        self._turns.may_ask()
+        rng = np.random.default_rng((self._seed, self._turns.count))
+        batch: list[Genome] = []
+        limit = self._population
+        if self._steady or self._turns.count == 0:
+            add_new(batch, self._initial, 1 if self._steady else len(self._initial), self._turns)
+            limit = max(limit, len(batch))
+        for _ in range(_TRIES):
+            if len(batch) < limit:
+                add_new(batch, self._proposed(limit - len(batch), rng), limit, self._turns)
+        if len(batch) < limit:
+            batch += leftovers(self._grid, self._turns, batch, limit - len(batch), rng)
+        for _ in range(_TRIES):
+            if len(batch) < limit:
+                drawn = self._grid.from_unit(rng.random((limit - len(batch), len(self._grid))))
+                add_new(batch, drawn, limit, self._turns)
+        return self._turns.asked(batch)
+
+    def _proposed(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        asked = Asked(self._genes, self._objectives, tuple(self._told), count, rng, self._settings)
+        points = np.atleast_2d(np.asarray(self._propose(asked), dtype=np.float64))
+        if points.size == 0:
+            return np.empty((0, len(self._genes)))
+        if points.shape[1:] != (len(self._genes),) or not np.isfinite(points).all():
+            wrong = f"proposals must be finite numbers [points, {len(self._genes)} genes]"
+            raise ValueError(f"{wrong}; found shape {points.shape}")
+        return self._grid.snap(points)
+
+    def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
+        """Take note of outcomes for the asks to come."""
+        told = self._turns.told(outcomes, numbers)
+        for (number, genome), outcome in zip(told, outcomes, strict=True):
+            # A failure's class and a raced bound must not steer a search, so the function sees neither.
+            plain = Raced(0, (0.0,) * len(self._objectives)) if isinstance(outcome, Raced) else outcome
+            self._told.append((genome, plain))
+            values = [*outcome.values, *outcome.violations] if isinstance(outcome, Complete) else []
+            self._digest.update(canonical_json([number, type(outcome).__name__, values]).encode())
+
+    def state_digest(self) -> str:
+        """SHA-256 (hex) over all that was asked and told."""
+        parts = [self._turns.digest(), self._digest.hexdigest()]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
