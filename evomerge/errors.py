@@ -139,9 +139,11 @@ class Interrupted(EvomergeError):
 class CandidateError(Exception):
     """A candidate cannot be scored (non-finite weights or logits, say); the search goes on.
 
-    `kind` is a short stable word such as `nonfinite_weights`; it is what the ledger keeps.
+    `kind` is a short stable word such as `nonfinite_weights`; it is what the ledger keeps. `tensor` is where
+    it shows.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, tensor: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.tensor = tensor

@@ -123,6 +123,9 @@ def load_campaign(path: Path) -> Campaign:
     """
     path = Path(path).resolve()
     data, positions = load_yaml(path)
+    if "merge_method" in data or {"sources", "path", "outer"} <= set(data):
+        wrong, todo = "this states one merge and no search", f"evomerge merge {path} OUT"
+        raise ConfigError(Problem("E102", wrong, "", todo, str(path)))
     return read_campaign(data, path, positions)
 
 
@@ -149,7 +152,11 @@ def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> 
         problems += error.problems
     problems += _across_fields(data, positions, path)
     space_file = path if inline else path.parent / str(stated or "")
-    if inline or isinstance(stated, str):
+    if isinstance(stated, str) and not space_file.is_file():
+        todo = _nearest_file(space_file)
+        where = _place(positions, path, "search_space")
+        problems.append(Problem("E101", "no such search-space file", f"found {stated!r}", todo, *where))
+    elif inline or isinstance(stated, str):
         try:
             space = _inline_space(data, path, positions) if inline else load_search_space(space_file)
         except ConfigError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +168,20 @@ def _open_checkpoints(
                 warnings.append(merge_note(opened))
                 folders[name] = foreseen(opened)
         except (CheckpointError, EnvironmentFault) as error:
-            problems += error.problems
+            problems += [_in_the_campaign(campaign, name, problem) for problem in error.problems]
     return paths, folders
+
+
+def _in_the_campaign(campaign: Campaign, name: str, problem: Problem) -> Problem:
+    """A folder that is missing is a fault of the line that names it."""
+    stated = (campaign.config.base if name == "base" else campaign.config.experts[name]).path
+    if problem.code != "E201" or stated is None:
+        return problem
+    todo = problem.todo
+    if todo == "check the path" and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", stated):
+        todo += "; a model of the hub is written `{hub: " + stated + ", revision: COMMIT}`"
+    where = ("base", "path") if name == "base" else ("experts", name, "path")
+    return campaign.fault(where, problem.code, problem.wrong, f"found {problem.file}", todo)
 
 
 def _aligned(

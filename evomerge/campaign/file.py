@@ -50,13 +50,23 @@ class CheckpointReference(_Section):
     hub: str | None = None
     revision: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_bare(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            folder, hub = f"{{path: {value}}}", "{hub: org/name, revision: COMMIT}"
+            raise ValueError("E103", f"write `{folder}`, or `{hub}` for a model of the hub")
+        return value
+
     @model_validator(mode="after")
     def _one_place(self) -> CheckpointReference:
         if (self.path is None) == (self.hub is None):
             raise ValueError("E103", "give either `path` or `hub` with `revision`")
         if self.hub is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(
-                "E237", "a hub model needs `revision`, the 40 hex digits of a commit (no branch)"
+                "E237",
+                "a hub model needs `revision`, the 40 hex digits of a commit and no branch; "
+                f"`hf models info {self.hub}` prints that of its main branch as `sha`",
             )
         if self.hub is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.hub):
             raise ValueError("E201", f"`{self.hub}` is no hub id (org/name)")

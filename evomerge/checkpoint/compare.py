@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,10 @@ _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_sc
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-_ALIGN = "a recipe with `tokenizer: {source: base}` (or `union`, or an expert) aligns them"
+_ALIGN = (
+    "`tokenizer: {source: union}` (or `base`, or an expert) in a campaign or recipe aligns them, "
+    "`tokenizer_source: union` (or `base`) in a mergekit YAML"
+)
 
 
 def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list[Problem]:
@@ -38,12 +42,8 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
         if isinstance(expert, AdapterFolder):
             continue  # checked against the base when it was opened
         problems += _quantised(expert)
-        if base.config.get("model_type") != expert.config.get("model_type"):
-            found = f"base is {base.config.get('model_type')}, {expert.name} is "
-            found += f"{expert.config.get('model_type')}"
-            problems.append(
-                _problem("E225", expert, "architectures cannot be merged", found, field="model_type")
-            )
+        if other := other_architecture(base, expert):
+            problems += other
             continue
         problems += _numbers(base, expert) + _rope(base, expert)
         problems += _vocabulary(base, expert) + _special(base, expert)
@@ -52,6 +52,15 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
             problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
         problems += _tensors(base, expert)
     return problems + _dtypes(base, experts)
+
+
+def other_architecture(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    """E225 for models of two architectures, of which nothing else need be compared."""
+    ours, theirs = (folder.config.get("model_type") for folder in (base, expert))
+    if ours == theirs:
+        return []
+    found = f"{base.name} is {ours}, {expert.name} is {theirs}"
+    return [_problem("E225", expert, "architectures cannot be merged", found, field="model_type")]
 
 
 def _problem(
@@ -206,12 +215,29 @@ def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
         problems.append(
             _problem("E221", expert, "tensors the base does not have", found, field=unknown[0])
         )
+    sizes = {text_config(folder.config).get("vocab_size") for folder in (base, expert)}
     for name, header in base.tensors.items():
         other = expert.tensors.get(name)
-        if other is not None and other.shape != header.shape:
-            found = f"base {list(header.shape)}, {expert.name} {list(other.shape)}"
+        if other is None or other.shape == header.shape:
+            continue
+        found = f"base {list(header.shape)}, {expert.name} {list(other.shape)}"
+        if not _by_token(name, base, header.shape, other.shape):
             problems.append(_problem("E223", expert, "wrong shape", found, field=name))
+        elif len(sizes) == 1:  # else said as E226
+            ours, theirs = token_ids(base.path), token_ids(expert.path)
+            found += _only(theirs, ours, "the base lacks") + _only(ours, theirs, f"{expert.name} lacks")
+            wrong = "another number of tokens than its config says or than the base has"
+            todo = "set `vocab_size` of each config to the rows of its embedding; then " + _ALIGN
+            problems.append(_problem("E223", expert, wrong, found, todo, field=name))
     return problems
+
+
+def _by_token(
+    name: str, base: CheckpointFolder, shape: tuple[int, ...], other: tuple[int, ...]
+) -> bool:
+    """Whether two tensors are embeddings or heads that differ in the number of tokens alone."""
+    outside = base.places[name] in ("embed", "head") and not re.search(r"pos|wpe", name)
+    return outside and shape[1:] == other[1:] and len(shape) == len(other)
 
 
 def _few(names: Sequence[str], total: int) -> str:

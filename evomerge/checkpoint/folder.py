@@ -20,8 +20,11 @@ from evomerge.search_space import ModelLayout
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+GGUF = ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 JSON_LIMIT = 256 * 1024 * 1024
+_HEADS = ("ForCausalLM", "LMHeadModel")
+_SENSES = ("vision", "audio", "speech", "encoder", "video", "image", "thinker", "talker")
 _NOT_BY_LAYER = ("_token_id", "_token_ids", "architectures")
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -114,9 +117,9 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     """Open a full model: config, index, and the header of every weight file.
 
     Raises:
-        CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 only pickle
-            weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of
-            layers, E240 an unreadable file.
+        CheckpointError: E201 no folder, E202 no usable config, E203 no decoder, E204 an adapter, E206 only
+            pickle weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of
+            layers, E230 GGUF, E240 an unreadable file.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -127,7 +130,13 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
             Problem("E204", f"{name} is an adapter, not a full model", f"its base is {base}",
                     "list it under `experts` with its base as `base`", str(folder))
         )  # fmt: skip
+    files = sorted(entry.name for entry in os.scandir(folder))
+    if any(file.endswith(GGUF) for file in files) and not any(
+        f.endswith(".safetensors") for f in files
+    ):
+        raise CheckpointError(_gguf(folder, name))
     config = read_json(folder / "config.json", "E202", f"{name} has no usable config.json")
+    _refuse_what_is_no_decoder(config, folder, name)
     headers, warnings = _weight_headers(folder, name)
     everything = {tensor: header for tensor, header in headers.items() if not is_buffer(tensor, header)}
     names = layer_names(everything)
@@ -162,6 +171,29 @@ def _beside(folder: Path, name: str) -> tuple[Problem, ...]:
     return (Problem("E205", f"{name} is read as the full model it is", found, todo, str(folder)),)
 
 
+def _refuse_what_is_no_decoder(config: Mapping[str, Any], folder: Path, name: str) -> None:
+    """What is no decoder with a head over its vocabulary has parts that nothing here merges or scores."""
+    stated = config.get("architectures")
+    architectures = [str(each) for each in stated] if isinstance(stated, list) else []
+    parts = [
+        key for key in config if key.endswith("_config") and key.removesuffix("_config") in _SENSES
+    ]
+    if parts:
+        what = f"has parts that are no decoder ({', '.join(parts)})"
+    elif config.get("is_encoder_decoder"):
+        what = "has an encoder"
+    elif architectures and not any(each.endswith(_HEADS) for each in architectures):
+        what = "is no language model"
+    else:
+        return
+    called = ", ".join(architectures) or f"model_type {config.get('model_type')}"
+    raise CheckpointError(
+        Problem("E203", f"{name}: {called} {what}, and cannot be merged", "",
+                "supported are decoders with a language model's head (`...ForCausalLM`), as Llama, Qwen, "
+                "Mistral, Gemma or GPT-2", str(folder / "config.json"), field="architectures")
+    )  # fmt: skip
+
+
 def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -184,6 +216,8 @@ def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:
 
 
 def _missing_folder(folder: Path, name: str) -> Problem:
+    if folder.exists() and folder.name.endswith(GGUF):
+        return _gguf(folder, name)
     if folder.exists():
         todo = f"give the folder it lies in, {folder.parent}"
         return Problem(
@@ -195,6 +229,13 @@ def _missing_folder(folder: Path, name: str) -> Problem:
         near = difflib.get_close_matches(folder.name, siblings, n=1)
     todo = f"did you mean {folder.parent / near[0]}?" if near else "check the path"
     return Problem("E201", f"{name}: no such folder", "", todo, file=str(folder))
+
+
+def _gguf(path: Path, name: str) -> Problem:
+    todo = "give the folder of the original weights (safetensors and config.json)"
+    return Problem(
+        "E230", f"{name}: GGUF files are for inference and cannot be merged", "", todo, str(path)
+    )
 
 
 def _hub_base(folder: Path) -> str:

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 
 from evomerge.checkpoint.tokenizer import write_chat_template, write_union
-from evomerge.errors import CandidateError, EvomergeError, ExportCheckFailed, Problem, UsageError
+from evomerge.errors import (
+    CandidateError,
+    CheckpointError,
+    EvomergeError,
+    ExportCheckFailed,
+    Problem,
+    UsageError,
+)
 from evomerge.export import log
 from evomerge.export.choice import choose
 from evomerge.export.files import (
@@ -32,7 +39,13 @@ from evomerge.export.files import (
     write_json,
     write_manifest,
 )
-from evomerge.export.merge import OpenedMerge, open_merge, read_recipe, stated_merge
+from evomerge.export.merge import (
+    OpenedMerge,
+    nonfinite_sources,
+    open_merge,
+    read_recipe,
+    stated_merge,
+)
 from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.scores import check_evaluators, score_export
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
@@ -270,6 +283,9 @@ def _write(
     try:
         write_checkpoint(merge.plan, merge.readers, staged, shard_bytes, streamed.add)
     except CandidateError as error:
+        blamed = nonfinite_sources(merge, error.tensor)
+        if blamed:
+            raise CheckpointError(blamed) from error
         raise ExportCheckFailed(
             Problem("E602", "the merge has no finite result", str(error))
         ) from error

@@ -1,6 +1,7 @@
 """The files of an export beside its weights: config, tokenizer, recipe, manifest. Torch-free.
 
-Tokenizer and chat template are copied byte by byte, since loading and saving them again changes them.
+Tokenizer and chat template are copied byte by byte, since loading and saving them again changes them; only
+names that transformers 4 does not know are replaced. Most servers and converters still run it.
 No file that is written here holds an absolute path.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.rope import older_spelling
 from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 CONFIG_FILE = "config.json"
@@ -46,6 +48,13 @@ COPIED_FILES = (
 )
 COPIED_FOLDERS = ("additional_chat_templates",)
 
+_OLDER_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}
+"""Model type to fields that transformers 5 renamed and transformers 4 does not find."""
+
+_NEWER_TOKENIZERS = ("TokenizersBackend", "PythonBackend", "SentencePieceBackend")
+"""Classes that transformers 4 does not have; with a `tokenizer.json` they do what the class below does."""
+_BOTH_KNOW = "PreTrainedTokenizerFast"
+
 _BLOCK = 1 << 22
 
 
@@ -61,7 +70,26 @@ def copy_side_files(source: Path, out: Path) -> tuple[str, ...]:
             (out / name).mkdir(exist_ok=True)
             _copy(path, out / name / path.name)
             copied.append(f"{name}/{path.name}")
+    if "tokenizer.json" in copied and "tokenizer_config.json" in copied:
+        _name_for_both(out / "tokenizer_config.json")
     return tuple(copied)
+
+
+def _name_for_both(path: Path) -> None:
+    """Give a tokenizer the class and the list of special tokens that both lines of transformers know."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return  # loading it says what is wrong with it
+    newer = config.get("tokenizer_class") in _NEWER_TOKENIZERS
+    special = config.get("extra_special_tokens")
+    if newer:
+        config["tokenizer_class"] = _BOTH_KNOW
+    if isinstance(special, list):
+        del config["extra_special_tokens"]
+        config["additional_special_tokens"] = special
+    if newer or isinstance(special, list):
+        write_json(path, config)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -86,18 +114,23 @@ def output_config(
     result.pop("_name_or_path", None)
     if result.pop("auto_map", None):
         warnings.append("config.json named remote code (auto_map); it is left out of the export")
-    # The older name of the field is kept where it was, for older readers.
-    for name in ("dtype", "torch_dtype"):
-        if name == "dtype" or name in result:
-            result[name] = dtype
+    _spell_for_both(result, dtype)
     text = result.get("text_config")
     if isinstance(text, Mapping):
-        result["text_config"] = {
-            key: dtype if key in ("dtype", "torch_dtype") else value
-            for key, value in text.items()
-            if key != "_name_or_path"
-        }
+        result["text_config"] = {key: value for key, value in text.items() if key != "_name_or_path"}
+        _spell_for_both(result["text_config"], dtype)
     return result, tuple(warnings)
+
+
+def _spell_for_both(part: dict[str, Any], dtype: str) -> None:
+    """Say in the fields of transformers 4 too what transformers 5 says in fields of its own.
+
+    A reader that does not know `rope_parameters` takes defaults without a word.
+    """
+    part |= {"dtype": dtype, "torch_dtype": dtype, **older_spelling(part)}
+    for newer, older in _OLDER_NAMES.get(str(part.get("model_type")), {}).items():
+        if newer in part:
+            part.setdefault(older, part[newer])
 
 
 def published_recipe(recipe: Recipe, hubs: Mapping[str, str], out: Path) -> Recipe:

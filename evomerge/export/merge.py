@@ -155,6 +155,24 @@ def open_merge(
     return replace(merge, plan=replace(plan, config=config))
 
 
+def nonfinite_sources(merge: OpenedMerge, tensor: str) -> list[Problem]:
+    """E232 for each source whose part in an output tensor has NaN or infinite elements."""
+    problems = []
+    for entry in (each for each in merge.plan.tensors if each.name == tensor):
+        parts = [(each.source, each.tensor) for each in entry.inputs]
+        for source, own in dict.fromkeys([*([entry.base] if entry.base is not None else []), *parts]):
+            reader, folder = merge.readers[source], merge.folders[source]
+            factors = reader.delta(own)
+            read = factors if factors is not None else (reader.read(own),)
+            count = sum(int((~part.isfinite()).sum()) for part in read)
+            if count:
+                wrong = f"{source} has NaN or infinite weights"
+                todo = "leave it out, or give sound weights"
+                found = f"{count} elements"
+                problems.append(Problem("E232", wrong, found, todo, str(folder.path), field=own))
+    return problems
+
+
 def first_model(recipe: Recipe) -> str:
     """The model whose rows go before others' where vocabularies differ: the base, if there is one."""
     return "base" if "base" in recipe.checkpoints else next(iter(recipe.checkpoints))
@@ -266,6 +284,8 @@ def read_recipe(file: Path) -> StatedMerge:
         raise ConfigError(problem) from None
     if isinstance(data, dict) and "merge_method" in data:
         return _from_mergekit(file, content)
+    if isinstance(data, dict) and "search_space" in data:
+        raise _is_a_campaign(file)
     return stated_merge(recipe_from_json(data, str(file)), file.parent, str(file))
 
 
@@ -295,7 +315,15 @@ def stated_merge(recipe: Recipe, folder: Path, file: str = "") -> StatedMerge:
     return StatedMerge(replace(recipe, sources=sources), hubs)
 
 
+def _is_a_campaign(file: Path) -> ConfigError:
+    wrong = "this is a campaign, which states a search and no merge"
+    todo = f"evomerge run {file} --dir DIR, then evomerge export DIR PICK OUT"
+    return ConfigError(Problem("E138", wrong, "", todo, str(file), field="search_space"))
+
+
 def _from_mergekit(file: Path, content: bytes) -> StatedMerge:
+    if re.search(rb"^search_space\s*:", content, re.MULTILINE):
+        raise _is_a_campaign(file)
     if re.search(rb"^genome\s*:", content, re.MULTILINE):
         wrong = "this is a mergekit-evolve file, which states a search and no merge"
         todo = f"evomerge import {file} --out DIR"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -221,7 +221,7 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
         todo = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(sorted(known))}"
         return Problem("E104", "unknown field", "", todo, *where)
     if kind == "missing":
-        return Problem("E103", "missing field", "", f"add `{path[-1]}`", *where)
+        return Problem("E103", "missing field", "", f"add `{_stated(model, loc)}`", *where)
     code = "E109" if isinstance(shown, float) and not math.isfinite(shown) else "E108"
     context = fault.get("ctx", {}).get("error")
     if isinstance(context, ValueError) and len(context.args) == 2:
@@ -231,6 +231,15 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
     if kind in ("model_type", "dict_type"):
         message = "this needs fields of its own"
     return Problem(code, message[:1].lower() + message[1:], found, "", *where)
+
+
+def _stated(model: type[BaseModel], loc: tuple[str | int, ...]) -> str:
+    """A missing field's name, with its value where there is only one (`schema: 1`)."""
+    for name, field in model.model_fields.items() if len(loc) == 1 else ():
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if loc[0] in (name, field.alias) and len(values) == 1:
+            return f"{loc[0]}: {values[0]}"
+    return str(loc[-1])
 
 
 def _path_in_file(

@@ -205,7 +205,7 @@ class LiveModel:
             finite = execute(entry, readers, whole, scratch)
             slot.copy_(whole)
         if not finite:
-            raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+            raise _not_finite(entry.name)
 
     def _forget(self) -> None:
         self._resident.clear()
@@ -254,6 +254,10 @@ class LiveModel:
             part.num_hidden_layers = count
             for key, kinds in self._lists.items():
                 setattr(part, key, kinds[:count])
+
+
+def _not_finite(tensor: str) -> CandidateError:
+    return CandidateError("nonfinite_weights", f"{tensor} has NaN or infinite elements", tensor)
 
 
 def with_layers(folder: CheckpointFolder, count: int) -> CheckpointFolder:
@@ -345,7 +349,7 @@ def write_checkpoint(
         for entry in plan.tensors:
             out = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
             if not execute(entry, readers, out, scratch):
-                raise CandidateError("nonfinite_weights", f"{entry.name} has NaN or infinite elements")
+                raise _not_finite(entry.name)
             writer.write(entry.name, out)
             if written is not None:
                 written(entry.name, out)

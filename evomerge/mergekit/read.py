@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.compare import other_architecture
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.vocabulary import same_vocabulary
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.mergekit.chat import chat_template_text
 from evomerge.mergekit.document import (
     Document,
@@ -100,6 +101,7 @@ class _Maker:
             count = self.full(name).layers
             first, last = spans[name] = source.layers or (0, self.full(names[0]).layers)
             if last > count or (source.layers is None and count != last):
+                self.see_that_all_are_alike()
                 wrong = f"{source.model.path} has {count} layers"
                 raise document.error("E119", source.where, wrong, f"{first} to {last}")
         # The layers of a merged source have the numbers of its base, else of its first input.
@@ -137,6 +139,18 @@ class _Maker:
                 found = [t for t in tensors if t[0] == place]
                 if found:
                     self.outer[place] = self.place(values, inputs, base, shifts, found, None)
+
+    def see_that_all_are_alike(self) -> None:
+        """Models of other kinds are blamed for that, and not one of them for its layers.
+
+        Raises:
+            CheckpointError: E225.
+        """
+        first = self.full(next(iter(self.models.folders)))
+        kinds = [self.full(name) for name in self.models.folders]
+        problems = [problem for kind in kinds for problem in other_architecture(first, kind)]
+        if problems:
+            raise CheckpointError(problems)
 
     def with_base(self, entry: SliceEntry) -> list[SourceEntry]:
         """The sources of a slice; whole models are joined by the base, as in mergekit."""

@@ -79,6 +79,21 @@ def test_a_sound_file_is_read(file: Path) -> None:
         (("seed: 7", "seed: true"), "E108", 3, "seed", "found True"),
         (("seed: 7", "seed: -1"), "E108", 3, "seed", "greater than or equal to 0"),
         (("seed: 7", "sede: 7"), "E104", 3, "sede", "did you mean `seed`?"),
+        (("schema: 1\n", ""), "E103", 1, "schema", "missing field; add `schema: 1`"),
+        (
+            ("{path: models/base}", "models/base"),
+            "E103",
+            4,
+            "base",
+            "write `{path: models/base}`, or `{hub:",
+        ),
+        (
+            ("{path: models/base}", "{hub: a/b, revision: v1}"),
+            "E237",
+            4,
+            "base",
+            "`hf models info a/b`",
+        ),
         (("{path: models/base}", "{}"), "E103", 4, "base", "either `path` or `hub`"),
         (("{path: models/base}", "{hub: a/b, revision: main}"), "E237", 4, "base", "40 hex digits"),
         (
@@ -102,7 +117,13 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "experts",
             "at least one expert",
         ),
-        (("space.yaml", "none.yaml"), "E101", 0, "", "none.yaml: no such file"),
+        (
+            ("space.yaml", "none.yaml"),
+            "E101",
+            8,
+            "search_space",
+            "no such search-space file; found 'none.yaml'",
+        ),
         (("[a.yaml, b.yaml]", "[]"), "E122", 9, "evaluators", "at least one evaluator"),
         (("[a.yaml, b.yaml]", "[a.yaml, a.yaml]"), "E122", 9, "evaluators", "listed twice"),
         (("b.yaml]", "c.yaml]"), "E101", 9, "evaluators[1]", "found 'c.yaml'; did you mean `"),
@@ -277,6 +298,17 @@ def test_all_faults_of_both_files_come_together(file: Path) -> None:
         ("E108", 3),
         ("E101", 9),
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["merge_method: ties\nmodels: []\n", '{"sources": {}, "path": [], "outer": {}}']
+)
+def test_a_merge_is_no_campaign(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "merge.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="states one merge and no search; evomerge merge") as caught:
+        load_campaign(path)
+    assert len(caught.value.problems) == 1
 
 
 def test_a_missing_campaign_file_is_named(tmp_path: Path) -> None:

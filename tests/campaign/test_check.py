@@ -198,3 +198,16 @@ def test_a_constraint_names_a_metric_that_is_measured(folder: Path) -> None:
     found = report(folder, constraints=["pets.acc >= 0.2", "bird.acc >= 0.9 x math"])
     assert [(p.code, p.field) for p in found.problems] == [("E124", "constraints[1]")]
     assert "did you mean `birds.acc`?" in str(found.problems[0])
+
+
+def test_a_missing_folder_is_a_fault_of_the_line_that_names_it(folder: Path) -> None:
+    experts = {"math": {"path": "models/maht"}, "code": {"path": "org/name"}}
+    file = folder / "campaign.yaml"
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "experts": experts}, indent=1))
+    first, second = check_campaign(load_campaign(file)).problems
+    assert (first.code, first.file, first.field) == ("E201", str(file), "experts.math.path")
+    assert first.line > 0
+    assert first.todo == f"did you mean {folder / 'models' / 'math'}?"
+    assert second.field == "experts.code.path"
+    assert "a model of the hub is written `{hub: org/name, revision: COMMIT}`" in second.todo

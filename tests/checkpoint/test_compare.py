@@ -82,7 +82,7 @@ def test_a_base_of_one_release_and_an_expert_of_the_other(tmp_path, family):
         ({"num_key_value_heads": 1}, ["E223", "E224"]),
         ({"num_attention_heads": 2, "head_dim": 8}, ["E223", "E224"]),
         ({"config": {"model_type": "mistral"}}, ["E225"]),
-        ({"vocab_size": 98}, ["E223", "E226"]),
+        ({"vocab_size": 98}, ["E226"]),
         ({"tie_word_embeddings": True}, ["E229"]),
         ({"config": {"quantization_config": {"quant_method": "gptq"}}}, ["E230"]),
         ({"dtype": torch.float16}, ["E231"]),
@@ -106,6 +106,21 @@ def test_quantised_base(tmp_path, base):
         json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "awq"}})
     )
     assert codes(open_folder(base.path, "base")) == ["E230"]
+
+
+def test_rows_that_no_config_tells_of_are_explained_by_the_tokenizers(tmp_path, base):
+    """One row more than the config says: which tokens they are, and what aligns them."""
+    more = {"model.embed_tokens.weight": torch.zeros(97, 32).bfloat16()}
+    other = expert(tmp_path, change=lambda tensors: tensors.update(more))
+    words = {"cat": 0, "dog": 1}
+    (base.path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
+    (other.path / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {**words, "<turn>": 96}}})
+    )
+    (problem,) = compare_with_base(base, [other])
+    assert problem.field == "model.embed_tokens.weight"
+    assert problem.found == "base [96, 32], expert [97, 32]; 1 tokens the base lacks: '<turn>'"
+    assert "tokenizer_source: union" in problem.todo
 
 
 def test_tokens_with_other_ids(tmp_path, base):

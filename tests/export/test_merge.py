@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from evomerge.errors import (
     CheckpointError,
@@ -177,3 +177,44 @@ def test_weights_that_overflow_are_not_published(finished: Finished, tmp_path: P
     ):
         merge_recipe(file, tmp_path / "out")
     assert names(tmp_path) == ["recipe.json"]
+
+
+def test_the_source_with_nan_is_named(tmp_path: Path) -> None:
+    """Not the merge; its tensor too, and nothing is written."""
+    for name, expert in (("base", None), ("math", 0), ("code", 1)):
+        write_model(tmp_path / name, expert=expert, tokenizer=False)
+    weights = load_file(str(tmp_path / "code" / "model.safetensors"))
+    own = "model.layers.1.mlp.up_proj.weight"
+    weights[own] = weights[own].clone()
+    weights[own][2, 3] = torch.nan
+    save_file(weights, str(tmp_path / "code" / "model.safetensors"))
+    file = tmp_path / "merge.yaml"
+    models = "".join(f"- model: {n}\n  parameters: {{weight: 0.5}}\n" for n in ("math", "code"))
+    file.write_text(f"merge_method: task_arithmetic\nbase_model: base\nmodels:\n{models}")
+    with pytest.raises(
+        CheckpointError, match=rf"E232.*{own}: code has NaN or infinite weights; 1 elements"
+    ):
+        merge_recipe(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_campaign_is_no_merge(tmp_path: Path) -> None:
+    file = tmp_path / "campaign.yaml"
+    for text in ("schema: 1\nsearch_space: a.yaml\n", '{"search_space": "a.yaml"}'):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"this is a campaign.*evomerge run") as caught:
+            merge_recipe(file, tmp_path / "out")
+        assert len(caught.value.problems) == 1
+
+
+def test_a_model_of_another_architecture_is_blamed_and_not_a_sound_one(tmp_path: Path) -> None:
+    """A GPT-2 of six layers as the base of a Llama of two."""
+    write_model(tmp_path / "math", expert=0)
+    config = GPT2Config(vocab_size=96, n_embd=32, n_layer=6, n_head=4, n_positions=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt2")
+    file = tmp_path / "merge.yaml"
+    for base, expert in (("math", "gpt2"), ("gpt2", "math")):
+        models = f"- model: {expert}\n  parameters: {{weight: 1}}\n"
+        file.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}")
+        with pytest.raises(CheckpointError, match=r"E225.*architectures cannot be merged.*gpt2"):
+            merge_recipe(file, tmp_path / "out")
