@@ -22,6 +22,8 @@ from evomerge.errors import CheckpointError, Problem
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_WHOLE = ("weight", "modules_to_save.", "original_module.", "token_adapter.")
+"""What follows a module's name where whole rows of it are stored, and no factors."""
 _FACTOR = re.compile(
     r"^(.*)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?$"
 )
@@ -143,7 +145,7 @@ def _refuse_tied(
         inside = key.removeprefix(_PREFIX)
         for module in modules:
             rest = inside.removeprefix(module)
-            if rest != inside and rest != "weight" and not rest.startswith("token_adapter."):
+            if rest != inside and not rest.startswith(_WHOLE):
                 wrong = f"{name} changes one of embedding and head, which the base ties together"
                 todo = "give the base a head of its own, in its files and its config, or leave this out"
                 raise CheckpointError(Problem("E229", wrong, "", todo, file, field=key))

@@ -44,10 +44,20 @@ _FIELDS = {
     "VERA": "r projection_prng_key save_projection vera_dropout d_initial fan_in_fan_out bias init_weights",
     "OFT": "r oft_block_size module_dropout fan_in_fan_out bias init_weights coft eps block_share "
     "use_cayley_neumann num_cayley_neumann_terms rank_pattern alpha_pattern",
+    "BOFT": "boft_block_size boft_block_num boft_n_butterfly_factor boft_dropout fan_in_fan_out bias "
+    "init_weights",
+    "HRA": "r apply_GS init_weights bias",
+    "FOURIERFT": "n_frequency scaling random_loc_seed fan_in_fan_out bias n_frequency_pattern init_weights",
+    "MISS": "r miss_dropout mini_r init_weights bias",
+    "LN_TUNING": "",
+    "TRAINABLE_TOKENS": "token_indices init_weights",
 }
 """Adapter type to the fields of its config whose every value PEFT's merge gets right, unless listed below."""
 
-_NAMES = {"ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA"}
+_NAMES = {
+    "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "FOURIERFT": "FourierFT",
+    "MISS": "MiSS", "LN_TUNING": "LN tuning", "TRAINABLE_TOKENS": "trained tokens",
+}  # fmt: skip
 
 _KINDS: dict[str, Callable[[Any], str]] = {
     "use_dora": lambda value: "DoRA",

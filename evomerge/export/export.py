@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import (
     CandidateError,
@@ -295,7 +296,8 @@ def _write(
     write_json(staged / CONFIG_FILE, config)
     copied = copy_side_files(template.path, staged)
     if merge.vocabulary is not None and merge.recipe.tokenizer == UNION:
-        others = [merge.folders[name].path for name in sorted(merge.recipe.checkpoints)]
+        sources = [merge.folders[name] for name in sorted(merge.recipe.checkpoints)]
+        others = [source.path for source in sources if isinstance(source, CheckpointFolder)]
         write_union(staged, [path for path in others if path != template.path], merge.vocabulary.ids)
     if merge.recipe.chat_template:
         write_chat_template(staged, merge.recipe.chat_template)

@@ -12,6 +12,7 @@ from evomerge.campaign.check import locate
 from evomerge.campaign.file import CheckpointReference
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
+from evomerge.checkpoint.by_peft import merge_note
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
@@ -147,6 +148,11 @@ def open_merge(
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
     noted = [*(warning for folder in stated.values() for warning in folder.warnings), *warnings]
+    noted += [
+        merge_note(folder)
+        for folder in stated.values()
+        if isinstance(folder, AdapterFolder) and not folder.factored
+    ]
     notes = tuple(problem.words for problem in noted)
     merge = OpenedMerge(recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary)
     if vocabulary is None:

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from filelock import FileLock
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.by_peft import Folder, foreseen, merge_key
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, text_config
-from evomerge.checkpoint.reader import TensorReader
+from evomerge.checkpoint.reader import MappedFiles, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CheckpointError, Problem
 from evomerge.failpoint import failpoint
@@ -142,13 +142,15 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             Problem(code, f"{adapter.name}: {wrong}", found, todo, str(adapter.path))
         )
 
+    # What `PeftModel.from_pretrained` does, which keeps to itself what it could not load.
+    where = str(adapter.path)
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     try:
-        tuned: Any = peft.PeftModel.from_pretrained(model, str(adapter.path), torch_device="cpu")
-        loaded = tuned.load_adapter(
-            str(adapter.path), "default", torch_device="cpu", key_mapping=key_mapping
-        )
-    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+        config = peft.PeftConfig.from_pretrained(where)
+        config.inference_mode = True
+        tuned: Any = peft.PeftModel(model, config)
+        loaded = tuned.load_adapter(where, "default", torch_device="cpu", key_mapping=key_mapping)
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         code = "E223" if "size mismatch" in str(error) else "E234"
         found = next((line for line in lines if "size mismatch" in line), lines[0] if lines else "")
@@ -157,13 +159,12 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
     dropped = [field for field, value in adapter.config.items() if value and field not in known]
     if dropped:
         raise refuse("E234", "the installed PEFT does not know a field of the adapter", dropped[0])
-    for found, wrong in (
-        (loaded.unexpected_keys, "has no place in"),
-        (loaded.missing_keys, "is lacked by"),
+    for keys, wrong in (
+        (_unknown(loaded.unexpected_keys, adapter), "PEFT finds no place for a tensor"),
+        (loaded.missing_keys, "a tensor is missing that its config asks for"),
     ):
-        if found:
-            shown = f"{found[0]}, one of {len(found)}"
-            raise refuse("E234", f"a tensor of the adapter {wrong} the model", shown)
+        if keys:
+            raise refuse("E234", wrong, f"{keys[0]}, one of {len(keys)}")
     ids = torch.arange(_TOKENS)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
     before = tuned(input_ids=ids, use_cache=False).logits
     merged = tuned.merge_and_unload()
@@ -177,6 +178,20 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
         shown = f"logits differ by {apart:.2g}, the largest is {largest:.2g}"
         raise refuse("E234", f"PEFT's merge of this {adapter.kind} adapter answers otherwise", shown)
     return merged
+
+
+def _unknown(keys: Sequence[str], adapter: AdapterFolder) -> list[str]:
+    """Tensors PEFT did not load, without second copies: it stores saved embeddings under two names."""
+    files = MappedFiles(adapter.path)
+
+    def copied(key: str) -> bool:
+        own = adapter.headers.get(key)
+        other = adapter.headers.get(key.replace(".modules_to_save.", "."))
+        if own is None or other is None or own == other:
+            return False
+        return torch.equal(files.tensor(own), files.tensor(other))
+
+    return [key for key in keys if not copied(key)]
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class Engine:
         if target is not None:
             self._tokenizer_folder = self.folders[target].path
             return
-        paths = [folder.path for _, folder in sorted(self.folders.items())]
+        full = {n: f.path for n, f in self.folders.items() if isinstance(f, CheckpointFolder)}
+        paths = [path for _, path in sorted(full.items())]
         self._tokenizer_folder = union_tokenizer(
             Path(self.setup.cache) / "union-tokenizer",
             self.base.path,

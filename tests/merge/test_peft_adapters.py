@@ -80,7 +80,21 @@ KINDS = {
     "LoHa": other("LoHa", "LoHaConfig", r=3, alpha=5),
     "LoKr": other("LoKr", "LoKrConfig", r=3, alpha=5, decompose_both=True),
     "VeRA": Kind("VeRA", peft.VeraConfig, {"r": 8, "target_modules": ["q_proj", "o_proj"]}),
+    "VeRA from its seed": Kind(
+        "VeRA", peft.VeraConfig, {"r": 8, "target_modules": ["q_proj"], "save_projection": False}
+    ),
     "OFT": other("OFT", "OFTConfig", oft_block_size=8),
+    "BOFT": other("BOFT", "BOFTConfig", boft_block_size=4),
+    "HRA": other("HRA", "HRAConfig", r=4),
+    "FourierFT": other("FourierFT", "FourierFTConfig", n_frequency=20),
+    "MiSS": other("MiSS", "MissConfig", r=4),
+    "LN tuning": other("LN tuning", "LNTuningConfig", target_modules=["input_layernorm", "norm"]),
+    "only tokens": other(
+        "trained tokens",
+        "TrainableTokensConfig",
+        target_modules=["embed_tokens"],
+        token_indices=[3, 90],
+    ),
 }
 
 
@@ -133,6 +147,28 @@ def test_every_kind_is_merged_as_peft_merges_it(name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_ranks_that_adalora_gave_up(tmp_path):
+    """What a real training leaves: a mask of ranks for each module, and factors without the rest."""
+    model = llama()
+    save(model, tmp_path / "base", torch.float32)
+    fields = {"init_r": 6, "target_r": 2, "total_step": 6, "tinit": 1, "tfinal": 2}
+    tuned = peft.get_peft_model(model, peft.AdaLoraConfig(target_modules=PROJECTIONS, **fields))
+    steps = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=1.0)
+    ids = torch.arange(20)[None]
+    for step in range(7):
+        tuned(input_ids=ids, labels=ids).loss.backward()
+        steps.step()
+        tuned.base_model.update_and_allocate(step)
+        steps.zero_grad()
+    tuned.save_pretrained(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["rank_pattern"]
+    _, folders, _ = merged(tmp_path)
+    reader = open_readers(folders)["math"]
+    expected = as_people_do(tmp_path / "base", tmp_path / "adapter")
+    assert all(torch.equal(reader.read(tensor), expected[tensor]) for tensor in expected)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_parameters_of_experts(tmp_path):
     """Layers without modules of their own, and tensors that transformers fuses while it loads."""
     torch.manual_seed(0)
@@ -155,12 +191,14 @@ def test_parameters_of_experts(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_added_tokens_bring_their_rows(tmp_path):
+@pytest.mark.parametrize("trained", [["embed_tokens", "lm_head"], None])
+def test_added_tokens_bring_their_rows(tmp_path, trained):
+    """Trained ones, and ones that were resized only: PEFT stores those beside a plain LoRA."""
     model = llama()
     save(model, tmp_path / "base", torch.bfloat16)
     model.resize_token_embeddings(SIZES["vocab_size"] + 3)
-    kind = lora("LoRA with modules_to_save", modules_to_save=["embed_tokens", "lm_head"])
-    train(model, tmp_path / "adapter", kind)
+    kind = lora("LoRA with modules_to_save", modules_to_save=trained)
+    train(model, tmp_path / "adapter", kind, save_embedding_layers=True)
     (tmp_path / "adapter" / "tokenizer_config.json").write_text('{"own": true}')
     opened, folders, _ = merged(tmp_path)
     full = folders["math"]
@@ -175,6 +213,15 @@ def test_added_tokens_bring_their_rows(tmp_path):
     assert reader.read("model.norm.weight").dtype == torch.bfloat16
     assert reader.read("model.layers.0.self_attn.q_proj.weight").dtype == torch.float32
     for lacking in ("lm_head.weight", "model.embed_tokens.weight"):
+        if trained is not None:
+            twin = f"base_model.model.{lacking.replace('.weight', '.modules_to_save.weight')}"
+            save_file(
+                stored | {twin: stored[twin] + 1}, tmp_path / "adapter" / "adapter_model.safetensors"
+            )
+            with pytest.raises(
+                CheckpointError, match=r"E234.*finds no place for a tensor.*modules_to_save"
+            ):
+                merged(tmp_path)
         left = {key: value for key, value in stored.items() if not key.endswith(lacking)}
         save_file(left, tmp_path / "adapter" / "adapter_model.safetensors")
         with pytest.raises(CheckpointError, match=rf"E226.*{lacking} not stored"):
@@ -242,10 +289,10 @@ def test_what_peft_would_get_wrong_is_refused(tmp_path, monkeypatch):
     save_file(
         stored | {"base_model.model.model.layers.7.mlp.up_proj.lora_A.weight": torch.ones(2)}, path
     )
-    with pytest.raises(CheckpointError, match=r"E234.*has no place in the model; .*layers.7"):
+    with pytest.raises(CheckpointError, match=r"E234.*PEFT finds no place for a tensor.*layers.7"):
         merged(tmp_path)
     save_file(dict(list(stored.items())[1:]), path)
-    with pytest.raises(CheckpointError, match=r"E234.*is lacked by the model"):
+    with pytest.raises(CheckpointError, match=r"E234.*a tensor is missing that its config asks for"):
         merged(tmp_path)
     save_file({key: value[:1].contiguous() for key, value in stored.items()}, path)
     with pytest.raises(CheckpointError, match=r"E223.*cannot load this DoRA adapter; size mismatch"):

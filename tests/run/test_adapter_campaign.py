@@ -11,7 +11,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from evomerge.export.export import export_candidate
 from evomerge.recipe.json_form import recipe_from_json
+from evomerge.verify.invariants import verify
+from tests.checkpoint.test_vocabulary import change_tokens
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import killed_at, run_file
@@ -120,3 +123,32 @@ dtype: bfloat16
     expected = as_people_do(models / "base", models / "code")
     for tensor, values in load_file(tmp_path / "out" / "model.safetensors").items():
         assert torch.equal(values, expected[tensor].to(torch.bfloat16)), tensor
+
+
+def test_added_tokens_in_a_common_vocabulary(campaign: Path, tmp_path: Path) -> None:
+    """Refused as any other expert with tokens of its own is, until the campaign says whose tokens count."""
+    shutil.copytree(campaign / "models", tmp_path / "models")
+    models = tmp_path / "models"
+    size = load_file(models / "base" / "model.safetensors")["lm_head.weight"].shape[0]
+    shutil.copytree(models / "base", models / "grown")
+    change_tokens(models / "grown", (), (), "<tool>", size + 2)
+    shutil.rmtree(models / "code")
+    whole = ["embed_tokens", "lm_head"]
+    train(models / "grown", models / "code", 3, modules_to_save=whole)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(models / "grown" / name, models / "code")
+    small = {"evaluators": ("pets",), "budget": {"evaluations": 4}, "optimizer": {"population": 4}}
+    refused = call("check", write_campaign(tmp_path, **small), "--json")
+    assert {problem["code"] for problem in refused.json["errors"]} == {"E223", "E226"}
+    file = write_campaign(tmp_path, tokenizer={"source": "union"}, **small)
+    assert call("check", file, "--json").code == 0
+    history = run_file(file, tmp_path / "run")
+    assert all(c.failure is None for c in history.candidates.values())
+    assert verify(tmp_path / "run") == []
+    # Rescored from its files: other scores than those on record are an error.
+    assert export_candidate(tmp_path / "run", "code", tmp_path / "out").scores
+    stored = load_file(models / "code" / "adapter_model.safetensors")
+    written = load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(
+        written[size], stored["base_model.model.lm_head.weight"][size].to(torch.bfloat16)
+    )
