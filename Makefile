@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test soak soak-long oracles lint clean
+.PHONY: install quickstart test soak soak-long mutants oracles lint clean
 
 install: $(STAMP)
 
@@ -34,6 +34,10 @@ soak: install
 
 soak-long: install
 	$(BIN)/python -m tests.faults.soak --tier T2 --dir $(SOAK)
+
+# Small faults put into a copy of the code one by one; what was run on the same code and tests is not run again.
+mutants: install
+	$(BIN)/python -m tests.mutants
 
 # The real mergekit needs an environment of its own; `make test` never touches it.
 ORACLES := .venv-oracles

@@ -7,12 +7,36 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaConfig
 
-from evomerge.export.files import copy_side_files, output_config, published_recipe
+from evomerge.export.files import (
+    MANIFEST_FILE,
+    check_manifest,
+    copy_side_files,
+    output_config,
+    published_recipe,
+    write_manifest,
+)
 from tests.evaluators.conftest import build_tokenizer
 from tests.export.finished import (
     Finished,
     hand_made,
 )
+
+
+def test_a_manifest_tells_every_file_that_is_not_as_it_was_published(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("config.json", "model.safetensors", "inner/chat.jinja"):
+        (tmp_path / name).write_text(name)
+    sizes = write_manifest(tmp_path, {"name": "out"})
+    assert set(sizes) == {"config.json", "model.safetensors", "inner/chat.jinja", MANIFEST_FILE}
+    assert check_manifest(tmp_path) == []
+    (tmp_path / "config.json").write_text("CONFIG.json")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "inner" / "more.jinja").write_text("")
+    assert check_manifest(tmp_path) == [
+        "config.json: changed",
+        "inner/more.jinja: not listed",
+        "model.safetensors: missing",
+    ]
 
 
 def test_a_hub_model_keeps_its_name(finished: Finished, tmp_path: Path) -> None:

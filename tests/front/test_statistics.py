@@ -204,3 +204,12 @@ def test_wrong_arguments_are_refused_in_words():
         paired_bootstrap(np.ones(3), np.ones(3), level=95)
     with pytest.raises(ValueError, match="need the same members"):
         optimism([good], [good[:2]], [1])
+
+
+def test_items_of_the_two_splits_are_drawn_independently():
+    """Equal results on both splits: the difference is 0, and as uncertain as that of two samples."""
+    rows = (np.random.default_rng(8).random((1, 400)) < 0.5).astype(float)
+    found = optimism([rows], [rows], [-1]).mean
+    error = np.sqrt(2 * rows.var() / 400)
+    assert found.value == 0.0
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)

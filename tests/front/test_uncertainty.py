@@ -109,3 +109,18 @@ def test_without_per_item_results_nothing_is_claimed(tmp_path: Path) -> None:
         history, ItemStore(tmp_path), front.objectives, Scaling((0, 0), (1, 1)), ("search",)
     )
     assert result.hypervolume == {}
+
+
+def test_only_the_last_selection_counts(tmp_path: Path) -> None:
+    """What an earlier selection scored is no member, however good it looked."""
+    store = ItemStore(tmp_path)
+    history = lucky(store, 3)
+    first, *rest = history.selection or ()
+    assert rest
+    perfect = {metric: [1.0] * ITEMS for metric in ("a.acc", "b.acc")}
+    history.apply(scored(first, perfect, "selection", store))
+    before = judged(history, store).hypervolume["selection"].value
+    history.apply({"event": "selection", "ids": rest})
+    after = judged(history, store).hypervolume["selection"].value
+    assert after < before
+    assert after == pytest.approx(compute_front(history, store).hypervolume["selection"])

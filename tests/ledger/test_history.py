@@ -109,3 +109,32 @@ def test_why_a_session_ended_is_known_until_it_goes_on() -> None:
 def test_the_first_result_of_a_key_is_the_one_that_stays() -> None:
     history = History.fold([scored("base", ONE, key="k"), scored("math", ONE, key="k")])
     assert history.by_key["k"][0] == "base"
+
+
+def test_the_slowest_baseline_is_known_whatever_came_last() -> None:
+    seconds = {"base": 2.0, "math": 9.0, "code": 3.0}
+    events = [scored(name, ONE, seconds={"merge": 1.0, "evaluate": s}) for name, s in seconds.items()]
+    history = History.fold(
+        [*events, asked(0, "c00000"), scored("c00000", ONE, seconds={"merge": 50.0})]
+    )
+    assert history.slowest_baseline == 10.0
+
+
+def test_what_was_mended_has_failed_no_more() -> None:
+    history = History.fold([failed("base"), failed("math")])
+    assert set(history.failed_by_key) == {"key-base-search", "key-math-search"}
+    history.apply(scored("base", ONE))
+    assert set(history.failed_by_key) == {"key-math-search"}
+
+
+def test_a_raced_candidate_costs_its_share_of_the_items() -> None:
+    first, *rest = begin()
+    rest[0]["evaluators"] = {"a": {"items": {"search": 12}}, "b": {"items": {"search": 8}}}
+    history = History.fold(
+        [
+            *(first, *rest, asked(0, "c00000", "c00001"), scored("c00000", ONE)),
+            scored("c00001", ONE, event="raced", beaten_by="c00000", seen={"a": 4, "b": 1}),
+        ]
+    )
+    assert history.budget_used == 2
+    assert history.cost == 1 + 5 / 20

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import CampaignInUse, EnvironmentFault, LedgerDamaged
-from evomerge.ledger.ledger import FORMAT, Ledger, read_events, repair
+from evomerge.ledger.ledger import FORMAT, Ledger, encode, read_events, repair
 
 EVENTS = [
     {"event": "campaign", "evomerge": "0.1.0", "name": "Prüfung \n JJ**"},
@@ -444,3 +444,13 @@ def test_append_and_replay_are_quick_enough_to_print(tmp_path, capsys):
         median, tail = np.percentile(seconds, [50, 99]) * 1e3
         print(f"\nledger: append p50 {median:.2f} ms, p99 {tail:.2f} ms", end="; ")
         print(f"300 events read in {replay * 1e3:.1f} ms")
+
+
+def test_a_record_with_another_number_is_found_although_its_checksum_fits(tmp_path):
+    path = tmp_path / "ledger"
+    first, crc = encode({"event": "campaign", "n": 0, "format": FORMAT}, 0)
+    for number in (0, 2, None):
+        second, _ = encode({"event": "stopped", "n": number}, crc)
+        path.write_bytes(first + second + first)
+        with pytest.raises(LedgerDamaged, match=r"E502.*record 1 at byte .*it has another number"):
+            read_events(path)

@@ -137,3 +137,10 @@ def test_a_bound_relative_to_a_model_follows_its_score_on_each_split() -> None:
     found.apply(scored("base", {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}, split="selection"))
     assert found.bounds("selection") == (Bound("a.acc", ">=", 0.25),)
     assert found.bounds() == (Bound("a.acc", ">=", 0.1),)
+
+
+def test_a_negative_bound_is_missed_on_its_own_side() -> None:
+    metrics = {"a.gain": Metric(-1.0, 0.1, 10)}
+    assert Bound("a.gain", ">=", -0.5).violation(metrics) == 1.0
+    assert Bound("a.gain", ">=", -4.0).violation(metrics) == -0.75
+    assert Bound("a.gain", "<=", -0.5).is_kept(metrics)

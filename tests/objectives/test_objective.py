@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evomerge.objectives.objective import Complete, Objective, Scaling, complete
+from evomerge.objectives.objective import Complete, Objective, Scaling, complete, raced
 from evomerge.objectives.scores import Metric
 
 OBJECTIVES = (Objective("b.loss", "minimize"), Objective("a.acc", "maximize"))
@@ -27,3 +27,10 @@ def test_scaling_puts_the_best_at_0_and_the_worst_at_1() -> None:
     assert scaled == pytest.approx(np.array([[0.5, 1 / 3, 0], [0, 0, 0], [1, 1, 0]]))
     # Better than every model so far is below 0; where all agree, distances stay as they are.
     assert scaling.scale(np.array([[-1.7, 2.0, 1.5]])) == pytest.approx(np.array([[-1.0, 0.0, 0.5]]))
+
+
+def test_a_raced_candidate_is_told_at_its_best() -> None:
+    """1.645 standard errors better than measured, whichever way better is."""
+    found = raced(OBJECTIVES, METRICS, 7)
+    assert found.items == 7
+    assert found.bound == pytest.approx((2.0 - 1.645 * 0.2, -0.75 - 1.645 * 0.1))

@@ -62,3 +62,7 @@ def test_picks():
     assert knee(front) == 1
     assert preferred(front, np.array([0.9, 0.1])) == 0
     assert preferred(front, np.array([0.1, 0.9])) == 2
+
+
+def test_of_equal_worst_objectives_the_other_decides():
+    assert knee(np.array([[0.5, 0.5], [0.5, 0.4], [0.5, 0.45]])) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,7 @@ class Bed:
         campaign, history = load_campaign(finished().file), History.fold(ledger.events)
         assert history.prepared is not None
         paths = dict.fromkeys(history.prepared["checkpoints"], "")
-        space = prepared_space(campaign, history.prepared, paths)
+        self.space = space = prepared_space(campaign, history.prepared, paths)
         lowest = [gene.low for gene in space.genes]
         self.recipes: list[Recipe] = []
         for place in range(6):  # other merges than those on record
@@ -249,3 +250,47 @@ def test_the_first_job_of_a_session_is_tried_again_too(started: Path) -> None:
         with pytest.raises(EnvironmentFault, match=r"E405.*node_lost"):
             bed.dispatcher.run_once(Job("prepare", "prepare"))
         assert len(bed.pool.given) == 6
+
+
+def test_what_is_under_way_is_in_the_budget(started: Path) -> None:
+    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
+        bed = Bed(started, ledger, 1, {})
+        budget = bed.dispatcher.campaign.config.budget.evaluations
+        assert budget is not None
+        bed.history.budget_used = budget - 1
+        assert bed.dispatcher.spent() is None
+        bed.dispatcher.start("c00000", bed.recipes[0], "search")
+        assert bed.dispatcher.spent() == "budget"
+
+
+def test_a_key_is_of_all_that_scores_depend_on(started: Path) -> None:
+    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
+        bed = Bed(started, ledger, 1, {})
+        dispatcher, campaign = bed.dispatcher, bed.dispatcher.campaign
+        keys = {
+            dispatcher.key(bed.recipes[0], "search"),
+            dispatcher.key(bed.recipes[1], "search"),
+            dispatcher.key(bed.recipes[0], "selection"),
+            dispatcher.key(bed.recipes[0], "search", {"pets": 3}),
+        }
+        for change in ({"dtype": "float64"}, {"batch_size": 77}):
+            evaluation = campaign.config.evaluation.model_copy(update=change)
+            config = campaign.config.model_copy(update={"evaluation": evaluation})
+            dispatcher.campaign = replace(campaign, config=config)
+            keys.add(dispatcher.key(bed.recipes[0], "search"))
+    assert len(keys) == 6
+
+
+def test_what_was_mended_is_tried_again_where_that_is_asked(started: Path) -> None:
+    history, jobs = _evaluate(started, ["c00000"])
+    assert (len(jobs), history.failures()) == (1, {"nonfinite_weights": 1})
+    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
+        bed = Bed(started, ledger, 1, {})
+        genome = bed.history.candidates[bed.history.generations[0][-1]].genome
+        assert genome is not None
+        recipe = bed.space.decode(genome)
+        bed.dispatcher.evaluate([("c00000", recipe)], "search")
+        assert bed.pool.given == []
+        bed.dispatcher.evaluate([("c00000", recipe)], "search", again=["c00000"])
+        assert [name for name, _ in bed.pool.given] == ["c00000"]
+        assert bed.history.candidates["c00000"].failure is None

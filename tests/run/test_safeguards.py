@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.run.safeguards import BACK_OFF_MOST, BackOff, back_off_seconds
+from evomerge.ledger.history import Candidate, History
+from evomerge.run.safeguards import (
+    BACK_OFF_MOST,
+    BackOff,
+    back_off_seconds,
+    deadline_seconds,
+    too_many_failures,
+)
 from tests.clocks import PlayedClock
 
 
@@ -33,3 +43,52 @@ def test_each_is_given_back_once_and_never_before_its_time(puts: list[tuple[int,
         given_back += found
     assert sorted(given_back) == list(range(len(puts)))
     assert held.take_all() == []
+
+
+def settled(*failures: str, scored: int = 0) -> History:
+    """A history of so many scored candidates and of failures of these classes."""
+    last = Candidate("c00007", "recipe", failure=failures[-1], message="NaN in T") if failures else None
+    return History(settled=scored + len(failures), failed_kinds=Counter(failures), last_failure=last)
+
+
+@pytest.mark.parametrize(
+    ("history", "stops"),
+    [
+        (settled(*["oom"] * 7), False),
+        (settled(*["oom"] * 8), True),
+        (settled(*["oom"] * 7, "nan"), False),
+        (settled(*["oom"] * 8, scored=1), False),
+        (settled(*["oom"] * 5, scored=5), False),
+        (settled(*["oom"] * 3, *["nan"] * 3, scored=4), True),
+        (settled(scored=20), False),
+    ],
+    ids=str,
+)
+def test_a_campaign_stops_where_eight_fail_alike_or_more_than_half_of_ten(
+    history: History, stops: bool
+) -> None:
+    found = too_many_failures(history)
+    assert (found is not None) == stops
+    if found is not None:
+        assert f"{sum(history.failed_kinds.values())} of {history.settled} candidates failed" in str(
+            found
+        )
+        assert "NaN in T" in str(found)
+
+
+def test_a_deadline_is_stated_or_follows_the_slowest_baseline() -> None:
+    assert deadline_seconds(5.0, History(slowest_baseline=100.0)) == 5.0
+    assert deadline_seconds(None, History(slowest_baseline=100.0)) is None
+    assert deadline_seconds("auto", History()) is None
+    assert deadline_seconds("auto", History(slowest_baseline=100.0)) == 400.0
+    assert deadline_seconds("auto", History(slowest_baseline=0.2)) == 60.0
+
+
+def test_who_was_due_first_comes_first() -> None:
+    time = PlayedClock()
+    held: BackOff[str] = BackOff(time.clock)
+    held.put("late", 3)
+    held.put("early", 1)
+    held.put("between", 2)
+    time.sleep(60.0)
+    assert held.take_due() == ["early", "between", "late"]
