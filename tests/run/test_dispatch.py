@@ -116,10 +116,12 @@ class PlayedPool:
         self.losses = {name: list(kinds) for name, kinds in losses.items()}
         self.given: list[tuple[str, float]] = []
         self.deadlines: list[float | None] = []
+        self.busy_before: list[int] = []
         self._busy: list[tuple[float, Job]] = []
 
     def submit(self, job: Job) -> None:
-        assert len(self._busy) < self.size
+        assert len(self._busy) < self.size + self.ahead
+        self.busy_before.append(len(self._busy))
         self.given.append((job.id, self.time.now() - 1000.0))
         self.deadlines.append(job.deadline)
         self._busy.append((self.time.now() + 1.0, job))
@@ -294,3 +296,15 @@ def test_what_was_mended_is_tried_again_where_that_is_asked(started: Path) -> No
         bed.dispatcher.evaluate([("c00000", recipe)], "search", again=["c00000"])
         assert [name for name, _ in bed.pool.given] == ["c00000"]
         assert bed.history.candidates["c00000"].failure is None
+
+
+def test_the_last_jobs_of_a_batch_go_to_whoever_is_free_first(started: Path) -> None:
+    """Others lie ready behind those that run; the last ones behind nobody."""
+    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
+        bed = Bed(started, ledger, 2, {})
+        bed.pool.ahead = 1
+        bed.evaluate(6)
+    busy = bed.pool.busy_before
+    assert len(busy) == 6
+    assert max(busy[:-2]) == 2, "one lies ready"
+    assert max(busy[-2:]) < 2

@@ -269,3 +269,15 @@ def test_low_rank_operands():
     assert weighted_sum(None, [expert], [0.5], 2.0, size, out, out.dtype, Scratch())
     whole = base.double() + (left.double() @ right.double()).view(-1)
     torch.testing.assert_close(out.double(), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scale_multiplies_the_whole_sum(tensors):
+    base, experts = tensors
+    weights = [0.5, 0.25, 0.25]
+    origin, values = as64(base, experts)
+    for start, expected in (
+        (base, reference.task_arithmetic(origin, values, weights)),
+        (None, reference.linear(values, weights)),
+    ):
+        found = add(start, experts, weights, scale=-0.5).double().numpy()
+        np.testing.assert_allclose(found, -0.5 * expected, rtol=0, atol=1e-6)
