@@ -53,7 +53,7 @@ def test_config_follows_the_recipe() -> None:
         "auto_map": {"AutoModel": "x.py"},
         "torch_dtype": "float32",
         "num_hidden_layers": 2,
-        "text_config": {"torch_dtype": "float32", "hidden_size": 4},
+        "text_config": {"torch_dtype": "float32", "hidden_size": 4, "_name_or_path": "/home/me/secret"},
     }
     result, warnings = output_config(config, "bfloat16", {"num_hidden_layers": 3})
     assert result == {
