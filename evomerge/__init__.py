@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evomerge.api.run import Run as Run
     from evomerge.api.run import open as open
     from evomerge.errors import EvomergeError as EvomergeError
+    from evomerge.evaluators.registered import evaluator as evaluator
     from evomerge.optimizers.kinds import optimizer as optimizer
     from evomerge.optimizers.proposals import Asked as Asked
 
@@ -35,6 +36,7 @@ _PUBLIC = {
     "Member": ("api.front", "Member"),
     "Report": ("api.campaign", "Report"),
     "Run": ("api.run", "Run"),
+    "evaluator": ("evaluators.registered", "evaluator"),
     "merge": ("api.checkpoints", "merge"),
     "open": ("api.run", "open"),
     "optimizer": ("optimizers.kinds", "optimizer"),

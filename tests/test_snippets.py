@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.evaluators import registered
 from evomerge.optimizers import kinds
 from tests.tiny_models import write_campaign
 
@@ -31,8 +32,11 @@ def test_snippets_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert snippets
     write_campaign(tmp_path, evaluators=("math", "code"), budget={"evaluations": 6})
     (tmp_path / "mergekit.yml").write_text(MERGE)
+    for path, content in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", text, re.M | re.S):
+        (tmp_path / path).write_text(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kinds, "_REGISTERED", {})
+    monkeypatch.setattr(registered, "_REGISTERED", {})
     names: dict[str, object] = {"__name__": "__main__"}
     for snippet in snippets:
         line = text[: text.index(snippet)].count("\n")

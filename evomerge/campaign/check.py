@@ -29,6 +29,7 @@ from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Prob
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+from evomerge.evaluators.registered import registered
 from evomerge.ledger.history import Grant
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
@@ -110,6 +111,7 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
             todo = "bfloat16 does not overflow"
             warnings.append(campaign.fault(("evaluation", "dtype"), "E132", wrong, "", todo))
     declarations = _open_evaluators(campaign, problems, "task_code" in grants)
+    problems += _cannot_be_sent(campaign, declarations)
     _check_objectives(campaign, declarations, problems)
     if not problems:
         problems += [*_leaks(campaign, declarations), *_cannot_race(campaign, declarations)]
@@ -250,6 +252,19 @@ def _open_evaluators(
         names[declaration.name] = path
         declarations[path] = declaration
     return declarations
+
+
+def _cannot_be_sent(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E513 for evaluators registered here that workers in other processes cannot be given."""
+    if campaign.config.workers.pool == "inline":
+        return []
+    todo = "put it into a module that workers can import, or use `workers: {pool: inline}`"
+    return [
+        Problem("E513", f"the function of `{declaration.kind}` cannot be sent to workers", why, todo,
+                str(path), field="kind")
+        for path, declaration in declarations.items()
+        if declaration.kind in registered() and (why := registered()[declaration.kind].why_not)
+    ]  # fmt: skip
 
 
 def _check_objectives(

@@ -7,7 +7,8 @@ does.
 Read `evaluator` (the seam), `declaration` and `kinds`, then a kind: `lm_eval_declaration` and
 `lm_eval_tasks` with their parts (`task_files`, `loading`, `templates`, `packed`, `packing`,
 `generation`, `code_execution`, `confined`, `splits`, `results_file`), `perplexity`,
-`generation_length`, `whole_model`, `python_callable` (with `items`, `item_files`, `item_evaluator`).
+`generation_length`, `whole_model`, `python_callable` (with `registered`, `items`, `item_files`,
+`item_evaluator`).
 `judge` puts all evaluators to one model, `racing` decides when a candidate is given up, `canary` finds
 broken models early.
 """

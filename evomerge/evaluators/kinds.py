@@ -17,6 +17,7 @@ from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator
 from evomerge.evaluators.perplexity import Perplexity, PerplexityDeclaration
 from evomerge.evaluators.python_callable import CallableDeclaration, CallableEvaluator, entry_points
+from evomerge.evaluators.registered import registered
 from evomerge.evaluators.whole_model import (
     Distance,
     DistanceDeclaration,
@@ -75,7 +76,7 @@ def load_declaration(path: Path) -> Declaration:
     kind = data.get("kind", "lm_eval")
     if kind == "lm_eval":
         return load_evaluator(path)
-    installed = entry_points()
+    installed = {**entry_points(), **registered()}
     if not isinstance(kind, str) or kind not in (*KINDS, *installed):
         known = (*KINDS, *installed)
         near = difflib.get_close_matches(str(kind), known, n=1)

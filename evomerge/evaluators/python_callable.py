@@ -1,6 +1,7 @@
-"""Evaluators of others: a Python function installed under the entry point group `evomerge.evaluators`.
+"""Evaluators of others: Python functions that are installed, or registered in this process.
 
-The name of the entry point is the `kind` of a declaration. The function is called for each block of items as
+The name of an entry point of the group `evomerge.evaluators`, or the name given to the decorator of
+`registered`, is the `kind` of a declaration. The function is called for each block of items as
 `function(subject, items, options)` and gives, for each metric, a number for each item; order, splits,
 blocks, means and standard errors are made here. It must leave the model as it was and, given
 equal arguments, give equal numbers; `evomerge.testing.evaluators` checks that.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -22,6 +23,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles, SplitItems
 from evomerge.evaluators.items import Item, item_id, json_lines
+from evomerge.evaluators.registered import Function, registered
 from evomerge.objectives.scores import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 GROUP = "evomerge.evaluators"
 
-Function = Callable[..., Mapping[str, Sequence[float]]]
 Better = Literal["maximize", "minimize", "either"]
 
 
@@ -76,8 +77,11 @@ class CallableDeclaration(ItemsDeclaration):
 
     def digest(self) -> str:
         """SHA-256 (hex) over settings, items, and version and source file of the function."""
-        entry = entry_points()[self.kind]
         hasher = hashlib.sha256(super().digest().encode())
+        if self.kind in registered():
+            hasher.update(registered()[self.kind].digest.encode())
+            return hasher.hexdigest()
+        entry = entry_points()[self.kind]
         hasher.update(f"\n{entry.value} {entry.dist.version if entry.dist else ''}".encode())
         spec = importlib.util.find_spec(entry.module)
         if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
@@ -90,6 +94,8 @@ class CallableDeclaration(ItemsDeclaration):
         Raises:
             ConfigError: E123, if it cannot be imported or called.
         """
+        if self.kind in registered():
+            return registered()[self.kind].function
         entry = entry_points()[self.kind]
         try:
             function = entry.load()

@@ -23,6 +23,8 @@ from evomerge.errors import (
     LedgerDamaged,
     Problem,
 )
+from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.registered import registered, shipped
 from evomerge.failpoint import failpoint
 from evomerge.files.storage import cannot_write, make_folder
 from evomerge.front.selection import worth_rescoring
@@ -265,7 +267,12 @@ def _worker_setup(
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,
         devices=max(1, int(campaign.config.workers.gpus)),
+        functions=shipped(_evaluator_kinds(campaign)),
     )
+
+
+def _evaluator_kinds(campaign: Campaign) -> list[str]:
+    return [load_declaration(file).kind for file in campaign.evaluator_files] if registered() else []
 
 
 def _unusable(name: str, failure: str, message: str) -> EvomergeError:

@@ -22,6 +22,7 @@ from evomerge.errors import CheckpointError
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
 from evomerge.evaluators.racing import Race
+from evomerge.evaluators.registered import install
 from evomerge.merge.device_map import visible_devices
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.passes.compiled import Kernels
@@ -63,6 +64,7 @@ class Engine:
             cache = cache / f"vocabulary-{setup.tokenizer}"
         self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
         files = [Path(path) for path in setup.evaluators]
+        install(setup.functions)
         self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
         self._measures_distance = any(reads_distance(each) for each in self.evaluators)
         self._live: LiveModel | None = None

@@ -15,6 +15,7 @@ import numpy as np
 
 from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.evaluators.racing import Race
+from evomerge.evaluators.registered import Shipped
 from evomerge.objectives.scores import Split
 
 JobKind = Literal["prepare", "evaluate"]
@@ -36,6 +37,7 @@ class WorkerSetup:
         experts: where they lie for another device than the CPU; `auto` takes the fastest that fits.
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
         devices: over how many devices of its kind the live model is spread.
+        functions: evaluators that the person registered in the driver's process.
     """
 
     sources: Mapping[str, str]
@@ -54,6 +56,7 @@ class WorkerSetup:
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0
     devices: int = 1
+    functions: tuple[Shipped, ...] = ()
 
 
 @dataclass(frozen=True)
