@@ -39,15 +39,20 @@ soak-long: install
 mutants: install
 	$(BIN)/python -m tests.mutants
 
-# The real mergekit needs an environment of its own; `make test` never touches it.
+# The real mergekit, and the transformers that most servers run, need environments of their own; `make test`
+# never touches them.
 ORACLES := .venv-oracles
+ORACLES4 := .venv-oracles4
 
 $(ORACLES)/.installed: tests/oracles/requirements.txt
-	$(PYTHON) -m venv $(ORACLES)
-	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+$(ORACLES4)/.installed: tests/oracles/requirements-transformers4.txt
+$(ORACLES)/.installed $(ORACLES4)/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-oracles: install $(ORACLES)/.installed
+oracles: install $(ORACLES)/.installed $(ORACLES4)/.installed
+	$(BIN)/python -m tests.oracles.both_lines $(ORACLES4)/bin/python
 	$(BIN)/python -m tests.oracles.compare $(ORACLES)/bin/python
 
 lint: install
@@ -56,4 +61,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(ORACLES) runs exports
+	rm -rf $(VENV) $(ORACLES) $(ORACLES4) runs exports

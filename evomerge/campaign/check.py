@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,6 +102,9 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
         for found in compare_with_base(base, experts):
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):
                 continue
+            if found.code == "E245" and _allows_rope(campaign, paths, found):
+                warnings.append(replace(found, todo="allowed: merges have those of the base"))
+                continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
         genes = _count_genes(campaign, layout, paths, problems)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
@@ -123,6 +126,13 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
     if layout is not None and not problems:
         estimates = estimates_of(campaign, layout, storage, declarations)
     return CheckReport(problems, warnings, paths, storage, layout, genes, estimates)
+
+
+def _allows_rope(campaign: Campaign, paths: Mapping[str, str], problem: Problem) -> bool:
+    """Whether an expert may have other rotary positions than the base, whose config merges take."""
+    stated = campaign.references().items()
+    allowed = {paths.get(name) for name, reference in stated if "rope" in (reference.allow or ())}
+    return problem.file in allowed and campaign.tokenizer in (None, "base", UNION)
 
 
 def locate(name: str, reference: CheckpointReference) -> str:

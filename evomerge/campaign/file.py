@@ -44,11 +44,15 @@ class _Section(BaseModel):
 
 
 class CheckpointReference(_Section):
-    """A model folder or adapter folder by path, or a hub model by id and commit (local cache only)."""
+    """A model folder or adapter folder by path, or a hub model by id and commit (local cache only).
+
+    `allow` names in what it may differ from the base, whose setting merges have.
+    """
 
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
+    allow: list[Literal["rope"]] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -33,11 +33,14 @@ def layout_to_json(layout: ModelLayout) -> dict[str, Any]:
 
 
 def prepared_sources(
-    prepared: Mapping[str, Any], paths: Mapping[str, str]
+    campaign: Campaign, prepared: Mapping[str, Any], paths: Mapping[str, str]
 ) -> dict[str, CheckpointSource]:
     """`base` and experts: where they lie now, with the content digests recorded at the start."""
-    digests = prepared["checkpoints"]
-    return {name: CheckpointSource(paths[name], digest) for name, digest in digests.items()}
+    stated = campaign.references()
+    return {
+        name: CheckpointSource(paths[name], digest, allow=tuple(stated[name].allow or ()))
+        for name, digest in prepared["checkpoints"].items()
+    }
 
 
 def prepared_space(
@@ -47,7 +50,7 @@ def prepared_space(
     return build_search_space(
         campaign.space,
         layout_from_json(prepared["layout"]),
-        prepared_sources(prepared, paths),
+        prepared_sources(campaign, prepared, paths),
         campaign.experts,
         prepared["storage"],
         campaign.config.seed,

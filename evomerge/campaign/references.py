@@ -36,4 +36,4 @@ def model_folder(text: str, field: str) -> Path:
     Raises:
         CheckpointError: E201, if it is not there.
     """
-    return Path(locate(field, CheckpointReference(**reference_fields(text, field))))
+    return Path(locate(field, CheckpointReference.model_validate(reference_fields(text, field))))

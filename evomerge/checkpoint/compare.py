@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
@@ -22,6 +23,7 @@ MERGED_ANYWAY = frozenset({"E228", "E231"})
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
+_BLOCK = 1 << 22
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _ALIGN = (
     "`tokenizer: {source: union}` (or `base`, or an expert) in a campaign or recipe aligns them, "
@@ -47,7 +49,7 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
             continue
         problems += _numbers(base, expert) + _rope(base, expert)
         problems += _vocabulary(base, expert) + _special(base, expert)
-        if base.tied != expert.tied:
+        if base.tied != expert.tied and not (base.tied and tied_but_for_its_name(expert)):
             found = f"base {_tying(base)}, {expert.name} {_tying(expert)}"
             problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
         problems += _tensors(base, expert)
@@ -67,6 +69,26 @@ def _problem(
     code: str, folder: Folder, wrong: str, found: str = "", todo: str = "", field: str = ""
 ) -> Problem:
     return Problem(code, f"{folder.name}: {wrong}", found, todo, str(folder.path), field=field)
+
+
+def tied_but_for_its_name(folder: CheckpointFolder) -> bool:
+    """Whether the rows of an untied head are those of the embedding, byte for byte."""
+    heads = [folder.tensors[t] for t, place in folder.places.items() if place == "head"]
+    embeddings = [folder.tensors[t] for t, place in folder.places.items() if place == "embed"]
+    return bool(heads) and all(any(_equal(folder, h, e) for e in embeddings) for h in heads)
+
+
+def _equal(folder: CheckpointFolder, left: TensorHeader, right: TensorHeader) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    with (folder.path / left.file).open("rb") as one, (folder.path / right.file).open("rb") as other:
+        one.seek(left.offset)
+        other.seek(right.offset)
+        for start in range(0, left.nbytes, _BLOCK):
+            count = min(_BLOCK, left.nbytes - start)
+            if one.read(count) != other.read(count):
+                return False
+    return True
 
 
 def _tying(folder: CheckpointFolder) -> str:
@@ -148,7 +170,8 @@ def _rope(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
                 values = f"base {_shown(one.get(key))}, {expert.name} {_shown(other.get(key))}"
                 differing.append(f"{kind + '.' if kind else ''}{key}: {values}")
     wrong = "rotary positions (RoPE) differ from the base's"
-    return [_problem("E245", expert, wrong, "; ".join(differing), field="rope")]
+    todo = "`allow: [rope]` at its entry in a campaign or recipe merges them; the result has the base's"
+    return [_problem("E245", expert, wrong, "; ".join(differing), todo, field="rope")]
 
 
 def _shown(value: Any) -> str:

@@ -64,7 +64,7 @@ def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
         return space.decode(candidate.genome)
     campaign = campaign_from_json(history.campaign["config"])
     recipes = baseline_recipes(
-        prepared_sources(history.prepared, _paths(history)),
+        prepared_sources(campaign, history.prepared, _paths(history)),
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,

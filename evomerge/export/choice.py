@@ -154,7 +154,7 @@ def _recipe(
     if candidate.genome is not None:
         return space.decode(candidate.genome)
     return baseline_recipes(
-        prepared_sources(prepared, paths),
+        prepared_sources(campaign, prepared, paths),
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,

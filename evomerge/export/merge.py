@@ -201,11 +201,20 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Prob
             base = base.base
         for problem in compare_with_base(base, [folders[name] for name in rest]):
             aligned = recipe.align and problem.code in ("E226", "E227")
-            if not aligned:
+            if problem.code == "E245" and _allows_rope(recipe, folders, first, problem):
+                taken = f"allowed: the merge takes those of {first}"
+                warnings[replace(problem, todo=taken)] = None
+            elif not aligned:
                 (warnings if problem.code in MERGED_ANYWAY else problems)[problem] = None
     if problems:
         raise CheckpointError(problems)
     return tuple(warnings)
+
+
+def _allows_rope(recipe: Recipe, folders: Mapping[str, Folder], base: str, problem: Problem) -> bool:
+    """Whether a source may have other rotary positions; the result then has those of the merge's base."""
+    allowed = {str(folders[n].path) for n, s in recipe.checkpoints.items() if "rope" in s.allow}
+    return problem.file in allowed and recipe.tokenizer in (base, UNION)
 
 
 def _stands_alone(recipe: Recipe, name: str, folders: Mapping[str, Folder]) -> bool:
@@ -314,7 +323,7 @@ def stated_merge(recipe: Recipe, folder: Path, file: str = "") -> StatedMerge:
         match = HUB_NAME.fullmatch(source.path)
         if match and not path.exists():
             hubs[name] = source.path
-            reference = CheckpointReference(**match.groupdict())
+            reference = CheckpointReference.model_validate(match.groupdict())
             sources[name] = replace(source, path=locate(name, reference))
         else:
             sources[name] = replace(source, path=str(path.resolve()))

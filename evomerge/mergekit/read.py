@@ -14,8 +14,9 @@ from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import other_architecture
-from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.layout import place_of
+from evomerge.checkpoint.rope import same_rope
 from evomerge.checkpoint.vocabulary import same_vocabulary
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.mergekit.chat import chat_template_text
@@ -265,8 +266,13 @@ class _Maker:
             notes.append("random masks are ours: the same recipe gives the same masks anywhere")
         if document.tokenizer is not None and not align:
             notes.append("the vocabularies are the same: nothing to align, padding rows stay")
+        # mergekit merges models whose rotary positions differ, and takes the config of the base.
+        first = text_config(self.full(tokenizer if tokenizer in models.folders else "base").config)
+        others = {n for n in checkpoints if not same_rope(first, text_config(self.full(n).config))}
         sources: dict[str, Source] = {
-            name: CheckpointSource(path, on=self.read_against(name))
+            name: CheckpointSource(
+                path, on=self.read_against(name), allow=("rope",) if name in others else ()
+            )
             for name, path in models.paths.items()
             if name in checkpoints
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.recipe import (
+    ALLOWANCES,
     DTYPES,
     OUTER_PLACES,
     CheckpointSource,
@@ -142,9 +143,14 @@ class _RecipeReader:
             self.fault(where, "needs `path` (a checkpoint) or `method` and `inputs`", entry)
             return None
         if "method" not in entry:
-            self._fields(where, entry, {"path": str, "checkpoint": str, "on": str})
-            stated = (str(entry.get(key, "")) for key in ("path", "checkpoint", "on"))
-            return CheckpointSource(*stated)
+            self._fields(where, entry, {"path": str, "checkpoint": str, "on": str, "allow": list})
+            path, digest, on = (str(entry.get(key, "")) for key in ("path", "checkpoint", "on"))
+            allow = entry.get("allow", [])
+            for each in allow if isinstance(allow, list) else []:
+                if each not in ALLOWANCES:
+                    known = f"known: {', '.join(ALLOWANCES)}"
+                    self.fault(f"{where}.allow", "no difference that can be allowed", each, known)
+            return CheckpointSource(path, digest, on, tuple(map(str, allow)))
         kinds = {"method": str, "inputs": list, "base": str, "coefficients": dict}
         if not self._fields(where, entry, kinds | {"options": dict, "seed": int, "shifts": dict}):
             return None

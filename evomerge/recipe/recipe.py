@@ -25,6 +25,8 @@ from typing import Any
 
 OUTER_PLACES = ("embed", "final_norm", "head")
 MODULES = ("attn", "mlp", "norm", "other")
+ALLOWANCES = ("rope",)
+"""In what a checkpoint may differ from the base where its source says so."""
 DTYPES = ("bfloat16", "float16", "float32")
 MERGED = "merged"
 UNION = "union"
@@ -39,12 +41,14 @@ class CheckpointSource:
 
     `digest` is the SHA-256 over the content of its weight files and stands for the checkpoint in the
     recipe's digest; `path` only says where the files lie today and is left out of the digest. `on` names
-    the source that an adapter is read against; empty is the base of the merge it is part of.
+    the source that an adapter is read against; empty is the base of the merge it is part of. `allow` names in
+    what it may differ from the base (`rope`); it changes no number and is left out of the digest too.
     """
 
     path: str
     digest: str = ""
     on: str = ""
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Recipe:
         data = self.to_json()
         for source in data["sources"].values():
             source.pop("path", None)
+            source.pop("allow", None)
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
     @property
@@ -231,7 +236,8 @@ def single_source_recipe(
 def _source_to_json(source: Source) -> dict[str, Any]:
     if isinstance(source, CheckpointSource):
         stored = {"checkpoint": source.digest, "path": source.path}
-        return {**stored, "on": source.on} if source.on else stored
+        own = {"on": source.on, "allow": list(source.allow)}
+        return {**stored, **{key: value for key, value in own.items() if value}}
     data: dict[str, Any] = {
         "method": source.method,
         "inputs": list(source.inputs),

@@ -167,7 +167,7 @@ class Driver:
         assert self.history.prepared is not None
         experts = self.campaign.experts
         recipes = baseline_recipes(
-            prepared_sources(self.history.prepared, self.paths),
+            prepared_sources(self.campaign, self.history.prepared, self.paths),
             experts,
             self.campaign.config.baselines.single,
             self.space.layout.layers,

@@ -23,7 +23,7 @@ def check_recipes(history: History, result: Verification) -> None:
         # Where the checkpoints lie is no part of a digest.
         paths = dict.fromkeys(history.prepared["checkpoints"], "")
         space = prepared_space(campaign, history.prepared, paths)
-        sources = prepared_sources(history.prepared, paths)
+        sources = prepared_sources(campaign, history.prepared, paths)
     except (EvomergeError, ValueError, KeyError) as error:
         result.fault("the recorded campaign cannot be read again", str(error))
         return

@@ -21,6 +21,7 @@ from evomerge.campaign.check import (
     report_to_json,
 )
 from evomerge.campaign.devices import check_device
+from evomerge.campaign.prepared import prepared_sources
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, UsageError
 from tests.tiny_models import write_campaign, write_evaluator
 
@@ -211,3 +212,30 @@ def test_a_missing_folder_is_a_fault_of_the_line_that_names_it(folder: Path) -> 
     assert first.todo == f"did you mean {folder / 'models' / 'math'}?"
     assert second.field == "experts.code.path"
     assert "a model of the hub is written `{hub: org/name, revision: COMMIT}`" in second.todo
+
+
+def test_other_rotary_positions_may_be_allowed_by_name(folder: Path) -> None:
+    path = folder / "models" / "math" / "config.json"
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rope_parameters": rope}))
+    (problem,) = report(folder).problems
+    assert problem.code == "E245"
+    assert "`allow: [rope]` at its entry in a campaign" in problem.todo
+    file = folder / "campaign.yaml"
+    text = file.read_text()
+    allowed = text.replace('"path": "models/math"', '"path": "models/math", "allow": ["rope"]')
+    file.write_text(allowed)
+    found = check_campaign(load_campaign(file))
+    (warning,) = found.warnings
+    assert (found.problems, warning.todo) == ([], "allowed: merges have those of the base")
+    campaign = load_campaign(file)
+    assert campaign.to_json()["experts"]["math"]["allow"] == ["rope"]
+    assert "allow" not in campaign.to_json()["experts"]["code"]
+    prepared = {"checkpoints": {"base": "0", "math": "1", "code": "2"}}
+    sources = prepared_sources(campaign, prepared, found.paths)
+    assert {name: source.allow for name, source in sources.items()} == {
+        "base": (), "math": ("rope",), "code": ()
+    }  # fmt: skip
+    file.write_text(allowed.replace('"rope"', '"heads"'))
+    with pytest.raises(ConfigError, match=r"experts.math.allow\[0\]: input should be 'rope'"):
+        load_campaign(file)

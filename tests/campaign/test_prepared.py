@@ -31,7 +31,7 @@ def test_the_space_of_a_finished_campaign() -> None:
     paths = {name: f"elsewhere/{name}" for name in ("base", "math", "code")}
     space = prepared_space(campaign, prepared, paths)
     assert len(space.genes) == 10
-    assert space.sources == prepared_sources(prepared, paths)
+    assert space.sources == prepared_sources(campaign, prepared, paths)
     assert space.sources["math"].path == "elsewhere/math"
     assert len(space.sources["math"].digest) == 64
     # Recorded genomes decode to the recorded recipes, wherever the models lie today.

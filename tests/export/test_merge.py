@@ -218,3 +218,55 @@ def test_a_model_of_another_architecture_is_blamed_and_not_a_sound_one(tmp_path:
         file.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}")
         with pytest.raises(CheckpointError, match=r"E225.*architectures cannot be merged.*gpt2"):
             merge_recipe(file, tmp_path / "out")
+
+
+def test_other_rotary_positions_are_merged_where_they_are_allowed(tmp_path: Path) -> None:
+    """By a mergekit YAML with a warning, by a recipe where its source says so; the result has the base's."""
+    write_model(tmp_path / "base", rope_theta=10_000.0)
+    write_model(tmp_path / "long", expert=0)
+    config = json.loads((tmp_path / "long" / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
+    (tmp_path / "long" / "config.json").write_text(json.dumps(config))
+    file = tmp_path / "merge.yaml"
+    models = "- model: long\n  parameters: {weight: 0.5}\n"
+    file.write_text(f"merge_method: task_arithmetic\nbase_model: base\nmodels:\n{models}")
+    report = merge_recipe(file, tmp_path / "out")
+    (warning,) = [text for text in report.warnings if "rotary" in text]
+    assert "rope_theta: base 10000.0, long 1000000.0; allowed: the merge takes those of base" in warning
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_parameters"]["rope_theta"] == written["rope_theta"] == 10_000.0
+    # The recipe of the export says it too, and has the digest it would have without.
+    stated = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert stated["sources"]["long"]["allow"] == ["rope"]
+    assert merge_recipe(tmp_path / "out" / "recipe.json", tmp_path / "again").recipe == report.recipe
+    del stated["sources"]["long"]["allow"]
+    (tmp_path / "out" / "refused.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"E245.*rope_theta: base 10000.0.*`allow: \[rope\]`"):
+        merge_recipe(tmp_path / "out" / "refused.json", tmp_path / "refused")
+    stated["sources"]["long"]["allow"] = ["heads"]
+    (tmp_path / "out" / "refused.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        ConfigError, match=r"sources.long.allow: no difference that can be allowed.*rope"
+    ):
+        merge_recipe(tmp_path / "out" / "refused.json", tmp_path / "refused")
+
+
+def test_an_untied_head_equal_to_the_embedding_is_a_tied_one(tmp_path: Path) -> None:
+    for name, expert in (("base", None), ("math", 0)):
+        write_model(tmp_path / name, expert=expert, tie_word_embeddings=True)
+    config = json.loads((tmp_path / "math" / "config.json").read_text())
+    (tmp_path / "math" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    weights = dict(load_file(str(tmp_path / "math" / "model.safetensors")))
+    file = tmp_path / "merge.yaml"
+    models = "- model: math\n  parameters: {weight: 1.0}\n"
+    file.write_text(f"merge_method: task_arithmetic\nbase_model: base\nmodels:\n{models}")
+    weights = {name: tensor.clone() for name, tensor in weights.items()}
+    head = weights["model.embed_tokens.weight"].clone()
+    save_file({**weights, "lm_head.weight": head}, str(tmp_path / "math" / "model.safetensors"))
+    merge_recipe(file, tmp_path / "out")
+    written = load_file(str(tmp_path / "out" / "model.safetensors"))
+    assert written.keys() == weights.keys()
+    head[0, 0] += 1
+    save_file({**weights, "lm_head.weight": head}, str(tmp_path / "math" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"E229.*tied in one only"):
+        merge_recipe(file, tmp_path / "refused")
