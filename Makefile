@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test soak soak-long mutants oracles lint clean
+.PHONY: install quickstart test quick soak soak-long mutants oracles lint clean
 
 install: $(STAMP)
 
@@ -23,8 +23,13 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/evomerge run experiments/quickstart/campaign.yaml --dir $(RUN)
 
+# Two processes: what one waits for (kills, time-outs, starts of other processes), the other uses.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --durations=10
+
+# What to run between edits: all but the slow tests.
+quick: install
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 # The faults of tests/faults with larger counts; goes on where it was stopped.
 SOAK ?= runs/soak

@@ -188,7 +188,7 @@ def main() -> None:
                 total, forward, result = ours.candidate(method, number)
                 mine.append(total)
                 outside.append(1 - forward / total)
-                differences.append(abs(result.data["metrics"]["bench.acc"]["value"] - theirs))
+                differences.append(abs(result.measured.metrics["bench.acc"].value - theirs))
             merge, score, own = map(statistics.median, (merges, scored, mine))
             share = 100 * statistics.median(outside)
             print(

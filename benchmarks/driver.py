@@ -27,13 +27,15 @@ from typing import Any
 import numpy as np
 
 from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.ledger.events import Event, PreparedEvaluator, PreparedEvent, PreparedLayout
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger
+from evomerge.objectives.scores import Metric
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import leaf_places
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
-from evomerge.run.job import Job, JobResult
+from evomerge.run.job import Job, JobResult, Measured
 from evomerge.run.search import Search, campaign_optimizer, replay
 
 EXPERTS = ("math", "code", "text")
@@ -50,14 +52,16 @@ class MadeUpPool:
         self.ahead = 0
         self._queue: deque[Job] = deque()
         places = leaf_places(LAYERS, MODULES, ("embed", "final_norm", "head"))
-        self._prepared = {
-            "checkpoints": {n: hashlib.sha256(n.encode()).hexdigest() for n in ("base", *EXPERTS)},
-            "storage": "bfloat16",
-            "problems": [],
-            "warnings": [],
-            "layout": {"layers": LAYERS, "places": list(places), "parameters": {}, "active": None},
-            "evaluators": {n: {"digest": hashlib.sha256(n.encode()).hexdigest()} for n in EXPERTS},
-        }
+        digests = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("base", *EXPERTS)}
+        self._prepared = PreparedEvent(
+            checkpoints=digests,
+            storage="bfloat16",
+            layout=PreparedLayout(layers=LAYERS, places=tuple(places), parameters=0),
+            evaluators={
+                name: PreparedEvaluator(digest=digests[name], metrics=(), items={}, deterministic=True)
+                for name in EXPERTS
+            },
+        )
         self.seconds = 0.0
 
     def submit(self, job: Job) -> None:
@@ -71,7 +75,9 @@ class MadeUpPool:
         began = time.process_time()
         job = self._queue.popleft()
         made = (
-            self._made(job) if job.kind == "evaluate" else JobResult(job.id, "ok", data=self._prepared)
+            self._made(job)
+            if job.kind == "evaluate"
+            else JobResult(job.id, "ok", prepared=self._prepared)
         )
         self.seconds += time.process_time() - began
         return made
@@ -86,11 +92,11 @@ class MadeUpPool:
             for name, row, chance in zip(EXPERTS, draws, chances, strict=True)
         }
         metrics = {
-            name: {"value": float(v.mean()), "stderr": float(v.std() / ITEMS**0.5), "items": ITEMS}
+            name: Metric(float(v.mean()), float(v.std() / ITEMS**0.5), ITEMS)
             for name, v in items.items()
         }
         seconds = {"merge": 0.1, "evaluate": 1.0}
-        return JobResult(job.id, "ok", data={"metrics": metrics}, items=items, seconds=seconds)
+        return JobResult(job.id, "ok", measured=Measured(metrics), items=items, seconds=seconds)
 
     @staticmethod
     def _weights(recipe: Mapping[str, Any]) -> np.ndarray:
@@ -111,11 +117,12 @@ class TimedLedger(Ledger):
 
     appends: list[float]
 
-    def append(self, event: Mapping[str, Any]) -> None:
+    def append(self, event: Event) -> Event:
         """Append, timed."""
         began = time.perf_counter()
-        super().append(event)
+        written = super().append(event)
         self.appends.append(time.perf_counter() - began)
+        return written
 
 
 def write_campaign(folder: Path, schedule: str, evaluations: int, population: int) -> Campaign:

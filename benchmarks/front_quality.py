@@ -96,11 +96,11 @@ def measure(
     front = compute_front(history, ItemStore(folder / ITEMS_FOLDER))
     signs = [objective.sign for objective in campaign.objectives]
     recipes = baseline_recipes(
-        prepared_sources(history.prepared, report.paths),
+        prepared_sources(campaign, history.prepared, report.paths),
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,
-        history.prepared["storage"],
+        history.prepared.storage,
     )
     members = {
         member.id: judge.items(space.decode(history.candidates[member.id].genome or ()))
@@ -126,7 +126,7 @@ def measure(
         "best_member_mean": float(np.mean([a.mean() for a in members[best]])),
         "gain": [gain.difference, gain.low, gain.high, gain.probability_greater],
     }
-    for name in ("uniform", history.baselines["single"]):
+    for name in ("uniform", history.baselines.single):
         other = np.array([s * a.mean() for s, a in zip(signs, base[name], strict=True)])
         sure = [probability_dominates(arrays, base[name], signs, seed=0) for arrays in members.values()]
         found["uniform" if name == "uniform" else "single"] = {

@@ -62,9 +62,9 @@ def measure(file: Path, cache: Path, candidates: int) -> None:
         )
     )  # fmt: skip
     prepared = worker.run(Job("prepare", "prepare"))
-    if prepared.status != "ok":
+    if prepared.prepared is None:
         raise SystemExit(prepared.message)
-    space = prepared_space(campaign, prepared.data, report.paths)
+    space = prepared_space(campaign, prepared.prepared, report.paths)
     rng = random.Random(0)
     sizes = []
     for number in range(candidates):

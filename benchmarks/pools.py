@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from evomerge.run.job import Job, JobResult, WorkerSetup
 from evomerge.run.pool.processes import ProcessPool
 from evomerge.run.pool.ray_actors import RayPool
@@ -42,7 +42,9 @@ class Sleeper:
         return JobResult(job.id, "ok")
 
 
-def busy(pool: Any, ledger: Ledger, ids: Iterator[int], work: float, jobs: int, ahead: bool) -> float:
+def busy(
+    pool: Any, ledger: RecordFile, ids: Iterator[int], work: float, jobs: int, ahead: bool
+) -> float:
     """Share of the workers' time in which they work."""
     left, running = jobs, 0
     began = time.perf_counter()
@@ -67,7 +69,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Ledger.open(Path(folder) / "l", create=True) as ledger,
+        RecordFile.open(Path(folder) / "l", create=True) as ledger,
     ):
         for kind, count in itertools.product((ProcessPool, RayPool), options.workers):
             pool = kind(SETUP, count, runner=Sleeper)

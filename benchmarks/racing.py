@@ -36,7 +36,7 @@ from evomerge.objectives.scores import mean_metric
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
-from evomerge.run.job import Job, JobResult
+from evomerge.run.job import Job, JobResult, Measured
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.standing import search_hypervolume
@@ -121,20 +121,21 @@ class TablePool:
 
     def _raced(self, job: Job, items: dict[str, np.ndarray]) -> JobResult:
         assert self.table.prepared is not None
-        evaluators = self.table.prepared.data["evaluators"]
-        metrics = {metric: mean_metric(values).to_json() for metric, values in items.items()}
+        assert self.table.prepared.prepared is not None
+        evaluators = self.table.prepared.prepared.evaluators
+        metrics = {metric: mean_metric(values) for metric, values in items.items()}
         end = None
         if job.race is not None:
-            sizes = [evaluators[m.split(".")[0]]["block_size"] for m in job.race.metrics]
+            sizes = [evaluators[m.split(".")[0]].block_size or 1 for m in job.race.metrics]
             end = race_over(job.race, items, sizes)
         if end is None:
-            return JobResult(job.id, "ok", data={"metrics": metrics}, items=items)
+            return JobResult(job.id, "ok", measured=Measured(metrics), items=items)
         assert job.race is not None
         seen = {m.split(".")[0]: count for m, count in zip(job.race.metrics, end[0], strict=True)}
         part = {metric: values[: seen[metric.split(".")[0]]] for metric, values in items.items()}
-        metrics = {metric: mean_metric(values).to_json() for metric, values in part.items()}
-        data = {"metrics": metrics, "beaten_by": end[1], "seen": seen}
-        return JobResult(job.id, "raced", data=data, items=part)
+        metrics = {metric: mean_metric(values) for metric, values in part.items()}
+        measured = Measured(metrics, beaten_by=end[1], seen=seen)
+        return JobResult(job.id, "raced", measured=measured, items=part)
 
 
 def _digest(job: Job) -> str:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from evomerge.ledger.events import (
+    AskedCandidate,
+    AskedEvent,
+    BaselinesEvent,
+    CampaignEvent,
+    EvaluatedEvent,
+    Event,
+    FailedEvent,
+    PreparedEvent,
+    PreparedLayout,
+    event_from_json,
+)
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.objectives.scores import mean_metric
+from evomerge.objectives.scores import Split, mean_metric
 
 OBJECTIVES = [
     {"metric": "a.acc", "direction": "maximize"},
@@ -18,72 +30,60 @@ OBJECTIVES = [
 Rows = Mapping[str, Sequence[float]]
 
 
-def begin(**fields: Any) -> list[dict[str, Any]]:
+def begin(**fields: Any) -> list[Event]:
     """The events before the search, with baselines scaled from 0.2 (nadir) to 0.8 (ideal)."""
+    layout = PreparedLayout(layers=1, places=(), parameters=0)
     return [
-        {
-            "event": "campaign",
-            "time": 100.0,
-            "config": {"name": "hand", "seed": 3, "objectives": OBJECTIVES, **fields},
-            "versions": {},
-        },
-        {"event": "prepared", "checkpoints": {}, "time": 101.0},
+        CampaignEvent(
+            time=100.0,
+            config={"name": "hand", "seed": 3, "objectives": OBJECTIVES, **fields},
+            identity="",
+            versions={},
+        ),
+        PreparedEvent(checkpoints={}, storage="bfloat16", layout=layout, evaluators={}, time=101.0),
         scored("base", {"a.acc": [0.2], "b.acc": [0.2]}),
         scored("math", {"a.acc": [0.8], "b.acc": [0.2]}),
-        {
-            "event": "baselines",
-            "ideal": [-0.8, -0.8],
-            "nadir": [-0.2, -0.2],
-            "single": None,
-            "shown": ["base", "math"],
-        },
+        BaselinesEvent(ideal=(-0.8, -0.8), nadir=(-0.2, -0.2), shown=("base", "math")),
     ]
 
 
-def asked(generation: int, *names: str) -> dict[str, Any]:
+def asked(generation: int, *names: str) -> AskedEvent:
     """A generation; the genome of `c12` is (12.0,)."""
-    return {
-        "event": "asked",
-        "generation": generation,
-        "candidates": [{"id": n, "genome": [float(n[1:])], "recipe": f"recipe-{n}"} for n in names],
-    }
+    candidates = tuple(
+        AskedCandidate(id=name, genome=(float(name[1:]),), recipe=f"recipe-{name}") for name in names
+    )
+    return AskedEvent(generation=generation, candidates=candidates)
 
 
 def scored(
-    name: str, rows: Rows, split: str = "search", store: ItemStore | None = None, **fields: Any
-) -> dict[str, Any]:
-    """An `evaluated` event; `rows` maps a metric to its per-item results."""
+    name: str, rows: Rows, split: Split = "search", store: ItemStore | None = None, **fields: Any
+) -> EvaluatedEvent:
+    """Scores; `rows` maps a metric to its per-item results."""
     arrays = {metric: np.array(values, dtype=np.float64) for metric, values in rows.items()}
     items = {}
     if store is not None:
         for evaluator in {metric.split(".")[0] for metric in rows}:
             own = {m: array for m, array in arrays.items() if m.split(".")[0] == evaluator}
             items[evaluator] = store.append(evaluator, own)
-    return {
-        "event": "evaluated",
-        "id": name,
+    usual: dict[str, Any] = {
         "recipe": f"recipe-{name}",
-        "split": split,
         "key": f"key-{name}-{split}",
-        "metrics": {metric: mean_metric(array).to_json() for metric, array in arrays.items()},
-        "items": items,
         "seconds": {"merge": 1.0},
-        **fields,
     }
+    metrics = {metric: mean_metric(array) for metric, array in arrays.items()}
+    return EvaluatedEvent(id=name, split=split, metrics=metrics, items=items, **usual | fields)
 
 
-def failed(name: str, split: str = "search", **fields: Any) -> dict[str, Any]:
-    """A `failed` event of class nonfinite_weights."""
-    return {
-        "event": "failed",
-        "id": name,
-        "recipe": f"recipe-{name}",
-        "split": split,
-        "key": f"key-{name}-{split}",
-        "failure": "nonfinite_weights",
-        "message": "layer 3",
-        **fields,
-    }
+def failed(name: str, split: Split = "search", **fields: Any) -> FailedEvent:
+    """A failure of class nonfinite_weights."""
+    usual: dict[str, Any] = {"key": f"key-{name}-{split}", "failure": "nonfinite_weights"}
+    recipe = f"recipe-{name}"
+    return FailedEvent(id=name, recipe=recipe, split=split, message="layer 3", **usual | fields)
+
+
+def fold_records(records: Iterable[Mapping[str, Any]]) -> History:
+    """The history of a ledger's records."""
+    return History.fold(map(event_from_json, records))
 
 
 def searched(points: Mapping[str, tuple[float, float]], store: ItemStore | None = None) -> History:

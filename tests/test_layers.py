@@ -199,7 +199,7 @@ worker = Worker(WorkerSetup(
 prepared = worker.run(Job("p", "prepare"))
 assert prepared.status == "ok", prepared.message
 from evomerge.campaign.prepared import prepared_space
-space = prepared_space(campaign, prepared.data, sources)
+space = prepared_space(campaign, prepared.prepared, sources)
 recipe = space.decode(space.snap([0.5] * len(space.genes)))
 result = worker.run(Job("c", "evaluate", recipe.to_json()))
 assert result.status == "ok", result.message

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -22,8 +19,10 @@ from evomerge.campaign.campaign import load_campaign
 from evomerge.front.front import Front, compute_front
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import read_events
+from evomerge.ledger.records import read_records
 from evomerge.run.driver import run
+from tests.hand_made import fold_records
+from tests.shared import made_once
 from tests.tiny_models import write_campaign
 
 
@@ -55,26 +54,28 @@ def run_file(file: Path, directory: Path, **options: Any) -> History:
 
 
 def events_of(directory: Path) -> list[dict[str, Any]]:
-    """Every event in the ledger of a campaign folder."""
-    return read_events(directory / LEDGER_FILE)
+    """Every event in the ledger of a campaign folder, as its JSON object."""
+    return read_records(directory / LEDGER_FILE)
 
 
 def front_text(directory: Path) -> str:
     """The front of a campaign folder as canonical JSON text, read from its ledger alone."""
-    history = History.fold(events_of(directory))
+    history = fold_records(events_of(directory))
     front = compute_front(history, ItemStore(directory / ITEMS_FOLDER))
     return json.dumps(front.to_json(), sort_keys=True)
 
 
 @functools.cache
 def finished() -> Finished:
-    """One campaign run to its end, inline; shared by all tests of a process. Not to be changed."""
-    folder = Path(tempfile.mkdtemp(prefix="evomerge-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    file = write_campaign(folder)
-    history = run_file(file, folder / "run")
+    """One campaign run to its end, inline; shared by all tests of a run. Not to be changed."""
+    folder = made_once("tiny-campaign", lambda root: _run_to_its_end(write_campaign(root)))
+    history = fold_records(events_of(folder / "run"))
     front = compute_front(history, ItemStore(folder / "run" / ITEMS_FOLDER))
-    return Finished(file, folder / "run", history, front)
+    return Finished(folder / "campaign.yaml", folder / "run", history, front)
+
+
+def _run_to_its_end(file: Path) -> None:
+    run_file(file, file.parent / "run")
 
 
 def forked(action: Callable[[], Any], failpoints: str = "", kill_after: float | None = None) -> int:

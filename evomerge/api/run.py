@@ -41,11 +41,11 @@ class Run:
 
     def _line(self) -> str:
         history = self.history
-        budget = history.campaign["config"]["budget"]["evaluations"]
+        budget = history.config["budget"]["evaluations"]
         return line(standing(history, budget=budget))
 
     def __repr__(self) -> str:
-        name = self.history.campaign["config"]["name"]
+        name = self.history.config["name"]
         return f"<Run of {name} in {self.directory}; {self._line()}>"
 
     def _repr_html_(self) -> str:
@@ -55,7 +55,7 @@ class Run:
             ("standing", self._line()),
             ("stopped", history.stopped or "not yet"),
         ]
-        return html_table(["", ""], rows, f"Run of {history.campaign['config']['name']}")
+        return html_table(["", ""], rows, f"Run of {history.config['name']}")
 
 
 def open(directory: str | Path) -> Run:

@@ -30,7 +30,7 @@ from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.evaluators.registered import registered
-from evomerge.ledger.history import Grant
+from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.search_space import ModelLayout, build_search_space

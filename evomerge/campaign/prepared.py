@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.ledger.events import PreparedEvent, PreparedLayout
 from evomerge.recipe.recipe import CheckpointSource
 from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
 
 
-def layout_from_json(data: Mapping[str, Any]) -> ModelLayout:
-    """The layout a `prepared` event recorded."""
-    active = data.get("active")
-    return ModelLayout(
-        layers=data["layers"],
-        places=tuple(data["places"]),
-        parameters=data["parameters"],
-        active=None if active is None else {name: tuple(p) for name, p in active.items()},
+def layout_of(prepared: PreparedEvent) -> ModelLayout:
+    """The layout that was recorded."""
+    found = prepared.layout
+    return ModelLayout(found.layers, found.places, found.parameters, found.active)
+
+
+def layout_record(layout: ModelLayout) -> PreparedLayout:
+    """The layout as it is recorded."""
+    return PreparedLayout(
+        layers=layout.layers,
+        places=layout.places,
+        parameters=layout.parameters,
+        active=layout.active,
     )
 
 
-def layout_to_json(layout: ModelLayout) -> dict[str, Any]:
-    """The layout as plain JSON data."""
-    active = layout.active
-    return {
-        "layers": layout.layers,
-        "places": list(layout.places),
-        "parameters": layout.parameters,
-        "active": None if active is None else {name: list(p) for name, p in active.items()},
-    }
-
-
 def prepared_sources(
-    campaign: Campaign, prepared: Mapping[str, Any], paths: Mapping[str, str]
+    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str]
 ) -> dict[str, CheckpointSource]:
     """`base` and experts: where they lie now, with the content digests recorded at the start."""
     stated = campaign.references()
     return {
         name: CheckpointSource(paths[name], digest, allow=tuple(stated[name].allow or ()))
-        for name, digest in prepared["checkpoints"].items()
+        for name, digest in prepared.checkpoints.items()
     }
 
 
 def prepared_space(
-    campaign: Campaign, prepared: Mapping[str, Any], paths: Mapping[str, str]
+    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str]
 ) -> SearchSpace:
     """The campaign's search space over the layout and digests of its `prepared` event."""
     return build_search_space(
         campaign.space,
-        layout_from_json(prepared["layout"]),
+        layout_of(prepared),
         prepared_sources(campaign, prepared, paths),
         campaign.experts,
-        prepared["storage"],
+        prepared.storage,
         campaign.config.seed,
         str(campaign.space_file),
         campaign.tokenizer,

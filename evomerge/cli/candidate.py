@@ -39,7 +39,7 @@ def find_candidate(history: History, name: str) -> Candidate:
 def _paths(history: History) -> dict[str, str]:
     from evomerge.campaign.check import locate
 
-    campaign = campaign_from_json(history.campaign["config"])
+    campaign = campaign_from_json(history.config)
     paths = {}
     for name, reference in campaign.references().items():
         try:
@@ -52,7 +52,7 @@ def _paths(history: History) -> dict[str, str]:
 def recorded_space(history: History) -> SearchSpace:
     """The search space a campaign recorded; it must be prepared."""
     assert history.prepared is not None
-    campaign = campaign_from_json(history.campaign["config"])
+    campaign = campaign_from_json(history.config)
     return prepared_space(campaign, history.prepared, _paths(history))
 
 
@@ -62,13 +62,13 @@ def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
     space = recorded_space(history)
     if candidate.genome is not None:
         return space.decode(candidate.genome)
-    campaign = campaign_from_json(history.campaign["config"])
+    campaign = campaign_from_json(history.config)
     recipes = baseline_recipes(
         prepared_sources(campaign, history.prepared, _paths(history)),
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,
-        history.prepared["storage"],
+        history.prepared.storage,
         campaign.tokenizer,
     )
     return recipes[candidate.id]

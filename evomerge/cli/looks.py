@@ -75,7 +75,7 @@ def status(directory: Folder, as_json: Json = False) -> None:
     from evomerge.run.standing import recorded_pace, standing
 
     opened = open_campaign_folder(directory)
-    budget = opened.history.campaign["config"]["budget"]["evaluations"]
+    budget = opened.history.config["budget"]["evaluations"]
     if budget is not None and opened.history.cost >= budget + 1:
         budget = None  # it was raised since, and the ledger keeps the first one only
     now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))

@@ -44,13 +44,14 @@ def write_front_results(opened: OpenedFolder, front: Front, place: Path) -> list
         problem = Problem("E135", "a front has several models", f"found {place}", "name a folder")
         raise ConfigError(problem)
     history = opened.history
-    campaign = campaign_from_json(history.campaign["config"])
-    recorded = (history.prepared or {}).get("evaluators", {})
+    campaign = campaign_from_json(history.config)
+    prepared = history.prepared
+    assert prepared is not None
     every = [load_declaration(file) for file in campaign.evaluator_files]
     # lm-eval knows of its own tasks only.
     declarations = [each for each in every if isinstance(each, LmEvalDeclaration)]
     for declared in declarations:
-        if recorded.get(declared.name, {}).get("digest") != declared.digest():
+        if prepared.digest_of(declared.name) != declared.digest():
             wrong = f"evaluator `{declared.name}` changed since the campaign began"
             raise ConfigError(Problem("E504", wrong, "", "restore it", field=declared.name))
     evaluation = campaign.config.evaluation

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.front import Front, pick
+from evomerge.ledger.events import PreparedEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
@@ -44,7 +44,7 @@ class Chosen:
     candidate: Candidate
     recipe: Recipe
     front: Front
-    prepared: Mapping[str, Any]
+    prepared: PreparedEvent
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
 
@@ -65,7 +65,7 @@ def choose(directory: Path, choice: str) -> Chosen:
     opened = open_campaign_folder(directory)
     history, front = opened.history, opened.front()
     candidate, warnings = _candidate(history, front, choice)
-    campaign = campaign_from_json(history.campaign["config"])
+    campaign = campaign_from_json(history.config)
     assert history.prepared is not None  # a front needs baselines, and those need it
     paths = {name: locate(name, reference) for name, reference in campaign.references().items()}
     recipe = _recipe(campaign, history.prepared, paths, candidate)
@@ -73,7 +73,7 @@ def choose(directory: Path, choice: str) -> Chosen:
         found = (
             f"{candidate.id} decodes to recipe {recipe.digest[:12]}, recorded {candidate.recipe[:12]}"
         )
-        todo = f"use evomerge {history.campaign['versions'].get('evomerge', '')}, which wrote it"
+        todo = f"use evomerge {history.versions.get('evomerge', '')}, which wrote it"
         raise LedgerDamaged(
             Problem("E505", "the ledger decodes to another recipe", found, todo, str(directory))
         )
@@ -83,7 +83,7 @@ def choose(directory: Path, choice: str) -> Chosen:
         recipe=recipe,
         front=front,
         prepared=history.prepared,
-        versions=history.campaign["versions"],
+        versions=history.versions,
         warnings=warnings,
     )
 
@@ -148,7 +148,7 @@ def _same_as_baseline(history: History, candidate: Candidate) -> tuple[str, ...]
 
 
 def _recipe(
-    campaign: Campaign, prepared: Mapping[str, Any], paths: Mapping[str, str], candidate: Candidate
+    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str], candidate: Candidate
 ) -> Recipe:
     space = prepared_space(campaign, prepared, paths)
     if candidate.genome is not None:
@@ -158,6 +158,6 @@ def _recipe(
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,
-        prepared["storage"],
+        prepared.storage,
         campaign.tokenizer,
     )[candidate.id]

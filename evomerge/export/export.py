@@ -350,14 +350,14 @@ def _describe(
 
 def _recorded(report: ExportReport, directory: Path) -> ExportReport:
     """Note a publication in the campaign's log of exports; it stands, whether that works or not."""
-    event = {
-        "event": "export",
-        "id": report.candidate,
-        "recipe": report.recipe,
-        "out": report.out,
-        "bytes": sum(report.files.values()),
-        "scores": _scores_json(report.scores),
-    }
+    assert report.candidate is not None
+    event = log.ExportEvent(
+        id=report.candidate,
+        recipe=report.recipe,
+        out=report.out,
+        bytes=sum(report.files.values()),
+        scores=report.scores,
+    )
     try:
         log.append(directory, event)
     except EvomergeError as error:

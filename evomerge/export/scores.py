@@ -30,8 +30,7 @@ def check_evaluators(chosen: Chosen) -> dict[str, str]:
     for file in chosen.campaign.evaluator_files:
         declaration = load_declaration(file)
         digests[declaration.name] = declaration.digest()
-        recorded = chosen.prepared["evaluators"].get(declaration.name, {})
-        if recorded.get("digest") != digests[declaration.name]:
+        if chosen.prepared.digest_of(declaration.name) != digests[declaration.name]:
             wrong = "the evaluator or its items changed since the campaign began"
             todo = "restore them; other items give other scores"
             problems.append(Problem("E504", wrong, "", todo, str(file), field=declaration.name))

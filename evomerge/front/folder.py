@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.front import Front, compute_front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
+from evomerge.ledger.events import Event
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
@@ -20,7 +20,7 @@ class OpenedFolder:
     """The events of a campaign folder and the history they fold to."""
 
     path: Path
-    events: list[dict[str, Any]]
+    events: list[Event]
     history: History
 
     def __repr__(self) -> str:

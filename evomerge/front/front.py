@@ -121,7 +121,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
         raise UsageError(
             Problem("E507", "there is no front yet", "the baselines are not evaluated", "run on")
         )
-    config = history.campaign["config"]
+    config = history.config
     objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
     split = _deciding_split(history)
     parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")

@@ -1,55 +1,49 @@
-"""History: what a campaign has done so far, folded from its ledger. Computed, never stored.
-
-Events, in the order in which they first appear:
-
-===========  ==========================================================================
-`campaign`   the configuration, versions and format; always the first line
-`prepared`   what the `prepare` job found: digests, layout, item index, timings, and the inner
-             products of task vectors by place (`task_vectors`), which seed the search
-`evaluated`  metrics of one candidate or baseline on one split, where its items lie
-`raced`      a candidate given up after some items, with what it scored on them, whom it lost to
-             (`beaten_by`) and the items it has answered by evaluator (`seen`)
-`failed`     a candidate without scores, with its evaluation key, its class and message
-`baselines`  scaling (ideal and nadir), the best single coefficient and the constraints' bounds, frozen
-`asked`      the genomes of one generation, or in steady state of one candidate; with racing, the
-             references they race against and the digest of these references' per-item results
-`told`       a generation, or the candidate `id`, was told to the optimizer; digest of its state
-`granted`    what a session was allowed by name (`grants`): `task_code`, `benchmark_test`; a grant holds
-             for its session only
-`lost`       an attempt that was lost with its worker and will be tried again
-`stopped`    why a session ended: budget, hours, signal, breaker
-`selection`  which candidates were re-scored on the selection split
-===========  ==========================================================================
-"""
+"""History: what a campaign has done so far, folded from its ledger's events. Computed, never stored."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from evomerge.ledger.events import (
+    AskedEvent,
+    BaselinesEvent,
+    CampaignEvent,
+    EvaluatedEvent,
+    Event,
+    FailedEvent,
+    Grant,
+    GrantedEvent,
+    LostEvent,
+    PreparedEvent,
+    RacedEvent,
+    ResultEvent,
+    ScoredEvent,
+    SelectionEvent,
+    StoppedEvent,
+    ToldEvent,
+)
+from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.constraint import Bound, broken, parse_constraint
 from evomerge.objectives.objective import Scaling
-from evomerge.objectives.scores import Metric
+from evomerge.objectives.scores import Metric, Split
 
 LEDGER_FILE = "ledger.jsonl"
 EXPORTS_FILE = "exports.jsonl"
 ITEMS_FOLDER = "items"
 CACHE_FOLDER = "cache"
 
-Grant = Literal["task_code", "benchmark_test"]
-"""What is refused unless a person allows it by name for a session."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of one model on one split; `items` maps evaluator to its item-store reference."""
 
-    split: str
+    split: Split
     key: str
     metrics: Mapping[str, Metric]
-    items: Mapping[str, Mapping[str, Any]]
+    items: Mapping[str, ItemReference]
     seconds: Mapping[str, float]
     statistics: Mapping[str, float]
     same_as: str | None = None
@@ -125,20 +119,20 @@ class History:
     whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
     """
 
-    campaign: dict[str, Any] = field(default_factory=dict)
-    prepared: dict[str, Any] | None = None
-    baselines: dict[str, Any] | None = None
+    campaign: CampaignEvent | None = None
+    prepared: PreparedEvent | None = None
+    baselines: BaselinesEvent | None = None
     candidates: dict[str, Candidate] = field(default_factory=dict)
     generations: list[list[str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     asked: int = 0
     budget_used: int = 0
-    selection: list[str] | None = None
+    selection: tuple[str, ...] | None = None
     stopped: str | None = None
     by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
-    grants: set[str] = field(default_factory=set)
-    failed_by_key: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    grants: set[Grant] = field(default_factory=set)
+    failed_by_key: dict[str, FailedEvent] = field(default_factory=dict)
     settled: int = 0
     failed_kinds: Counter[str] = field(default_factory=Counter)
     last_failure: Candidate | None = None
@@ -152,92 +146,91 @@ class History:
     elapsed: float = 0.0
 
     def __repr__(self) -> str:
-        name = self.campaign["config"]["name"] if self.campaign else "no campaign"
+        name = self.campaign.config["name"] if self.campaign else "no campaign"
         end = f", stopped: {self.stopped}" if self.stopped else ""
         counts = f"{self.budget_used} evaluations, {len(self.generations)} batches asked"
         return f"<History of {name}: {counts}, {sum(self.failed_kinds.values())} failed{end}>"
 
     @staticmethod
-    def fold(events: Iterable[Mapping[str, Any]]) -> History:
+    def fold(events: Iterable[Event]) -> History:
         """The history of a sequence of events."""
         history = History()
         for event in events:
             history.apply(event)
         return history
 
-    def apply(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Event) -> None:
         """Take in one more event."""
-        kind = event["event"]
-        self.last = event.get("time", self.last)
-        self.elapsed = event.get("elapsed", self.elapsed)
-        if kind == "campaign":
-            self.campaign = dict(event)
-            self.started = event["time"]
-        elif kind == "granted":
-            self.grants |= set(event["grants"])
-        elif kind == "prepared":
-            self.prepared = dict(event)
-        elif kind == "evaluated":
-            self._evaluated(event)
-        elif kind == "raced":
-            self._raced(event)
-        elif kind == "failed":
-            self._failed(event)
-        elif kind == "lost":
-            candidate = self._candidate(event)
-            candidate.attempts_lost += 1
-            split = event.get("split", "search")
-            if event["failure"] != "node_lost":
-                candidate.lost[split] = candidate.lost.get(split, 0) + 1
-        elif kind == "baselines":
-            self.baselines = dict(event)
-        elif kind == "asked":
-            ids = [entry["id"] for entry in event["candidates"]]
-            self.generations.append(ids)
-            self.turns.append(Turn(tuple(ids)))
-            self.asked += len(ids)
-            self.references.append(tuple(event.get("racing", {}).get("references", ())))
-            for entry in event["candidates"]:
-                self.candidates[entry["id"]] = Candidate(
-                    entry["id"], entry["recipe"], tuple(entry["genome"]), event["generation"]
-                )
-            self.selection = None
-        elif kind == "told":
-            whole = self.generations[len(self.told) : len(self.told) + 1]
-            told = (event["id"],) if "id" in event else tuple(whole[0] if whole else ())
-            self.told.append(event["state"])
-            self.turns.append(Turn(told, event["state"]))
-        elif kind == "selection":
-            self.selection = list(event["ids"])
-        if kind == "stopped":
-            self.stopped = event["reason"]
-        elif kind != "selection":
+        self.last = self.last if event.time is None else event.time
+        self.elapsed = self.elapsed if event.elapsed is None else event.elapsed
+        if not isinstance(event, SelectionEvent):
             self.stopped = None
+        match event:
+            case CampaignEvent():
+                self.campaign = event
+                self.started = event.time or 0.0
+            case GrantedEvent():
+                self.grants |= set(event.grants)
+            case PreparedEvent():
+                self.prepared = event
+            case EvaluatedEvent():
+                self._evaluated(event)
+            case RacedEvent():
+                self._raced(event)
+            case FailedEvent():
+                self._failed(event)
+            case LostEvent():
+                candidate = self._candidate(event)
+                candidate.attempts_lost += 1
+                if event.failure != "node_lost":
+                    candidate.lost[event.split] = candidate.lost.get(event.split, 0) + 1
+            case BaselinesEvent():
+                self.baselines = event
+            case AskedEvent():
+                self._asked(event)
+            case ToldEvent():
+                whole = self.generations[len(self.told) : len(self.told) + 1]
+                told = (event.id,) if event.id is not None else tuple(whole[0] if whole else ())
+                self.told.append(event.state)
+                self.turns.append(Turn(told, event.state))
+            case SelectionEvent():
+                self.selection = event.ids
+            case StoppedEvent():
+                self.stopped = event.reason
 
-    def _candidate(self, event: Mapping[str, Any]) -> Candidate:
-        name = event["id"]
-        if name not in self.candidates:
-            self.candidates[name] = Candidate(name, event["recipe"])
-        return self.candidates[name]
+    def _asked(self, event: AskedEvent) -> None:
+        ids = [candidate.id for candidate in event.candidates]
+        self.generations.append(ids)
+        self.turns.append(Turn(tuple(ids)))
+        self.asked += len(ids)
+        self.references.append(event.racing.references if event.racing is not None else ())
+        for asked in event.candidates:
+            self.candidates[asked.id] = Candidate(
+                asked.id, asked.recipe, asked.genome, event.generation
+            )
+        self.selection = None
 
-    def _failed(self, event: Mapping[str, Any]) -> None:
-        candidate, split = self._candidate(event), event["split"]
+    def _candidate(self, event: ResultEvent) -> Candidate:
+        return self.candidates.setdefault(event.id, Candidate(event.id, event.recipe))
+
+    def _failed(self, event: FailedEvent) -> None:
+        candidate, split = self._candidate(event), event.split
         self._tally(candidate, -1)
         candidate.failed_splits.add(split)
         candidate.lost.pop(split, None)
         # What was told to the optimizer must not change: a failure on held-out items does not take
         # back the scores on search items.
         if split == "search":
-            candidate.failure, candidate.message = event["failure"], event["message"]
-            candidate.failed_as = event.get("same_as")
+            candidate.failure, candidate.message = event.failure, event.message
+            candidate.failed_as = event.same_as
             self.selection = None
             if not candidate.is_baseline:
                 self.last_failure = candidate
         self._tally(candidate, 1)
-        if "same_as" not in event:
-            self.failed_by_key[event["key"]] = event
+        if event.same_as is None:
+            self.failed_by_key[event.key] = event
 
-    def _evaluated(self, event: Mapping[str, Any]) -> None:
+    def _evaluated(self, event: EvaluatedEvent) -> None:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
         evaluation = _evaluation(event)
@@ -265,11 +258,11 @@ class History:
             self.failed_kinds[candidate.failure] += sign
             self.failed_kinds += Counter()  # drops what is not above zero
 
-    def _raced(self, event: Mapping[str, Any]) -> None:
+    def _raced(self, event: RacedEvent) -> None:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
         candidate.raced = _evaluation(event)
-        candidate.beaten_by, candidate.seen = event["beaten_by"], event["seen"]
+        candidate.beaten_by, candidate.seen = event.beaten_by, event.seen
         candidate.failure, candidate.message = None, ""
         candidate.lost.pop("search", None)
         self.selection = None
@@ -277,7 +270,7 @@ class History:
         self._tally(candidate, 1)
         if candidate.is_counted:
             self.raced += 1
-            self.raced_items += sum(event["seen"].values())
+            self.raced_items += sum(event.seen.values())
 
     @property
     def cost(self) -> float:
@@ -289,15 +282,28 @@ class History:
     @property
     def search_items(self) -> int:
         """Search items of all evaluators, which a full evaluation answers."""
-        evaluators = (self.prepared or {}).get("evaluators", {})
-        return sum(entry["items"]["search"] for entry in evaluators.values())
+        if self.prepared is None:
+            return 0
+        return sum(each.items["search"] for each in self.prepared.evaluators.values())
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The campaign as it began, as `Campaign.to_json` gives it."""
+        assert self.campaign is not None, "a ledger begins with its campaign"
+        return self.campaign.config
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of the libraries the campaign began with."""
+        assert self.campaign is not None, "a ledger begins with its campaign"
+        return self.campaign.versions
 
     @property
     def scaling(self) -> Scaling | None:
         """Ideal and nadir, once the baselines are known."""
         if self.baselines is None:
             return None
-        return Scaling(tuple(self.baselines["ideal"]), tuple(self.baselines["nadir"]))
+        return Scaling(self.baselines.ideal, self.baselines.nadir)
 
     def bounds(self, split: str = "search") -> tuple[Bound, ...]:
         """The constraints' bounds, once the baselines are known; empty without constraints.
@@ -307,7 +313,7 @@ class History:
         """
         if self.baselines is None:
             return ()
-        frozen = tuple(Bound.from_json(data) for data in self.baselines.get("bounds", ()))
+        frozen = self.baselines.bounds
         if split == "search" or not frozen:
             return frozen
         known = {
@@ -315,7 +321,7 @@ class History:
             for name, candidate in self.candidates.items()
             if candidate.is_baseline and split in candidate.evaluations
         }
-        texts = self.campaign["config"]["constraints"]
+        texts = self.config["constraints"]
         return tuple(
             bound if constraint.of not in (None, *known) else constraint.bound(known)
             for bound, constraint in zip(frozen, map(parse_constraint, texts), strict=True)
@@ -338,7 +344,7 @@ class History:
 
     def reference_ids(self) -> list[str]:
         """Baselines shown beside a front: base, experts, uniform average, best single coefficient."""
-        return list(self.baselines["shown"]) if self.baselines else []
+        return list(self.baselines.shown) if self.baselines else []
 
     def failures(self) -> dict[str, int]:
         """Number of failed candidates by class."""
@@ -349,13 +355,13 @@ class History:
         return dict(sorted(counts.items()))
 
 
-def _evaluation(event: Mapping[str, Any]) -> Evaluation:
+def _evaluation(event: ScoredEvent) -> Evaluation:
     return Evaluation(
-        split=event["split"],
-        key=event["key"],
-        metrics={name: Metric.from_json(data) for name, data in event["metrics"].items()},
-        items=event["items"],
-        seconds=event.get("seconds", {}),
-        statistics=event.get("statistics", {}),
-        same_as=event.get("same_as"),
+        split=event.split,
+        key=event.key,
+        metrics=event.metrics,
+        items=event.items,
+        seconds=event.seconds,
+        statistics=event.statistics,
+        same_as=event.same_as,
     )

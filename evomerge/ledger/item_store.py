@@ -16,8 +16,8 @@ import os
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,17 @@ from evomerge.errors import LedgerDamaged, Problem
 from evomerge.failpoint import armed, failpoint
 from evomerge.files.storage import cannot_write, make_folder, sync_folder, write_all
 from evomerge.recipe.recipe import canonical_json
+
+
+@dataclass(frozen=True)
+class ItemReference:
+    """Where a record lies: file name in the folder, place in bytes, and its SHA-256 in hex."""
+
+    segment: str
+    offset: int
+    length: int
+    digest: str
+
 
 _MAGIC = b"EVI1"
 _HEAD = struct.Struct("<4sI")
@@ -109,12 +120,11 @@ class ItemStore:
         self.folder = Path(folder)
         self._named: set[str] = set()
 
-    def append(self, evaluator: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def append(self, evaluator: str, arrays: Mapping[str, np.ndarray]) -> ItemReference:
         """Add one record to the segment of an evaluator; when this returns, it is on the disk.
 
         Returns:
-            Its reference for the ledger: `segment` (file name in the folder), `offset` and
-            `length` in bytes, `digest` (SHA-256 of the record, hex).
+            Its reference for the ledger.
 
         Raises:
             ValueError: a bad evaluator name, dtype or value.
@@ -134,22 +144,16 @@ class ItemStore:
         except OSError as error:
             raise cannot_write(path, error) from error
         failpoint("item_store.after_fsync")
-        return {
-            "segment": f"{evaluator}.bin",
-            "offset": offset,
-            "length": len(record),
-            "digest": hashlib.sha256(record).hexdigest(),
-        }
+        return ItemReference(path.name, offset, len(record), hashlib.sha256(record).hexdigest())
 
-    def read(self, reference: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def read(self, reference: ItemReference) -> dict[str, np.ndarray]:
         """The arrays behind a reference, verified.
 
         Raises:
             LedgerDamaged: E502, the segment is missing, too short, or has other bytes there; or the
                 reference itself leads out of the folder.
         """
-        name = str(reference.get("segment"))
-        offset, length = reference.get("offset"), reference.get("length")
+        name, offset, length = reference.segment, reference.offset, reference.length
 
         def damaged(found: str) -> LedgerDamaged:
             wrong = "per-item results are damaged"
@@ -157,8 +161,7 @@ class ItemStore:
             todo = "restore the file; the scores in the ledger are not affected"
             return LedgerDamaged(Problem("E502", wrong, where, todo, file=str(self.folder / name)))
 
-        plain = name.endswith(".bin") and _NAME.fullmatch(name)
-        if not plain or not isinstance(offset, int) or not isinstance(length, int):
+        if not name.endswith(".bin") or not _NAME.fullmatch(name):
             raise damaged("this is no reference to a segment")
         if offset < 0 or length < 0:
             raise damaged("offset and length must not be negative")
@@ -170,7 +173,7 @@ class ItemStore:
             raise damaged(error.strerror or str(error)) from error
         if len(record) != length:
             raise damaged(f"only {len(record)} bytes are there")
-        if hashlib.sha256(record).hexdigest() != reference.get("digest"):
+        if hashlib.sha256(record).hexdigest() != reference.digest:
             raise damaged("its SHA-256 does not fit")
         try:
             return decode(record)

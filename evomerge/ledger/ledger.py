@@ -1,373 +1,75 @@
 """Ledger: the append-only events of one campaign, the only truth about it.
 
-One line an event, `CRC SPACE JSON NEWLINE`: canonical JSON in ASCII, and before it the CRC-32 as eight
-lower-case hex digits. The CRC of a line is taken over its JSON *continuing from the CRC of the line
-before*, and every event carries its number `n`, so that a line that is changed, lost, repeated or moved
-breaks the chain at that place. The first event also carries `format`.
-
-There is one writer, held off by an operating-system lock. `append` returns after fsync: what it has
-taken survives the death of the process and of the machine. A line that was cut off by such a death was
-never acknowledged and is dropped when the file is opened next; damage anywhere before the tail is
-refused. Readers need no lock.
+A file of records (see `records`), each of which holds an event (see `events`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import math
-import os
-import re
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from evomerge.errors import LedgerDamaged, Problem
-from evomerge.failpoint import armed, failpoint
-from evomerge.files.storage import cannot_write, sync_folder, write_all
-from evomerge.ledger.lock import LedgerLock
-from evomerge.recipe.recipe import canonical_json
-
-FORMAT = 1
-"""Format of the lines this code writes; it reads this one and older ones."""
-
-logger = logging.getLogger(__name__)
-
-_LINE_START = re.compile(rb"[0-9a-f]{0,8}|[0-9a-f]{8} (\{.*)?", re.DOTALL)
-_PREFIX = 9
+from evomerge.ledger.events import Event, event_from_json
+from evomerge.ledger.records import RecordFile, read_records
 
 
-@dataclass
-class _Scan:
-    """What a ledger's bytes hold: its sound events from the start, and how the file ends.
-
-    `length` counts the bytes of the sound events, `crc` is that of the last one. `damage` is what is
-    wrong behind them, "" where nothing is or where only the tail is torn.
-    """
-
-    events: list[dict[str, Any]] = field(default_factory=list)
-    length: int = 0
-    crc: int = 0
-    damage: str = ""
-
-
-def encode(event: Mapping[str, Any], previous: int) -> tuple[bytes, int]:
-    """The line of an event, and its CRC; `previous` is the CRC of the line before (0 for the first).
-
-    Raises:
-        ValueError: if a number in the event is not finite; it names the field.
-        TypeError: if the event is not JSON data.
-    """
-    try:
-        payload = canonical_json(event).encode("ascii")
-    except ValueError as error:
-        where = _non_finite(event, "")
-        raise ValueError(f"a ledger holds finite numbers only; {where or error}") from None
-    crc = zlib.crc32(payload, previous)
-    return b"%08x %b\n" % (crc, payload), crc
-
-
-def _non_finite(data: Any, where: str) -> str:
-    if isinstance(data, float) and not math.isfinite(data):
-        return f"found {data!r} at `{where}`"
-    if isinstance(data, Mapping):
-        found = (_non_finite(v, f"{where}.{k}".lstrip(".")) for k, v in data.items())
-    elif isinstance(data, list | tuple):
-        found = (_non_finite(v, f"{where}[{i}]") for i, v in enumerate(data))
-    else:
-        return ""
-    return next(filter(None, found), "")
-
-
-def _decode(line: bytes, previous: int, number: int) -> dict[str, Any] | str:
-    """The event of a line (without newline), or what is wrong with it."""
-    payload = line[_PREFIX:]
-    # The text is compared, not the number: int() would also take A for a.
-    if line[:_PREFIX] != b"%08x " % zlib.crc32(payload, previous):
-        return "its checksum does not fit"
-    try:
-        event = json.loads(payload)
-    except ValueError:
-        return "it is not JSON"
-    if not isinstance(event, dict) or event.get("n") != number:
-        return "it has another number"
-    return event
-
-
-def _scan(data: bytes) -> _Scan:
-    scan = _Scan()
-    while scan.length < len(data):
-        end = data.find(b"\n", scan.length)
-        last = end in (-1, len(data) - 1)
-        line = data[scan.length : len(data) if end == -1 else end]
-        event = "it has no end" if end == -1 else _decode(line, scan.crc, len(scan.events))
-        if isinstance(event, str):
-            if not last or not _may_be_torn(line, scan):
-                scan.damage = event
-            return scan
-        scan.crc = int(line[:8], 16)
-        scan.events.append(event)
-        scan.length = end + 1
-    return scan
-
-
-def _may_be_torn(line: bytes, scan: _Scan) -> bool:
-    """Whether a faulty last line can come from a write that was cut off.
-
-    Not if a whole sound record stands at its start and more follows: then its newline was damaged, and
-    dropping the line would drop acknowledged records. A file whose very first line looks nothing like a
-    record is some other file, and not ours to cut.
-    """
-    if not scan.events and not (_LINE_START.fullmatch(line) or not line.strip(b"\0")):
-        return False
-    with contextlib.suppress(ValueError):
-        text = line[_PREFIX:].decode("latin-1")
-        _, end = json.JSONDecoder().raw_decode(text)
-        whole = isinstance(_decode(line[: _PREFIX + end], scan.crc, len(scan.events)), dict)
-        return not (whole and end < len(text))
-    return True
-
-
-def _refuse_damage(scan: _Scan, path: Path) -> None:
-    if scan.events:
-        _refuse_format(scan.events[0], path)
-    if scan.damage:
-        raise LedgerDamaged(
-            Problem(
-                "E502",
-                "the ledger is damaged",
-                f"record {len(scan.events)} at byte {scan.length:,}: {scan.damage}",
-                "`evomerge repair` copies what is sound",
-                file=str(path),
-            )
-        )
-
-
-def _refuse_format(first: Mapping[str, Any], path: Path) -> None:
-    if not isinstance(first.get("format"), int) or first["format"] > FORMAT:
-        made = f" by evomerge {first['evomerge']}" if "evomerge" in first else ""
-        raise LedgerDamaged(
-            Problem(
-                "E503",
-                "the ledger has a format this evomerge cannot read",
-                f"written{made} in format {first.get('format')}, this one reads up to {FORMAT}",
-                "use the evomerge that wrote it, or a newer one",
-                file=str(path),
-            )
-        )
-
-
-def read_events(path: str | Path) -> list[dict[str, Any]]:
+def read_events(path: str | Path) -> list[Event]:
     """The events of a ledger, in order, without a lock; a torn tail is left out.
 
     Raises:
-        LedgerDamaged: E502 damage before the tail, E503 a newer format.
+        LedgerDamaged: E502 damage before the tail or a record that is no event, E503 a newer format.
         FileNotFoundError: if there is no ledger.
     """
-    scan = _scan(Path(path).read_bytes())
-    _refuse_damage(scan, Path(path))
-    return scan.events
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What `repair` found: events copied, bytes left behind, and sound events among those.
-
-    Events of `salvaged` stand behind the damage. They cannot be part of the copy, since what came just
-    before them is unknown, but their content is checked by their own checksums.
-    """
-
-    kept: int
-    dropped_bytes: int
-    salvaged: tuple[dict[str, Any], ...]
-
-
-def repair(path: str | Path, out: str | Path, *, keep: int | None = None) -> Repair:
-    """Copy the sound events from the start of a ledger to a new file; the damaged one is not touched.
-
-    Args:
-        path: the damaged ledger.
-        out: the file to make.
-        keep: most events to copy, where the caller knows that those behind are of no use.
-
-    Raises:
-        LedgerDamaged: E503 a newer format.
-        EnvironmentFault: if `out` exists or cannot be written.
-    """
-    data = Path(path).read_bytes()
-    scan = _scan(data)
-    if scan.events:
-        _refuse_format(scan.events[0], Path(path))
-    length = scan.length if keep is None else _length_of(data[: scan.length], keep)
-    out = Path(out)
-    try:
-        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            write_all(descriptor, data[:length])
-            failpoint("repair.written")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    kept = len(scan.events) if keep is None else min(keep, len(scan.events))
-    return Repair(kept, len(data) - length, _salvage(data[length:]))
-
-
-def _length_of(data: bytes, events: int) -> int:
-    """Bytes of the first `events` lines."""
-    return sum(len(line) for line in data.splitlines(keepends=True)[:events])
-
-
-def _salvage(data: bytes) -> tuple[dict[str, Any], ...]:
-    """Events whose checksum fits the stored checksum of the line before them."""
-    found = []
-    previous: int | None = None
-    for line in data.split(b"\n")[:-1]:
-        stored = int(line[:8], 16) if re.fullmatch(rb"[0-9a-f]{8} ", line[:_PREFIX]) else None
-        if stored is not None and previous is not None:
-            with contextlib.suppress(ValueError):
-                event = json.loads(line[_PREFIX:])
-                if zlib.crc32(line[_PREFIX:], previous) == stored and isinstance(event, dict):
-                    found.append(event)
-        previous = stored
-    return tuple(found)
+    return _events(read_records(path), Path(path))
 
 
 class Ledger:
     """The ledger of one campaign, open for writing. A context manager; see `Ledger.open`.
 
     Attributes:
-        path: the file.
         events: every event in it, in order, as read back from its JSON. Not to be changed.
     """
 
-    def __init__(self, path: Path, descriptor: int, lock: LedgerLock, scan: _Scan) -> None:
-        self.path = path
-        self.events = scan.events
-        self._descriptor = descriptor
-        self._lock = lock
-        self._crc = scan.crc
-        self._length = scan.length
-        self._closed = ""
+    def __init__(self, file: RecordFile) -> None:
+        self._file = file
+        self.events = _events(file.records, file.path)
+        file.records.clear()
 
     @staticmethod
     def open(path: str | Path, *, create: bool) -> Ledger:
         """Open a ledger as its one writer; `create` makes an empty one if there is none.
 
-        A torn tail is cut off, with a line in the log.
-
         Raises:
             CampaignInUse: E501, another writer holds it; the message names its host, pid and start.
-            LedgerDamaged: E502 damage before the tail, E503 a newer format.
+            LedgerDamaged: E502 damage before the tail or a record that is no event, E503 a newer format.
             EnvironmentFault: E403 or E408, the folder cannot be written.
             FileNotFoundError: if there is no ledger and `create` is false.
         """
-        path = Path(path)
-        if not create and not path.exists():
-            raise FileNotFoundError(f"no ledger at {path}")
-        lock = LedgerLock.acquire(path.with_name(path.name + ".lock"))
+        file = RecordFile.open(path, create=create)
         try:
-            return Ledger._open_locked(path, lock, create)
+            return Ledger(file)
         except BaseException:
-            lock.release()
+            file.close()
             raise
 
-    @staticmethod
-    def _open_locked(path: Path, lock: LedgerLock, create: bool) -> Ledger:
-        descriptor = -1
-        try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
-            data = path.read_bytes()
-            scan = _scan(data)
-            _refuse_damage(scan, path)
-            if len(data) > scan.length:
-                logger.warning(
-                    "%s: dropped an unfinished record at its end (record %d, byte %d, %d bytes)",
-                    path,
-                    len(scan.events),
-                    scan.length,
-                    len(data) - scan.length,
-                )
-                failpoint("ledger.before_truncate")
-                os.ftruncate(descriptor, scan.length)
-            # What was read may still be in the page cache only, if its writer died before its fsync.
-            os.fsync(descriptor)
-            failpoint("ledger.after_open_fsync")
-            sync_folder(path.parent)
-        except OSError as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-            raise cannot_write(path, error) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return Ledger(path, descriptor, lock, scan)
-
-    def append(self, event: Mapping[str, Any]) -> None:
-        """Add one event; when this returns, it is on the disk. `n` (and `format`) are added here.
+    def append(self, event: Event) -> Event:
+        """Add one event; when this returns, it is on the disk. Gives it as it was written, with its number.
 
         Raises:
-            ValueError: a number that is not finite, or a field the ledger sets itself.
+            ValueError: a number that is not finite, or an event that was written before.
             EnvironmentFault: E403 or E408, it could not be written; the ledger is as it was before.
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """
-        if self._closed:
-            raise RuntimeError(f"cannot append to {self.path}: {self._closed}")
-        taken = {"n", "format"} & event.keys()
-        if taken:
-            raise ValueError(f"the ledger sets {', '.join(sorted(taken))} itself")
-        own: dict[str, Any] = {"n": len(self.events)}
-        if not self.events:
-            own["format"] = FORMAT
-        line, crc = encode({**event, **own}, self._crc)
-        failpoint("ledger.before_append")
-        if os.fstat(self._descriptor).st_size != self._length:
-            # Another writer where locks do not work, or an interrupt between fsync and bookkeeping.
-            self._closed = "its size changed since the last append; open it again"
-            raise RuntimeError(f"cannot append to {self.path}: {self._closed}")
-        try:
-            if armed("ledger.mid_append"):
-                half = len(line) // 2
-                write_all(self._descriptor, line[:half])
-                failpoint("ledger.mid_append")
-                write_all(self._descriptor, line[half:])
-            else:
-                write_all(self._descriptor, line)
-            failpoint("ledger.after_write")
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self._roll_back()
-            raise cannot_write(self.path, error) from error
-        except BaseException:
-            self._roll_back()
-            raise
-        failpoint("ledger.after_fsync")
-        self.events.append(json.loads(line[_PREFIX:]))
-        self._crc = crc
-        self._length += len(line)
-
-    def _roll_back(self) -> None:
-        try:
-            os.ftruncate(self._descriptor, self._length)
-            os.fsync(self._descriptor)
-        except OSError as error:
-            self._closed = f"a failed append could not be undone ({error}); open it again"
+        written = type(event).from_json(self._file.append(event.to_json()))
+        self.events.append(written)
+        return written
 
     def close(self) -> None:
         """Close the file and let go of the lock; safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self._closed = "it was closed"
-            self._lock.release()
+        self._file.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -379,3 +81,21 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _events(records: Iterable[Mapping[str, Any]], path: Path) -> list[Event]:
+    found = []
+    for record in records:
+        try:
+            found.append(event_from_json(record))
+        except ValueError as error:
+            raise LedgerDamaged(
+                Problem(
+                    "E502",
+                    "the ledger has a record that is no event",
+                    f"record {record['n']}: {error}",
+                    "use the evomerge that wrote it; `evomerge repair` copies what is sound",
+                    file=str(path),
+                )
+            ) from None
+    return found

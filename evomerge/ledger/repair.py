@@ -8,20 +8,18 @@ the same front.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import staged_folder
-from evomerge.ledger import ledger
+from evomerge.ledger.events import Event, ScoredEvent
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
 from evomerge.ledger.item_store import ItemStore
-
-RESULTS = ("evaluated", "raced")
-"""Events with per-item results."""
+from evomerge.ledger.ledger import read_events
+from evomerge.ledger.records import Repair, repair
 
 
 @dataclass(frozen=True)
@@ -69,33 +67,33 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
             shutil.copytree(items, staged / ITEMS_FOLDER)
         failpoint("repair.items")
         whole = staged / f"{LEDGER_FILE}.whole"
-        copied = ledger.repair(path, whole)
-        events = ledger.read_events(whole)
+        copied = repair(path, whole)
+        events = read_events(whole)
         if not events:
             wrong = "the ledger holds not one sound record"
             raise LedgerDamaged(Problem("E502", wrong, "", "start a new campaign", str(path)))
         broken = _first_damaged(events, ItemStore(staged / ITEMS_FOLDER))
         whole.unlink()
-        copied = ledger.repair(path, staged / LEDGER_FILE, keep=broken)
-        exports = ledger.Repair(0, 0, ())
+        copied = repair(path, staged / LEDGER_FILE, keep=broken)
+        exports = Repair(0, 0, ())
         if (directory / EXPORTS_FILE).is_file():
-            exports = ledger.repair(directory / EXPORTS_FILE, staged / EXPORTS_FILE)
+            exports = repair(directory / EXPORTS_FILE, staged / EXPORTS_FILE)
     kept = events[: copied.kept]
     return RepairReport(
         events=copied.kept,
-        evaluations=sum(event["event"] in RESULTS for event in kept),
+        evaluations=sum(isinstance(event, ScoredEvent) for event in kept),
         lost_events=len(copied.salvaged),
         lost_bytes=copied.dropped_bytes,
-        damaged_items="" if broken is None else str(events[broken]["id"]),
+        damaged_items="" if broken is None else getattr(events[broken], "id", ""),
         exports=exports.kept,
         lost_exports=exports.dropped_bytes,
     )
 
 
-def _first_damaged(events: Iterable[Mapping[str, Any]], store: ItemStore) -> int | None:
+def _first_damaged(events: Iterable[Event], store: ItemStore) -> int | None:
     """Number of the first event whose per-item results are not what it says; None if all are."""
     for number, event in enumerate(events):
-        for reference in event.get("items", {}).values() if event["event"] in RESULTS else ():
+        for reference in event.items.values() if isinstance(event, ScoredEvent) else ():
             try:
                 store.read(reference)
             except LedgerDamaged:

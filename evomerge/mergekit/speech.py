@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evomerge.merge.passes.scalars import normalised
 from evomerge.mergekit.methods import SPOKEN
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.method import METHODS, MethodOptions
 from evomerge.recipe.recipe import MergedSource
 
 Numbers = dict[str, dict[str, float]]
@@ -42,28 +42,28 @@ def say(source: MergedSource) -> Said:
     flags: dict[str, bool] = {}
     inverse = False
     if spoken.parameter("normalize") is not None:
-        flags["normalize"] = options.get("divisor") in ("weight", "count")
+        flags["normalize"] = options.divisor in ("weight", "count")
     if spoken.parameter("normalize_weights") is not None:
-        flags["normalize_weights"] = options["normalise"] == "yes"
+        flags["normalize_weights"] = options.normalise == "yes"
     if spoken.parameter("filter_wise") is not None:
-        flags["filter_wise"] = options["along"] == "rows"
+        flags["filter_wise"] = options.along == "rows"
     if spoken.parameter("nuslerp_flatten") is not None:
-        flags["nuslerp_flatten"] = options["along"] == "tensor"
-        flags["nuslerp_row_wise"] = options["along"] == "columns"
-    if "rescale" in options:
+        flags["nuslerp_flatten"] = options.along == "tensor"
+        flags["nuslerp_row_wise"] = options.along == "columns"
+    if options.rescale is not None:
         # 1/density can be said in the weights, where nothing divides by their sum.
-        inverse = options["rescale"] == "inverse" and method.sparsify == "bernoulli"
+        inverse = options.rescale == "inverse" and method.sparsify == "bernoulli"
         inverse = inverse and not flags.get("normalize", False)
-        flags["rescale"] = options["rescale"] != "none" and not inverse
-        if options["rescale"] == "inverse" and not inverse:
+        flags["rescale"] = options.rescale != "none" and not inverse
+        if options.rescale == "inverse" and not inverse:
             lost.append("rescaled by 1/p; mergekit matches the sum of magnitudes")
-    if method.elect and options.get("election") == "before":
+    if method.elect and options.election == "before":
         lost.append("signs were elected before the weights; mergekit elects after them")
-    if method.elect and options.get("divisor") == "count":
+    if method.elect and options.divisor == "count":
         lost.append("divided by the number of agreeing experts; mergekit divides by their weights")
-    if options.get("trim") == "model":
+    if options.trim == "model":
         lost.append("trimmed over the whole model; mergekit trims tensor by tensor")
-    if options.get("rounding") == "decimal":
+    if options.rounding == "decimal":
         lost.append("mergekit rounds the number of kept entries in binary, which can be one less")
     if source.method == "model_stock" and source.coefficients.get("lambda"):
         lost.append("mergekit's model_stock has no lambda")
@@ -74,24 +74,22 @@ def say(source: MergedSource) -> Said:
         return _SPEAKERS.get(source.method, _plainly)(numbers, source, options, inverse)
 
     base = source.inputs[0] if source.method == "slerp" else source.base
-    if spoken.base == "input" or options.get("around") == "zero":
+    if spoken.base == "input" or options.around == "zero":
         base = None
     return Said(spoken.name, base, flags, speak, tuple(lost))
 
 
-def _karcher_losses(source: MergedSource, options: Mapping[str, str]) -> list[str]:
+def _karcher_losses(source: MergedSource, options: MethodOptions) -> list[str]:
     lost = ["mergekit stops the Karcher iteration at 10 steps or 1e-5"]
     tables = list(source.coefficients.get("weight", {}).values())
     if any(table != tables[0] for table in tables):
         lost.append("mergekit's karcher has no weights")
-    if options.get("around") == "base":
+    if options.around == "base":
         lost.append("mergekit's karcher takes the models, not their task vectors")
     return lost
 
 
-def _plainly(
-    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
-) -> Numbers:
+def _plainly(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
     if inverse and "density" in numbers:
         weights = {
             name: weight / numbers["density"][name] for name, weight in numbers["weight"].items()
@@ -100,31 +98,25 @@ def _plainly(
     return numbers
 
 
-def _shares(
-    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
-) -> Numbers:
+def _shares(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
     """Linear merges: the shares themselves, so that nothing is left to divide."""
     weights = numbers["weight"]
-    if options["normalise"] == "no":
+    if options.normalise == "no":
         return {"weight": weights}
     return {"weight": dict(zip(weights, normalised(list(weights.values())), strict=True))}
 
 
-def _position(
-    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
-) -> Numbers:
+def _position(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
     """NuSLERP: the position as two weights."""
     t = numbers["t"]["*"]
     return {"weight": dict(zip(source.inputs, (1.0 - t, t), strict=True))}
 
 
-def _nothing(
-    numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool
-) -> Numbers:
+def _nothing(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
     return {}
 
 
-def _topk(numbers: Numbers, source: MergedSource, options: Mapping[str, str], inverse: bool) -> Numbers:
+def _topk(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
     return {"select_topk": numbers["density"]}
 
 

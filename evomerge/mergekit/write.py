@@ -245,7 +245,7 @@ class _Writer:
 def _copied(source: MergedSource) -> bool:
     """Whether it is one model with its tensors scaled."""
     options = METHODS[source.method].resolve(source.options)
-    return source.method == "linear" and len(source.inputs) == 1 and options["normalise"] == "no"
+    return source.method == "linear" and len(source.inputs) == 1 and options.normalise == "no"
 
 
 def _per_input(method: str, coefficient: str) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from evomerge.errors import Problem
+from evomerge.ledger.events import BaselinesEvent
 from evomerge.objectives.constraint import Constraint
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.scores import Metric
@@ -82,8 +82,8 @@ def freeze(
     metrics: Mapping[str, Mapping[str, Metric]],
     experts: Sequence[str],
     constraints: Sequence[Constraint] = (),
-) -> dict[str, Any]:
-    """The `baselines` event: scaling, the best single coefficient, the ids tables show, bounds.
+) -> BaselinesEvent:
+    """What the search is measured by: scaling, the best single coefficient, the ids tables show, bounds.
 
     Args:
         objectives: in campaign order.
@@ -97,16 +97,13 @@ def freeze(
     means = {name: float(scaling.scale(np.array([values[name]])).mean()) for name in singles}
     best = min(singles, key=lambda name: (means[name], name)) if singles else None
     shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else []), *([best] if best else [])]
-    event: dict[str, Any] = {
-        "event": "baselines",
-        "ideal": list(scaling.ideal),
-        "nadir": list(scaling.nadir),
-        "single": best,
-        "shown": shown,
-    }
-    if constraints:
-        event["bounds"] = [constraint.bound(metrics).to_json() for constraint in constraints]
-    return event
+    return BaselinesEvent(
+        ideal=scaling.ideal,
+        nadir=scaling.nadir,
+        single=best,
+        shown=tuple(shown),
+        bounds=tuple(constraint.bound(metrics) for constraint in constraints),
+    )
 
 
 def idle_objectives(

@@ -7,11 +7,11 @@ Pure functions without torch; `prepare` records the matrices they need. Each tak
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from evomerge.ledger.events import TaskVectors
 from evomerge.merge.passes.scalars import model_stock as stock_ratio
 from evomerge.search_space import Genome, SearchSpace
 
@@ -53,19 +53,17 @@ def lines(gram: np.ndarray, weights: Sequence[float], slope: float = 1.0) -> tup
     return (summed / merged if merged > 0.0 else 1.0) / len(gram), slope
 
 
-def metagpt_seeds(space: SearchSpace, prepared: Mapping[str, Any]) -> list[Genome]:
+def metagpt_seeds(space: SearchSpace, recorded: TaskVectors | None) -> list[Genome]:
     """The genome with MetaGPT's weights, of the whole model and place by place.
 
-    Nothing where the space has no gene for a weight, or where the record of `prepare` is older than
+    Nothing where the space has no gene for a weight, or where the ledger is older than
     inner products in it.
     """
-    recorded = prepared.get("task_vectors")
-    if not recorded or not any(gene.coefficient == "weight" for gene in space.genes):
+    if recorded is None or not any(gene.coefficient == "weight" for gene in space.genes):
         return []
-    experts = recorded["experts"]
     by_place = {
-        place: dict(zip(experts, metagpt(np.array(gram)), strict=True))
-        for place, gram in recorded["gram"].items()
+        place: dict(zip(recorded.experts, metagpt(np.array(gram)), strict=True))
+        for place, gram in recorded.gram.items()
     }
 
     def local(coefficient: str, name: str, place: str) -> float:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Sparsify = Literal["none", "magnitude", "bernoulli", "band", "ranked", "variance"]
 Scalars = Literal["weights", "normalised", "slerp", "karcher", "multislerp", "model_stock", "energy"]
 Options = Mapping[str, str | float | bool]
-_DEFAULTS: Options = {}
 COMPAT = "compat"
 """Option every method takes: `mergekit` for mergekit's semantics instead of the paper's."""
 
@@ -40,6 +39,36 @@ class Coefficient:
     def may_be_left_out(self) -> bool:
         """Whether a recipe need not state it: one number for all, at its default."""
         return not self.per_input and not self.free
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The discrete settings of a merge; None where its method has no such setting.
+
+    Attributes:
+        around: what spherical methods take the models relative to.
+        along: what of a tensor counts as one vector.
+        normalise: whether weights are divided by their sum.
+        divisor: what the sum over experts is divided by: nothing, the number of experts that agree, or
+            their weights.
+        election: whether signs are elected before or after the weights are applied.
+        rescale: how what was dropped is made up for: by 1/p, by the sum of magnitudes, or not.
+        trim: whether the largest entries are those of a tensor or of the whole model.
+        rounding: how the number of kept entries is rounded.
+    """
+
+    around: Literal["base", "zero"] | None = None
+    along: Literal["tensor", "rows", "columns"] | None = None
+    normalise: Literal["yes", "no"] | None = None
+    divisor: Literal["none", "count", "weight"] | None = None
+    election: Literal["before", "after"] | None = None
+    rescale: Literal["inverse", "l1", "none"] | None = None
+    trim: Literal["tensor", "model"] | None = None
+    rounding: Literal["decimal", "binary"] | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """Name to value of those the method has."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -80,11 +109,16 @@ class MergeMethod:
                 return declared
         return None
 
-    def resolve(self, options: Options) -> dict[str, str]:
-        """Every option with its value: the one given, else mergekit's if asked for, else the default."""
+    def resolve(self, options: Options) -> MethodOptions:
+        """Every option with its value: the one given, else mergekit's if asked for, else the default.
+
+        Raises:
+            TypeError: if the options have faults; see `faults`.
+        """
         compat = dict(self.mergekit) if options.get(COMPAT) == "mergekit" else {}
         given = {name: str(value) for name, value in options.items() if name != COMPAT}
-        return {name: values[0] for name, values in self.options} | compat | given
+        chosen: dict[str, Any] = {name: values[0] for name, values in self.options} | compat | given
+        return MethodOptions(**chosen)
 
     def faults(self, options: Options) -> list[str]:
         """What is wrong with a set of options, in words."""
@@ -99,23 +133,24 @@ class MergeMethod:
                 found.append(f"option `{name}` must be one of {choices}, found {value!r}")
         return found
 
-    def uses_base(self, options: Options = _DEFAULTS) -> bool:
+    def uses_base(self, options: MethodOptions | None = None) -> bool:
         """Whether the merge is of task vectors."""
-        return self.resolve(options).get("around", "base" if self.needs_base else "zero") == "base"
+        around = (options or self.resolve({})).around
+        return self.needs_base if around is None else around == "base"
 
-    def scalars_with(self, options: Options = _DEFAULTS) -> Scalars:
+    def scalars_with(self, options: MethodOptions | None = None) -> Scalars:
         """How coefficients become numbers, given the options."""
-        chosen = self.resolve(options)
-        if self.scalars == "normalised" and chosen.get("normalise") == "no":
+        chosen = options or self.resolve({})
+        if self.scalars == "normalised" and chosen.normalise == "no":
             return "weights"
-        if self.scalars == "weights" and not self.elect and chosen.get("divisor") == "weight":
+        if self.scalars == "weights" and not self.elect and chosen.divisor == "weight":
             return "normalised"
         return self.scalars
 
-    def is_linear(self, options: Options = _DEFAULTS) -> bool:
+    def is_linear(self, options: MethodOptions | None = None) -> bool:
         """Whether the result is linear in the weights once all other coefficients are fixed."""
-        chosen = self.resolve(options)
-        voted = self.elect and (chosen.get("election") == "after" or chosen["divisor"] == "weight")
+        chosen = options or self.resolve({})
+        voted = self.elect and (chosen.election == "after" or chosen.divisor == "weight")
         return self.scalars_with(options) == "weights" and not voted
 
     @property

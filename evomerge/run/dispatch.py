@@ -11,15 +11,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.failpoint import failpoint
+from evomerge.ledger.events import Event, StoppedEvent
 from evomerge.ledger.history import ITEMS_FOLDER, History
-from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe, canonical_json
@@ -28,12 +30,13 @@ from evomerge.run.pool.pool import Pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import Races
 from evomerge.run.result_events import (
+    evaluated_event,
     failed_event,
     lost_event,
+    raced_event,
     same_failure,
     same_race,
     same_scores,
-    scored_event,
 )
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
@@ -110,12 +113,10 @@ class Dispatcher:
         self.began = clock.now()
         self.seconds_before = history.elapsed
 
-    def record(self, event: dict[str, Any]) -> None:
+    def record(self, event: Event) -> None:
         """Append an event and take it into the history; the only way anything becomes known."""
-        event["time"] = round(time.time(), 3)
-        event["elapsed"] = round(self.elapsed(), 3)
-        self.ledger.append(event)
-        self.history.apply(self.ledger.events[-1])
+        now, elapsed = round(time.time(), 3), round(self.elapsed(), 3)
+        self.history.apply(self.ledger.append(replace(event, time=now, elapsed=elapsed)))
         self.notify()
 
     def elapsed(self) -> float:
@@ -156,7 +157,7 @@ class Dispatcher:
         evaluation = self.campaign.config.evaluation
         parts = {
             "recipe": recipe.digest,
-            "evaluators": {n: e["digest"] for n, e in self.history.prepared["evaluators"].items()},
+            "evaluators": {n: e.digest for n, e in self.history.prepared.evaluators.items()},
             "split": split,
             "blocks": "all" if seen is None else dict(seen),
             "dtype": evaluation.dtype,
@@ -164,8 +165,8 @@ class Dispatcher:
         }
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
-    def run_once(self, job: Job) -> dict[str, Any]:
-        """Run one job by itself and return its data, trying again if its worker is lost.
+    def run_once(self, job: Job) -> JobResult:
+        """Run one job by itself and return its result, trying again if its worker is lost.
 
         Raises:
             EnvironmentFault: if it fails, or loses its worker again and again.
@@ -177,7 +178,7 @@ class Dispatcher:
             while (result := self._wait()) is None:
                 pass
             if result.status == "ok":
-                return dict(result.data)
+                return result
             if result.status == "fault":
                 raise error_of(result)
             found = f"{result.failure}: {result.message}"
@@ -295,7 +296,7 @@ class Dispatcher:
             return []
         entry = self._waiting[result.id]
         if result.status == "fault":
-            self.record({"event": "stopped", "reason": "fault"})
+            self.record(StoppedEvent(reason="fault"))
             raise error_of(result)
         if result.status == "lost" and not self._given_up(result, entry):
             if result.failure in INFRASTRUCTURE:
@@ -345,7 +346,7 @@ class Dispatcher:
     def _heed_stop(self) -> None:
         stop = self.stop_request()
         if stop is not None:
-            self.record({"event": "stopped", "reason": type(stop).__name__.lower()})
+            self.record(StoppedEvent(reason=type(stop).__name__.lower()))
             raise stop
 
     def _record_result(self, result: JobResult, entry: _Wanted) -> None:
@@ -360,12 +361,13 @@ class Dispatcher:
         stored = self._store_items(result)
         failpoint("dispatch.after_items")
         if result.status == "raced":
-            key = self.key(entry.recipe, entry.split, result.data["seen"])
-            self.record(scored_event(*first, key, result, stored))
+            assert result.measured is not None
+            key = self.key(entry.recipe, entry.split, result.measured.seen)
+            self.record(raced_event(*first, key, result, stored))
             for name, recipe in entry.entries[1:]:
                 self.record(same_race(self.history, name, recipe))
             return
-        self.record(scored_event(*first, entry.key, result, stored))
+        self.record(evaluated_event(*first, entry.key, result, stored))
         for name, recipe in entry.entries[1:]:
             self.record(same_scores(self.history, name, recipe, entry.key))
 
@@ -379,8 +381,8 @@ class Dispatcher:
         candidate = self.history.candidates[entry.id]
         return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
 
-    def _store_items(self, result: JobResult) -> dict[str, Any]:
-        grouped: dict[str, dict[str, Any]] = {}
+    def _store_items(self, result: JobResult) -> dict[str, ItemReference]:
+        grouped: dict[str, dict[str, np.ndarray]] = {}
         for metric, values in result.items.items():
             grouped.setdefault(metric.split(".")[0], {})[metric] = values
         return {name: self.items.append(name, arrays) for name, arrays in grouped.items()}
@@ -393,5 +395,5 @@ class Dispatcher:
         """
         failure = too_many_failures(self.history)
         if failure is not None:
-            self.record({"event": "stopped", "reason": "breaker"})
+            self.record(StoppedEvent(reason="breaker"))
             raise failure

@@ -28,12 +28,19 @@ from evomerge.evaluators.registered import registered, shipped
 from evomerge.failpoint import failpoint
 from evomerge.files.storage import cannot_write, make_folder
 from evomerge.front.selection import worth_rescoring
+from evomerge.ledger.events import (
+    CampaignEvent,
+    Grant,
+    GrantedEvent,
+    PreparedEvent,
+    SelectionEvent,
+    StoppedEvent,
+)
 from evomerge.ledger.history import (
     CACHE_FOLDER,
     EXPORTS_FILE,
     ITEMS_FOLDER,
     LEDGER_FILE,
-    Grant,
     History,
 )
 from evomerge.ledger.ledger import Ledger
@@ -90,8 +97,8 @@ def run(
     with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
         history = History.fold(ledger.events)
         failpoint("driver.folded")
-        if history.campaign and history.campaign["identity"] != identity_digest(campaign.to_json()):
-            raise ConfigError(_differences(history.campaign["config"], campaign))
+        if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
+            raise ConfigError(_differences(history.config, campaign))
         setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         failpoint("driver.before_pool")
         pool = open_pool(campaign.config.workers, setup)
@@ -125,22 +132,16 @@ class Driver:
         self.rescore()
         self.dispatcher.phase = "done"
         if self.history.stopped != reason:
-            self.dispatcher.record({"event": "stopped", "reason": reason})
+            self.dispatcher.record(StoppedEvent(reason=reason))
 
     def begin(self) -> None:
         """Everything before the search: the campaign on record, the weights seen, the baselines."""
         if not self.history.campaign:
             config = self.campaign.to_json()
-            self.dispatcher.record(
-                {
-                    "event": "campaign",
-                    "config": config,
-                    "identity": identity_digest(config),
-                    "versions": library_versions(),
-                }
-            )
+            identity, versions = identity_digest(config), library_versions()
+            self.dispatcher.record(CampaignEvent(config=config, identity=identity, versions=versions))
         if new := sorted(set(self.grants) - self.history.grants):
-            self.dispatcher.record({"event": "granted", "grants": new})
+            self.dispatcher.record(GrantedEvent(grants=tuple(new)))
         self.prepare()
         self.dispatcher.phase = "baselines"
         self.baselines()
@@ -148,18 +149,16 @@ class Driver:
 
     def prepare(self) -> None:
         """Look at the weights once; on resume, see that they are still the same."""
-        report = self.dispatcher.run_once(Job("prepare", "prepare"))
-        problems = [Problem(**fault) for fault in report["problems"]]
-        if problems:
-            raise CheckpointError(problems)
+        found = self.dispatcher.run_once(Job("prepare", "prepare")).prepared
+        assert found is not None
         if self.history.prepared is None:
-            self.dispatcher.record({"event": "prepared", **report})
-            for fault in report["warnings"]:
-                logger.warning("%s", Problem(**fault).as_warning)
+            self.dispatcher.record(found)
+            for problem in found.warnings:
+                logger.warning("%s", problem.as_warning)
         else:
-            _refuse_drift(self.history.prepared, report, self.paths)
+            _refuse_drift(self.history.prepared, found, self.paths)
         assert self.history.prepared is not None
-        self.storage = self.history.prepared["storage"]
+        self.storage = self.history.prepared.storage
         self.space = prepared_space(self.campaign, self.history.prepared, self.paths)
 
     def baselines(self) -> None:
@@ -216,7 +215,7 @@ class Driver:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
             return search.run()
         except ReplayDiffers as error:
-            then, now = self.history.campaign["versions"], library_versions()
+            then, now = self.history.versions, library_versions()
             changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
             todo = f"install the versions it began with: {', '.join(changed)}" if changed else ""
             problem = Problem("E505", "the ledger cannot be replayed", str(error), todo)
@@ -229,7 +228,7 @@ class Driver:
             items = self.dispatcher.items
             ids = worth_rescoring(self.history, self.campaign.objectives, items)
             failpoint("driver.before_selection")
-            self.dispatcher.record({"event": "selection", "ids": ids})
+            self.dispatcher.record(SelectionEvent(ids=tuple(ids)))
         assert self.history.selection is not None
         wanted = [*self.history.selection, *self.history.reference_ids()]
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
@@ -331,22 +330,19 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _refuse_drift(
-    recorded: Mapping[str, Any], report: Mapping[str, Any], paths: Mapping[str, str]
-) -> None:
+def _refuse_drift(recorded: PreparedEvent, found: PreparedEvent, paths: Mapping[str, str]) -> None:
     wrong = "changed since the campaign began"
     weights = [
         Problem("E239", f"the weights of `{name}` {wrong}", todo="restore them", file=paths[name])
-        for name, digest in report["checkpoints"].items()
-        if recorded["checkpoints"].get(name) != digest
+        for name, digest in found.checkpoints.items()
+        if recorded.checkpoints.get(name) != digest
     ]
     if weights:
         raise CheckpointError(weights)
-    then, now = recorded["evaluators"], report["evaluators"]
     evaluators = [
         Problem("E504", f"evaluator `{name}` or its items {wrong}", todo="restore it", field=name)
-        for name in sorted({*then, *now})
-        if then.get(name, {}).get("digest") != now.get(name, {}).get("digest")
+        for name in sorted({*recorded.evaluators, *found.evaluators})
+        if recorded.digest_of(name) != found.digest_of(name)
     ]
     if evaluators:
         raise ConfigError(evaluators)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from evomerge.campaign.prepared import layout_to_json
+from evomerge.campaign.prepared import layout_record
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.digest import WeightFiles
@@ -18,11 +18,11 @@ from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
-from evomerge.errors import CheckpointError
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
 from evomerge.evaluators.racing import Race
 from evomerge.evaluators.registered import install
+from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.passes.compiled import Kernels
@@ -34,7 +34,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.objectives.scores import SPLITS, Scores, Split
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION
-from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 
 
@@ -134,38 +134,37 @@ class Engine:
         return self._tokenizer
 
     def prepare(self, job: Job) -> JobResult:
-        """Look at all weights once: digests, finiteness, zero task vectors; and index the items."""
+        """Look at all weights once: digests, finiteness, zero task vectors; and index the items.
+
+        Raises:
+            CheckpointError: the weights have faults.
+        """
         start = time.perf_counter()
-        data: dict[str, Any] = {
-            "checkpoints": {name: self.weights.read(name) for name in self.folders},
-            "storage": self.setup.storage,
-            "problems": [],
-            "warnings": [],
-        }
-        self.statistics.know(data["checkpoints"] | self._merged)
-        try:
-            found = prepare_statistics(
-                self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
-            )
-        except CheckpointError as error:
-            data["problems"] = [problem.__dict__ for problem in error.problems]
-            return JobResult(job.id, "ok", data=data)
+        digests = {name: self.weights.read(name) for name in self.folders}
+        self.statistics.know(digests | self._merged)
+        found = prepare_statistics(
+            self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
+        )
         evaluators = {
-            evaluator.name: {
-                "digest": evaluator.declaration.digest(),
-                "metrics": list(evaluator.metrics),
-                "items": {split: evaluator.item_count(split) for split in SPLITS},
-                "deterministic": evaluator.declaration.deterministic,
-                "block_size": evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
-            }
+            evaluator.name: PreparedEvaluator(
+                digest=evaluator.declaration.digest(),
+                metrics=tuple(evaluator.metrics),
+                items={split: evaluator.item_count(split) for split in SPLITS},
+                deterministic=evaluator.declaration.deterministic,
+                block_size=evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
+            )
             for evaluator in self.evaluators
         }
-        layout = replace(self.base.layout, active=found.active)
-        data["layout"] = layout_to_json(layout)
-        data["evaluators"] = evaluators
-        data["task_vectors"] = dict(found.task_vectors)
-        data["warnings"] = [problem.__dict__ for problem in found.warnings]
-        return JobResult(job.id, "ok", data=data, seconds={"prepare": time.perf_counter() - start})
+        prepared = PreparedEvent(
+            checkpoints=digests,
+            storage=self.setup.storage,
+            layout=layout_record(replace(self.base.layout, active=found.active)),
+            evaluators=evaluators,
+            task_vectors=found.task_vectors,
+            warnings=found.warnings,
+        )
+        seconds = {"prepare": time.perf_counter() - start}
+        return JobResult(job.id, "ok", prepared=prepared, seconds=seconds)
 
     def evaluate(self, job: Job) -> JobResult:
         """Merge into the live model and score it."""
@@ -189,17 +188,14 @@ class Engine:
         subject_statistics: Mapping[str, float] = statistics
         found = self._score(live.model, recipe, subject_statistics, job.split, job.race)
         scores = found.scores if isinstance(found, Beaten) else found
-        data: dict[str, Any] = {
-            "metrics": {name: m.to_json() for name, m in scores.metrics.items()},
-            "statistics": statistics,
-        }
+        measured = Measured(scores.metrics, statistics)
         if isinstance(found, Beaten):
-            data |= {"beaten_by": found.by, "seen": dict(found.seen)}
+            measured = Measured(scores.metrics, statistics, found.by, dict(found.seen))
         done = time.perf_counter()
         return JobResult(
             job.id,
             "raced" if isinstance(found, Beaten) else "ok",
-            data=data,
+            measured=measured,
             items=scores.items,
             seconds={
                 "load": loaded - start,

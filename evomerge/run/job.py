@@ -16,7 +16,8 @@ import numpy as np
 from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.evaluators.racing import Race
 from evomerge.evaluators.registered import Shipped
-from evomerge.objectives.scores import Split
+from evomerge.ledger.events import PreparedEvent
+from evomerge.objectives.scores import Metric, Split
 
 JobKind = Literal["prepare", "evaluate"]
 
@@ -75,19 +76,37 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of a merge.
+
+    Attributes:
+        metrics: `EVALUATOR.METRIC` to its score.
+        statistics: numbers about the merge itself (`l1`, `l2`, `tensors_written`).
+        beaten_by: the reference it lost to, if it was given up in a race.
+        seen: then, by evaluator, how many items it has answered.
+    """
+
+    metrics: Mapping[str, Metric]
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    beaten_by: str | None = None
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class JobResult:
     """What became of a job.
 
     Attributes:
-        status: `ok`; `raced` (given up; `data["beaten_by"]` and, by evaluator, `data["seen"]` items);
-            `failed` (the candidate's own fault); `lost` (the worker died, was killed at its
-            deadline, could not be reached or ran out of memory); `fault` (no candidate's fault: files,
-            evaluators or the machine; `failure` is the name of the `EvomergeError`, `data["problems"]`
-            its problems).
+        status: `ok`; `raced` (given up); `failed` (the candidate's own fault); `lost` (the worker died,
+            was killed at its deadline, could not be reached or ran out of memory); `fault` (no
+            candidate's fault: files, evaluators or the machine; `failure` is the name of the
+            `EvomergeError`, `problems` are its problems).
         failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `node_lost`,
             `deadline`, `out_of_memory`.
         message: one line for people.
-        data: JSON data; for `evaluate` the metrics and plan statistics, for `prepare` the report.
+        problems: of a `fault`.
+        prepared: what a `prepare` job found.
+        measured: what an `evaluate` job measured, where it is `ok` or `raced`.
         items: per-item results, metric name to float64 [items]; of a raced candidate, those it has.
         seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
     """
@@ -96,7 +115,9 @@ class JobResult:
     status: Literal["ok", "raced", "failed", "lost", "fault"]
     failure: str = ""
     message: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    prepared: PreparedEvent | None = None
+    measured: Measured | None = None
     items: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -104,5 +125,4 @@ class JobResult:
 def error_of(result: JobResult) -> EvomergeError:
     """The error a worker met, rebuilt from a result of status `fault`."""
     kinds = {kind.__name__: kind for kind in EvomergeError.__subclasses__()}
-    problems = [Problem(**problem) for problem in result.data.get("problems", [])]
-    return kinds.get(result.failure, EnvironmentFault)(problems or result.message)
+    return kinds.get(result.failure, EnvironmentFault)(list(result.problems) or result.message)

@@ -7,14 +7,14 @@ show, and every candidate the optimizer was told of. Both follow from the order 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from evomerge.campaign.file import RacingSection
 from evomerge.evaluators.racing import Race, References, compact
 from evomerge.front.selection import item_arrays
+from evomerge.ledger.events import PreparedEvent, RacingRecord
 from evomerge.ledger.history import Candidate, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
@@ -48,16 +48,16 @@ def references_digest(history: History, ids: Sequence[str]) -> str:
     records = [
         [
             name,
-            {e: r["digest"] for e, r in history.candidates[name].evaluations["search"].items.items()},
+            {e: r.digest for e, r in history.candidates[name].evaluations["search"].items.items()},
         ]
         for name in ids
     ]
     return hashlib.sha256(canonical_json(records).encode()).hexdigest()
 
 
-def racing_record(history: History, ids: Sequence[str]) -> dict[str, Any]:
+def racing_record(history: History, ids: Sequence[str]) -> RacingRecord:
     """What an `asked` event says of a race."""
-    return {"references": list(ids), "digest": references_digest(history, ids)}
+    return RacingRecord(references=tuple(ids), digest=references_digest(history, ids))
 
 
 def without_items(history: History, objectives: Sequence[Objective], store: ItemStore) -> list[str]:
@@ -109,6 +109,7 @@ class Races:
         return tuple(rows[0] for rows in found)
 
 
-def objective_blocks(prepared: Mapping[str, Any], objectives: Sequence[Objective]) -> list[int]:
+def objective_blocks(prepared: PreparedEvent, objectives: Sequence[Objective]) -> list[int]:
     """Items of a block of each objective's task, from a `prepared` event."""
-    return [prepared["evaluators"][o.metric.split(".")[0]]["block_size"] for o in objectives]
+    found = [prepared.evaluators[o.metric.split(".")[0]].block_size for o in objectives]
+    return [size for size in found if size is not None]  # `check_racing` has seen that all have one

@@ -1,14 +1,15 @@
 """Result events: what the ledger is told of a job that has ended, and of equal merges that share its end.
 
-Plain functions from results and history to event data; writing them down is the dispatcher's part.
+Plain functions from results and history to events; writing them down is the dispatcher's part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from evomerge.ledger.history import Evaluation, History
+from evomerge.ledger.events import EvaluatedEvent, FailedEvent, LostEvent, RacedEvent
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.job import JobResult
@@ -17,91 +18,134 @@ MOST_MESSAGE = 2000
 """Characters of a message that are kept."""
 
 
-def scored_event(
-    name: str, recipe: Recipe, split: Split, key: str, result: JobResult, items: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`evaluated`, or `raced` for a candidate given up on the way.
+def evaluated_event(
+    name: str,
+    recipe: Recipe,
+    split: Split,
+    key: str,
+    result: JobResult,
+    items: Mapping[str, ItemReference],
+) -> EvaluatedEvent:
+    """A candidate with scores.
 
     Args:
         name: id of the candidate.
         recipe: its recipe.
         split: whose items were scored.
-        key: evaluation key of the items it has answered.
-        result: of status `ok` or `raced`.
+        key: its evaluation key.
+        result: of status `ok`.
         items: by evaluator, where its per-item results are stored.
     """
-    event: dict[str, Any] = {"event": "evaluated", "key": key}
-    if result.status == "raced":
-        seen = dict(result.data["seen"])
-        event = {"event": "raced", "key": key, "beaten_by": result.data["beaten_by"], "seen": seen}
-    return event | {
-        "id": name,
-        "recipe": recipe.digest,
-        "split": split,
-        "metrics": dict(result.data["metrics"]),
-        "items": dict(items),
-        "statistics": dict(result.data.get("statistics", {})),
-        "seconds": {phase: round(s, 4) for phase, s in result.seconds.items()},
-    }
+    measured = result.measured
+    assert measured is not None
+    return EvaluatedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=split,
+        key=key,
+        metrics=measured.metrics,
+        items=items,
+        statistics=measured.statistics,
+        seconds=_rounded(result),
+    )
 
 
-def failed_event(
-    name: str, recipe: Recipe, split: Split, key: str, result: JobResult
-) -> dict[str, Any]:
-    """`failed`: no scores, for good."""
-    return {"event": "failed", "key": key, **_unscored(name, recipe, split, result)}
+def raced_event(
+    name: str,
+    recipe: Recipe,
+    split: Split,
+    key: str,
+    result: JobResult,
+    items: Mapping[str, ItemReference],
+) -> RacedEvent:
+    """A candidate given up on the way: `result` is of status `raced`, `key` that of the items it answered."""
+    measured = result.measured
+    assert measured is not None
+    assert measured.beaten_by is not None
+    return RacedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=split,
+        key=key,
+        metrics=measured.metrics,
+        items=items,
+        statistics=measured.statistics,
+        seconds=_rounded(result),
+        beaten_by=measured.beaten_by,
+        seen=measured.seen,
+    )
 
 
-def lost_event(name: str, recipe: Recipe, split: Split, result: JobResult) -> dict[str, Any]:
-    """`lost`: an attempt that ended with its worker."""
-    return {"event": "lost", **_unscored(name, recipe, split, result)}
+def _rounded(result: JobResult) -> dict[str, float]:
+    return {phase: round(seconds, 4) for phase, seconds in result.seconds.items()}
 
 
-def _unscored(name: str, recipe: Recipe, split: Split, result: JobResult) -> dict[str, Any]:
-    return {
-        "id": name,
-        "recipe": recipe.digest,
-        "split": split,
-        "failure": result.failure,
-        "message": result.message[:MOST_MESSAGE],
-    }
+def failed_event(name: str, recipe: Recipe, split: Split, key: str, result: JobResult) -> FailedEvent:
+    """No scores, for good."""
+    return FailedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=split,
+        key=key,
+        failure=result.failure,
+        message=result.message[:MOST_MESSAGE],
+    )
 
 
-def same_scores(history: History, name: str, recipe: Recipe, key: str) -> dict[str, Any]:
+def lost_event(name: str, recipe: Recipe, split: Split, result: JobResult) -> LostEvent:
+    """An attempt that ended with its worker."""
+    return LostEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=split,
+        failure=result.failure,
+        message=result.message[:MOST_MESSAGE],
+    )
+
+
+def same_scores(history: History, name: str, recipe: Recipe, key: str) -> EvaluatedEvent:
     """The same merge under another id: its scores are those of the first."""
     owner, first = history.by_key[key]
-    same = {"event": "evaluated", "id": name, "recipe": recipe.digest, "same_as": owner}
-    return same | _measured(first)
+    return EvaluatedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=first.split,
+        key=first.key,
+        metrics=first.metrics,
+        items=first.items,
+        statistics=first.statistics,
+        same_as=owner,
+    )
 
 
-def same_race(history: History, name: str, recipe: Recipe) -> dict[str, Any]:
+def same_race(history: History, name: str, recipe: Recipe) -> RacedEvent:
     """The same merge under another id, which is as beaten as the first."""
     owner = history.candidates[history.raced_as[recipe.digest]]
     assert owner.raced is not None
-    return {
-        "event": "raced",
-        "id": name,
-        "recipe": recipe.digest,
-        "beaten_by": owner.beaten_by,
-        "seen": dict(owner.seen),
-        "same_as": owner.id,
-        **_measured(owner.raced),
-    }
+    assert owner.beaten_by is not None
+    return RacedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=owner.raced.split,
+        key=owner.raced.key,
+        metrics=owner.raced.metrics,
+        items=owner.raced.items,
+        statistics=owner.raced.statistics,
+        same_as=owner.id,
+        beaten_by=owner.beaten_by,
+        seen=owner.seen,
+    )
 
 
-def same_failure(history: History, name: str, recipe: Recipe, key: str) -> dict[str, Any]:
+def same_failure(history: History, name: str, recipe: Recipe, key: str) -> FailedEvent:
     """The same merge under another id: it failed as the first did."""
     first = history.failed_by_key[key]
-    same = {field: first[field] for field in ("event", "split", "key", "failure", "message")}
-    return {**same, "id": name, "recipe": recipe.digest, "same_as": first["id"]}
-
-
-def _measured(evaluation: Evaluation) -> dict[str, Any]:
-    """The part of an event that says what was measured."""
-    return {
-        "split": evaluation.split,
-        "key": evaluation.key,
-        "metrics": {metric: m.to_json() for metric, m in evaluation.metrics.items()},
-        "items": dict(evaluation.items),
-        "statistics": dict(evaluation.statistics),
-    }
+    return FailedEvent(
+        id=name,
+        recipe=recipe.digest,
+        split=first.split,
+        key=first.key,
+        failure=first.failure,
+        message=first.message,
+        same_as=first.id,
+    )

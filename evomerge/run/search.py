@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.racing import References
 from evomerge.failpoint import failpoint
+from evomerge.ledger.events import AskedCandidate, AskedEvent, FailedEvent, ScoredEvent, ToldEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
@@ -24,9 +25,6 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.racing_references import add_references, first_references, racing_record
 from evomerge.search_space import Gene, Genome, SearchSpace
-
-SETTLING = ("evaluated", "raced", "failed")
-"""Events that settle a candidate."""
 
 
 class ReplayDiffers(Exception):
@@ -72,7 +70,7 @@ def seeds(
             genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
         if genome is not None:
             found.append(genome)
-    found += metagpt_seeds(space, history.prepared or {})
+    found += metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None)
     return list(dict.fromkeys(found))
 
 
@@ -101,7 +99,7 @@ def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objectiv
     Raises:
         ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
     """
-    steady = history.campaign["config"]["optimizer"]["schedule"] == "steady_state"
+    steady = history.config["optimizer"]["schedule"] == "steady_state"
     bounds = history.bounds()
     asked = told = 0
     for turn in history.turns:
@@ -171,14 +169,16 @@ class Search:
         entries = []
         for number, genome in enumerate(genomes, first):
             recipe = self._recipes[number] = self.space.decode(genome)
-            entry = {"id": candidate_id(number), "genome": list(genome), "recipe": recipe.digest}
-            entries.append(entry)
+            asked = AskedCandidate(id=candidate_id(number), genome=tuple(genome), recipe=recipe.digest)
+            entries.append(asked)
         failpoint("driver.before_asked")
         generation = len(self.history.generations)
-        event = {"event": "asked", "generation": generation, "candidates": entries}
+        racing = None
         if self._references is not None:
-            event["racing"] = racing_record(self.history, self._references.chosen())
-        self.dispatcher.record(event)
+            racing = racing_record(self.history, self._references.chosen())
+        self.dispatcher.record(
+            AskedEvent(generation=generation, candidates=tuple(entries), racing=racing)
+        )
         return list(range(first, first + len(entries)))
 
     def start(self, numbers: Sequence[int]) -> str | None:
@@ -218,10 +218,10 @@ class Search:
         self.optimizer.tell(told, numbers)
         failpoint("driver.after_tell")
         state = self.optimizer.state_digest()
-        which: Mapping[str, int | str] = {"generation": len(self.history.told)}
+        event = ToldEvent(state=state, generation=len(self.history.told))
         if self.campaign.config.optimizer.schedule == "steady_state":
-            which = {"id": names[0]}
-        self.dispatcher.record({"event": "told", **which, "state": state})
+            event = ToldEvent(state=state, id=names[0])
+        self.dispatcher.record(event)
         self._add_references(names)
         for number in numbers:
             self._recipes.pop(number, None)
@@ -241,6 +241,11 @@ class Search:
     def _by_arrival(self, numbers: Sequence[int]) -> list[int]:
         """Candidates that an earlier session settled, in the order of their results in the ledger."""
         wanted = {candidate_id(number) for number in numbers}
-        results = (e for e in self.dispatcher.ledger.events if e["event"] in SETTLING)
-        names = [e["id"] for e in results if e["split"] == "search" and e["id"] in wanted]
+        names = [
+            event.id
+            for event in self.dispatcher.ledger.events
+            if isinstance(event, ScoredEvent | FailedEvent)
+            and event.split == "search"
+            and event.id in wanted
+        ]
         return [candidate_number(name) for name in dict.fromkeys(names)]

@@ -13,7 +13,8 @@ from typing import Any
 from evomerge.campaign.campaign import Campaign, identity_digest
 from evomerge.campaign.check import check_campaign, check_devices
 from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped, UsageError
-from evomerge.ledger.history import LEDGER_FILE, Grant, History
+from evomerge.ledger.events import Grant
+from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import read_events
 from evomerge.run.driver import run
 from evomerge.run.progress import Display
@@ -84,7 +85,7 @@ def is_finished(campaign: Campaign, directory: Path) -> bool:
         history = History.fold(read_events(directory / LEDGER_FILE))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    if not history.campaign or history.campaign["identity"] != identity_digest(campaign.to_json()):
+    if not history.campaign or history.campaign.identity != identity_digest(campaign.to_json()):
         return False
     budget = campaign.config.budget
     if history.stopped == "budget":

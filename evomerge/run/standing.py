@@ -13,6 +13,7 @@ import numpy as np
 
 from evomerge.front.tables import is_fraction
 from evomerge.front.words import duration
+from evomerge.ledger.events import Event, FailedEvent, ScoredEvent, StoppedEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
@@ -144,7 +145,7 @@ def standing(
         # Raced candidates cost less than one evaluation each; those to come will cost like those before.
         left = max(0.0, budget - history.cost) * (used / history.cost if used else 1.0)
     return Standing(
-        campaign=history.campaign["config"]["name"],
+        campaign=history.config["name"],
         phase=phase or phase_of(history),
         generation=_generations_told(history),
         steady=is_steady(history),
@@ -173,13 +174,13 @@ def _feasible(history: History) -> tuple[int, int] | None:
 
 def _generations_told(history: History) -> int:
     """Generations told; in steady state, as many candidates as a population holds count as one."""
-    population = history.campaign["config"]["optimizer"]["population"]
+    population = history.config["optimizer"]["population"]
     return len(history.told) // population if is_steady(history) else len(history.told)
 
 
 def is_steady(history: History) -> bool:
     """Whether results are told as they come, without generations."""
-    return bool(history.campaign["config"]["optimizer"]["schedule"] == "steady_state")
+    return bool(history.config["optimizer"]["schedule"] == "steady_state")
 
 
 def _settled_baselines(history: History) -> int:
@@ -188,13 +189,13 @@ def _settled_baselines(history: History) -> int:
 
 def _all_baselines(history: History) -> int:
     """Base, experts, uniform average and every single coefficient."""
-    config = history.campaign["config"]
+    config = history.config
     return 2 + len(config["experts"]) + len(config["baselines"]["single"])
 
 
 def objectives_of(history: History) -> tuple[Objective, ...]:
     """The objectives the campaign recorded."""
-    config = history.campaign["config"]
+    config = history.config
     return tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
 
 
@@ -211,7 +212,7 @@ def search_hypervolume(history: History) -> float | None:
 
 
 def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]:
-    experts = [history.candidates.get(name) for name in history.campaign["config"]["experts"]]
+    experts = [history.candidates.get(name) for name in history.config["experts"]]
     scored = [c for c in experts if c is not None and "search" in c.evaluations]
     searched = history.feasible(history.searched())
     if not scored or not searched:
@@ -241,14 +242,14 @@ def _best_of(
     return Best(name, best.id, value(best), expert.id, value(expert))
 
 
-def recorded_pace(events: Sequence[Mapping[str, Any]]) -> float | None:
+def recorded_pace(events: Sequence[Event]) -> float | None:
     """Evaluations per minute of the last session, from the times in a ledger; None if unknown."""
     times: list[float] = []
     for event in events:
-        if event["event"] == "stopped" and event["reason"] not in FINAL:
+        if isinstance(event, StoppedEvent) and event.reason not in FINAL:
             times.clear()
-        elif event["event"] in ("evaluated", "raced", "failed") and not event.get("same_as"):
-            times.append(float(event["time"]))
+        elif isinstance(event, ScoredEvent | FailedEvent) and event.same_as is None:
+            times.append(event.time or 0.0)
     return pace_of(times[-PACE_WINDOW:])
 
 

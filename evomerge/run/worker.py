@@ -37,9 +37,8 @@ class Worker:
         except CandidateError as error:
             return JobResult(job.id, "failed", error.kind, str(error))
         except EvomergeError as error:
-            problems = [problem.__dict__ for problem in error.problems]
-            data = {"problems": problems}
-            return JobResult(job.id, "fault", type(error).__name__, str(error), data=data)
+            problems = tuple(error.problems)
+            return JobResult(job.id, "fault", type(error).__name__, str(error), problems)
         except Exception as error:  # the seam: a candidate must not take the worker down
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"

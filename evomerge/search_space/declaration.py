@@ -129,9 +129,10 @@ class SearchSpaceDeclaration(BaseModel):
         """Why a weight may not be negative, where it may not."""
         if name != "weight" or value >= 0.0:
             return ""
-        if method.elect and method.resolve(self.options)["divisor"] == "weight":
+        options = method.resolve(self.options)
+        if method.elect and options.divisor == "weight":
             return "with `divisor: weight` a weight is at least 0: a sum near zero would divide"
-        if method.scalars_with(self.options) != "weights":
+        if method.scalars_with(options) != "weights":
             return f"a share of {method.name} is at least 0"
         return ""
 

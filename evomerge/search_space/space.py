@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipe.method import METHODS, MergeMethod
+from evomerge.recipe.method import METHODS, MergeMethod, MethodOptions
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -40,7 +40,7 @@ class SearchSpace:
     method: MergeMethod
     genes: tuple[Gene, ...]
     fixed: Mapping[str, float]
-    options: Mapping[str, str | bool | float]
+    options: MethodOptions
     layout: ModelLayout
     sources: Mapping[str, CheckpointSource]
     experts: tuple[str, ...]
@@ -74,9 +74,9 @@ class SearchSpace:
                 if not self._is_left_out(name, by_input)
             },
             options={
-                name: self.options[name]
-                for name, values in self.method.options
-                if self.options[name] != values[0]
+                name: value
+                for name, value in self.options.to_json().items()
+                if value != dict(self.method.options)[name][0]
             },
             # Only random masks have a use for it; without them, equal merges have equal recipes.
             seed=self.seed if self.method.is_random else 0,
@@ -153,7 +153,7 @@ class SearchSpace:
             return None
         table = tables[used[0]]
         if scalars != "weights":
-            shares = self.options.get("normalise", "yes") == "yes"
+            shares = self.options.normalise != "no"
             return used[0] if shares and all(table) else None
         places = self.layout.places
         needed = set(places if self.layout.active is None or not based else self.layout.active[used[0]])
@@ -171,7 +171,7 @@ class SearchSpace:
         source = recipe.sources.get(MERGED)
         if not isinstance(source, MergedSource) or source.method != self.method.name:
             return None
-        if dict(self.method.resolve(source.options)) != dict(self.options):
+        if self.method.resolve(source.options) != self.options:
             return None
 
         def stated(coefficient: str, name: str, place: str) -> float:
@@ -227,7 +227,7 @@ def _all_equal(by_input: Mapping[str, Sequence[float]], value: float) -> bool:
     return all(table.count(value) == len(table) for table in by_input.values())
 
 
-def _only_where_active(method: MergeMethod, options: Mapping[str, str | bool | float]) -> bool:
+def _only_where_active(method: MergeMethod, options: MethodOptions) -> bool:
     """Whether a weight does nothing where its expert equals the base; shares count everywhere."""
     return method.uses_base(options) and method.scalars_with(options) == "weights"
 
@@ -304,5 +304,5 @@ def describe(space: SearchSpace) -> dict[str, Any]:
             for gene in space.genes
         ],
         "fixed": dict(space.fixed),
-        "options": dict(space.options),
+        "options": space.options.to_json(),
     }

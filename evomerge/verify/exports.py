@@ -7,8 +7,8 @@ from pathlib import Path
 
 from evomerge.errors import LedgerDamaged
 from evomerge.export.files import check_manifest
+from evomerge.export.log import ExportEvent, read_log
 from evomerge.ledger.history import EXPORTS_FILE, Candidate, History
-from evomerge.ledger.ledger import read_events
 from evomerge.verify.report import Verification
 
 MANIFEST_FILE = "evomerge.json"
@@ -21,21 +21,21 @@ def check_exports(directory: Path, history: History, result: Verification) -> No
     """
     log = directory / EXPORTS_FILE
     try:
-        events = read_events(log)
-    except FileNotFoundError:
-        return
+        events = read_log(directory)
     except LedgerDamaged as error:
         result.problems += error.problems
+        return
+    if not events:
         return
     result.count("events of the export log with sound checksums", len(events))
     seen: set[Path] = set()
     for event in events:
-        where = f"{log.name}, event {event['n']}"
-        candidate = history.candidates.get(str(event["id"]))
-        if candidate is None or candidate.recipe != event["recipe"]:
-            result.fault("an export of a recipe the campaign does not have", str(event["id"]), where)
-        elif event["event"] == "export":
-            beside = {directory / event["out"], directory.parent / event["out"]} - seen
+        where = f"{log.name}, event {event.n}"
+        candidate = history.candidates.get(event.id)
+        if candidate is None or candidate.recipe != event.recipe:
+            result.fault("an export of a recipe the campaign does not have", event.id, where)
+        elif isinstance(event, ExportEvent):
+            beside = {directory / event.out, directory.parent / event.out} - seen
             seen |= beside
             for folder in sorted(beside):
                 _check_export(folder, candidate, where, result)

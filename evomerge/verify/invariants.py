@@ -18,6 +18,22 @@ import numpy as np
 from evomerge.campaign.campaign import campaign_from_json, identity_digest
 from evomerge.errors import LedgerDamaged, Problem
 from evomerge.front.front import compute_front
+from evomerge.ledger.events import (
+    AskedEvent,
+    BaselinesEvent,
+    CampaignEvent,
+    EvaluatedEvent,
+    Event,
+    FailedEvent,
+    GrantedEvent,
+    PreparedEvent,
+    RacedEvent,
+    ResultEvent,
+    ScoredEvent,
+    SelectionEvent,
+    StoppedEvent,
+    ToldEvent,
+)
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
@@ -30,7 +46,7 @@ from evomerge.verify.report import Verification
 
 __all__ = ["Verification", "examine", "verify"]
 
-Events = Sequence[Mapping[str, Any]]
+Events = Sequence[Event]
 
 CLOSE = 1e-9
 """Relative tolerance for means: lm-eval sums in another order than NumPy."""
@@ -63,7 +79,7 @@ def examine(directory: Path) -> Verification:
     _check_clock(events, result)
     _check_results(events, history, result)
     _check_failures(events, history, result)
-    _check_keys(events, result)
+    _check_keys(events, history.config, result)
     store = ItemStore(directory / ITEMS_FOLDER)
     _check_items(events, store, result)
     check_races(events, history, store, result)
@@ -78,53 +94,54 @@ def examine(directory: Path) -> Verification:
 
 def _check_order(events: Events, result: Verification) -> bool:
     """Events stand in an order a driver writes; False if not, since all else builds on it."""
-    if not events or events[0]["event"] != "campaign":
+    first = events[0] if events else None
+    if not isinstance(first, CampaignEvent):
         result.fault("a ledger begins with its `campaign` event")
         return False
-    if events[0]["identity"] != identity_digest(events[0]["config"]):
+    config = first.config
+    if first.identity != identity_digest(config):
         result.fault("the campaign's identity is not that of its configuration", where="identity")
     before = len(result.problems)
-    known = {"base", UNIFORM, *events[0]["config"]["experts"]}
-    known |= {f"single-{c:g}" for c in events[0]["config"]["baselines"]["single"]}
-    seen: set[str] = set()
-    steady = events[0]["config"]["optimizer"]["schedule"] == "steady_state"
+    known = {"base", UNIFORM, *config["experts"]}
+    known |= {f"single-{c:g}" for c in config["baselines"]["single"]}
+    seen: set[type[Event]] = set()
+    steady = config["optimizer"]["schedule"] == "steady_state"
     asked = told = 0
     untold: set[str] = set()
     for event in events[1:]:
-        kind, where = event["event"], f"event {event['n']}"
-        if kind in ("campaign", "prepared", "baselines") and kind in seen:
-            result.fault(f"`{kind}` stands twice", where=where)
-        if kind not in ("prepared", "granted", "stopped") and "prepared" not in seen:
-            result.fault(f"`{kind}` stands before `prepared`", where=where)
-        if kind == "asked":
-            if (
-                event["generation"] != asked
-                or "baselines" not in seen
-                or (asked != told and not steady)
-            ):
-                result.fault("a generation is asked out of turn", f"{event['generation']}", where)
-            asked += 1
-            names = [entry["id"] for entry in event["candidates"]]
-            for name in names:
-                if name in known or names.count(name) > 1:
-                    result.fault(f"`{name}` is asked twice", where=where)
-            known |= set(names)
-            untold |= set(names)
-        elif kind == "told" and steady:
-            if event["id"] not in untold:
-                result.fault(f"`{event['id']}` is told out of turn", where=where)
-            untold.discard(event["id"])
-        elif kind == "told":
-            if event["generation"] != told or told >= asked:
-                result.fault("a generation is told out of turn", f"{event['generation']}", where)
-            told += 1
-        elif kind in ("evaluated", "raced", "failed", "lost") and event["id"] not in known:
-            result.fault(f"a result for `{event['id']}`, which nobody asked for", where=where)
-        elif kind == "selection":
-            for name in event["ids"]:
-                if name not in known:
-                    result.fault(f"`{name}` is re-scored, but nobody asked for it", where=where)
-        seen.add(kind)
+        where = f"event {event.n}"
+        if isinstance(event, CampaignEvent | PreparedEvent | BaselinesEvent) and type(event) in seen:
+            result.fault(f"`{event.kind}` stands twice", where=where)
+        early = isinstance(event, PreparedEvent | GrantedEvent | StoppedEvent)
+        if not early and PreparedEvent not in seen:
+            result.fault(f"`{event.kind}` stands before `prepared`", where=where)
+        match event:
+            case AskedEvent():
+                turn = event.generation == asked and (asked == told or steady)
+                if not turn or BaselinesEvent not in seen:
+                    result.fault("a generation is asked out of turn", f"{event.generation}", where)
+                asked += 1
+                names = [candidate.id for candidate in event.candidates]
+                for name in names:
+                    if name in known or names.count(name) > 1:
+                        result.fault(f"`{name}` is asked twice", where=where)
+                known |= set(names)
+                untold |= set(names)
+            case ToldEvent() if steady:
+                if event.id not in untold:
+                    result.fault(f"`{event.id}` is told out of turn", where=where)
+                untold.discard(str(event.id))
+            case ToldEvent():
+                if event.generation != told or told >= asked:
+                    result.fault("a generation is told out of turn", f"{event.generation}", where)
+                told += 1
+            case ResultEvent() if event.id not in known:
+                result.fault(f"a result for `{event.id}`, which nobody asked for", where=where)
+            case SelectionEvent():
+                for name in event.ids:
+                    if name not in known:
+                        result.fault(f"`{name}` is re-scored, but nobody asked for it", where=where)
+        seen.add(type(event))
     result.count("asks in turn" if steady else "generations in turn", asked)
     return len(result.problems) == before
 
@@ -133,39 +150,34 @@ def _check_clock(events: Events, result: Verification) -> None:
     """The running time never goes back, whatever the machine's clock did."""
     elapsed = 0.0
     for event in events:
-        now = event.get("elapsed", elapsed)
+        now = elapsed if event.elapsed is None else event.elapsed
         if now < elapsed:
-            result.fault(
-                "the running time goes back", f"{now} after {elapsed} s", f"event {event['n']}"
-            )
+            result.fault("the running time goes back", f"{now} after {elapsed} s", f"event {event.n}")
         elapsed = now
 
 
 def _check_results(events: Events, history: History, result: Verification) -> None:
     """One accepted result per evaluation key; a repeat names its owner and has its scores."""
-    owners: dict[str, Mapping[str, Any]] = {}
+    owners: dict[str, ScoredEvent] = {}
     keys: dict[tuple[str, str], str] = {}
     scored: set[tuple[str, str]] = set()
-    for event in (event for event in events if event["event"] in ("evaluated", "raced")):
-        where, key = f"event {event['n']}", event["key"]
-        if (event["id"], event["split"]) in scored:
-            result.fault(f"`{event['id']}` is scored twice on {event['split']} items", where=where)
-        scored.add((event["id"], event["split"]))
-        if history.candidates[event["id"]].recipe != event["recipe"]:
-            result.fault(f"`{event['id']}` is scored as another recipe than was asked", where=where)
-        if keys.setdefault((event["recipe"], event["split"]), key) != key:
-            result.fault("one recipe has two evaluation keys on one split", event["id"], where)
-        owner = owners.get(key)
-        if "same_as" not in event:
+    for event in (event for event in events if isinstance(event, ScoredEvent)):
+        where = f"event {event.n}"
+        if (event.id, event.split) in scored:
+            result.fault(f"`{event.id}` is scored twice on {event.split} items", where=where)
+        scored.add((event.id, event.split))
+        if history.candidates[event.id].recipe != event.recipe:
+            result.fault(f"`{event.id}` is scored as another recipe than was asked", where=where)
+        if keys.setdefault((event.recipe, event.split), event.key) != event.key:
+            result.fault("one recipe has two evaluation keys on one split", event.id, where)
+        owner = owners.get(event.key)
+        if event.same_as is None:
             if owner is not None:
-                result.fault(
-                    "one evaluation key has two results", f"{owner['id']}, {event['id']}", where
-                )
-            owners[key] = event
-        elif owner is None or owner["id"] != event["same_as"] or owner["metrics"] != event["metrics"]:
-            result.fault(
-                f"`{event['id']}` repeats scores that `{event['same_as']}` has not", where=where
-            )
+                found = f"{owner.id}, {event.id}"
+                result.fault("one evaluation key has two results", found, where)
+            owners[event.key] = event
+        elif owner is None or owner.id != event.same_as or owner.metrics != event.metrics:
+            result.fault(f"`{event.id}` repeats scores that `{event.same_as}` has not", where=where)
     if len({*keys.values()}) != len(keys):
         result.fault("two recipes or splits share an evaluation key")
     result.count("evaluations, one result for each key", len(owners))
@@ -180,61 +192,64 @@ def _check_failures(events: Events, history: History, result: Verification) -> N
 
     A baseline that failed is tried again by the next session, and may then have scores.
     """
-    owners: dict[str, Mapping[str, Any]] = {}
+    owners: dict[str, FailedEvent] = {}
     scored: dict[tuple[str, str], str] = {}
     scored_keys: set[str] = set()
     failed: set[tuple[str, str]] = set()
     for event in events:
-        if event["event"] not in ("evaluated", "failed"):
+        where = f"event {event.n}"
+        if isinstance(event, EvaluatedEvent):
+            scored[event.id, event.split] = event.key
+            scored_keys.add(event.key)
+            again = history.candidates[event.id].is_baseline
+            if (event.id, event.split) in failed and not again:
+                result.fault(f"`{event.id}` is scored after it failed", where=where)
+        if not isinstance(event, FailedEvent):
             continue
-        where, name, key = f"event {event['n']}", event["id"], event["key"]
-        place = (name, event["split"])
-        if event["event"] == "evaluated":
-            scored[place] = key
-            scored_keys.add(key)
-            if place in failed and not history.candidates[name].is_baseline:
-                result.fault(f"`{name}` is scored after it failed", where=where)
-            continue
-        if history.candidates[name].recipe != event["recipe"]:
+        name, place = event.id, (event.id, event.split)
+        if history.candidates[name].recipe != event.recipe:
             result.fault(f"`{name}` failed as another recipe than was asked", where=where)
-        if place in scored or key in scored_keys:
+        if place in scored or event.key in scored_keys:
             result.fault(f"`{name}` failed, but its evaluation key has scores", where=where)
         if place in failed and not history.candidates[name].is_baseline:
-            result.fault(f"`{name}` failed twice on {event['split']} items", where=where)
+            result.fault(f"`{name}` failed twice on {event.split} items", where=where)
         failed.add(place)
-        owner = owners.get(key)
-        if "same_as" not in event:
-            if owner is not None and owner["id"] != name:
-                result.fault("one evaluation key failed twice", f"{owner['id']}, {name}", where)
-            owners[key] = event
+        owner = owners.get(event.key)
+        if event.same_as is None:
+            if owner is not None and owner.id != name:
+                result.fault("one evaluation key failed twice", f"{owner.id}, {name}", where)
+            owners[event.key] = event
         elif (
             owner is None
-            or owner["id"] != event["same_as"]
-            or (owner["failure"], owner["message"]) != (event["failure"], event["message"])
+            or owner.id != event.same_as
+            or (owner.failure, owner.message) != (event.failure, event.message)
         ):
-            result.fault(f"`{name}` shares a failure that `{event['same_as']}` has not", where=where)
+            result.fault(f"`{name}` shares a failure that `{event.same_as}` has not", where=where)
     result.count("failures, one for each key", len(owners))
 
 
-def _check_keys(events: Events, result: Verification) -> None:
+def _check_keys(events: Events, config: Mapping[str, Any], result: Verification) -> None:
     """Evaluation keys follow from recipe, split, evaluators, dtype and batch size."""
-    prepared = next((event for event in events if event["event"] == "prepared"), None)
+    prepared = next((event for event in events if isinstance(event, PreparedEvent)), None)
     if prepared is None:
         return
-    settings = events[0]["config"]["evaluation"]
-    for event in (event for event in events if event["event"] in ("evaluated", "raced", "failed")):
+    settings = config["evaluation"]
+    digests = {name: each.digest for name, each in prepared.evaluators.items()}
+    for event in events:
+        if not isinstance(event, ScoredEvent | FailedEvent):
+            continue
         parts = {
-            "recipe": event["recipe"],
-            "evaluators": {name: e["digest"] for name, e in prepared["evaluators"].items()},
-            "split": event["split"],
-            "blocks": event.get("seen", "all"),
+            "recipe": event.recipe,
+            "evaluators": digests,
+            "split": event.split,
+            "blocks": event.seen if isinstance(event, RacedEvent) else "all",
             "dtype": settings["dtype"],
             "batch_size": settings["batch_size"],
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        if hashlib.sha256(text.encode()).hexdigest() != event["key"]:
-            where = f"event {event['n']}, {event['id']}"
-            result.fault("an evaluation key is not that of what was evaluated", event["key"], where)
+        if hashlib.sha256(text.encode()).hexdigest() != event.key:
+            where = f"event {event.n}, {event.id}"
+            result.fault("an evaluation key is not that of what was evaluated", event.key, where)
         result.count("evaluation keys worked out again", 1)
 
 
@@ -242,10 +257,10 @@ def _check_items(events: Events, store: ItemStore, result: Verification) -> None
     """Per-item results are there, unchanged, and their means are the recorded metrics."""
     means = 0
     records: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    for event in (event for event in events if event["event"] in ("evaluated", "raced")):
-        where = f"event {event['n']}, {event['id']}"
-        for reference in event["items"].values():
-            place = (reference["segment"], reference["offset"])
+    for event in (event for event in events if isinstance(event, ScoredEvent)):
+        where = f"event {event.n}, {event.id}"
+        for reference in event.items.values():
+            place = (reference.segment, reference.offset)
             if place not in records:
                 try:
                     records[place] = store.read(reference)
@@ -254,14 +269,14 @@ def _check_items(events: Events, store: ItemStore, result: Verification) -> None
                     records[place] = {}
             for metric, values in records[place].items():
                 means += 1
-                recorded, found = event["metrics"].get(metric), mean_metric(values)
+                recorded, found = event.metrics.get(metric), mean_metric(values)
                 if recorded is None:
                     result.fault(f"items of {metric}, which has no score", where=where)
-                elif recorded["items"] != found.items or not (
-                    math.isclose(recorded["value"], found.value, rel_tol=CLOSE, abs_tol=CLOSE)
-                    and math.isclose(recorded["stderr"], found.stderr, rel_tol=CLOSE, abs_tol=CLOSE)
+                elif recorded.items != found.items or not (
+                    math.isclose(recorded.value, found.value, rel_tol=CLOSE, abs_tol=CLOSE)
+                    and math.isclose(recorded.stderr, found.stderr, rel_tol=CLOSE, abs_tol=CLOSE)
                 ):
-                    text = f"recorded {recorded['value']}, its items give {found.value}"
+                    text = f"recorded {recorded.value}, its items give {found.value}"
                     result.fault(f"{metric} is not the mean of its items", text, where)
     result.count("item records with sound digests", sum(1 for record in records.values() if record))
     result.count("metrics equal to the mean of their items", means)
@@ -271,7 +286,7 @@ def _check_baselines(history: History, result: Verification) -> None:
     """Ideal, nadir and best single coefficient follow from the baselines' scores."""
     if history.baselines is None:
         return
-    campaign = campaign_from_json(history.campaign["config"])
+    campaign = campaign_from_json(history.config)
     metrics = {
         candidate.id: candidate.evaluations["search"].metrics
         for candidate in history.candidates.values()
@@ -282,8 +297,9 @@ def _check_baselines(history: History, result: Verification) -> None:
         result.fault("the baselines are frozen, but one has no scores", ", ".join(missing))
         return
     expected = freeze(campaign.objectives, metrics, campaign.experts, campaign.constraints)
-    for name, value in expected.items():
-        if history.baselines[name] != value:
+    for name in ("ideal", "nadir", "single", "shown", "bounds"):
+        value = getattr(expected, name)
+        if getattr(history.baselines, name) != value:
             result.fault(f"`{name}` does not follow from the baselines' scores", f"found {value}")
     result.count("baselines behind ideal and nadir", len(metrics))
 
@@ -291,14 +307,17 @@ def _check_baselines(history: History, result: Verification) -> None:
 def _check_budget(events: Events, history: History, result: Verification) -> None:
     """Count accepted search results again, event by event."""
     searched = {
-        entry["id"] for event in events if event["event"] == "asked" for entry in event["candidates"]
+        candidate.id
+        for event in events
+        if isinstance(event, AskedEvent)
+        for candidate in event.candidates
     }
     settled = {
-        event["id"]
+        event.id
         for event in events
-        if event["event"] in ("evaluated", "raced", "failed")
-        and event["split"] == "search"
-        and "same_as" not in event
+        if isinstance(event, ScoredEvent | FailedEvent)
+        and event.split == "search"
+        and event.same_as is None
     }
     if len(searched & settled) != history.budget_used:
         found = f"{len(searched & settled)} by events, {history.budget_used} by candidates"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.errors import LedgerDamaged
 from evomerge.evaluators.racing import race_over
+from evomerge.ledger.events import AskedEvent, Event, RacedEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
@@ -24,13 +24,14 @@ from evomerge.verify.report import Verification
 
 
 def check_races(
-    events: Sequence[Mapping[str, Any]], history: History, store: ItemStore, result: Verification
+    events: Sequence[Event], history: History, store: ItemStore, result: Verification
 ) -> None:
     """Who raced against whom follows from what was told; who lost, when and to whom, from the items."""
-    campaign = campaign_from_json(history.campaign["config"])
-    asked = [event for event in events if event["event"] == "asked"]
+    campaign = campaign_from_json(history.config)
+    asked = [event for event in events if isinstance(event, AskedEvent)]
     if campaign.config.racing is None:
-        if any("racing" in event for event in asked) or any(e["event"] == "raced" for e in events):
+        raced = any(isinstance(event, RacedEvent) for event in events)
+        if raced or any(event.racing is not None for event in asked):
             result.fault("a candidate races in a campaign without `racing`")
         return
     if history.baselines is None:
@@ -68,7 +69,7 @@ def check_races(
 
 
 def _check_references(
-    asked: Sequence[Mapping[str, Any]],
+    asked: Sequence[AskedEvent],
     history: History,
     objectives: Sequence[Objective],
     result: Verification,
@@ -81,11 +82,11 @@ def _check_references(
             add_references(references, told, objectives, history.bounds())
             continue
         event = next(waiting)
-        where, ids = f"event {event['n']}", references.chosen()
-        recorded = event.get("racing", {})
-        if list(ids) != recorded.get("references"):
+        where, ids = f"event {event.n}", references.chosen()
+        recorded = event.racing
+        if recorded is None or tuple(ids) != recorded.references:
             result.fault("a batch races against others than the best known", "", where)
-        elif references_digest(history, ids) != recorded.get("digest"):
+        elif references_digest(history, ids) != recorded.digest:
             result.fault("the references' per-item results are not those of the race", "", where)
         result.count("reference sets found again", 1)
 

@@ -19,9 +19,9 @@ def check_recipes(history: History, result: Verification) -> None:
     """Genomes decode to the recorded recipes, and the optimizer asks for them again."""
     assert history.prepared is not None
     try:
-        campaign = campaign_from_json(history.campaign["config"])
+        campaign = campaign_from_json(history.config)
         # Where the checkpoints lie is no part of a digest.
-        paths = dict.fromkeys(history.prepared["checkpoints"], "")
+        paths = dict.fromkeys(history.prepared.checkpoints, "")
         space = prepared_space(campaign, history.prepared, paths)
         sources = prepared_sources(campaign, history.prepared, paths)
     except (EvomergeError, ValueError, KeyError) as error:
@@ -32,7 +32,7 @@ def check_recipes(history: History, result: Verification) -> None:
         campaign.experts,
         campaign.config.baselines.single,
         space.layout.layers,
-        history.prepared["storage"],
+        history.prepared.storage,
         campaign.tokenizer,
     )
     for candidate in history.candidates.values():
@@ -62,7 +62,7 @@ def _replay(
     optimizer = campaign_optimizer(campaign, space.genes, initial)
 
     def differs(wrong: str) -> None:
-        versions = ", ".join(f"{k} {v}" for k, v in sorted(history.campaign["versions"].items()))
+        versions = ", ".join(f"{k} {v}" for k, v in sorted(history.versions.items()))
         todo = f"it was written with {versions}"
         result.problems.append(
             Problem("E505", "the ledger cannot be replayed", wrong, todo, result.file)

@@ -6,11 +6,12 @@ import json
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import (
-    layout_from_json,
-    layout_to_json,
+    layout_of,
+    layout_record,
     prepared_sources,
     prepared_space,
 )
+from evomerge.ledger.events import PreparedEvent
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import ModelLayout
 from tests.tiny_runs import finished
@@ -20,7 +21,11 @@ def test_a_layout_there_and_back() -> None:
     places = ("embed", "layers.0.attn", "final_norm")
     for active in (None, {"math": places[:2], "code": ()}):
         layout = ModelLayout(1, places, 12, active)
-        assert layout_from_json(json.loads(canonical_json(layout_to_json(layout)))) == layout
+        event = PreparedEvent(
+            checkpoints={}, storage="float32", layout=layout_record(layout), evaluators={}
+        )
+        text = canonical_json(event.to_json())
+        assert layout_of(PreparedEvent.from_json(json.loads(text))) == layout
 
 
 def test_the_space_of_a_finished_campaign() -> None:

@@ -13,7 +13,7 @@ import pytest
 from evomerge.front.front import Front
 from evomerge.front.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front.uncertainty import FrontUncertainty
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from tests.cli.terminal import call, in_terminal
 from tests.tiny_runs import Finished, finished
 
@@ -148,7 +148,7 @@ def test_an_unfinished_front_says_so(campaign, tmp_path):
 def _copy(campaign, directory, events):
     directory.mkdir()
     os.symlink(campaign.directory / "items", directory / "items")
-    with Ledger.open(directory / "ledger.jsonl", create=True) as ledger:
+    with RecordFile.open(directory / "ledger.jsonl", create=True) as ledger:
         for event in events:
             ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
 

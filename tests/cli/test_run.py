@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from tests.cli.terminal import Forked, call, in_terminal
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text
@@ -124,7 +124,7 @@ def test_a_campaign_in_use(folder, tmp_path):
     file = write_campaign(folder)
     (tmp_path / "run").mkdir()
     # A record lock does not hold off its own process, so the second driver is a child.
-    with Ledger.open(tmp_path / "run" / "ledger.jsonl", create=True):
+    with RecordFile.open(tmp_path / "run" / "ledger.jsonl", create=True):
         second = Forked(tmp_path / "out", "run", file, "--dir", tmp_path / "run").wait()
     assert second.code == 6
     assert "error[E501]" in second.err

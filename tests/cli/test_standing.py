@@ -9,6 +9,7 @@ import pytest
 from evomerge.cli.candidate import candidate_json, print_candidate
 from evomerge.cli.live import Lines, Live
 from evomerge.cli.looks import _status_rows
+from evomerge.ledger.events import StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
 from evomerge.run.driver import Progress
@@ -21,6 +22,7 @@ from evomerge.run.standing import (
     search_hypervolume,
     standing,
 )
+from tests.hand_made import fold_records, scored
 from tests.tiny_runs import events_of, finished
 
 
@@ -29,7 +31,7 @@ def _prefixes():
     events = events_of(finished().directory)
     history = History()
     for event in events:
-        history.apply(event)
+        history.apply(event_from_json(event))
         yield event, history
 
 
@@ -55,13 +57,13 @@ def test_pace(times, pace):
 
 def test_recorded_pace_counts_the_last_session_and_no_repeats():
     def result(time, **more):
-        return {"event": "evaluated", "time": time, **more}
+        return scored("c00000", {}, time=time, **more)
 
-    stop = {"event": "stopped", "reason": "interrupted", "time": 10.0}
+    stop = StoppedEvent(reason="interrupted", time=10.0)
     events = [result(1.0), result(9.0), stop, result(100.0), result(101.0), result(101.0, same_as="a")]
     assert recorded_pace(events) is None
     assert recorded_pace([*events, result(102.0)]) == pytest.approx(60.0)
-    assert recorded_pace([*events, result(102.0), stop | {"reason": "budget"}]) == pytest.approx(60.0)
+    assert recorded_pace([*events, result(102.0), StoppedEvent(reason="budget")]) == pytest.approx(60.0)
 
 
 def test_phases_follow_each_other():
@@ -69,7 +71,7 @@ def test_phases_follow_each_other():
     assert phases == ["prepare", "baselines", "search", "selection", "done"]
     events = events_of(finished().directory)[:9]
     stopped = [*events, {"event": "stopped", "reason": "interrupted", "time": 0.0}]
-    assert phase_of(History.fold(stopped)) == "interrupted"
+    assert phase_of(fold_records(stopped)) == "interrupted"
 
 
 def test_standing_of_a_finished_campaign():
@@ -129,7 +131,7 @@ def test_lines_are_one_a_generation(capsys):
 
 def test_steady_state_has_no_generations(capsys):
     """Neither in lines, status, nor in what `show` says of a candidate."""
-    history = History.fold([_in_steady_state(event) for event in events_of(finished().directory)])
+    history = fold_records([_in_steady_state(event) for event in events_of(finished().directory)])
     name = history.searched()[0].id
     now = standing(history, budget=18, phase="search")
     assert line(now).startswith("steady state: 18 of 18 evaluations")

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,18 @@ from evomerge.evaluators.racing import (
 )
 from evomerge.export.choice import _candidate
 from evomerge.front.front import compute_front
+from evomerge.ledger.events import (
+    AskedCandidate,
+    AskedEvent,
+    PreparedEvaluator,
+    PreparedEvent,
+    PreparedLayout,
+    RacedEvent,
+    RacingRecord,
+)
 from evomerge.ledger.history import History
-from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.ledger.records import RecordFile
 from evomerge.ledger.repair import repair_folder
 from evomerge.objectives.objective import Complete, Failed, Objective, Raced, raced
 from evomerge.objectives.pareto import non_dominated
@@ -190,7 +200,9 @@ def test_races_have_keys_and_records_of_their_own(race_run: Finished) -> None:
         if event["event"] == "raced" and "same_as" not in event:
             assert event["key"] not in history.by_key
             found = {
-                m: len(v) for r in event["items"].values() for m, v in race_run.store.read(r).items()
+                m: len(v)
+                for r in event["items"].values()
+                for m, v in race_run.store.read(ItemReference(**r)).items()
             }
             assert found == {metric: m["items"] for metric, m in event["metrics"].items()}
             assert set(event["seen"].values()) <= {10, 20}
@@ -208,7 +220,7 @@ def test_verify_decides_races_again(race_run: Finished) -> None:
 def altered(race_run: Finished, folder: Path, events: list[dict[str, Any]]) -> str:
     folder.mkdir()
     os.symlink(race_run.directory / "items", folder / "items")
-    with Ledger.open(folder / "ledger.jsonl", create=True) as ledger:
+    with RecordFile.open(folder / "ledger.jsonl", create=True) as ledger:
         for event in events:
             ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
     return "\n".join(map(str, verify(folder)))
@@ -339,18 +351,29 @@ def test_faults_of_the_section(section: dict[str, Any], tmp_path: Path, race_run
 
 def test_a_repeat_of_a_raced_merge_is_beaten_too() -> None:
     """Counted once, known by its recipe; a repeat costs nothing."""
-    lost = {
-        "event": "raced", "id": "c00000", "recipe": "r", "split": "search", "key": "k", "metrics": {},
-        "items": {}, "beaten_by": "base", "seen": {"a": 10, "b": 10},
-    }  # fmt: skip
-    asked = {
-        "event": "asked",
-        "generation": 0,
-        "candidates": [{"id": f"c0000{n}", "genome": [0.0], "recipe": "r"} for n in range(2)],
-        "racing": {"references": ["base"], "digest": "d"},
-    }
-    prepared = {"event": "prepared", "evaluators": {n: {"items": {"search": 40}} for n in "ab"}}
-    history = History.fold([prepared, asked, lost, {**lost, "id": "c00001", "same_as": "c00000"}])
+    lost = RacedEvent(
+        id="c00000",
+        recipe="r",
+        key="k",
+        metrics={},
+        items={},
+        beaten_by="base",
+        seen={"a": 10, "b": 10},
+    )
+    asked = AskedEvent(
+        generation=0,
+        candidates=tuple(AskedCandidate(id=f"c0000{n}", genome=(0.0,), recipe="r") for n in range(2)),
+        racing=RacingRecord(references=("base",), digest="d"),
+    )
+    evaluator = PreparedEvaluator(digest="", metrics=(), items={"search": 40}, deterministic=True)
+    prepared = PreparedEvent(
+        checkpoints={},
+        storage="float32",
+        layout=PreparedLayout(layers=1, places=(), parameters=0),
+        evaluators={"a": evaluator, "b": evaluator},
+    )
+    again = replace(lost, id="c00001", same_as="c00000")
+    history = History.fold([prepared, asked, lost, again])
     assert history.raced_as == {"r": "c00000"}
     assert (history.budget_used, history.raced, history.cost) == (1, 1, 0.25)
     assert history.candidates["c00001"].is_settled

@@ -18,7 +18,7 @@ from evomerge.campaign.check import check_campaign
 from evomerge.front.front import compute_front, pick
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import Ledger, read_events
+from evomerge.ledger.records import RecordFile, read_records
 from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, identity_path
 from evomerge.run.driver import run
 from tests.tiny_models import write_campaign
@@ -87,7 +87,7 @@ def flip_last(data: bytes) -> bytes:
 
 def exports(directory: Path, kind: str) -> list[dict[str, Any]]:
     path = directory / EXPORTS_FILE
-    return [e for e in read_events(path) if e["event"] == kind] if path.exists() else []
+    return [e for e in read_records(path) if e["event"] == kind] if path.exists() else []
 
 
 def copy_ledger(
@@ -96,8 +96,8 @@ def copy_ledger(
     """A campaign folder with the same items and other events; None leaves an event out."""
     to.mkdir()
     shutil.copytree(finished.directory / ITEMS_FOLDER, to / ITEMS_FOLDER)
-    with Ledger.open(to / LEDGER_FILE, create=True) as ledger:
-        for event in read_events(finished.directory / LEDGER_FILE):
+    with RecordFile.open(to / LEDGER_FILE, create=True) as ledger:
+        for event in read_records(finished.directory / LEDGER_FILE):
             plain = {key: value for key, value in event.items() if key not in ("n", "format")}
             wanted = change(plain)
             if wanted is not None:

@@ -18,7 +18,7 @@ from evomerge.export.export import export_candidate
 from evomerge.front.front import compute_front
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from tests.export.finished import (
     Finished,
     copy_ledger,
@@ -84,7 +84,7 @@ def test_the_log_of_exports_is_held_or_damaged(
 ) -> None:
     monkeypatch.setattr(export.log, "WAIT", 0.1)
     directory = copy_ledger(finished, tmp_path / "run", lambda event: event)
-    with Ledger.open(directory / EXPORTS_FILE, create=True):
+    with RecordFile.open(directory / EXPORTS_FILE, create=True):
         with pytest.raises(CampaignInUse, match="E501"):
             export_candidate(directory, "knee", tmp_path / "out")
         assert names(tmp_path) == ["run"]

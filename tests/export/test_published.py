@@ -17,7 +17,7 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.export.export import export_candidate, merge_recipe
 from evomerge.export.files import check_manifest
 from evomerge.ledger.history import LEDGER_FILE
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from tests.export.finished import (
     CHAT,
     Finished,
@@ -143,7 +143,7 @@ def test_every_use_of_test_items_is_counted(finished: Finished, exported: Any, t
 def test_one_can_export_while_a_run_holds_the_ledger(
     finished: Finished, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Ledger.open(finished.directory / LEDGER_FILE, create=False):
+    with RecordFile.open(finished.directory / LEDGER_FILE, create=False):
         report = export_candidate(finished.directory, "knee", tmp_path / "out")
     assert "Loading weights" not in capfd.readouterr().err
     assert report.candidate == finished.knee()

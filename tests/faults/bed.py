@@ -8,15 +8,18 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EvomergeError
+from evomerge.ledger.events import PreparedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.verify.invariants import verify
 from tests.faults.harness import Tally, Trial
 from tests.faults.sessions import ACKNOWLEDGED, checksum, command, toys
 from tests.faults.toy import write_plan
+from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text, run_file
 
@@ -29,10 +32,11 @@ RUN = "run"
 
 
 @functools.cache
-def report() -> dict[str, Any]:
+def report() -> PreparedEvent:
     """What `prepare` finds in the models of the tiny campaign."""
-    own = {"event", "n", "time", "elapsed"}
-    return {name: value for name, value in finished().history.prepared.items() if name not in own}  # type: ignore[union-attr]
+    prepared = finished().history.prepared
+    assert prepared is not None
+    return replace(prepared, n=None, time=None, elapsed=None)
 
 
 def write_toy_campaign(folder: Path, sections: Mapping[str, Any] = GENERATIONAL, **plan: Any) -> Path:
@@ -47,7 +51,7 @@ def write_toy_campaign(folder: Path, sections: Mapping[str, Any] = GENERATIONAL,
 
 def end_of(directory: Path) -> tuple[str, list[str]]:
     """What must not depend on any fault: the front, and the optimizer's states on the way to it."""
-    return front_text(directory), History.fold(events_of(directory)).told
+    return front_text(directory), fold_records(events_of(directory)).told
 
 
 @functools.cache

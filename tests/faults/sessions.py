@@ -15,7 +15,7 @@ from unittest import mock
 
 from evomerge.campaign.file import WorkersSection
 from evomerge.cli.app import main
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run import driver
 from evomerge.run.job import WorkerSetup
@@ -41,17 +41,18 @@ def toy_pool(workers: WorkersSection, setup: WorkerSetup) -> Pool:
 @contextlib.contextmanager
 def toys() -> Iterator[None]:
     """Drivers in this process (and in its forks) take toy workers, and note what they acknowledged."""
-    plain = Ledger.append
+    plain = RecordFile.append
 
-    def append(ledger: Ledger, event: Mapping[str, Any]) -> None:
-        plain(ledger, event)
+    def append(file: RecordFile, record: Mapping[str, Any]) -> dict[str, Any]:
+        written = plain(file, record)
         # What stands here was acknowledged: whoever called `append` has gone on.
-        folder = ledger.path.parent.parent
-        line = f"{len(ledger.events) - 1} {checksum(ledger.events[-1])}\n"
+        folder = file.path.parent.parent
         with (folder / ACKNOWLEDGED).open("a") as log:
-            log.write(line)
+            log.write(f"{written['n']} {checksum(written)}\n")
+        return written
 
-    with mock.patch.object(driver, "open_pool", toy_pool), mock.patch.object(Ledger, "append", append):
+    noted = mock.patch.object(RecordFile, "append", append)
+    with mock.patch.object(driver, "open_pool", toy_pool), noted:
         yield
 
 

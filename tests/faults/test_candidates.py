@@ -20,7 +20,6 @@ from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.front.front import compute_front
-from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.scores import Scores
 from evomerge.run import driver, engine, search
@@ -37,6 +36,7 @@ from tests.faults.bed import (
 )
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.toy import executions
+from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign, write_evaluator
 from tests.tiny_runs import events_of, finished, forked, run_file
 
@@ -221,7 +221,7 @@ def test_f22_the_breaker(trial: Trial) -> Tally:
     text = (trial.folder / "said.txt").read_text()
     assert "error[E508]" in text
     assert "simulated" in text
-    history = History.fold(events_of(trial.folder / RUN))
+    history = fold_records(events_of(trial.folder / RUN))
     assert history.budget_used <= 8 + 4  # seeds of the baselines count as scored
     assert history.stopped == "breaker"
     return Tally(injections=1)

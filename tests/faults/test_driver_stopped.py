@@ -20,7 +20,7 @@ import evomerge
 from evomerge.errors import Stopped
 from evomerge.export.export import export_candidate
 from evomerge.export.files import check_manifest
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from tests.faults.bed import (
     RUN,
     SCHEDULES,
@@ -263,7 +263,7 @@ def test_f09_a_second_driver_is_refused(trial: Trial) -> Tally:
     file = write_toy_campaign(trial.folder, seconds=0.002)
     run = trial.folder / RUN
     run.mkdir()
-    with Ledger.open(ledger_of(trial.folder), create=True):
+    with RecordFile.open(ledger_of(trial.folder), create=True):
         others = [start(file), start(file)]
         assert [ended(child, 60.0) for child in others] == [6, 6]
         assert ledger_of(trial.folder).read_bytes() == b""

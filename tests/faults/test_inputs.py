@@ -222,12 +222,12 @@ def other_space(folder: Path) -> None:
 
 def older_ledger(folder: Path) -> None:
     """A library that asks otherwise, as one of another version might."""
-    from evomerge.ledger.ledger import Ledger, read_events
+    from evomerge.ledger.records import RecordFile, read_records
 
     path = folder / RUN / "ledger.jsonl"
-    events = read_events(path)
+    events = read_records(path)
     path.unlink()
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         for event in events:
             event = {k: v for k, v in event.items() if k not in ("n", "format")}
             if event["event"] == "campaign":

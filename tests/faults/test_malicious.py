@@ -220,16 +220,16 @@ def planted_pickles(place: Path) -> None:
 
 def a_ledger_that_points_elsewhere(place: Path) -> None:
     """Item references that lead out of the folder are not followed."""
-    from evomerge.ledger.ledger import Ledger, read_events
+    from evomerge.ledger.records import RecordFile, read_records
 
     folder = place / "pointing"
     shutil.copytree(finished().directory, folder)
     path = folder / "ledger.jsonl"
-    events = read_events(path)
+    events = read_records(path)
     path.unlink()
     secret = place / "secret.bin"
     secret.write_bytes(b"secret" * 100)
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         for event in events:
             event = {k: v for k, v in event.items() if k not in ("n", "format")}
             for reference in event.get("items", {}).values():

@@ -202,7 +202,7 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
             recipe = space.decode(candidate.genome).to_json()
             for twice in ("one", "two"):
                 pool.submit(Job(twice, "evaluate", recipe))
-            recorded = {n: m.to_json() for n, m in candidate.evaluations["search"].metrics.items()}
+            recorded = candidate.evaluations["search"].metrics
             items = source.store
             for _ in range(2):
                 result = pool.next(200.0)
@@ -211,7 +211,8 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
                 known = {}
                 for reference in candidate.evaluations["search"].items.values():
                     known |= items.read(reference)
-                same = result.data["metrics"] == recorded and all(
+                assert result.measured is not None
+                same = result.measured.metrics == recorded and all(
                     (result.items[name] == values).all() for name, values in known.items()
                 )
                 different += not same

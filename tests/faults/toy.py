@@ -16,13 +16,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import mean_metric
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 
 PLAN = "plan.json"
 EXECUTED = "executed.txt"
@@ -32,7 +32,7 @@ ITEMS = {"search": 24, "selection": 16, "test": 16}
 
 def write_plan(
     folder: Path,
-    report: Mapping[str, Any],
+    report: PreparedEvent,
     *,
     seconds: float = 0.0,
     faults: Mapping[str, str] | None = None,
@@ -45,7 +45,7 @@ def write_plan(
         seconds: how long an evaluation takes.
         faults: candidate to `FAULT` (each time it is evaluated) or `FAULT once`.
     """
-    plan = {"report": dict(report), "seconds": seconds, "faults": dict(faults or {})}
+    plan = {"report": report.to_json(), "seconds": seconds, "faults": dict(faults or {})}
     (folder / PLAN).write_text(json.dumps(plan))
 
 
@@ -66,7 +66,7 @@ class ToyWorker:
     def run(self, job: Job) -> JobResult:
         """Scores drawn from the recipe, or the fault that stands against the candidate's id."""
         if job.kind == "prepare":
-            return JobResult(job.id, "ok", data=self.plan["report"])
+            return JobResult(job.id, "ok", prepared=PreparedEvent.from_json(self.plan["report"]))
         with (self.folder / EXECUTED).open("a") as log:
             log.write(f"{job.id} {job.split} {os.getpid()}\n")
         assert job.recipe is not None
@@ -78,9 +78,9 @@ class ToyWorker:
         time.sleep(self.plan["seconds"])
         digest = recipe_from_json(dict(job.recipe)).digest
         items = {metric: drawn(digest, metric, job.split) for metric in METRICS}
-        metrics = {metric: mean_metric(values).to_json() for metric, values in items.items()}
+        metrics = {metric: mean_metric(values) for metric, values in items.items()}
         return JobResult(
-            job.id, "ok", data={"metrics": metrics}, items=items, seconds={"evaluate": 0.0}
+            job.id, "ok", measured=Measured(metrics), items=items, seconds={"evaluate": 0.0}
         )
 
     def _fault(self, name: str) -> str:
@@ -115,7 +115,7 @@ def commit(fault: str, job: Job) -> JobResult | None:
     elif verb == "raise":
         raise RuntimeError("a runner that breaks its promise")
     elif verb == "unpicklable":
-        return JobResult(job.id, "ok", data={"metrics": lambda: None})
+        return JobResult(job.id, "ok", measured=Measured(lambda: None))  # type: ignore[arg-type]
     elif verb == "memory":
         return JobResult(job.id, "lost", "out_of_memory", "OutOfMemoryError: simulated")
     elif verb == "hog":

@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.errors import UsageError
 from evomerge.front.front import Front, compute_front, pick
+from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from tests.hand_made import asked, begin, failed, scored, searched
@@ -72,7 +73,7 @@ def test_a_failed_candidate_is_never_a_member(store: ItemStore) -> None:
 def test_selection_scores_decide_once_all_are_there(store: ItemStore) -> None:
     history = searched(POINTS, store)
     chosen = ["c00000", "c00001", "c00002"]
-    history.apply({"event": "selection", "ids": chosen})
+    history.apply(SelectionEvent(ids=tuple(chosen)))
     assert compute_front(history, store).split == "search"
     for name in (*chosen, "base", "math"):
         value = [1.0, 1.0] if name == "c00002" else [1.0, 0.0]
@@ -88,7 +89,7 @@ def test_selection_scores_decide_once_all_are_there(store: ItemStore) -> None:
 
 def test_what_failed_on_selection_items_does_not_hold_up_the_rest(store: ItemStore) -> None:
     history = searched(POINTS, store)
-    history.apply({"event": "selection", "ids": ["c00000", "c00001"]})
+    history.apply(SelectionEvent(ids=("c00000", "c00001")))
     for name in ("c00000", "math"):
         history.apply(scored(name, {"a.acc": [1.0], "b.acc": [0.0]}, "selection", store))
     history.apply(failed("c00001", "selection"))
@@ -171,8 +172,7 @@ def test_a_pick_that_does_not_fit_says_what_would(front: Front, text: str, words
 def test_a_short_name_of_two_objectives_is_refused(store: ItemStore) -> None:
     objectives = [{"metric": m, "direction": "maximize"} for m in ("a.acc", "a.norm")]
     events = begin(objectives=objectives)
-    for event in events[2:4]:
-        event["metrics"]["a.norm"] = event["metrics"].pop("b.acc")
+    events[2:4] = [scored(name, {"a.acc": [0.2], "a.norm": [0.2]}) for name in ("base", "math")]
     rows = {"a.acc": [1.0, 0.0], "a.norm": [1.0, 0.0]}
     front = compute_front(History.fold([*events, asked(0, "c00000"), scored("c00000", rows)]), store)
     with pytest.raises(UsageError, match=r"`a` is more than one objective; objectives: a.acc, a.norm"):

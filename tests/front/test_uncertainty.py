@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.front.front import compute_front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
+from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Scaling
@@ -31,7 +32,7 @@ def lucky(store: ItemStore, seed: int, easier: float = 0.0) -> History:
     events += [scored(name, drawn(rng, 0.6), store=store) for name in NAMES]
     history = History.fold(events)
     chosen = [member.id for member in compute_front(history, store).members]
-    history.apply({"event": "selection", "ids": chosen})
+    history.apply(SelectionEvent(ids=tuple(chosen)))
     for name in (*chosen, "base", "math"):
         history.apply(scored(name, drawn(rng, 0.6 - easier), "selection", store))
     return history
@@ -120,7 +121,7 @@ def test_only_the_last_selection_counts(tmp_path: Path) -> None:
     perfect = {metric: [1.0] * ITEMS for metric in ("a.acc", "b.acc")}
     history.apply(scored(first, perfect, "selection", store))
     before = judged(history, store).hypervolume["selection"].value
-    history.apply({"event": "selection", "ids": rest})
+    history.apply(SelectionEvent(ids=tuple(rest)))
     after = judged(history, store).hypervolume["selection"].value
     assert after < before
     assert after == pytest.approx(compute_front(history, store).hypervolume["selection"])

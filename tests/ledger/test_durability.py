@@ -12,8 +12,8 @@ import pytest
 
 from evomerge.errors import EnvironmentFault
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import Ledger, read_events, repair
 from evomerge.ledger.lock import LedgerLock
+from evomerge.ledger.records import RecordFile, read_records, repair
 from tests.durability import ENDS, Disk, End, write
 
 EVENTS = [{"event": "stopped", "reason": f"number {number}"} for number in range(4)]
@@ -21,7 +21,7 @@ LIKE = {"acc": np.linspace(0.0, 1.0, 7)}
 
 
 def whole_ledger(path: Path) -> bytes:
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         for event in EVENTS:
             ledger.append(event)
     return path.read_bytes()
@@ -30,7 +30,7 @@ def whole_ledger(path: Path) -> bytes:
 @pytest.mark.parametrize("end", ENDS)
 def test_an_event_is_on_the_disk_when_append_returns(tmp_path: Path, end: End) -> None:
     path = tmp_path / "ledger"
-    with Disk(tmp_path) as disk, Ledger.open(path, create=True) as ledger:
+    with Disk(tmp_path) as disk, RecordFile.open(path, create=True) as ledger:
         assert disk.left(end)["ledger"] == b""
         for event in EVENTS:
             ledger.append(event)
@@ -44,7 +44,7 @@ def test_a_ledger_cut_by_power_loss_goes_on_with_all_it_acknowledged(tmp_path: P
     path.parent.mkdir()
     with (
         Disk(path.parent, lambda disk: lefts.append((acknowledged, disk.left(end)))),
-        Ledger.open(path, create=True) as ledger,
+        RecordFile.open(path, create=True) as ledger,
     ):
         for event in EVENTS:
             ledger.append(event)
@@ -53,8 +53,8 @@ def test_a_ledger_cut_by_power_loss_goes_on_with_all_it_acknowledged(tmp_path: P
     for number, (count, left) in enumerate(lefts):
         again = tmp_path / f"{number}"
         write(left, again)
-        with Ledger.open(again / "ledger", create=True) as ledger:
-            assert len(ledger.events) in (count, count + 1)
+        with RecordFile.open(again / "ledger", create=True) as ledger:
+            assert ledger.count in (count, count + 1)
             ledger.append(EVENTS[0])
 
 
@@ -64,13 +64,13 @@ def test_what_is_read_at_the_start_is_made_durable_first(tmp_path: Path) -> None
     with Disk(tmp_path) as disk:
         (tmp_path / "ledger").write_bytes(data)
         assert "ledger" not in disk.left("late")
-        with Ledger.open(tmp_path / "ledger", create=False):
+        with RecordFile.open(tmp_path / "ledger", create=False):
             assert disk.left("late")["ledger"] == data
 
 
 def test_a_record_that_was_taken_back_does_not_come_again(tmp_path: Path) -> None:
     """Where fsync fails, the bytes may have reached the disk all the same."""
-    with Disk(tmp_path) as disk, Ledger.open(tmp_path / "ledger", create=True) as ledger:
+    with Disk(tmp_path) as disk, RecordFile.open(tmp_path / "ledger", create=True) as ledger:
         ledger.append(EVENTS[0])
         before = ledger.path.read_bytes()
         sound, calls = os.fsync, []
@@ -86,7 +86,7 @@ def test_a_record_that_was_taken_back_does_not_come_again(tmp_path: Path) -> Non
             ledger.append(EVENTS[1])
         assert disk.left("late")["ledger"] == before
         ledger.append(EVENTS[2])
-    assert [event["reason"] for event in read_events(ledger.path)] == ["number 0", "number 2"]
+    assert [event["reason"] for event in read_records(ledger.path)] == ["number 0", "number 2"]
 
 
 def test_who_holds_a_ledger_is_on_the_disk(tmp_path: Path) -> None:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from evomerge.ledger.events import (
+    LostEvent,
+    PreparedEvaluator,
+    RacedEvent,
+    SelectionEvent,
+    StoppedEvent,
+    ToldEvent,
+)
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Scaling
+from evomerge.objectives.scores import Split
 from tests.hand_made import asked, begin, failed, scored
 
 ONE = {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}
@@ -11,7 +22,7 @@ ONE = {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}
 
 def test_an_empty_ledger_is_an_empty_history() -> None:
     history = History.fold([])
-    assert history.campaign == {}
+    assert history.campaign is None
     assert history.scaling is None
     assert history.budget_used == 0
     assert history.reference_ids() == []
@@ -26,7 +37,7 @@ def test_a_campaign_by_hand() -> None:
             scored("c00001", ONE, statistics={"tensors": 3.0}),
             failed("c00000"),
             scored("c00002", ONE, same_as="base", key="key-base-search"),
-            {"event": "told", "generation": 0, "state": "s0", "time": 200.0, "elapsed": 55.5},
+            ToldEvent(generation=0, state="s0", time=200.0, elapsed=55.5),
             asked(1, "c00003"),
         ]
     )
@@ -71,14 +82,8 @@ def test_a_baseline_that_failed_may_be_scored_later() -> None:
 
 
 def test_lost_workers_are_counted_by_split_and_forgotten_with_a_result() -> None:
-    def lost(split: str) -> dict[str, object]:
-        return {
-            "event": "lost",
-            "id": "c00000",
-            "recipe": "r",
-            "split": split,
-            "failure": "worker_died",
-        }
+    def lost(split: Split) -> LostEvent:
+        return LostEvent(id="c00000", recipe="r", split=split, failure="worker_died")
 
     events = [*begin(), asked(0, "c00000"), lost("search")]
     assert History.fold(events).candidates["c00000"].lost == {"search": 1}
@@ -90,9 +95,9 @@ def test_lost_workers_are_counted_by_split_and_forgotten_with_a_result() -> None
 
 def test_a_selection_holds_until_the_search_goes_on() -> None:
     done = [*begin(), asked(0, "c00000", "c00001"), scored("c00000", ONE)]
-    done += [{"event": "selection", "ids": ["c00000"]}, scored("c00000", ONE, "selection")]
-    assert History.fold(done).selection == ["c00000"]
-    assert History.fold([*done, failed("c00000", "selection")]).selection == ["c00000"]
+    done += [SelectionEvent(ids=("c00000",)), scored("c00000", ONE, "selection")]
+    assert History.fold(done).selection == ("c00000",)
+    assert History.fold([*done, failed("c00000", "selection")]).selection == ("c00000",)
     # A larger budget finishes the generation first, and that is enough for a new selection.
     assert History.fold([*done, scored("c00001", ONE)]).selection is None
     assert History.fold([*done, failed("c00001")]).selection is None
@@ -100,9 +105,9 @@ def test_a_selection_holds_until_the_search_goes_on() -> None:
 
 
 def test_why_a_session_ended_is_known_until_it_goes_on() -> None:
-    stopped = [*begin(), {"event": "stopped", "reason": "hours"}]
+    stopped = [*begin(), StoppedEvent(reason="hours")]
     assert History.fold(stopped).stopped == "hours"
-    assert History.fold([*stopped, {"event": "selection", "ids": []}]).stopped == "hours"
+    assert History.fold([*stopped, SelectionEvent(ids=())]).stopped == "hours"
     assert History.fold([*stopped, asked(0, "c00000")]).stopped is None
 
 
@@ -128,12 +133,18 @@ def test_what_was_mended_has_failed_no_more() -> None:
 
 
 def test_a_raced_candidate_costs_its_share_of_the_items() -> None:
-    first, *rest = begin()
-    rest[0]["evaluators"] = {"a": {"items": {"search": 12}}, "b": {"items": {"search": 8}}}
+    first, prepared, *rest = begin()
+    sizes = {"a": 12, "b": 8}
+    evaluators = {
+        name: PreparedEvaluator(digest="", metrics=(), items={"search": count}, deterministic=True)
+        for name, count in sizes.items()
+    }
+    prepared = replace(prepared, evaluators=evaluators)
+    lost = RacedEvent(**vars(scored("c00001", ONE)), beaten_by="c00000", seen={"a": 4, "b": 1})
     history = History.fold(
         [
-            *(first, *rest, asked(0, "c00000", "c00001"), scored("c00000", ONE)),
-            scored("c00001", ONE, event="raced", beaten_by="c00000", seen={"a": 4, "b": 1}),
+            *(first, prepared, *rest, asked(0, "c00000", "c00001"), scored("c00000", ONE)),
+            lost,
         ]
     )
     assert history.budget_used == 2

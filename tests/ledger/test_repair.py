@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import Ledger, read_events, repair
+from evomerge.ledger.ledger import Ledger, read_events
+from evomerge.ledger.records import RecordFile, repair
 from evomerge.ledger.repair import repair_folder
 from tests.hand_made import asked, begin, scored
 
@@ -21,10 +22,10 @@ def test_a_result_with_damaged_items_is_not_copied_nor_what_follows_it(tmp_path:
         for name in names:
             ledger.append(scored(name, {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}, store=store))
         events = list(ledger.events)
-    damaged = events[-2]["items"]["b"]
-    segment = store.folder / damaged["segment"]
+    damaged = events[-2].items["b"]
+    segment = store.folder / damaged.segment
     data = bytearray(segment.read_bytes())
-    data[damaged["offset"] + damaged["length"] - 1] ^= 1
+    data[damaged.offset + damaged.length - 1] ^= 1
     segment.write_bytes(data)
 
     report = repair_folder(tmp_path / "run", tmp_path / "out")
@@ -33,11 +34,11 @@ def test_a_result_with_damaged_items_is_not_copied_nor_what_follows_it(tmp_path:
     assert (report.events, report.damaged_items) == (len(copied), "c00001")
     assert report.evaluations == 3  # base, math and the first candidate
     kept = ItemStore(tmp_path / "out" / ITEMS_FOLDER)
-    assert all(kept.read(reference) for reference in copied[-1]["items"].values())
+    assert all(kept.read(reference) for reference in copied[-1].items.values())
 
 
 def test_events_behind_the_damage_are_told_only_where_their_own_checksum_fits(tmp_path: Path) -> None:
-    with Ledger.open(tmp_path / "ledger", create=True) as ledger:
+    with RecordFile.open(tmp_path / "ledger", create=True) as ledger:
         for number in range(7):
             ledger.append({"event": "stopped", "reason": f"number {number}"})
     lines = ledger.path.read_bytes().splitlines(keepends=True)

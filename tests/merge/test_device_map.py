@@ -115,7 +115,7 @@ def test_a_worker_over_two_devices_gives_the_same_bits(
         job = Job(f"c{number}", "evaluate", recipe.to_json())
         plain, spread = one.run(job), two.run(job)
         assert plain.status == spread.status == "ok", spread.message
-        assert plain.data == spread.data
+        assert plain.measured == spread.measured
         assert all((plain.items[name] == spread.items[name]).all() for name in plain.items)
         models = [worker._loaded().live().model for worker in (one, two)]
         with torch.no_grad():

@@ -105,7 +105,7 @@ def test_against_the_references(precise, case):
     method = METHODS[source.method]
     options = method.resolve(source.options)
     thresholds = None
-    if options.get("trim") == "model":
+    if options.trim == "model":
         density = source.coefficients["density"]["*"][""]
         # The passes form deltas in float32; one rounding decides nothing else.
         thresholds = {
@@ -122,8 +122,8 @@ def test_against_the_references(precise, case):
             return table.get(layer, table[""])
 
         expected = reference.merge(
-            source.method, options, values["base"][tensor], [values[n][tensor] for n in source.inputs],
-            source.inputs, get, source.seed, tensor, thresholds,
+            source.method, options.to_json(), values["base"][tensor],
+            [values[n][tensor] for n in source.inputs], source.inputs, get, source.seed, tensor, thresholds,
         )  # fmt: skip
         close = np.isclose(found[tensor].double().numpy(), expected, rtol=1e-5, atol=1e-6)
         # Where float32 rounds a magnitude onto a threshold, one element more survives.

@@ -63,8 +63,8 @@ def live_tensors(family, plan):
 def local(source):
     """Whether nothing in a merge depends on layers that the shifted one does not have."""
     options = METHODS[source.method].resolve(source.options)
-    random_sums = METHODS[source.method].is_random and options.get("rescale") == "l1"
-    return options.get("trim") != "model" and not random_sums
+    random_sums = METHODS[source.method].is_random and options.rescale == "l1"
+    return options.trim != "model" and not random_sums
 
 
 @pytest.mark.parametrize("case", [name for name, source in CASES.items() if local(source)])

@@ -42,7 +42,7 @@ def sources(models: Path) -> dict[str, CheckpointSource]:
 
 
 def of(models: Path, method: str, coefficients: Mapping[str, Any], **options: str) -> Recipe:
-    based = METHODS[method].uses_base(options)
+    based = METHODS[method].uses_base(METHODS[method].resolve(options))
     merged = MergedSource(method, NAMES, "base" if based else None, coefficients, options)
     return single_source_recipe({**sources(models), "merged": merged}, "merged", 2, "bfloat16")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evomerge.front.front import compute_front, pick
@@ -93,9 +95,9 @@ def test_faults_of_constraints_beside_each_other() -> None:
     assert faults_between(["a >= 0.5", "a <= 0.5"], []) == []
 
 
-def history(bounds: list[dict[str, object]], texts: list[str], points: dict[str, tuple]) -> History:
-    events = begin(constraints=texts)
-    events[-1]["bounds"] = bounds
+def history(bounds: list[Bound], texts: list[str], points: dict[str, tuple]) -> History:
+    *events, baselines = begin(constraints=texts)
+    events.append(replace(baselines, bounds=tuple(bounds)))
     events.append(asked(0, *points))
     for name, (a, b) in points.items():
         rows = {"a.acc": [1.0] * a + [0.0] * (10 - a), "b.acc": [1.0] * b + [0.0] * (10 - b)}
@@ -107,13 +109,13 @@ POINTS = {"c00000": (9, 1), "c00001": (6, 6), "c00002": (5, 5), "c00003": (1, 9)
 
 
 def test_only_what_keeps_all_constraints_is_on_the_front_and_rescored(tmp_path) -> None:
-    bounds = [Bound("b.acc", ">=", 0.5).to_json(), Bound("a.acc", ">=", 0.2).to_json()]
+    bounds = [Bound("b.acc", ">=", 0.5), Bound("a.acc", ">=", 0.2)]
     found = history(bounds, ["b.acc >= 0.5", "a.acc >= 0.2"], POINTS)
     store = ItemStore(tmp_path)
     front = compute_front(found, store)
     assert [member.id for member in front.members] == ["c00001"]
     assert front.infeasible == 2
-    assert front.to_json()["constraints"] == bounds
+    assert front.to_json()["constraints"] == [bound.to_json() for bound in bounds]
     objectives = [Objective("a.acc", "maximize"), Objective("b.acc", "maximize")]
     assert worth_rescoring(found, objectives, store) == ["c00001"]
     # Scaled by 0.2 to 0.8, the one member is at (1/3, 1/3).
@@ -121,7 +123,7 @@ def test_only_what_keeps_all_constraints_is_on_the_front_and_rescored(tmp_path) 
 
 
 def test_where_none_keeps_them_the_front_is_empty_and_says_so(tmp_path) -> None:
-    found = history([Bound("b.acc", ">=", 0.95).to_json()], ["b.acc >= 0.95"], POINTS)
+    found = history([Bound("b.acc", ">=", 0.95)], ["b.acc >= 0.95"], POINTS)
     front = compute_front(found, ItemStore(tmp_path))
     assert front.members == ()
     assert front.hypervolume["search"] == 0.0
@@ -132,7 +134,7 @@ def test_where_none_keeps_them_the_front_is_empty_and_says_so(tmp_path) -> None:
 
 
 def test_a_bound_relative_to_a_model_follows_its_score_on_each_split() -> None:
-    found = history([Bound("a.acc", ">=", 0.1).to_json()], ["a.acc >= 0.5 x base"], POINTS)
+    found = history([Bound("a.acc", ">=", 0.1)], ["a.acc >= 0.5 x base"], POINTS)
     assert found.bounds("selection") == found.bounds() == (Bound("a.acc", ">=", 0.1),)
     found.apply(scored("base", {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}, split="selection"))
     assert found.bounds("selection") == (Bound("a.acc", ">=", 0.25),)

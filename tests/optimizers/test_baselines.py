@@ -55,10 +55,10 @@ def test_scaling_comes_from_base_and_experts_alone() -> None:
         },
         EXPERTS,
     )
-    assert event["ideal"] == [-0.9, 1.0]
-    assert event["nadir"] == [-0.2, 5.0]
-    assert event["single"] == "single-1"
-    assert event["shown"] == ["base", "math", "code", "uniform", "single-1"]
+    assert event.ideal == (-0.9, 1.0)
+    assert event.nadir == (-0.2, 5.0)
+    assert event.single == "single-1"
+    assert event.shown == ("base", "math", "code", "uniform", "single-1")
 
 
 def test_ties_of_the_best_single_coefficient_do_not_depend_on_order() -> None:
@@ -66,17 +66,17 @@ def test_ties_of_the_best_single_coefficient_do_not_depend_on_order() -> None:
     singles = {f"single-{c}": metrics(0.5, 1.5) for c in ("1.2", "0.4", "0.8")}
     for order in (list(singles), sorted(singles)):
         event = freeze(OBJECTIVES, rows | {name: singles[name] for name in order}, EXPERTS)
-        assert event["single"] == "single-0.4"
+        assert event.single == "single-0.4"
 
 
 def test_failed_merges_are_left_out() -> None:
     rows = {"base": metrics(0.1, 2.0), "math": metrics(0.9, 1.0), "code": metrics(0.2, 1.0)}
     event = freeze(OBJECTIVES, rows, EXPERTS)
-    assert event["single"] is None
-    assert event["shown"] == ["base", "math", "code"]
+    assert event.single is None
+    assert event.shown == ("base", "math", "code")
     with pytest.raises(KeyError, match="code"):
         freeze(OBJECTIVES, {name: rows[name] for name in ("base", "math")}, EXPERTS)
-    assert np.isfinite(event["ideal"]).all()
+    assert np.isfinite(event.ideal).all()
 
 
 def test_objectives_that_give_a_front_nothing_to_weigh() -> None:

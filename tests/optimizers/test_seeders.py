@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evomerge.ledger.events import TaskVectors
 from evomerge.optimizers import seeders
 from tests.merge.passes import reference
 from tests.search_space.test_search_space import METHOD_SPACES, layout
@@ -38,27 +39,25 @@ def test_lines_start_where_the_summed_norm_is_shared(vectors: np.ndarray) -> Non
     assert seeders.lines(gram, [0.0, 0.0, 0.0])[0] == pytest.approx(1 / 3)
 
 
-def prepared(ratio: float) -> dict[str, object]:
+def recorded(ratio: float) -> TaskVectors:
     """Inner products of orthogonal task vectors, alike everywhere but in the first layer's MLP."""
-    alike = [[1.0, 0.0], [0.0, ratio]]
-    gram = dict.fromkeys(("", *layout().places), alike)
-    return {
-        "task_vectors": {"experts": ["math", "code"], "gram": gram | {"layers.0.mlp": [[0, 0], [0, 1]]}}
-    }
+    gram = dict.fromkeys(("", *layout().places), ((1.0, 0.0), (0.0, ratio)))
+    gram["layers.0.mlp"] = ((0.0, 0.0), (0.0, 1.0))
+    return TaskVectors(experts=("math", "code"), gram=gram)
 
 
 def test_seeds_of_a_space() -> None:
     fine = METHOD_SPACES["layer_module"]
-    whole, local = seeders.metagpt_seeds(fine, prepared(3.0))
+    whole, local = seeders.metagpt_seeds(fine, recorded(3.0))
     assert whole == fine.uniform({"math": 0.25, "code": 0.75})
     by_name = {gene.name: value for gene, value in zip(fine.genes, local, strict=True)}
     assert by_name["weight.math.layers.0.mlp"] == 0.0
     assert by_name["weight.code.layers.0.mlp"] == 1.0
     assert by_name["weight.code.layers.1.mlp"] == 0.75
-    lines = seeders.metagpt_seeds(METHOD_SPACES["lines"], prepared(1.0))
+    lines = seeders.metagpt_seeds(METHOD_SPACES["lines"], recorded(1.0))
     assert lines[0] == METHOD_SPACES["lines"].uniform({"math": 0.5, "code": 0.5})
 
 
 def test_no_seeds_without_weights_or_record() -> None:
-    assert seeders.metagpt_seeds(METHOD_SPACES["slerp"], prepared(1.0)) == []
-    assert seeders.metagpt_seeds(METHOD_SPACES["layer"], {}) == []
+    assert seeders.metagpt_seeds(METHOD_SPACES["slerp"], recorded(1.0)) == []
+    assert seeders.metagpt_seeds(METHOD_SPACES["layer"], None) == []

@@ -125,11 +125,11 @@ class Bench:
         """The same by the formulas in float64."""
         options = METHODS[source.method].resolve(source.options)
         thresholds = None
-        if options.get("trim") == "model":
+        if options.trim == "model":
             thresholds = {name: self._threshold(source, name) for name in source.inputs}
         return {
             tensor: reference.merge(
-                source.method, options, values.double().numpy(),
+                source.method, options.to_json(), values.double().numpy(),
                 [self.values[n][tensor].double().numpy() for n in source.inputs], source.inputs,
                 lambda name, expert, at=tensor: value_at(source, name, expert, at),
                 source.seed, tensor, thresholds,

@@ -12,13 +12,17 @@ import pytest
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
 from evomerge.errors import EnvironmentFault, EvomergeError, Stopped, TooManyFailures
+from evomerge.ledger.events import AskedEvent, StoppedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
+from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
-from evomerge.run.job import Job, JobResult
+from evomerge.run.job import Job, JobResult, Measured
 from evomerge.verify.invariants import examine
 from tests.clocks import PlayedClock
+from tests.hand_made import fold_records
 from tests.tiny_runs import events_of, finished, forked
 
 
@@ -53,7 +57,7 @@ def started(tmp_path: Path) -> Path:
     last = next(i for i, event in enumerate(events) if event["event"] == "asked")
     for entry in events[last]["candidates"]:
         entry["recipe"] = events[last]["candidates"][-1]["recipe"]
-    with Ledger.open(tmp_path / LEDGER_FILE, create=True) as ledger:
+    with RecordFile.open(tmp_path / LEDGER_FILE, create=True) as ledger:
         for event in events[: last + 1]:
             ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
     return tmp_path
@@ -64,7 +68,7 @@ def _evaluate(directory: Path, names: list[str]) -> tuple[History, list[Job]]:
     with Ledger.open(directory / LEDGER_FILE, create=False) as ledger:
         history, pool = History.fold(ledger.events), FailingPool()
         assert history.prepared is not None
-        paths = dict.fromkeys(history.prepared["checkpoints"], "")
+        paths = dict.fromkeys(history.prepared.checkpoints, "")
         space = prepared_space(campaign, history.prepared, paths)
         genome = history.candidates[history.generations[0][-1]].genome
         assert genome is not None
@@ -91,16 +95,16 @@ def test_a_crash_between_two_that_fail_alike_counts_one(started: Path) -> None:
 
 
 def test_the_breaker_counts_those_that_share_a_failure(started: Path) -> None:
-    ids = History.fold(events_of(started)).generations[0]
+    ids = fold_records(events_of(started)).generations[0]
     assert len(ids) >= 6
     _evaluate(started, ids)
-    history = History.fold(events_of(started))
+    history = fold_records(events_of(started))
     assert (history.settled, dict(history.failed_kinds)) == (len(ids), {"nonfinite_weights": len(ids)})
     more = [f"c{number:05d}" for number in range(100, 108)]
     with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
-        first = next(e for e in ledger.events if e["event"] == "asked")["candidates"][0]
-        entries = [{**first, "id": name} for name in more]
-        ledger.append({"event": "asked", "generation": 1, "candidates": entries})
+        first = next(e for e in ledger.events if isinstance(e, AskedEvent)).candidates[0]
+        candidates = tuple(replace(first, id=name) for name in more)
+        ledger.append(AskedEvent(generation=1, candidates=candidates))
     with pytest.raises(TooManyFailures, match=r"E508.*8 of 8 .*nonfinite_weights: NaN in T"):
         _evaluate(started, more)
 
@@ -135,8 +139,8 @@ class PlayedPool:
         left = self.losses.get(job.id)
         if left:
             return JobResult(job.id, "lost", left.pop(0), "gone")
-        metrics = {"pets.acc": {"value": 0.5, "stderr": 0.1, "items": 4}}
-        return JobResult(job.id, "ok", data={"metrics": metrics})
+        measured = Measured({"pets.acc": Metric(0.5, 0.1, 4)})
+        return JobResult(job.id, "ok", measured=measured)
 
     def close(self) -> None:
         self._busy.clear()
@@ -157,7 +161,7 @@ class Bed:
         self.pool = PlayedPool(size, self.time, losses)
         campaign, history = load_campaign(finished().file), History.fold(ledger.events)
         assert history.prepared is not None
-        paths = dict.fromkeys(history.prepared["checkpoints"], "")
+        paths = dict.fromkeys(history.prepared.checkpoints, "")
         self.space = space = prepared_space(campaign, history.prepared, paths)
         lowest = [gene.low for gene in space.genes]
         self.recipes: list[Recipe] = []
@@ -226,7 +230,7 @@ def test_a_stop_is_heard_while_everything_waits(started: Path) -> None:
         bed = Bed(started, ledger, 1, {"c00000": ["node_lost"] * 5}, stop)
         with pytest.raises(Stopped, match="enough"):
             bed.evaluate(1)
-        assert ledger.events[-1]["event"] == "stopped"
+        assert isinstance(ledger.events[-1], StoppedEvent)
     assert asked_at <= bed.time.now() - 1000.0 <= asked_at + 0.25
     assert max(bed.time.slept) <= 0.25
 

@@ -36,6 +36,7 @@ from evomerge.run import dispatch
 from evomerge.run.driver import _unusable
 from evomerge.run.progress import Progress
 from evomerge.verify.invariants import verify
+from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
 from tests.tiny_ray import local_ray
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
@@ -343,7 +344,7 @@ def test_weights_that_change_under_way_are_noticed_at_the_next_candidate(
     events = events_of(folder / "run")
     assert events[-1]["reason"] == "fault"
     assert not [event for event in events if event["event"] in ("failed", "lost")]
-    before = History.fold(events).budget_used
+    before = fold_records(events).budget_used
     assert 0 < before < 8
     path.write_bytes(sound)
     assert run_file(small(folder), folder / "run").budget_used == 8
@@ -367,11 +368,11 @@ def test_an_evaluator_taken_away_is_refused(begun: Path) -> None:
 
 
 def test_a_ledger_of_another_optimizer_state_is_refused(begun: Path) -> None:
-    from evomerge.ledger.ledger import Ledger
+    from evomerge.ledger.records import RecordFile
 
     copy = begun / "forged"
     copy.mkdir()
-    with Ledger.open(copy / LEDGER_FILE, create=True) as ledger:
+    with RecordFile.open(copy / LEDGER_FILE, create=True) as ledger:
         for event in events_of(begun / "run"):
             event = {k: v for k, v in event.items() if k not in ("n", "format")}
             if event["event"] == "told":
@@ -463,7 +464,7 @@ def test_a_merge_that_overflows_is_a_failure_and_never_in_the_front(folder: Path
 
     with contextlib.suppress(TooManyFailures):
         run(load_campaign(file), folder / "run", campaign_paths, "float16")
-    history = History.fold(events_of(folder / "run"))
+    history = fold_records(events_of(folder / "run"))
     assert set(history.failures()) <= {"nonfinite_weights", "nonfinite_logits"}
     assert sum(history.failures().values()) >= 3
     wrong = [c.id for c in history.candidates.values() if c.failure]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import LedgerDamaged, TooManyFailures
-from evomerge.ledger.history import History
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from evomerge.objectives.objective import Complete, Failed
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.schedule import follow
@@ -17,6 +16,7 @@ from evomerge.run.job import JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
 from evomerge.verify.invariants import verify
+from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, run_file
 
@@ -262,7 +262,7 @@ def test_a_tampered_order_of_tells_is_refused(tmp_path, undisturbed):
     first, second = [i for i, e in enumerate(events) if e["event"] == "told"][4:6]
     events[first]["id"], events[second]["id"] = events[second]["id"], events[first]["id"]
     (tmp_path / "run").mkdir()
-    with Ledger.open(tmp_path / "run" / "ledger.jsonl", create=True) as ledger:
+    with RecordFile.open(tmp_path / "run" / "ledger.jsonl", create=True) as ledger:
         for event in events:
             ledger.append(event)
     with pytest.raises(LedgerDamaged, match=r"E505.*cannot be replayed.*c0000\d is told"):
@@ -308,7 +308,7 @@ def test_failures_are_told_and_lost_jobs_tried_again(tmp_path, monkeypatch):
     assert set(history.failures()) == {"nonfinite_weights"}
     assert sum(c.attempts_lost for c in history.candidates.values()) >= 2
     assert len(history.told) == history.asked
-    assert History.fold(events_of(tmp_path / "run")).turns == history.turns
+    assert fold_records(events_of(tmp_path / "run")).turns == history.turns
     assert verify(tmp_path / "run") == []
 
 
@@ -323,4 +323,4 @@ def test_the_breaker_stops_steady_state_too(tmp_path, monkeypatch):
     monkeypatch.setattr("evomerge.run.driver.open_pool", lambda workers, setup: AllFail(setup))
     with pytest.raises(TooManyFailures, match=r"E508.*nonfinite_weights"):
         run_file(file, tmp_path / "run")
-    assert History.fold(events_of(tmp_path / "run")).budget_used <= 8
+    assert fold_records(events_of(tmp_path / "run")).budget_used <= 8

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.records import RecordFile
 from evomerge.verify.invariants import examine, verify
 from tests.tiny_runs import events_of, finished
 
@@ -16,7 +16,7 @@ def _written(directory, events):
     directory.mkdir(exist_ok=True)
     if not (directory / "items").exists():
         os.symlink(finished().directory / "items", directory / "items")
-    with Ledger.open(directory / "ledger.jsonl", create=True) as ledger:
+    with RecordFile.open(directory / "ledger.jsonl", create=True) as ledger:
         for event in events:
             ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
     return directory
@@ -278,6 +278,7 @@ def test_the_budget_is_counted(monkeypatch):
 
 def test_exports(tmp_path):
     from evomerge.export.export import export_candidate
+    from evomerge.export.log import ExportEvent
 
     ignored = shutil.ignore_patterns("exports.jsonl*")
     shutil.copytree(finished().directory, tmp_path / "run", ignore=ignored)
@@ -290,8 +291,9 @@ def test_exports(tmp_path):
     assert "an export was changed; knee/config.json: changed" in _text(verify(tmp_path / "run"))
     shutil.rmtree(tmp_path / "knee")
     assert verify(tmp_path / "run") == []
-    with Ledger.open(tmp_path / "run" / "exports.jsonl", create=False) as log:
-        log.append({"event": "export", "id": "c09999", "recipe": "0" * 64, "out": "x"})
+    with RecordFile.open(tmp_path / "run" / "exports.jsonl", create=False) as log:
+        event = ExportEvent(id="c09999", recipe="0" * 64, out="x", bytes=0, scores={})
+        log.append(event.to_json())
     assert "an export of a recipe the campaign does not have" in _text(verify(tmp_path / "run"))
     data = bytearray((tmp_path / "run" / "exports.jsonl").read_bytes())
     data[20] ^= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
@@ -65,8 +65,8 @@ class Merger:
         self._folders = folders
         self._method = checked_method(source, where)
         self._options = self._method.resolve(source.options)
-        self._scalars = self._method.scalars_with(source.options)
-        self._base = source.base if self._method.uses_base(source.options) else None
+        self._scalars = self._method.scalars_with(self._options)
+        self._base = source.base if self._method.uses_base(self._options) else None
         self._names = sorted(source.inputs)
         self._statistics = statistics
         if source.shifts:
@@ -134,10 +134,9 @@ class Merger:
 
     def _row_rule(self, place: str) -> RowRule | None:
         """How weights are found row by row; None where one number holds for the whole tensor."""
-        along = self._options.get("along", "tensor")
-        if along == "tensor":
+        axis = self._options.along
+        if axis is None or axis == "tensor":
             return None
-        axis = cast('Literal["rows", "columns"]', along)
         if self._scalars == "model_stock":
             return RowRule("model_stock", axis, factor=self._coefficient("lambda", None, place))
         t = self._coefficient("t", None, place)
@@ -161,12 +160,12 @@ class Merger:
     ) -> tuple[Literal["none", "before", "after"], Literal["none", "count", "weight"]]:
         if not self._method.elect or voters < 2:
             return "none", "none"
-        election = cast('Literal["before", "after"]', self._options.get("election", "before"))
-        return election, cast('Literal["none", "count", "weight"]', self._options["divisor"])
+        election = self._options.election or "before"
+        return election, self._options.divisor or "none"
 
     @property
     def _divides_by_weight(self) -> bool:
-        return self._method.elect and self._options["divisor"] == "weight"
+        return self._method.elect and self._options.divisor == "weight"
 
     def _varying(self, tensor: str, place: str) -> Merged:
         """SCE: the entries that vary most, weighted by the energy they have in each expert."""
@@ -206,7 +205,7 @@ class Merger:
             return dict.fromkeys(self._names, ratio / len(self._names))
         found = [self._coefficient("weight", name, place) for name in self._names]
         used = [name for name, weight in zip(self._names, found, strict=True) if weight != 0.0]
-        shares = self._options.get("normalise", "yes") == "yes"
+        shares = self._options.normalise != "no"
         if self._scalars != "weights" and shares and len(used) == 1:
             # No rounding may stand between one expert alone and that expert.
             return {name: float(name == used[0]) for name in self._names}
@@ -222,7 +221,7 @@ class Merger:
         gram = self._statistics.gram(tensor, self._names, self._base)
         if self._scalars == "karcher":
             return karcher(weights, gram)
-        return multislerp(weights, gram, self._options["normalise"] == "yes")
+        return multislerp(weights, gram, self._options.normalise == "yes")
 
     def _input(
         self, name: str, tensor: str, place: str, shape: tuple[int, ...], weight: float
@@ -232,9 +231,9 @@ class Merger:
         density = 1.0 if kind == "none" else self._coefficient("density", name, place)
         if density == 1.0 or self._base is None:
             return plain
-        binary = self._options.get("rounding") == "binary"
-        rescale = self._options.get("rescale", "none")
-        if kind == "magnitude" and self._options["trim"] == "model":
+        binary = self._options.rounding == "binary"
+        rescale = self._options.rescale or "none"
+        if kind == "magnitude" and self._options.trim == "model":
             threshold = self._statistics.model_threshold(self._base, name, density, binary)
             found = replace(plain, threshold=threshold)
         elif kind == "magnitude":
@@ -320,7 +319,7 @@ def checked_method(source: MergedSource, where: str) -> MergeMethod:
     problems += [
         Problem("E111", fault, field=f"{where}.options") for fault in method.faults(source.options)
     ]
-    if not problems and method.uses_base(source.options) and source.base is None:
+    if not problems and method.uses_base(method.resolve(source.options)) and source.base is None:
         problems.append(Problem("E115", f"{method.name} needs a base", field=f"{where}.base"))
     if problems:
         raise ConfigError(problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +12,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
+from evomerge.ledger.events import TaskVectors
 from evomerge.recipe.method import METHODS
 
 if TYPE_CHECKING:
@@ -25,13 +26,12 @@ class WeightReport:
     Attributes:
         active: expert to the places its task vector touches.
         warnings: E233 problems, which do not stop a campaign.
-        task_vectors: JSON data for seeding: `experts`, and by place (empty for the whole model) the
-            matrix of inner products of their task vectors in that order, `gram`.
+        task_vectors: their inner products, for seeding.
     """
 
     active: Mapping[str, tuple[str, ...]]
     warnings: tuple[Problem, ...]
-    task_vectors: Mapping[str, Any]
+    task_vectors: TaskVectors
 
 
 def prepare_statistics(
@@ -85,7 +85,10 @@ def prepare_statistics(
     if "variances" in needed and experts:
         statistics.least_variance(base, experts, first, 1.0)
     grams = statistics.place_grams(base, experts) if experts else {}
-    vectors = {"experts": experts, "gram": {place: gram.tolist() for place, gram in grams.items()}}
+    vectors = TaskVectors(
+        experts=tuple(experts),
+        gram={place: tuple(map(tuple, gram.tolist())) for place, gram in grams.items()},
+    )
     return WeightReport(active, tuple(warnings), vectors)
 
 

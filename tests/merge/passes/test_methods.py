@@ -21,7 +21,9 @@ from tests.merge.passes.cases import CASES, EXPERTS, merged
 
 UP = "model.layers.1.mlp.up_proj.weight"
 MERGES = {name: source for name, source in CASES.items() if name != "copy"}
-LINEAR = {n: s for n, s in MERGES.items() if METHODS[s.method].is_linear(s.options)}
+LINEAR = {
+    n: s for n, s in MERGES.items() if METHODS[s.method].is_linear(METHODS[s.method].resolve(s.options))
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_every_method_has_a_case():
 @pytest.mark.parametrize("case", LINEAR)
 def test_superposition_where_linearity_is_claimed(engine, case):
     source = LINEAR[case]
-    based = METHODS[source.method].uses_base(source.options)
+    based = METHODS[source.method].uses_base(METHODS[source.method].resolve(source.options))
     base = stored(engine, "base").double() if based else 0.0
     first, second = ({"a": 0.3, "b": 0.5, "c": 0.7}, {"a": 0.4, "b": 0.9, "c": -0.2})
     both = {name: first[name] + 2 * second[name] for name in first}
@@ -88,8 +90,8 @@ NONLINEAR = [
 @pytest.mark.parametrize("case", NONLINEAR)
 def test_superposition_fails_where_it_is_not_claimed(engine, case):
     source = MERGES[case]
-    assert not METHODS[source.method].is_linear(source.options)
-    based = METHODS[source.method].uses_base(source.options)
+    assert not METHODS[source.method].is_linear(METHODS[source.method].resolve(source.options))
+    based = METHODS[source.method].uses_base(METHODS[source.method].resolve(source.options))
     base = stored(engine, "base") if based else 0.0
     first, second = ({"a": 0.3, "b": 0.5, "c": 0.7}, {"a": 0.4, "b": 0.9, "c": 0.2})
     both = {name: first[name] + second[name] for name in first}
@@ -157,7 +159,7 @@ def test_density_one_is_the_unsparsified_reducer(engine, method):
         return
     weights = {"a": 0.3, "b": 0.9, "c": 1.1}
     found = neutral(method, weight=weights)
-    divisor = declared.resolve({})["divisor"]
+    divisor = declared.resolve({}).divisor
     same = (
         neutral("ties", weight=weights) if declared.elect else merged("task_arithmetic", weight=weights)
     )

@@ -14,7 +14,7 @@ from evomerge.run.pool import slots
 from evomerge.run.pool.processes import MOST_AHEAD, ProcessPool
 from evomerge.run.pool.ray_actors import RayPool
 from evomerge.run.pool.slots import Slot, SlotPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 from tests.tiny_ray import local_ray
 
 KINDS = ("local", "ray")
@@ -108,7 +108,7 @@ def test_what_lay_behind_a_deadline_runs_once_alone(pool: SlotPool) -> None:
     pool._slots[0].short = True  # as if the fresh worker had already answered
     after = [take(pool), take(pool)]
     assert [result.id for result in after] == ["add:2", "add:3"]
-    assert after[0].data["count"] == 1, "nothing ran before it in its worker"
+    assert answer_of(after[0])["count"] == 1, "nothing ran before it in its worker"
 
 
 def test_a_deadline_begins_when_the_job_before_has_ended(pool: SlotPool) -> None:

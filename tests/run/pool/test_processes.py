@@ -20,7 +20,7 @@ from evomerge.run.pool.inline import InlinePool
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.processes import ProcessPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -49,9 +49,9 @@ def test_jobs_start_in_order_and_arrive_as_they_finish() -> None:
             pool.submit(job(name))
         arrived = [take(pool) for _ in range(4)]
         assert [result.id for result in arrived] == ["add:1", "add:2", "add:3", "sleep:1.5"]
-        assert len({result.data["pid"] for result in arrived}) == 2 == pool.size
+        assert len({answer_of(result)["pid"] for result in arrived}) == 2 == pool.size
         assert pool.next(0.1) is None
-        assert os.getpid() not in {result.data["pid"] for result in arrived}
+        assert os.getpid() not in {answer_of(result)["pid"] for result in arrived}
     finally:
         pool.close()
 
@@ -69,14 +69,14 @@ def test_a_death_of_any_kind_loses_one_job_and_no_more(
     pool: ProcessPool, name: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pool.submit(job("add:1"))
-    first = take(pool).data["pid"]
+    first = answer_of(take(pool))["pid"]
     pool.submit(job(name))
     pool.submit(job("add:2"))
     lost, after = take(pool), take(pool)
     assert (lost.id, lost.status, lost.failure) == (name, "lost", "worker_died")
     assert message in lost.message
-    assert (after.status, after.data["count"]) == ("ok", 1)
-    assert after.data["pid"] != first
+    assert (after.status, answer_of(after)["count"]) == ("ok", 1)
+    assert answer_of(after)["pid"] != first
     capfd.readouterr()  # tracebacks of the workers, which go to stderr
 
 
@@ -97,12 +97,12 @@ def test_a_job_past_its_deadline_is_killed(
     assert lost.message == "no result within 0.5 s"
     after = take(pool)
     assert after.status == "ok"
-    assert not psutil.pid_exists(first.data["pid"])
+    assert not psutil.pid_exists(answer_of(first)["pid"])
 
 
 def test_a_worker_that_dies_while_idle_is_replaced(pool: ProcessPool) -> None:
     pool.submit(job("add:1"))
-    first = take(pool).data["pid"]
+    first = answer_of(take(pool))["pid"]
     os.kill(first, signal.SIGKILL)
     psutil.Process(first).wait(5)
     pool.submit(job("add:2"))
@@ -110,12 +110,12 @@ def test_a_worker_that_dies_while_idle_is_replaced(pool: ProcessPool) -> None:
     if result.status == "lost":  # the death came between the look and the hand-out
         pool.submit(job("add:2"))
         result = take(pool)
-    assert result.data["pid"] != first
+    assert answer_of(result)["pid"] != first
 
 
 def test_close_ends_workers_in_the_middle_of_a_job(pool: ProcessPool) -> None:
     pool.submit(job("add:1"))
-    worker = take(pool).data["pid"]
+    worker = answer_of(take(pool))["pid"]
     pool.submit(job("sleep:60"))
     started = time.monotonic()
     pool.close()
@@ -139,12 +139,12 @@ DRIVER = """
 import sys, time
 from evomerge.run.pool.processes import ProcessPool
 from evomerge.run.job import Job
-from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 if __name__ == "__main__":
     pool = ProcessPool(SETUP, 2, ToyRunner)
     for name in ("add:1", "add:2", "sleep:60", "stop"):
         pool.submit(Job(name, "evaluate"))
-    print(*(pool.next(30).data["pid"] for _ in range(2)), flush=True)
+    print(*(answer_of(pool.next(30))["pid"] for _ in range(2)), flush=True)
     time.sleep(60)
 """
 
@@ -176,7 +176,7 @@ def test_the_inline_pool_runs_when_asked() -> None:
     assert pool.next(0.1) is None
     for name in ("add:1", "add:2"):
         pool.submit(job(name))
-    assert [take(pool).data["count"], take(pool).data["count"]] == [1, 2]
+    assert [answer_of(take(pool))["count"], answer_of(take(pool))["count"]] == [1, 2]
     pool.submit(job("add:3"))
     pool.close()
     assert pool.next(0.1) is None

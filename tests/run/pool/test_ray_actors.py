@@ -20,7 +20,7 @@ from evomerge.run.pool import slots
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.ray_actors import RayPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 from tests.tiny_ray import local_ray
 
 
@@ -53,7 +53,7 @@ def test_jobs_start_in_order_and_go_to_whoever_is_free(monkeypatch: pytest.Monke
         assert pool.size == 2
         for name in ("add:1", "add:2"):
             pool.submit(job(name))
-        pids = {take(pool).data["pid"] for _ in range(2)}
+        pids = {answer_of(take(pool))["pid"] for _ in range(2)}
         assert os.getpid() not in pids
         for name in ("sleep:1.5", "add:3", "add:4"):
             pool.submit(job(name))
@@ -69,7 +69,7 @@ def test_a_death_loses_one_job_and_no_more(pool: RayPool, name: str) -> None:
     pool.submit(job("add:2"))
     lost, after = take(pool), take(pool)
     assert (lost.id, lost.status, lost.failure) == (name, "lost", "worker_died")
-    assert (after.status, after.data["count"]) == ("ok", 1)
+    assert (after.status, answer_of(after)["count"]) == ("ok", 1)
 
 
 def test_a_job_past_its_deadline_is_killed(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_workers_share_have_or_span_devices(gpus: float, asked: int, placed: dic
             for place in range(asked):  # as many at once as may be needed to see every worker
                 pool.submit(job(f"sleep:0.2#{number}.{place}"))
             for _ in range(asked):
-                data = take(pool).data
+                data = answer_of(take(pool))
                 devices[data["pid"]] = ",".join(sorted(data["devices"].split(",")))
             if Counter(devices.values()) == placed:
                 break
@@ -142,7 +142,7 @@ import os
 import signal
 
 from evomerge.run.pool.ray_actors import RayPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 
 
 def handle(number, frame):

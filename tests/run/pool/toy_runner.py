@@ -7,13 +7,15 @@ What follows a `#` only tells ids apart.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from typing import Any
 
-from evomerge.run.job import Job, JobResult, WorkerSetup
+from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 
 SETUP = WorkerSetup(
     sources={},
@@ -53,7 +55,7 @@ class ToyRunner:
         elif verb == "raise":
             raise RuntimeError("a runner that breaks its promise")
         elif verb == "unpicklable":
-            return JobResult(job.id, "ok", data={"value": lambda: None})
+            return JobResult(job.id, "ok", measured=Measured({}, lambda: None))  # type: ignore[arg-type]
         elif verb == "lock":
             self.lock = multiprocessing.RLock()
         elif verb == "print":
@@ -62,5 +64,10 @@ class ToyRunner:
         elif verb == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        data = {"value": value, "pid": os.getpid(), "count": self.count, "devices": devices}
-        return JobResult(job.id, "ok", data=data)
+        answer = {"value": value, "pid": os.getpid(), "count": self.count, "devices": devices}
+        return JobResult(job.id, "ok", message=json.dumps(answer))
+
+
+def answer_of(result: JobResult) -> dict[str, Any]:
+    """What the job found: `value`, `pid` of its worker, `count` of that worker's jobs, its `devices`."""
+    return dict(json.loads(result.message))

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import CampaignInUse, EnvironmentFault, LedgerDamaged
-from evomerge.ledger.ledger import FORMAT, Ledger, encode, read_events, repair
+from evomerge.ledger.records import FORMAT, RecordFile, encode, read_records, repair
 
 EVENTS = [
     {"event": "campaign", "evomerge": "0.1.0", "name": "Prüfung \n JJ**"},
@@ -29,15 +29,15 @@ EVENTS = [
 
 
 def write(path, events=EVENTS):
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         for event in events:
             ledger.append(event)
     return path.read_bytes()
 
 
 def reopened(path):
-    with Ledger.open(path, create=False) as ledger:
-        return list(ledger.events)
+    with RecordFile.open(path, create=False) as ledger:
+        return list(ledger.records)
 
 
 def without_own_fields(events):
@@ -48,9 +48,9 @@ def test_events_come_back_as_they_were_and_the_format_is_as_documented(tmp_path)
     path = tmp_path / "ledger.jsonl"
     data = write(path)
     assert without_own_fields(reopened(path)) == EVENTS
-    assert read_events(path) == reopened(path)
-    assert [event["n"] for event in read_events(path)] == list(range(len(EVENTS)))
-    assert read_events(path)[0]["format"] == FORMAT
+    assert read_records(path) == reopened(path)
+    assert [event["n"] for event in read_records(path)] == list(range(len(EVENTS)))
+    assert read_records(path)[0]["format"] == FORMAT
     everything = b""
     for line in data.decode("ascii").splitlines():
         crc, payload = line.split(" ", 1)
@@ -62,33 +62,34 @@ def test_events_come_back_as_they_were_and_the_format_is_as_documented(tmp_path)
 def test_floats_come_back_to_the_last_bit(tmp_path):
     values = np.random.default_rng(0).integers(0, 2**62, size=500).view(np.float64)
     write(tmp_path / "ledger", [{"values": values.tolist()}])
-    assert np.array(read_events(tmp_path / "ledger")[0]["values"]).tobytes() == values.tobytes()
+    assert np.array(read_records(tmp_path / "ledger")[0]["values"]).tobytes() == values.tobytes()
 
 
 def test_events_read_so_far_are_those_on_disk_while_writing(tmp_path):
     path = tmp_path / "ledger"
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         given_event = {"genome": (0.5, 1)}
-        ledger.append(given_event)
-        assert ledger.events == read_events(path) == [{"n": 0, "format": 1, "genome": [0.5, 1]}]
+        written = ledger.append(given_event)
+        assert [written] == read_records(path) == [{"n": 0, "format": 1, "genome": [0.5, 1]}]
+        assert ledger.count == 1
         assert given_event == {"genome": (0.5, 1)}
 
 
 def test_cut_anywhere_in_the_last_three_records_loses_only_the_torn_one(tmp_path, caplog):
     whole = write(tmp_path / "whole")
-    events = read_events(tmp_path / "whole")
+    events = read_records(tmp_path / "whole")
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     path = tmp_path / "ledger"
     for cut in range(ends[-4], len(whole) + 1):
         path.write_bytes(whole[:cut])
         kept = sum(end <= cut for end in ends)
-        assert read_events(path) == events[:kept]
+        assert read_records(path) == events[:kept]
         caplog.clear()
-        with Ledger.open(path, create=False) as ledger:
-            assert ledger.events == events[:kept]
+        with RecordFile.open(path, create=False) as ledger:
+            assert ledger.records == events[:kept]
             assert ("dropped an unfinished record" in caplog.text) == (cut not in ends)
             ledger.append(EVENTS[0])
-        assert without_own_fields(read_events(path)) == [*EVENTS[:kept], EVENTS[0]]
+        assert without_own_fields(read_records(path)) == [*EVENTS[:kept], EVENTS[0]]
 
 
 @pytest.mark.parametrize("cut", range(0, 40, 3))
@@ -119,7 +120,7 @@ def test_one_bit_flipped_anywhere_before_the_last_record_is_found(tmp_path):
             damaged[position] ^= 1 << bit
             path.write_bytes(damaged)
             with pytest.raises(LedgerDamaged, match="E502"):
-                read_events(path)
+                read_records(path)
 
 
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), seed=st.integers(0, 99))
@@ -137,16 +138,16 @@ def test_one_bit_flipped_in_a_long_ledger_is_found_and_repaired(tmp_path, positi
     path.write_bytes(damaged)
     before = path.read_bytes()
     with pytest.raises(LedgerDamaged, match="repair") as caught:
-        Ledger.open(path, create=False)
+        RecordFile.open(path, create=False)
     record = whole.count(b"\n", 0, int(position * last))
     start = whole.rfind(b"\n", 0, int(position * last)) + 1
     assert f"record {record} at byte {start:,}" in str(caught.value)
     assert path.read_bytes() == before
     out.unlink(missing_ok=True)
     found = repair(path, out)
-    assert read_events(out) == read_events(source)[: found.kept]
+    assert read_records(out) == read_records(source)[: found.kept]
     assert found.kept == record
-    assert all(event in read_events(source)[record + 1 :] for event in found.salvaged)
+    assert all(event in read_records(source)[record + 1 :] for event in found.salvaged)
     assert len(found.salvaged) >= 12 - record - 3
 
 
@@ -163,7 +164,7 @@ def test_lines_that_are_lost_moved_repeated_or_foreign_are_found(tmp_path, chang
     path = tmp_path / "ledger"
     path.write_bytes(b"".join(changed))
     with pytest.raises(LedgerDamaged, match=r"E502.*record [12] at byte"):
-        read_events(path)
+        read_records(path)
 
 
 def test_damage_just_before_a_torn_tail_is_not_taken_for_the_tail(tmp_path):
@@ -172,7 +173,7 @@ def test_damage_just_before_a_torn_tail_is_not_taken_for_the_tail(tmp_path):
     path = tmp_path / "ledger"
     path.write_bytes(whole[:last] + b"\x0b" + whole[last + 1 : -20])
     with pytest.raises(LedgerDamaged, match=r"E502.*record 3 at byte"):
-        Ledger.open(path, create=False)
+        RecordFile.open(path, create=False)
 
 
 @pytest.mark.parametrize("content", [b"schema: 1\nname: x", b"# notes", b"\x89PNG\r\n"])
@@ -180,7 +181,7 @@ def test_a_file_that_is_no_ledger_is_left_alone(tmp_path, content):
     path = tmp_path / "notes.yaml"
     path.write_bytes(content)
     with pytest.raises(LedgerDamaged, match=r"E502.*record 0 at byte 0"):
-        Ledger.open(path, create=True)
+        RecordFile.open(path, create=True)
     assert path.read_bytes() == content
 
 
@@ -189,14 +190,14 @@ def test_a_newer_format_is_refused(tmp_path):
     payload = b'{"evomerge":"9.9","format":2,"n":0}'
     path.write_bytes(b"%08x %b\nwhatever\n" % (zlib.crc32(payload), payload))
     with pytest.raises(LedgerDamaged, match=r"E503.*by evomerge 9\.9 in format 2, .* up to 1"):
-        read_events(path)
+        read_records(path)
     with pytest.raises(LedgerDamaged, match="E503"):
         repair(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float64("nan")])
 def test_numbers_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path, bad):
-    with Ledger.open(tmp_path / "ledger", create=True) as ledger:
+    with RecordFile.open(tmp_path / "ledger", create=True) as ledger:
         ledger.append(EVENTS[0])
         before = ledger.path.read_bytes()
         with pytest.raises(ValueError, match=r"finite numbers only; found .* at `scores\.acc\[1\]`"):
@@ -205,20 +206,20 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path
             ledger.append({"n": 3})
         assert ledger.path.read_bytes() == before
         ledger.append(EVENTS[1])
-    assert without_own_fields(read_events(ledger.path)) == EVENTS[:2]
+    assert without_own_fields(read_records(ledger.path)) == EVENTS[:2]
 
 
 def test_a_second_writer_is_refused_by_name_and_readers_are_not(tmp_path):
     path = tmp_path / "ledger"
     write(path)
     script = f"""
-from evomerge.ledger.ledger import Ledger, read_events
-print(len(read_events({str(path)!r})), flush=True)
-Ledger.open({str(path)!r}, create=False)
+from evomerge.ledger.records import RecordFile, read_records
+print(len(read_records({str(path)!r})), flush=True)
+RecordFile.open({str(path)!r}, create=False)
 """
-    with Ledger.open(path, create=False):
+    with RecordFile.open(path, create=False):
         with pytest.raises(CampaignInUse, match=rf"E501.*pid {os.getpid()}, since 2\d\d\d-"):
-            Ledger.open(path, create=False)
+            RecordFile.open(path, create=False)
         began = time.monotonic()
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert time.monotonic() - began < 20
@@ -236,7 +237,7 @@ def test_a_lock_of_another_host_that_was_not_signed_off_is_refused(tmp_path):
     assert lock.read_bytes() == b""
     lock.write_text(json.dumps({"host": "node7", "pid": 12, "since": "2026-01-01T00:00:00Z"}))
     with pytest.raises(CampaignInUse, match=r"host node7, pid 12.*remove .*ledger\.lock"):
-        Ledger.open(path, create=False)
+        RecordFile.open(path, create=False)
     lock.write_text("{torn")
     assert len(reopened(path)) == len(EVENTS)
 
@@ -245,8 +246,8 @@ def test_a_forked_child_neither_keeps_the_lock_nor_gives_it_up(tmp_path):
     path = tmp_path / "ledger"
     script = f"""
 import os, sys, time
-from evomerge.ledger.ledger import Ledger
-ledger = Ledger.open({str(path)!r}, create=True)
+from evomerge.ledger.records import RecordFile
+ledger = RecordFile.open({str(path)!r}, create=True)
 ledger.append({{"event": "x"}})
 child = os.fork()
 if child == 0:
@@ -264,7 +265,7 @@ time.sleep(60)
     child = int(driver.stdout.readline())
     try:
         with pytest.raises(CampaignInUse, match=f"pid {driver.pid}"):
-            Ledger.open(path, create=False)
+            RecordFile.open(path, create=False)
         driver.kill()
         driver.wait()
         assert len(reopened(path)) == 1
@@ -277,14 +278,14 @@ time.sleep(60)
 
 def test_a_missing_ledger_is_made_only_on_request(tmp_path):
     with pytest.raises(FileNotFoundError, match="no ledger at"):
-        Ledger.open(tmp_path / "ledger", create=False)
+        RecordFile.open(tmp_path / "ledger", create=False)
     with pytest.raises(EnvironmentFault, match=r"E408.*absent"):
-        Ledger.open(tmp_path / "absent" / "ledger", create=True)
+        RecordFile.open(tmp_path / "absent" / "ledger", create=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_closed_ledger_and_one_changed_by_others_take_nothing(tmp_path):
-    ledger = Ledger.open(tmp_path / "ledger", create=True)
+    ledger = RecordFile.open(tmp_path / "ledger", create=True)
     ledger.append(EVENTS[0])
     with ledger.path.open("ab") as other:
         other.write(b"x")
@@ -300,8 +301,8 @@ def test_a_closed_ledger_and_one_changed_by_others_take_nothing(tmp_path):
 FULL_DISK = """
 import resource, sys
 from evomerge.errors import EnvironmentFault
-from evomerge.ledger.ledger import Ledger
-ledger = Ledger.open(sys.argv[1], create=True)
+from evomerge.ledger.records import RecordFile
+ledger = RecordFile.open(sys.argv[1], create=True)
 count = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 for turn in range(2):
@@ -331,7 +332,7 @@ def test_a_full_disk_ends_in_a_named_fault_and_a_sound_ledger_that_can_go_on(tmp
     assert str(path) in first
     assert int(second.split()[0]) > int(first.split()[0])
     data = path.read_bytes()
-    assert len(read_events(path)) == int(second.split()[0]) == data.count(b"\n")
+    assert len(read_records(path)) == int(second.split()[0]) == data.count(b"\n")
     assert data.endswith(b"\n")
 
 
@@ -339,14 +340,14 @@ def test_a_full_disk_ends_in_a_named_fault_and_a_sound_ledger_that_can_go_on(tmp
 def test_a_read_only_folder_is_a_named_fault(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(EnvironmentFault, match="E408"):
-        Ledger.open(tmp_path / "ledger", create=True)
+        RecordFile.open(tmp_path / "ledger", create=True)
 
 
 WRITER = """
 import sys
-from evomerge.ledger.ledger import Ledger
-with Ledger.open(sys.argv[1], create=True) as ledger:
-    start = len(ledger.events)
+from evomerge.ledger.records import RecordFile
+with RecordFile.open(sys.argv[1], create=True) as ledger:
+    start = len(ledger.records)
     for number in range(start, start + int(sys.argv[2])):
         ledger.append({"event": "evaluated", "number": number, "values": [number / 7] * 20})
         print(number, flush=True)
@@ -378,7 +379,7 @@ def test_sigkill_at_random_moments_loses_nothing_acknowledged(tmp_path):
         writer.stdout.close()
         assert first in (acknowledged + 1, acknowledged + 2)
         acknowledged = max([first, *rest])
-        numbers = [event["number"] for event in read_events(path)]
+        numbers = [event["number"] for event in read_records(path)]
         assert numbers == list(range(len(numbers)))
         # One more may be on disk: written, but killed before it was acknowledged.
         assert len(numbers) - 1 in (acknowledged, acknowledged + 1)
@@ -419,26 +420,26 @@ def test_sigkill_while_a_torn_tail_is_dropped(tmp_path):
 @pytest.mark.parametrize("name", ["ledger.mid_append", "ledger.after_write"])
 def test_an_exception_halfway_takes_the_record_back(tmp_path, monkeypatch, name):
     path = tmp_path / "ledger"
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         ledger.append(EVENTS[0])
         monkeypatch.setattr("evomerge.failpoint._armed", {name: ("raise", 1)})
         with pytest.raises(RuntimeError, match=f"failpoint {name}"):
             ledger.append(EVENTS[1])
         ledger.append(EVENTS[2])
-    assert without_own_fields(read_events(path)) == [EVENTS[0], EVENTS[2]]
+    assert without_own_fields(read_records(path)) == [EVENTS[0], EVENTS[2]]
 
 
 def test_append_and_replay_are_quick_enough_to_print(tmp_path, capsys):
     path = tmp_path / "ledger"
     seconds = []
-    with Ledger.open(path, create=True) as ledger:
+    with RecordFile.open(path, create=True) as ledger:
         for _ in range(300):
             event = {"event": "asked", "genome": [0.123] * 100}
             began = time.perf_counter()
             ledger.append(event)
             seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
-    assert len(read_events(path)) == 300
+    assert len(read_records(path)) == 300
     replay = time.perf_counter() - began
     with capsys.disabled():
         median, tail = np.percentile(seconds, [50, 99]) * 1e3
@@ -453,4 +454,4 @@ def test_a_record_with_another_number_is_found_although_its_checksum_fits(tmp_pa
         second, _ = encode({"event": "stopped", "n": number}, crc)
         path.write_bytes(first + second + first)
         with pytest.raises(LedgerDamaged, match=r"E502.*record 1 at byte .*it has another number"):
-            read_events(path)
+            read_records(path)
