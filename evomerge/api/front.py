@@ -12,7 +12,7 @@ from evomerge.export.choice import choose
 from evomerge.front.front import Front as ComputedFront
 from evomerge.front.front import Member as FrontMember
 from evomerge.front.front import pick
-from evomerge.front.tables import front_html, front_records, marks, scores_html, shown_metric
+from evomerge.front.tables import front_html, front_records, labels, scores_html, shown_metric
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import Recipe
 
@@ -78,6 +78,11 @@ class Member:
         )
         return Exported(Path(path), report.scores, report.warnings)
 
+    @property
+    def equals(self) -> tuple[str, ...]:
+        """The baselines that are the same merge."""
+        return self.found.equals
+
     def __repr__(self) -> str:
         return repr(self.found)
 
@@ -115,7 +120,8 @@ class Front:
         """The member a person asks for.
 
         Args:
-            choice: an id, `knee`, `best:METRIC`, `prefer:A=0.7,B=0.3` or a bound such as `math.acc>=0.6`.
+            choice: the id of a member or baseline, `knee`, `best:METRIC`, `prefer:A=0.7,B=0.3` or a bound
+                such as `math.acc>=0.6`.
 
         Raises:
             UsageError: E506 for an unknown one, E507 if none satisfies a bound.
@@ -142,7 +148,7 @@ class Front:
         names = [objective.metric for objective in self.found.objectives]
         across, up = x or names[0], y or names[min(1, len(names) - 1)]
         axes: Axes = pyplot.subplots()[1] if ax is None else ax
-        named = marks(self.found)
+        beside = labels(self.found)
         for kind, group in (("front", self.found.members), ("baselines", self.found.references)):
             points = [m.metrics.get(self.found.split) or m.metrics["search"] for m in group]
             axes.errorbar(
@@ -155,7 +161,7 @@ class Front:
                 label=kind,
             )
             for member, point in zip(group, points, strict=True):
-                label = member.id if kind == "baselines" else " ".join(named.get(member.id, []))
+                label = member.id if kind == "baselines" else beside[member.id]
                 if label:
                     axes.annotate(label, (point[across].value, point[up].value), fontsize="small")
         axes.set_xlabel(across)
@@ -171,7 +177,8 @@ class Front:
             cells = [
                 f"{o.metric} {shown_metric(o.metric, metrics[o.metric])}" for o in self.found.objectives
             ]
-            lines.append(f"  {member.id}  {'  '.join(cells)}")
+            same = f"  = {', '.join(member.equals)}" if member.equals else ""
+            lines.append(f"  {member.id}  {'  '.join(cells)}{same}")
         more = len(self.found.members) - 10
         return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
 

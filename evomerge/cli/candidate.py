@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from typing import Any
 
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.cli.output import plain, table_console
-from evomerge.errors import CheckpointError, Problem, UsageError
+from evomerge.errors import CheckpointError
 from evomerge.front.tables import ruled, scores_table
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.scores import SPLITS
@@ -18,22 +16,6 @@ from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.standing import is_steady
 from evomerge.search_space import SearchSpace
-
-
-def find_candidate(history: History, name: str) -> Candidate:
-    """The candidate or baseline of that id.
-
-    Raises:
-        UsageError: E506, naming the nearest id.
-    """
-    if name in history.candidates:
-        return history.candidates[name]
-    known = list(history.candidates)
-    number = re.fullmatch(r"c?0*(\d+)", name)
-    padded = f"c{int(number[1]):05d}" if number else ""
-    near = [padded] if padded in history.candidates else difflib.get_close_matches(name, known, n=1)
-    todo = f"nearest: {near[0]}" if near else f"{len(known)} ids, from {known[0]}" if known else ""
-    raise UsageError(Problem("E506", f"no candidate `{name}`", f"{len(known)} are known", todo))
 
 
 def _paths(history: History) -> dict[str, str]:
@@ -79,6 +61,7 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
     data: dict[str, Any] = {
         "id": candidate.id,
         "kind": "baseline" if candidate.is_baseline else "candidate",
+        "equals": list(history.baselines_equal_to(candidate)),
         "digest": candidate.recipe,
         "recipe": recorded_recipe(history, candidate).to_json(),
         "scores": {
@@ -149,7 +132,8 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     what = "baseline" if candidate.is_baseline else "candidate"
     if not candidate.is_baseline and not is_steady(history):
         what += f" of generation {candidate.generation}"
-    tell(f"{candidate.id}: {what}")
+    same = history.baselines_equal_to(candidate)
+    tell(f"{candidate.id}: {what}{f', the same merge as the baseline {same[0]}' if same else ''}")
     tell(f"recipe {candidate.recipe}")
     if candidate.failure is not None:
         tell(f"failed: {candidate.failure}: {candidate.message}")

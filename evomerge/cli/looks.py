@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli.output import Json, fits, print_json, table_console
+from evomerge.cli.output import PICK_HELP, Json, fits, print_json, table_console
 from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
@@ -140,15 +140,16 @@ def _driver_text(holder: Holder | None) -> str:
 
 def show(
     directory: Folder,
-    name: Annotated[str, typer.Argument(metavar="ID", help="A candidate or baseline.")],
+    name: Annotated[str, typer.Argument(metavar="PICK", help=PICK_HELP, show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Show one candidate: its genes and scores, or why it failed."""
-    from evomerge.cli.candidate import candidate_json, find_candidate, print_candidate
+    from evomerge.cli.candidate import candidate_json, print_candidate
+    from evomerge.front.candidate import find_candidate
     from evomerge.front.folder import open_campaign_folder
 
     opened: OpenedFolder = open_campaign_folder(directory)
-    candidate: Candidate = find_candidate(opened.history, name)
+    candidate: Candidate = find_candidate(opened.history, opened.front, name)
     if as_json:
         print_json(candidate_json(opened.history, candidate))
     else:

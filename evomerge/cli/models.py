@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from evomerge.cli.output import (
+    PICK_HELP,
     AllowTaskCode,
     Json,
     plain,
@@ -35,7 +36,7 @@ def export(
         str,
         typer.Argument(
             metavar="PICK",
-            help="An id, knee, best:METRIC, prefer:A=0.7,B=0.3, or METRIC>=VALUE.",
+            help=PICK_HELP,
             show_default=False,
         ),
     ],

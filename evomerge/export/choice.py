@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.check import locate
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import LedgerDamaged, Problem, UsageError
+from evomerge.front.candidate import find_candidate
 from evomerge.front.folder import open_campaign_folder
-from evomerge.front.front import Front, pick
+from evomerge.front.front import Front
 from evomerge.ledger.events import PreparedEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.constraint import broken
@@ -89,32 +88,23 @@ def choose(directory: Path, choice: str) -> Chosen:
 
 
 def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, tuple[str, ...]]:
-    known = history.candidates
     warnings = []
     if front.split == "search":
         warnings.append("the selection phase is not done: the front is by search scores")
-    if choice in known:
-        candidate = known[choice]
-        if candidate.failure is not None:
-            found = f"{candidate.failure}: {candidate.message}"
-            raise UsageError(Problem("E507", f"`{choice}` failed and has no scores", found))
-        if candidate.raced is not None:
-            wrong = f"`{choice}` was given up in a race and has no whole scores"
-            found = f"{candidate.beaten_by} is better on every task"
-            raise UsageError(Problem("E507", wrong, found, f"export {candidate.beaten_by}"))
-        if "search" not in candidate.evaluations:
-            raise UsageError(Problem("E507", f"`{choice}` has not been evaluated yet", todo="run on"))
-        warnings += _standing(history, front, candidate)
-        return candidate, (*warnings, *_same_as_baseline(history, candidate))
-    if re.fullmatch(r"c\d+", choice):
-        asked = [name for name in known if re.fullmatch(r"c\d+", name)]
-        short = f"c{int(choice[1:]):05d}"
-        near = [short] if short in known else difflib.get_close_matches(choice, asked, n=1)
-        found = f"there are {len(asked)}, the last is {asked[-1]}" if asked else "there is none yet"
-        todo = f"did you mean {near[0]}?" if near else ""
-        raise UsageError(Problem("E506", f"no candidate `{choice}`", found, todo))
-    candidate = known[pick(front, choice).id]
-    return candidate, (*warnings, *_same_as_baseline(history, candidate))
+    candidate = find_candidate(history, lambda: front, choice)
+    name = candidate.id
+    if candidate.failure is not None:
+        found = f"{candidate.failure}: {candidate.message}"
+        raise UsageError(Problem("E507", f"`{name}` failed and has no scores", found))
+    if candidate.raced is not None:
+        wrong = f"`{name}` was given up in a race and has no whole scores"
+        found = f"{candidate.beaten_by} is better on every task"
+        raise UsageError(Problem("E507", wrong, found, f"export {candidate.beaten_by}"))
+    if "search" not in candidate.evaluations:
+        raise UsageError(Problem("E507", f"`{name}` has not been evaluated yet", todo="run on"))
+    same = history.baselines_equal_to(candidate)
+    itself = (f"{name} is the baseline {same[0]} itself",) if same else ()
+    return candidate, (*warnings, *_standing(history, front, candidate), *itself)
 
 
 def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str, ...]:
@@ -138,13 +128,6 @@ def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str
     by = f", dominated by {', '.join(better[:3])} on {split} items" if better else ""
     late = "" if split == front.split else f"; it has no {front.split} scores"
     return (f"{candidate.id} is not on the front{by}{late}",)
-
-
-def _same_as_baseline(history: History, candidate: Candidate) -> tuple[str, ...]:
-    if candidate.is_baseline:
-        return ()
-    same = [c.id for c in history.candidates.values() if c.is_baseline and c.recipe == candidate.recipe]
-    return (f"{candidate.id} is the baseline {same[0]} itself",) if same else ()
 
 
 def _recipe(

@@ -36,6 +36,7 @@ class Member:
 
     `probability` is that of being non-dominated among the front, by resampling items jointly; None
     for baselines and where no per-item results exist. `scaled`: objectives, 0 = ideal, 1 = nadir.
+    `equals`: the baselines that are the same merge; empty for baselines.
     """
 
     id: str
@@ -43,11 +44,13 @@ class Member:
     metrics: Mapping[str, Mapping[str, Metric]]
     scaled: tuple[float, ...]
     probability: float | None = None
+    equals: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         split = "selection" if "selection" in self.metrics else "search"
         values = ", ".join(f"{name} {m.value:.4g}" for name, m in self.metrics.get(split, {}).items())
-        return f"<Member {self.id}: {values} on {split} items>"
+        same = f" (= {', '.join(self.equals)})" if self.equals else ""
+        return f"<Member {self.id}{same}: {values} on {split} items>"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data: metrics by split."""
@@ -59,6 +62,7 @@ class Member:
                 for split, metrics in self.metrics.items()
             },
             "scaled": list(self.scaled),
+            "equals": list(self.equals),
         }
         if self.probability is not None:
             data["probability_non_dominated"] = self.probability
@@ -85,6 +89,14 @@ class Front:
     infeasible: int = 0
     raced: int = 0
 
+    @property
+    def picks(self) -> dict[str, str]:
+        """`knee` and `best:METRIC` of every objective to the member's id; empty where the front is."""
+        if not self.members:
+            return {}
+        texts = ("knee", *(f"best:{objective.metric}" for objective in self.objectives))
+        return {text: pick(self, text).id for text in texts}
+
     def __repr__(self) -> str:
         counts = f"{len(self.members)} members, {len(self.references)} baselines"
         volume = f"hypervolume {self.hypervolume.get(self.split, 0.0):.4f}"
@@ -99,6 +111,7 @@ class Front:
             "objectives": [{"metric": o.metric, "direction": o.direction} for o in self.objectives],
             "members": [member.to_json() for member in self.members],
             "baselines": [member.to_json() for member in self.references],
+            "picks": self.picks,
             "ideal": list(self.scaling.ideal),
             "nadir": list(self.scaling.nadir),
             "hypervolume": dict(self.hypervolume),
@@ -132,7 +145,9 @@ def compute_front(history: History, store: ItemStore) -> Front:
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
     probabilities = _probabilities(chosen, objectives, split, store, int(config["seed"]))
     members = [
-        _member(candidate, objectives, scaling, split, probability)
+        _member(
+            candidate, objectives, scaling, split, probability, history.baselines_equal_to(candidate)
+        )
         for candidate, probability in zip(chosen, probabilities, strict=True)
     ]
     members.sort(key=lambda member: (sum(member.scaled), member.id))
@@ -224,6 +239,7 @@ def _member(
     scaling: Scaling,
     split: Split,
     probability: float | None = None,
+    equals: tuple[str, ...] = (),
 ) -> Member:
     # A baseline that could not be scored on the deciding split still has search scores.
     known = split if split in candidate.evaluations else "search"
@@ -234,7 +250,12 @@ def _member(
         metrics={s: e.metrics for s, e in sorted(candidate.evaluations.items())},
         scaled=tuple(scaled.tolist()),
         probability=probability,
+        equals=equals,
     )
+
+
+PICKS = "knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
+"""What names a member by its scores."""
 
 
 def pick(front: Front, text: str) -> Member:
@@ -242,13 +263,17 @@ def pick(front: Front, text: str) -> Member:
 
     Args:
         front: the front to pick from.
-        text: an id; `knee`; `best:METRIC`; `prefer:math=0.7,code=0.3` (weights of objectives);
-            or a constraint such as `math.acc>=0.6` (several joined by commas), which must hold at
-            the one-sided 95 % bound, and among those the knee.
+        text: the id of a member or of a baseline beside it; `knee`; `best:METRIC`;
+            `prefer:math=0.7,code=0.3` (weights of objectives); or a constraint such as
+            `math.acc>=0.6` (several joined by commas), which must hold at the one-sided 95 % bound,
+            and among those the knee.
 
     Raises:
         UsageError: E506 for an unknown id, metric or form, E507 if nothing satisfies a constraint.
     """
+    for member in (*front.members, *front.references):
+        if member.id == text:
+            return member
     if not front.members:
         raise UsageError(Problem("E507", "the front is empty", why_empty(front)))
     scaled = np.array([member.scaled for member in front.members])
@@ -261,12 +286,12 @@ def pick(front: Front, text: str) -> Member:
         return front.members[preferred(scaled, _weights(front, rest))]
     if re.search(r"[<>]", text):
         return _constrained(front, text, scaled)
-    for member in front.members:
-        if member.id == text:
-            return member
     ids = ", ".join(member.id for member in front.members[:8])
-    todo = "give a member's id, knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
-    raise UsageError(Problem("E506", f"`{text}` is no member of the front", f"members: {ids}", todo))
+    more = ", ..." if len(front.members) > 8 else ""
+    beside = ", ".join(member.id for member in front.references)
+    found = f"members: {ids}{more}; baselines: {beside}"
+    todo = f"give an id of these, {PICKS}"
+    raise UsageError(Problem("E506", f"`{text}` is no member of the front", found, todo))
 
 
 def why_empty(front: Front) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from evomerge.front.front import Front, Member, broken_by, pick, why_empty
+from evomerge.front.front import Front, Member, broken_by, why_empty
 from evomerge.objectives.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
@@ -43,9 +43,18 @@ def shown_metric(name: str, metric: Metric) -> str:
 def marks(front: Front) -> dict[str, list[str]]:
     """Member id to the picks that name it: `knee`, `best:METRIC`."""
     found: dict[str, list[str]] = {}
-    if front.members:
-        for text in ("knee", *(f"best:{objective.metric}" for objective in front.objectives)):
-            found.setdefault(pick(front, text).id, []).append(text)
+    for text, name in front.picks.items():
+        found.setdefault(name, []).append(text)
+    return found
+
+
+def labels(front: Front) -> dict[str, str]:
+    """Id to what stands beside it in a table: picks and the baselines it equals, or what baseline it is."""
+    named = marks(front)
+    found = {member.id: _baseline_label(front, member) for member in front.references}
+    for member in front.members:
+        same = [f"= {name}" for name in member.equals]
+        found[member.id] = " ".join([*named.get(member.id, []), *same])
     return found
 
 
@@ -110,7 +119,7 @@ def front_table(front: Front, *, narrow: bool = False) -> Table:
     table.add_column(probable, justify="right", no_wrap=True)
     # A pick is typed again as it stands: where it does not fit it goes on in the next line.
     table.add_column("pick", overflow="fold")
-    named = marks(front)
+    beside = labels(front)
     for group in (front.members, front.references):
         for member in group:
             cells = [_cell(front, member, o.metric) for o in front.objectives]
@@ -118,10 +127,7 @@ def front_table(front: Front, *, narrow: bool = False) -> Table:
                 average = mean(front, member)
                 cells.append("" if average is None else f"{100 * average:.1f}")
             probability = "" if member.probability is None else f"{member.probability:.2f}"
-            label = " ".join(named.get(member.id, [])) if group is front.members else ""
-            if group is front.references:
-                label = _baseline_label(front, member)
-            table.add_row(member.id, *cells, probability, label)
+            table.add_row(member.id, *cells, probability, beside[member.id])
         table.add_section()
     return table
 
@@ -222,7 +228,8 @@ Value = str | float | None
 def front_records(front: Front) -> tuple[list[str], list[list[Value]]]:
     """Column names, and a row for each member and baseline; scores are of the deciding split."""
     columns = [name for o in front.objectives for name in (o.metric, f"{o.metric} stderr")]
-    head = ["id", "kind", "split", *columns, "mean", "probability_non_dominated", "picks", "recipe"]
+    judged = ["mean", "probability_non_dominated", "picks", "equals"]
+    head = ["id", "kind", "split", *columns, *judged, "recipe"]
     rows: list[list[Value]] = []
     named = marks(front)
     for kind, group in (("member", front.members), ("baseline", front.references)):
@@ -233,7 +240,8 @@ def front_records(front: Front) -> tuple[list[str], list[list[Value]]]:
             average = mean(front, member)
             picks = " ".join(named.get(member.id, [])) if kind == "member" else ""
             probability = member.probability
-            rows.append([member.id, kind, split, *numbers, average, probability, picks, member.recipe])
+            named_by = [average, probability, picks, " ".join(member.equals), member.recipe]
+            rows.append([member.id, kind, split, *numbers, *named_by])
     return head, rows
 
 
@@ -261,16 +269,13 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str 
 def front_html(front: Front) -> str:
     """Members and baselines as an HTML table."""
     head = ["model", *(o.metric for o in front.objectives), "P(non-dominated)", "pick"]
-    named = marks(front)
+    beside = labels(front)
     rows = []
     for group in (front.members, front.references):
         for member in group:
-            label = " ".join(named.get(member.id, []))
-            if group is front.references:
-                label = _baseline_label(front, member)
             probability = "" if member.probability is None else f"{member.probability:.2f}"
             cells = [_cell(front, member, o.metric) for o in front.objectives]
-            rows.append([member.id, *cells, probability, label])
+            rows.append([member.id, *cells, probability, beside[member.id]])
     return html_table(head, rows, repr(front).strip("<>"))
 
 

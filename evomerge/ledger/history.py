@@ -342,6 +342,13 @@ class History:
             if not candidate.is_baseline and "search" in candidate.evaluations
         ]
 
+    def baselines_equal_to(self, candidate: Candidate) -> tuple[str, ...]:
+        """The baselines that are the same merge as a candidate of the search; none for a baseline itself."""
+        if candidate.is_baseline:
+            return ()
+        known = self.candidates.values()
+        return tuple(c.id for c in known if c.is_baseline and c.recipe == candidate.recipe)
+
     def reference_ids(self) -> list[str]:
         """Baselines shown beside a front: base, experts, uniform average, best single coefficient."""
         return list(self.baselines.shown) if self.baselines else []

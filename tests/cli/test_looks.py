@@ -10,7 +10,7 @@ import socket
 
 import pytest
 
-from evomerge.front.front import Front
+from evomerge.front.front import Front, pick
 from evomerge.front.tables import front_csv, front_table, front_title, mean, safe_cell
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.records import RecordFile
@@ -262,7 +262,20 @@ def test_show_an_unknown_id(campaign, name, near):
     found = call("show", campaign.directory, name)
     assert found.code == 2
     assert "error[E506]" in found.err
-    assert f"nearest: {near}" in found.err
+    assert f"did you mean {near}? give an id, knee, best:METRIC, prefer:" in found.err
+
+
+@pytest.mark.parametrize("choice", ["knee", "best:pets", "prefer:pets=1,birds=2", "pets.acc>=0"])
+def test_show_takes_every_pick(campaign, choice):
+    wanted = pick(campaign.front, choice).id
+    assert call("show", campaign.directory, choice, "--json").json["id"] == wanted
+    assert call("show", campaign.directory, choice).out.startswith(f"{wanted}: candidate")
+
+
+def test_show_names_the_objectives_where_a_pick_names_none(campaign):
+    found = call("show", campaign.directory, "best:speed")
+    assert found.code == 2
+    assert "`speed` is no objective; objectives: pets.acc, birds.acc" in found.err
 
 
 @pytest.mark.parametrize("verb", [("front",), ("status",), ("show", "c00001"), ("verify",)])

@@ -29,9 +29,12 @@ from tests.files.test_staging import names
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("c3", r"E506.*no candidate `c3`; there are \d+, the last is c\d+; did you mean c00003\?"),
+        ("c3", r"E506.*no candidate `c3`; there are \d+, the last is c\d+; .*did you mean c00003\?"),
         ("c99999999", r"E506.*no candidate `c99999999`; there are \d+, the last is c\d+"),
-        ("knees", r"E506.*`knees` is no member of the front"),
+        (
+            "knees",
+            r"E506.*no candidate `knees`; .*baselines: base, .*did you mean knee\? give an id, knee, best:",
+        ),
         ("best:speed", r"E506.*`speed` is no objective"),
     ],
 )

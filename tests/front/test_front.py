@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.errors import UsageError
 from evomerge.front.front import Front, compute_front, pick
+from evomerge.front.tables import labels
 from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -129,10 +130,30 @@ def test_with_nothing_searched_the_front_is_empty(store: ItemStore) -> None:
         ("a.acc >= 0.6", "c00000"),
         ("b<=0.45", "c00000"),
         ("b>=5e-1", "c00002"),
+        ("math", "math"),
     ],
 )
 def test_picks(front: Front, text: str, wanted: str) -> None:
     assert pick(front, text).id == wanted
+
+
+def test_the_json_names_the_picks_and_the_baselines_a_member_equals(store: ItemStore) -> None:
+    history = searched(POINTS, store)
+    history.apply(asked(1, "c00005"))
+    history.apply(scored("c00005", {"a.acc": [1.0], "b.acc": [1.0]}, store=store, recipe="recipe-math"))
+    history.candidates["c00005"].recipe = "recipe-math"
+    front = compute_front(history, store)
+    data = front.to_json()
+    assert data["picks"] == {
+        text: pick(front, text).id for text in ("knee", "best:a.acc", "best:b.acc")
+    }
+    equals = {member["id"]: member["equals"] for member in data["members"]}
+    assert equals.pop("c00005") == ["math"]
+    assert not any(equals.values())
+    assert labels(front)["c00005"].endswith("= math")
+    assert "c00005 (= math)" in repr(pick(front, "c00005"))
+    empty = compute_front(History.fold(begin()), store)
+    assert empty.to_json()["picks"] == {}
 
 
 def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
@@ -146,7 +167,11 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("c99999", r"E506.*`c99999` is no member of the front; members: c000.*; give a member's id"),
+        (
+            "c99999",
+            r"E506.*`c99999` is no member of the front; members: c000.*; baselines: base, math; "
+            r"give an id of these, knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE",
+        ),
         ("c00003", "`c00003` is no member of the front"),
         ("best:c", r"`c` is no objective; objectives: a.acc, b.acc"),
         ("best:a.ac", r"`a.ac` is no objective.*did you mean `a.acc`\?"),
@@ -194,6 +219,7 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
         "objectives",
         "members",
         "baselines",
+        "picks",
         "ideal",
         "nadir",
         "hypervolume",
