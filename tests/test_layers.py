@@ -54,8 +54,15 @@ DEFERRED = {
         "torch",
     ),
     "evaluators.kinds": ("evomerge.evaluators.lm_eval_tasks",),
+    "evaluators.lm_eval_declaration": (
+        "evomerge.evaluators.data",
+        "evomerge.evaluators.loading",
+    ),
     "evaluators.perplexity": ("evomerge.evaluators.packed",),
-    "evaluators.splits": ("evomerge.evaluators.loading",),
+    "evaluators.splits": (
+        "evomerge.evaluators.data",
+        "evomerge.evaluators.loading",
+    ),
     "evaluators.whole_model": (
         "evomerge.evaluators.canary",
         "torch",

@@ -16,6 +16,7 @@ from evomerge.campaign.check import CheckReport, check_campaign, grants_of
 from evomerge.campaign.references import reference_fields
 from evomerge.errors import Problem
 from evomerge.front.tables import html_table
+from evomerge.run.deep_check import check_weights
 from evomerge.run.plan import plan_rows
 from evomerge.run.session import run_session
 
@@ -98,15 +99,27 @@ class Campaign:
         """The campaign as the rooms below know it, with all defaults filled in."""
         return self._loaded
 
-    def check(self, *, allow_task_code: bool = False, allow_benchmark_test: bool = False) -> Report:
-        """Look at everything the campaign names, without reading a weight; faults are collected.
+    def check(
+        self,
+        *,
+        deep: bool = False,
+        directory: PathLike | None = None,
+        allow_task_code: bool = False,
+        allow_benchmark_test: bool = False,
+    ) -> Report:
+        """Look at everything the campaign names; faults are collected, nothing is fetched.
 
         Args:
+            deep: read all weights once: NaN, experts that equal the base, digests.
+            directory: with `deep`, the folder of a run that shall find them read.
             allow_task_code: let task files run the Python they name.
             allow_benchmark_test: let a search use the items a public benchmark is scored on.
         """
         grants = grants_of(allow_task_code, allow_benchmark_test)
-        return Report(self._loaded, check_campaign(self._loaded, grants))
+        found = check_campaign(self._loaded, grants, data=True)
+        if deep:
+            found = check_weights(self._loaded, found, None if directory is None else Path(directory))
+        return Report(self._loaded, found)
 
     def run(
         self,
@@ -186,8 +199,7 @@ class Report:
         """What a run will do and take, in words; empty where faults hide it."""
         if self.problems or not self.found.estimates:
             return {}
-        found = self.found
-        return dict(plan_rows(self.campaign, found.storage, found.genes, found.estimates))
+        return dict(plan_rows(self.campaign, self.found))
 
     def raise_problems(self) -> None:
         """Raise what stops a run; nothing if there is nothing.

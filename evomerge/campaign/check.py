@@ -1,7 +1,8 @@
 """Check: every fault of a campaign that can be seen without reading a weight, all in one report.
 
-Headers, configs and task files only: no torch, no Ray, no device. What needs the weights themselves
-(NaN, an expert equal to the base) is found by the `prepare` job before the first candidate.
+Headers, configs, task files and, where asked for, data sets: no torch (but for tasks whose own Python makes
+their items), no Ray, no device. What needs the weights themselves (NaN, an expert equal to the base) is found
+by the `prepare` job before the first candidate.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
+from evomerge.campaign.items import item_counts, leaks
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.by_peft import foreseen, merge_note, require_peft
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
@@ -26,7 +28,7 @@ from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_file
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
-from evomerge.evaluators.declaration import Declaration
+from evomerge.evaluators.declaration import Declaration, OpenedItems
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.evaluators.registered import registered
@@ -46,6 +48,8 @@ class CheckReport:
         storage: dtype merges are rounded to.
         layout: of the base, None if it cannot be read.
         genes: number of genes, before `prepare` drops those without effect.
+        weights: content digests of base and experts, None where weights were not read (`run.deep_check`).
+        items: number of items by evaluator and split, where data sets were opened.
         estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
             `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
             (rough, on processors only).
@@ -57,6 +61,8 @@ class CheckReport:
     storage: str = "bfloat16"
     layout: ModelLayout | None = None
     genes: int = 0
+    items: dict[str, dict[Split, int]] = field(default_factory=dict)
+    weights: dict[str, str] | None = None
     estimates: dict[str, float] = field(default_factory=dict)
 
     def raise_problems(self) -> None:
@@ -79,11 +85,17 @@ def grants_of(task_code: bool, benchmark_test: bool) -> frozenset[Grant]:
     return frozenset(grant for grant, given in asked.items() if given)
 
 
-def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckReport:
+def check_campaign(
+    campaign: Campaign, grants: Collection[Grant] = (), *, data: bool = False
+) -> CheckReport:
     """Look at everything a campaign names; faults are collected, never raised.
 
-    `grants` is what the person allowed by name: without `task_code` a task that runs code is a fault
-    (E126), without `benchmark_test` a search on the items a public benchmark is scored on (E127).
+    Args:
+        campaign: as loaded.
+        grants: what the person allowed by name: without `task_code` a task that runs code is a fault
+            (E126), without `benchmark_test` a search on the items a public benchmark is scored on (E127).
+        data: whether to open data sets that are no local JSON lines (E144 where one is not on this machine),
+            which may take seconds. A run does so in its workers.
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []
@@ -113,19 +125,23 @@ def check_campaign(campaign: Campaign, grants: Collection[Grant] = ()) -> CheckR
             )
             todo = "bfloat16 does not overflow"
             warnings.append(campaign.fault(("evaluation", "dtype"), "E132", wrong, "", todo))
-    declarations = _open_evaluators(campaign, problems, "task_code" in grants)
+    opened: dict[Path, OpenedItems] = {}
+    declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
     _check_objectives(campaign, declarations, problems)
     if not problems:
-        problems += [*_leaks(campaign, declarations), *_cannot_race(campaign, declarations)]
+        problems += [*leaks(campaign, declarations, opened), *_cannot_race(campaign, declarations)]
     if "benchmark_test" not in grants:
         _check_benchmarks(campaign, declarations, problems)
     warnings += _odd_counts(campaign)
     warnings += _measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
-        estimates = estimates_of(campaign, layout, storage, declarations)
-    return CheckReport(problems, warnings, paths, storage, layout, genes, estimates)
+        estimates = estimates_of(campaign, layout, storage, declarations, opened)
+    items = item_counts(declarations, opened)
+    return CheckReport(
+        problems, warnings, paths, storage, layout, genes, items=items, estimates=estimates
+    )
 
 
 def _allows_rope(campaign: Campaign, paths: Mapping[str, str], problem: Problem) -> bool:
@@ -244,8 +260,12 @@ def _count_genes(
 
 
 def _open_evaluators(
-    campaign: Campaign, problems: list[Problem], allow_code: bool
+    campaign: Campaign,
+    problems: list[Problem],
+    allow_code: bool,
+    opened: dict[Path, OpenedItems] | None,
 ) -> dict[Path, Declaration]:
+    """Declarations by file; the items of those without faults come into `opened`, where it is given."""
     declarations: dict[Path, Declaration] = {}
     names: dict[str, Path] = {}
     for path in campaign.evaluator_files:
@@ -261,6 +281,12 @@ def _open_evaluators(
             problems.append(Problem("E122", wrong, todo="rename one", file=str(path), field="name"))
         names[declaration.name] = path
         declarations[path] = declaration
+        if opened is None or found:
+            continue
+        try:
+            opened[path] = declaration.open_items(allow_code=allow_code)
+        except ConfigError as error:
+            problems += error.problems
     return declarations
 
 
@@ -314,29 +340,6 @@ def _cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) -
         for index, objective in enumerate(campaign.objectives)
         if objective.metric in whole
     ]  # fmt: skip
-
-
-def _leaks(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
-    """E128 for items that are in one split of one evaluator and in another split of another one."""
-    problems: list[Problem] = []
-    known: list[tuple[str, dict[Split, set[str]]]] = []
-    for index, path in enumerate(campaign.evaluator_files):
-        declaration = declarations[path]
-        own = {split: set(ids) for split, ids in declaration.local_ids().items()}
-        for name, others in known:
-            shared = [
-                (split, other, len(own[split] & others[other]))
-                for split in own
-                for other in others
-                if split != other and own[split] & others[other]
-            ]
-            if shared:
-                wrong = f"`{declaration.name}` and `{name}` share items across splits"
-                found = ", ".join(f"{count} {s} items are {o} items there" for s, o, count in shared)
-                todo = "deal both out alike, as `evomerge split` does"
-                problems.append(campaign.fault(("evaluators", index), "E128", wrong, found, todo))
-        known.append((declaration.name, own))
-    return problems
 
 
 def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]]:
@@ -410,5 +413,6 @@ def report_to_json(report: CheckReport) -> dict[str, Any]:
         "warnings": [json.loads(json.dumps(problem.__dict__)) for problem in report.warnings],
         "storage": report.storage,
         "genes": report.genes,
+        "items": report.items,
         "estimates": report.estimates,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.evaluators.declaration import Declaration
+from evomerge.evaluators.declaration import Declaration, OpenedItems
 from evomerge.recipe.method import METHODS
 from evomerge.search_space import ModelLayout
 
@@ -23,6 +23,7 @@ def estimates_of(
     layout: ModelLayout,
     storage: str,
     declarations: Mapping[Path, Declaration],
+    opened: Mapping[Path, OpenedItems],
 ) -> dict[str, float]:
     """Parameters, items, evaluations, bytes of memory and disk and, on processors, seconds of a campaign.
 
@@ -31,14 +32,17 @@ def estimates_of(
         layout: of its base.
         storage: dtype of the checkpoints.
         declarations: its evaluators by file.
+        opened: the items of those that were opened.
     """
     config = campaign.config
     size = layout.parameters * BYTES[storage]
     live = layout.parameters * BYTES[config.evaluation.dtype]
     workers = 1 if config.workers.pool == "inline" else config.workers.count
     items = tokens = 0
-    for declaration in declarations.values():
+    for path, declaration in declarations.items():
         found = declaration.size()
+        if path in opened and (ids := opened[path].ids):
+            found = len(ids["search"]), opened[path].tokens
         items += found[0]
         tokens += found[1]
     evaluations = config.budget.evaluations or 0

@@ -40,14 +40,11 @@ class WeightFiles:
         self._directory = directory
         self._known: dict[str, _Found] = {}
 
-    def read(self, name: str) -> str:
-        """The content digest of `base` or an expert, as `content_digest` gives it; reads every byte."""
-        found = self._looked_at(name, {})
-        self._keep(name, found)
-        return _combined_found(found)
-
     def digest(self, name: str) -> str:
-        """The same; reads only what is not as it was when it was read last, by whomever on this machine."""
+        """The content digest of `base` or an expert, as `content_digest` gives it.
+
+        Reads only what is not as it was when it was read last, by whomever on this machine.
+        """
         found = self._looked_at(name, self._known.get(name) or self._recorded(name))
         self._keep(name, found)
         return _combined_found(found)

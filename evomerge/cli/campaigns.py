@@ -17,6 +17,7 @@ from evomerge.cli.output import (
     show_log,
     table_console,
 )
+from evomerge.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.campaign.campaign import Campaign
@@ -40,17 +41,35 @@ AllowBenchmarkTest = Annotated[
 
 def check(
     file: CampaignFile,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all weights once: NaN, equal to the base, digests.")
+    ] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="With --deep: the folder of a run that shall find them read."
+        ),
+    ] = None,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,
 ) -> None:
-    """Find every fault of a campaign before it runs."""
+    """Find every fault of a campaign before it runs.
+
+    Data sets are opened on this machine; nothing is fetched.
+    """
     from evomerge.campaign.campaign import load_campaign
     from evomerge.campaign.check import check_campaign, check_devices, grants_of
 
+    if directory is not None and not deep:
+        raise UsageError(Problem("E500", "--dir keeps what --deep reads", "", "give --deep as well"))
     show_log()
     campaign = load_campaign(file)
-    report = check_campaign(campaign, grants_of(allow_task_code, allow_benchmark_test))
+    report = check_campaign(campaign, grants_of(allow_task_code, allow_benchmark_test), data=True)
+    if deep:
+        from evomerge.run.deep_check import check_weights
+
+        report = check_weights(campaign, report, directory)
     for warning in [] if as_json else report.warnings:
         print_warning(warning)
     report.raise_problems()
@@ -63,6 +82,8 @@ def check(
                 "paths": report.paths,
                 "storage": report.storage,
                 "genes": report.genes,
+                "items": report.items,
+                "weights": report.weights,
                 "estimates": report.estimates,
             }
         )
@@ -74,7 +95,7 @@ def _print_report(campaign: Campaign, report: CheckReport) -> None:
     from evomerge.run.plan import plan_rows
 
     console = table_console()
-    for name, text in plan_rows(campaign, report.storage, report.genes, report.estimates):
+    for name, text in plan_rows(campaign, report):
         console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
 
 

@@ -38,6 +38,9 @@ def split(
     shares: Annotated[
         str, typer.Option(help="Percent of the items for search, selection and test.")
     ] = "50,25,25",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set if it is not on this machine.")
+    ] = False,
     allow_task_code: AllowTaskCode = False,
     as_json: Json = False,
 ) -> None:
@@ -61,6 +64,7 @@ def split(
         items=items,
         shares=parts,
         allow_code=allow_task_code,
+        download=download,
     )
     if report.benchmark:
         say(

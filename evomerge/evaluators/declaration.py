@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -20,6 +21,14 @@ class Section(BaseModel):
     """A part of a declaration: nothing unknown in it, nothing converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class OpenedItems:
+    """The items of an evaluator: content hashes by split, and roughly the tokens of the search split."""
+
+    ids: Mapping[Split, Sequence[str]]
+    tokens: int
 
 
 class Declaration(Section, ABC):
@@ -67,6 +76,16 @@ class Declaration(Section, ABC):
     def local_ids(self) -> Mapping[Split, Sequence[str]]:
         """Content hash of each item by split, where items lie in local files; in no special order."""
         return {}
+
+    def open_items(self, *, allow_code: bool = False) -> OpenedItems:
+        """All items, wherever on this machine they lie; opens data sets, which may take seconds.
+
+        For declarations without `problems`.
+
+        Raises:
+            ConfigError: with every fault of the items.
+        """
+        return OpenedItems(self.local_ids(), self.size()[1])
 
     @abstractmethod
     def digest(self) -> str:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.evaluators.declaration import Declaration, Section
+from evomerge.evaluators.declaration import Declaration, OpenedItems, Section
+from evomerge.evaluators.items import Item, item_id
 from evomerge.evaluators.task_files import (
     GENERATION_METRICS,
     TaskFile,
+    cannot_load,
     find_installed,
     find_tasks,
     installed_tasks,
@@ -29,6 +31,9 @@ from evomerge.recipe.recipe import canonical_json
 
 BYTES_PER_TOKEN = 8
 """Of a JSON-lines file of short items, quotes and field names counted in."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of an item's values."""
 
 Scorer = Literal["auto", "packed", "lm_eval"]
 
@@ -111,6 +116,10 @@ class LmEvalDeclaration(Declaration):
         """Content hash of each item by split, for tasks whose items lie in local JSON lines."""
         found = {split: task.local_item_ids() for split, task in task_files(self).items()}
         return {split: ids for split, ids in found.items() if ids is not None}
+
+    def open_items(self, *, allow_code: bool = False) -> OpenedItems:
+        """As the function `open_items`; a task that runs code runs it, as its `problems` allowed."""
+        return open_items(self)
 
     def digest(self) -> str:
         """As the function `digest`."""
@@ -232,6 +241,63 @@ def _overlaps(declaration: LmEvalDeclaration, chosen: dict[Split, TaskFile]) -> 
             elif shared := len(ids.get(other, set()) & ids.get(split, set())):
                 wrong = f"{other} and {split} share items"
                 found = f"{shared} of {len(ids[split])} items of {task.name} are in both"
+                yield declaration.fault(f"tasks.{split}", "E128", wrong, found)
+
+
+def open_items(declaration: LmEvalDeclaration) -> OpenedItems:
+    """The items of every split as lm-eval gives them, read on this machine without asking a network.
+
+    Torch and lm-eval are loaded only for tasks whose own Python says what the items are.
+
+    Raises:
+        ConfigError: E144 a data set is not on this machine, E123 it cannot be loaded, E128 a split has no
+            items or shares some with another.
+    """
+    ids: dict[Split, list[str]] = {}
+    problems: dict[tuple[str, str], Problem] = {}
+    tokens = 0
+    for split, task in task_files(declaration).items():
+        try:
+            local = None if task.changes_items else task.local_item_ids()
+            items = [] if local is not None else _items(declaration, task)
+        except Exception as error:
+            # Whatever lm-eval, datasets or the task's own code raises is a fault of the task.
+            code, wrong, found, todo = cannot_load(task, error)
+            fault = declaration.fault(f"tasks.{split}", code, wrong, found, todo)
+            # One data set that is missing is missing for all three.
+            problems.setdefault((code, todo or split), fault)
+            continue
+        ids[split] = local if local is not None else [item_id(item) for item in items]
+        if not ids[split]:
+            wrong = f"task {task.name} has no items"
+            problems["E128", split] = declaration.fault(f"tasks.{split}", "E128", wrong)
+        if split == "search":
+            characters = sum(len(str(value)) for item in items for value in item.values())
+            tokens = declaration.size()[1] if local is not None else characters // CHARACTERS_PER_TOKEN
+    if faults := [*problems.values(), *shared_items(declaration, ids)]:
+        raise ConfigError(faults)
+    return OpenedItems(ids, tokens)
+
+
+def _items(declaration: LmEvalDeclaration, task: TaskFile) -> list[Item]:
+    from evomerge.evaluators.data import open_data, without_network
+
+    if not task.changes_items:
+        return [dict(row) for row in open_data(task)[task.scored_split]]
+    from evomerge.evaluators.loading import load_task
+
+    with without_network():
+        return [dict(doc) for doc in load_task(task, declaration.folder).eval_docs]
+
+
+def shared_items(
+    declaration: LmEvalDeclaration, ids: Mapping[Split, Collection[str]]
+) -> Iterator[Problem]:
+    """E128 for each pair of splits that have items in common."""
+    for split in ids:
+        for other in SPLITS[: SPLITS.index(split)]:
+            if shared := len({*ids[split]} & {*ids.get(other, ())}):
+                wrong, found = f"{other} and {split} share items", f"{shared} items are in both"
                 yield declaration.fault(f"tasks.{split}", "E128", wrong, found)
 
 

@@ -23,15 +23,16 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
+from evomerge.evaluators.data import quiet
 from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
 from evomerge.evaluators.item_evaluator import chosen_blocks
 from evomerge.evaluators.items import fixed_order, item_id
-from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, task_files
-from evomerge.evaluators.loading import load_task, quiet
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, shared_items, task_files
+from evomerge.evaluators.loading import load_task
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
 from evomerge.evaluators.packing import choose_layout
 from evomerge.evaluators.results_file import FEWSHOT_SEED
-from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile
+from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, cannot_load
 from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
@@ -176,9 +177,8 @@ class LmEvalTasks:
             task = load_task(file, self.declaration.folder)
         except Exception as error:
             # Whatever lm-eval, datasets or a template raises here is a fault of the task file.
-            wrong = f"lm-eval cannot load task {file.name}"
-            found = f"{type(error).__name__}: {error}"
-            problem = self.declaration.fault(f"tasks.{split}", "E123", wrong, found)
+            code, wrong, found, todo = cannot_load(file, error)
+            problem = self.declaration.fault(f"tasks.{split}", code, wrong, found, todo)
             raise ConfigError(problem) from error
         if self.declaration.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=self.declaration.num_fewshot)
@@ -189,15 +189,8 @@ class LmEvalTasks:
         return task
 
     def _check_disjoint(self) -> None:
-        ids = {split: set(self.item_ids(split)) for split in SPLITS}
-        problems = []
-        for split in SPLITS:
-            for other in SPLITS[: SPLITS.index(split)]:
-                if shared := len(ids[split] & ids[other]):
-                    wrong, found = f"{other} and {split} share items", f"{shared} items are in both"
-                    fault = self.declaration.fault(f"tasks.{split}", "E128", wrong, found)
-                    problems.append(fault)
-        if problems:
+        ids = {split: self.item_ids(split) for split in SPLITS}
+        if problems := [*shared_items(self.declaration, ids)]:
             raise ConfigError(problems)
 
     def _requests_for(self, split: Split, loaded: _Split, subject: Subject) -> _Requests:

@@ -8,6 +8,7 @@ stock `lm_eval --include_path` gives every number again, whatever becomes of the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from evomerge.evaluators.task_files import (
     SPLIT_RECORD,
     TaskFile,
     TaskFunction,
+    cannot_load,
     find_installed,
     find_tasks,
     functions_of,
@@ -80,6 +82,7 @@ def make_splits(
     items: Items = "scored",
     shares: Sequence[int] = SHARES,
     allow_code: bool = False,
+    download: bool = False,
 ) -> SplitReport:
     """Write the splits of a task and an evaluator declaration for them into a new folder.
 
@@ -91,11 +94,12 @@ def make_splits(
         items: which items of the data set are split; `scored` are those lm-eval scores.
         shares: of search, selection and test, in percent.
         allow_code: whether the task may run the Python it names while its items are read.
+        download: whether a data set that is not on this machine may be fetched.
 
     Raises:
         ConfigError: E123 no such task, or one that cannot be loaded; E126 it runs code; E128 a split
             would be empty; E135 `out` exists; E136 a bad name; E142 the task or its items cannot be
-            written down.
+            written down; E144 its data set is not on this machine.
     """
     name = name or task
     if not NAME.fullmatch(name):
@@ -113,7 +117,7 @@ def make_splits(
         raise ConfigError(
             Problem("E126", wrong, f"found {', '.join(source.code)}", todo, str(source.path))
         )
-    docs, examples = _read(source, include_path or installed_tasks(), items)
+    docs, examples = _read(source, include_path or installed_tasks(), items, download)
     benchmark = source.benchmark if items == "scored" or _is_scored(source, items) else None
     chosen: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for doc in docs:
@@ -158,17 +162,25 @@ def _is_scored(source: TaskFile, items: Items) -> bool:
 
 
 def _read(
-    source: TaskFile, folder: Path, items: Items
+    source: TaskFile, folder: Path, items: Items, download: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The items to split and the worked examples, which are no item of any split."""
-    from evomerge.evaluators.loading import load_task, quiet
+    from evomerge.evaluators.data import open_data, quiet, without_network
 
     where = str(source.path)
     if "class" in source.config:
         raise ConfigError(Problem("E142", f"task {source.name} is a Python class", file=where))
     try:
-        task = load_task(source, folder)
-        with quiet():
+        with contextlib.ExitStack() as context:
+            if not download:
+                context.enter_context(without_network())
+                if (source.hub_data or source.urls()) and not source.changes_items:
+                    # Before lm-eval, with its torch, is loaded.
+                    open_data(source)
+            from evomerge.evaluators.loading import load_task
+
+            task = load_task(source, folder)
+            context.enter_context(quiet())
             given = {
                 "scored": lambda: task.eval_docs,
                 "train": task.training_docs,
@@ -181,10 +193,10 @@ def _read(
             shown = [] if kept else [dict(doc) for doc in task.fewshot_docs() or ()]
     except Exception as error:
         # Whatever lm-eval, datasets or the task's own code raises is a fault of the task.
-        found = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            Problem("E123", f"lm-eval cannot load task {source.name}", found, file=where)
-        ) from error
+        code, wrong, found, todo = cannot_load(source, error)
+        if code == "E144":
+            todo = "see what was found" if download else "`--download` fetches it"
+        raise ConfigError(Problem(code, wrong, found, todo, where)) from error
     if not docs:
         raise ConfigError(Problem("E128", f"task {source.name} has no {items} items", file=where))
     ids = {item_id(doc) for doc in docs}

@@ -10,7 +10,7 @@ import functools
 import glob
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,19 @@ class TaskFile:
         made = (self.config.get("metadata") or {}).get(SPLIT_RECORD)
         if isinstance(made, Mapping):
             return str(made["benchmark"]) if made.get("benchmark") else None
-        local = self.data_patterns() or self.config.get("dataset_path") in LOCAL_BUILDERS
         trains = (self.scored_split or "").startswith("train")
-        return None if local or trains else str(self.config.get("dataset_path"))
+        return None if trains else self.hub_data
+
+    @property
+    def hub_data(self) -> str | None:
+        """The data set's place on the hub; None of local files."""
+        local = self.data_patterns() or self.config.get("dataset_path") in LOCAL_BUILDERS
+        return None if local else str(self.config.get("dataset_path"))
+
+    @property
+    def changes_items(self) -> bool:
+        """Whether Python of the task's own says what its items are."""
+        return any(self.config.get(key) for key in ("process_docs", "custom_dataset", "class"))
 
     @property
     def scored_split(self) -> str | None:
@@ -137,8 +147,13 @@ class TaskFile:
         files = self.dataset_kwargs.get("data_files", {})
         by_split = files if isinstance(files, Mapping) else {"train": files}
         chosen = by_split.values() if split is None else [by_split.get(split, [])]
-        flat = [entry for value in chosen for entry in (value if isinstance(value, list) else [value])]
-        return [entry for entry in flat if "://" not in entry]
+        return [entry for entry in _flat(chosen) if "://" not in entry]
+
+    def urls(self) -> list[str]:
+        """Data files that lie elsewhere."""
+        files = self.dataset_kwargs.get("data_files", {})
+        chosen = files.values() if isinstance(files, Mapping) else [files]
+        return [entry for entry in _flat(chosen) if "://" in entry]
 
     def data_files(self, split: str | None = None) -> list[Path]:
         """The local data files that exist, in a fixed order."""
@@ -158,6 +173,27 @@ class TaskFile:
         if any(path.suffix == ".json" and _is_array(path) for path in files):
             return None
         return [item_id(doc) for path in files for doc in json_lines(path)]
+
+
+def _flat(values: Iterable[Any]) -> list[str]:
+    return [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+
+
+def cannot_load(task: TaskFile, error: Exception) -> tuple[str, str, str, str]:
+    """Code, what is wrong, what was found and what to do, of a task whose items cannot be read offline."""
+    found = f"{type(error).__name__}: {error}"
+    name = task.hub_data or next(iter(task.urls()), None)
+    if name is None or task.changes_items:
+        return "E123", f"lm-eval cannot load task {task.name}", found, ""
+    config = task.config.get("dataset_name")
+    wrong = f"the data set of task {task.name} is not on this machine: {name}"
+    if config is not None:
+        wrong += f" ({config})"
+    todo = f"copy it here and name its place in {task.path.name}"
+    if task.hub_data is not None:
+        words = ", ".join(repr(str(word)) for word in (name, config) if word is not None)
+        todo = f'fetch it once: python -c "import datasets; datasets.load_dataset({words})"'
+    return "E144", wrong, found, todo
 
 
 def _is_array(path: Path) -> bool:

@@ -87,19 +87,13 @@ def run(
         CampaignInUse, LedgerDamaged, EnvironmentFault, TooManyFailures: as their names say.
         Stopped, Interrupted: whatever `stop_request` returned.
     """
-    try:
-        make_folder(directory)
-        _refuse_foreign_files(directory)
-    except FileExistsError:
-        raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None
-    except OSError as error:
-        raise cannot_write(directory, error) from error
+    make_campaign_folder(directory)
     with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
         history = History.fold(ledger.events)
         failpoint("driver.folded")
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
             raise ConfigError(_differences(history.config, campaign))
-        setup = _worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
+        setup = worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         failpoint("driver.before_pool")
         pool = open_pool(campaign.config.workers, setup)
         try:
@@ -245,9 +239,10 @@ class Driver:
         return self.recipes[name]
 
 
-def _worker_setup(
+def worker_setup(
     campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path, allow_task_code: bool
 ) -> WorkerSetup:
+    """What every worker of a campaign is told once."""
     evaluation = campaign.config.evaluation
     return WorkerSetup(
         sources=dict(paths),
@@ -283,6 +278,22 @@ def _unusable(name: str, failure: str, message: str) -> EvomergeError:
         wrong = f"`{name}` takes longer than the deadline"
         return ConfigError(Problem("E139", wrong, message, "allow more", field="workers.deadline"))
     return EnvironmentFault(Problem("E405", wrong, found, "mend the cause, then run again", field=name))
+
+
+def make_campaign_folder(directory: Path) -> None:
+    """Make a campaign folder, or take one that is ours.
+
+    Raises:
+        ConfigError: E135, if it is a file or holds something else.
+        EnvironmentFault: if it cannot be made.
+    """
+    try:
+        make_folder(directory)
+        _refuse_foreign_files(directory)
+    except FileExistsError:
+        raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None
+    except OSError as error:
+        raise cannot_write(directory, error) from error
 
 
 def _refuse_foreign_files(directory: Path) -> None:

@@ -136,11 +136,13 @@ class Engine:
     def prepare(self, job: Job) -> JobResult:
         """Look at all weights once: digests, finiteness, zero task vectors; and index the items.
 
+        What an earlier look at the same files left in the cache is taken from there.
+
         Raises:
             CheckpointError: the weights have faults.
         """
         start = time.perf_counter()
-        digests = {name: self.weights.read(name) for name in self.folders}
+        digests = {name: self.weights.digest(name) for name in self.folders}
         self.statistics.know(digests | self._merged)
         found = prepare_statistics(
             self.statistics, self.stored, "base", self.setup.methods, self.setup.trims

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.check import CheckReport
 from evomerge.front.words import duration, size
 
 
-def plan_rows(
-    campaign: Campaign, storage: str, genes: int, estimates: Mapping[str, float]
-) -> list[tuple[str, str]]:
-    """The rows of a plan as (name, words); see `CheckReport` for the estimates."""
-    config = campaign.config
+def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
+    """The rows of a plan as (name, words), of a campaign in which no faults were found."""
+    config, estimates = campaign.config, report.estimates
     rows = [
         ("campaign", f"{config.name}: {len(campaign.experts)} experts, no faults found"),
-        ("model", f"{estimates['parameters'] / 1e6:.1f} M parameters, stored as {storage}"),
-        ("search space", f"{genes} genes, method {campaign.space.method}"),
-        ("items", f"{estimates['items']:.0f} search items a candidate"),
+        ("model", f"{estimates['parameters'] / 1e6:.1f} M parameters, stored as {report.storage}"),
+        ("search space", f"{report.genes} genes, method {campaign.space.method}"),
+        ("weights", _weights(report)),
+        ("items", _items(report)),
         ("memory", f"about {size(estimates['memory_bytes'])} for all workers"),
         ("disk", f"about {size(estimates['disk_bytes'])} for the campaign folder and one export"),
         ("budget", _budget(campaign)),
@@ -26,6 +24,19 @@ def plan_rows(
         seconds = duration(estimates["seconds"])
         rows.append(("time", f"about {seconds}, and what the workers take to start"))
     return rows
+
+
+def _weights(report: CheckReport) -> str:
+    if report.weights is None:
+        return "not read: NaN and experts that equal the base show with --deep, or when a run begins"
+    return f"read once: {len(report.weights)} models, all of their numbers finite"
+
+
+def _items(report: CheckReport) -> str:
+    words = f"{report.estimates['items']:.0f} search items a candidate"
+    held = {s: sum(of.get(s, 0) for of in report.items.values()) for s in ("selection", "test")}
+    beside = [f"{count} {split} items" for split, count in held.items() if count]
+    return "; ".join([words, " and ".join(beside)]) if beside else words
 
 
 def _budget(campaign: Campaign) -> str:

@@ -40,7 +40,7 @@ def _weights(folder) -> Path:
 
 def test_unchanged_files_are_read_once_by_all_workers_of_a_machine(folders, tmp_path, monkeypatch):
     first = WeightFiles(folders, tmp_path / "cache")
-    digests = {name: first.read(name) for name in folders}
+    digests = {name: first.digest(name) for name in folders}
     assert digests == {name: content_digest(folder) for name, folder in folders.items()}
     read: list[Path] = []
     whole = module._file_digest
@@ -54,7 +54,7 @@ def test_unchanged_files_are_read_once_by_all_workers_of_a_machine(folders, tmp_
 
 def test_a_flipped_bit_is_noticed_and_the_file_named(folders, tmp_path):
     weights = WeightFiles(folders, tmp_path / "cache")
-    digests = {name: weights.read(name) for name in folders}
+    digests = {name: weights.digest(name) for name in folders}
     file = _weights(folders["math"])
     _flip(file)
     for looker in (weights, weights, WeightFiles(folders, tmp_path / "cache")):
@@ -67,7 +67,7 @@ def test_a_flipped_bit_is_noticed_and_the_file_named(folders, tmp_path):
 
 def test_another_file_in_its_place_is_noticed(folders, tmp_path):
     weights = WeightFiles(folders, tmp_path / "cache")
-    digests = {name: weights.read(name) for name in folders}
+    digests = {name: weights.digest(name) for name in folders}
     shutil.copyfile(_weights(folders["base"]), tmp_path / "other")
     os.replace(tmp_path / "other", _weights(folders["math"]))
     with pytest.raises(CheckpointError, match=r"E239.*`math`"):
@@ -79,7 +79,7 @@ def test_another_file_in_its_place_is_noticed(folders, tmp_path):
 
 def test_a_record_that_is_not_ours_is_not_believed(folders, tmp_path):
     weights = WeightFiles(folders, tmp_path / "cache")
-    digests = {name: weights.read(name) for name in folders}
+    digests = {name: weights.digest(name) for name in folders}
     for record in (tmp_path / "cache").glob("files-*.json"):
         record.write_text('{"model.safetensors": 3')
     WeightFiles(folders, tmp_path / "cache").check(digests)
@@ -87,7 +87,7 @@ def test_a_record_that_is_not_ours_is_not_believed(folders, tmp_path):
 
 def test_a_touched_or_copied_file_is_the_same(folders, tmp_path):
     weights = WeightFiles(folders, tmp_path / "cache")
-    digests = {name: weights.read(name) for name in folders}
+    digests = {name: weights.digest(name) for name in folders}
     file = _weights(folders["math"])
     os.utime(file)
     shutil.copyfile(file, tmp_path / "copy")

@@ -170,6 +170,11 @@ def test_check_estimates(folder):
     assert data["genes"] > 0
     assert set(data["paths"]) == {"base", "math", "code"}
     assert data["estimates"]["evaluations"] == 18
+    assert data["items"]["pets"] == {"search": 24, "selection": 16, "test": 16}
+    assert data["weights"] is None
+    assert rows["weights"].startswith("not read: NaN")
+    assert rows["items"] == "48 search items a candidate; 32 selection items and 32 test items"
+    assert call("check", file, "--dir", folder / "run").code == 2
 
 
 def test_a_missing_campaign_file(tmp_path):

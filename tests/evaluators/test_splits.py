@@ -1,10 +1,14 @@
 """Splits made of a task: disjoint, complete, stable, and stock lm-eval's own numbers."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,6 +193,57 @@ def test_installed_tasks_go_by_name(tmp_path: Path) -> None:
     assert "allenai/ai2_arc" in problem.wrong
     path.write_text(path.read_text().replace("openbookqa", "openbookqa_no_such"))
     assert "E123" in str(check_evaluator(load_evaluator(path))[0])
+
+
+def test_nothing_is_fetched_and_nothing_loaded_for_a_data_set_that_is_not_here(tmp_path: Path) -> None:
+    """Also where no variable of the environment forbids a network."""
+    text = TASK.replace("dataset_path: json", "dataset_path: org/quiz\ndataset_name: hard").replace(
+        "dataset_kwargs: {data_files: {test: data/NAME.jsonl}}", ""
+    )
+    source = write_task(tmp_path / "source", text)
+    code = f"""
+import socket, sys
+asked = []
+def ask(*words, **_):
+    asked.append(words)
+    raise OSError("no network in tests")
+socket.getaddrinfo = socket.socket.connect = ask
+from evomerge.cli.app import main
+words = ["split", "pets", {str(tmp_path / "out")!r}, "--include-path", {str(source)!r}]
+assert main(words) == 3
+assert not asked
+assert not {{"torch", "lm_eval", "transformers"}} & set(sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "error[E144]" in done.stderr
+    assert "not on this machine: org/quiz (hard)" in done.stderr
+    assert done.stderr.rstrip().endswith("`--download` fetches it")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_only_a_word_lets_a_library_ask_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool
+) -> None:
+    text = TASK.replace("dataset_path: json", "dataset_path: org/quiz").replace(
+        "dataset_kwargs: {data_files: {test: data/NAME.jsonl}}", ""
+    )
+    source = write_task(tmp_path / "source", text)
+    offline = []
+
+    def load(*_: Any, **__: Any) -> None:
+        offline.append(datasets.config.HF_HUB_OFFLINE)
+        raise ConnectionError("not here")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConfigError, match=r"E144.*org/quiz; ConnectionError: not here"):
+        make_splits("pets", tmp_path / "out", include_path=source, download=download)
+    assert offline == [not download]
+    assert datasets.config.HF_HUB_OFFLINE is False
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
