@@ -233,7 +233,7 @@ def test_f30_nothing_of_the_candidate_before_remains(trial: Trial) -> Tally:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = driver._worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
+    setup = driver.worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     worker = Worker(setup)
@@ -254,7 +254,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    worker = Worker(driver._worker_setup(campaign, paths, "bfloat16", tmp_path / "cache", False))
+    worker = Worker(driver.worker_setup(campaign, paths, "bfloat16", tmp_path / "cache", False))
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     job = Job("x", "evaluate", space.decode(space.snap([0.5] * len(space.genes))).to_json())
@@ -291,7 +291,7 @@ def grow_slowly(folder: Path, count: int) -> None:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    worker = Worker(driver._worker_setup(campaign, paths, "bfloat16", folder / "cache", False))
+    worker = Worker(driver.worker_setup(campaign, paths, "bfloat16", folder / "cache", False))
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     rng = random.Random(0)

@@ -187,7 +187,7 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = driver._worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
+    setup = driver.worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
     from evomerge.campaign.prepared import prepared_space
 
     assert source.history.prepared is not None

@@ -27,7 +27,7 @@ from evomerge.merge.plan import make_plan
 from evomerge.merge.skeleton import allocate
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.run import engine
-from evomerge.run.driver import _worker_setup
+from evomerge.run.driver import worker_setup
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
 from tests.tiny_runs import finished
@@ -104,7 +104,7 @@ def test_a_worker_over_two_devices_gives_the_same_bits(
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = _worker_setup(campaign, paths, "bfloat16", tmp_path, False)
+    setup = worker_setup(campaign, paths, "bfloat16", tmp_path, False)
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     recipes = [space.decode(space.snap([value] * len(space.genes))) for value in (0.3, 0.7)]
