@@ -18,8 +18,7 @@ from test_scores import item_scores, open_worker
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
-from evomerge.optimizers.baselines import single_coefficient_recipe
-from evomerge.recipe.recipe import CheckpointSource, checkpoint_recipe
+from evomerge.recipe.recipe import CheckpointSource, checkpoint_recipe, single_coefficient_recipe
 
 RESAMPLES = 4000
 

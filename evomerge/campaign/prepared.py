@@ -50,4 +50,5 @@ def prepared_space(
         campaign.config.seed,
         str(campaign.space_file),
         campaign.tokenizer,
+        prepared.one_with_baselines,
     )

@@ -142,6 +142,8 @@ class PreparedEvent(Event):
         evaluators: by name.
         task_vectors: seed the search; None in ledgers from before they were recorded.
         warnings: faults that stop nothing.
+        one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
+            baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
     """
 
     kind = "prepared"
@@ -152,6 +154,7 @@ class PreparedEvent(Event):
     evaluators: Mapping[str, PreparedEvaluator]
     task_vectors: TaskVectors | None = None
     warnings: tuple[Problem, ...] = ()
+    one_with_baselines: bool = False
 
     def digest_of(self, evaluator: str) -> str | None:
         """The digest of an evaluator and its items; None of one it did not have."""

@@ -18,13 +18,11 @@ from evomerge.objectives.constraint import Constraint
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import (
-    MERGED,
     CheckpointSource,
-    MergedSource,
     Recipe,
     checkpoint_recipe,
     in_vocabulary,
-    single_source_recipe,
+    single_coefficient_recipe,
 )
 
 UNIFORM = "uniform"
@@ -34,23 +32,6 @@ SAME_ORDER = 0.999
 
 FEWEST_POINTS = 4
 """Models below which a correlation says nothing: of two it is always 1."""
-
-
-def single_coefficient_recipe(
-    sources: Mapping[str, CheckpointSource],
-    experts: Sequence[str],
-    coefficient: float,
-    layers: int,
-    dtype: str,
-) -> Recipe:
-    """Task arithmetic with one coefficient for all experts and tensors."""
-    merged = MergedSource(
-        method="task_arithmetic",
-        inputs=tuple(experts),
-        base="base",
-        coefficients={"weight": {name: {"": coefficient} for name in experts}},
-    )
-    return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
 
 
 def baseline_recipes(

@@ -263,6 +263,23 @@ def checkpoint_recipe(
     return single_source_recipe(kept, name, layers, dtype)
 
 
+def single_coefficient_recipe(
+    sources: Mapping[str, CheckpointSource],
+    experts: Sequence[str],
+    coefficient: float,
+    layers: int,
+    dtype: str,
+) -> Recipe:
+    """Task arithmetic with one coefficient for all experts and tensors."""
+    merged = MergedSource(
+        method="task_arithmetic",
+        inputs=tuple(experts),
+        base="base",
+        coefficients={"weight": {name: {"": coefficient} for name in experts}},
+    )
+    return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
+
+
 def in_vocabulary(recipe: Recipe, sources: Mapping[str, CheckpointSource], tokenizer: str) -> Recipe:
     """The recipe with the rows of embedding and head in the order of one source's vocabulary, or `UNION`.
 

@@ -164,6 +164,7 @@ class Engine:
             evaluators=evaluators,
             task_vectors=found.task_vectors,
             warnings=found.warnings,
+            one_with_baselines=True,
         )
         seconds = {"prepare": time.perf_counter() - start}
         return JobResult(job.id, "ok", prepared=prepared, seconds=seconds)

@@ -21,6 +21,7 @@ from evomerge.recipe.recipe import (
     compact,
     in_vocabulary,
     lookup,
+    single_coefficient_recipe,
     single_source_recipe,
 )
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
@@ -29,12 +30,16 @@ from evomerge.search_space.spread import PlaceValues, Spread
 
 MAX_GENES = 10_000
 
+NEAR_SHARE = 5e-4
+"""Half a step of the usual grid: a coarser grid's nearest point is another merge than the average."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:
     """Genes of one campaign, and what turns a genome into a recipe.
 
-    `fixed` holds coefficients that are not searched: name to value.
+    `fixed` holds coefficients that are not searched: name to value. `one_with_baselines` is False only for
+    ledgers from before it: there only base and experts are one with the genomes that are them.
     """
 
     method: MergeMethod
@@ -47,6 +52,7 @@ class SearchSpace:
     dtype: str
     seed: int
     tokenizer: str | None = None
+    one_with_baselines: bool = True
 
     def snap(self, values: Sequence[float]) -> Genome:
         """Every value on its gene's grid."""
@@ -63,6 +69,12 @@ class SearchSpace:
         plain = self._plain_source(values)
         if plain is not None:
             return self._stated(checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype))
+        single = self._single_coefficient(values) if self.one_with_baselines else None
+        if single is not None:
+            layers, dtype = self.layout.layers, self.dtype
+            return self._stated(
+                single_coefficient_recipe(self.sources, self.experts, single, layers, dtype)
+            )
         places = self.layout.places
         merged = MergedSource(
             method=self.method.name,
@@ -160,6 +172,36 @@ class SearchSpace:
         ones = all(v == 1.0 for place, v in zip(places, table, strict=True) if place in needed)
         return used[0] if ones else None
 
+    def _single_coefficient(self, values: PlaceValues) -> float | None:
+        """The c for which the merge is `base + c * sum of task vectors` by its formula, or None.
+
+        1/3 is on no decimal grid: its nearest point stands for the uniform average. So that such a candidate
+        is the baseline too.
+        """
+        if self.method.elect or not {"weight"} <= set(values) <= {"weight", "density", "lambda"}:
+            return None
+        if not all(_all_equal(values.get(name, {}), 1.0) for name in ("density", "lambda")):
+            return None
+        tables, share = values["weight"], 1.0 / len(self.experts)
+        scalars, based = self.method.scalars_with(self.options), self.method.uses_base(self.options)
+        if scalars == "normalised":
+            alike = all(len(set(column)) == 1 for column in zip(*tables.values(), strict=True))
+            return share if alike and all(tables[self.experts[0]]) else None
+        if scalars != "weights" or not based:
+            return None
+        active = self.layout.active
+        found = {
+            value
+            for name, table in tables.items()
+            for place, value in zip(self.layout.places, table, strict=True)
+            if active is None or place in active[name]
+        }
+        if len(found) != 1:
+            return None
+        (value,) = found
+        nearest = {gene.snap(share) for gene in self.genes if gene.coefficient == "weight"}
+        return share if value in nearest and abs(value - share) <= NEAR_SHARE else value
+
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
         plain = {step.source for step in recipe.path}
@@ -169,7 +211,16 @@ class SearchSpace:
                 genome = self.snap([float(self.experts[1] in plain)] * len(self.genes))
             return genome if self.decode(genome).digest == recipe.digest else None
         source = recipe.sources.get(MERGED)
-        if not isinstance(source, MergedSource) or source.method != self.method.name:
+        if not isinstance(source, MergedSource):
+            return None
+        weights = {name: table.get("") for name, table in source.coefficients.get("weight", {}).items()}
+        if source.method == "task_arithmetic" != self.method.name and self.one_with_baselines:
+            # A baseline, which is a point of other methods too.
+            if set(weights) != set(self.experts) or self.method.scalars == "slerp":
+                return None
+            genome = self.uniform({name: value or 0.0 for name, value in weights.items()})
+            return genome if self.decode(genome).digest == recipe.digest else None
+        if source.method != self.method.name:
             return None
         if self.method.resolve(source.options) != self.options:
             return None
@@ -241,6 +292,7 @@ def build_search_space(
     seed: int,
     file: str = "",
     tokenizer: str | None = None,
+    one_with_baselines: bool = True,
 ) -> SearchSpace:
     """Lay a declaration over a model. `sources` holds `base` and the experts.
 
@@ -292,6 +344,7 @@ def build_search_space(
         dtype=dtype,
         seed=seed,
         tokenizer=tokenizer,
+        one_with_baselines=one_with_baselines,
     )
 
 

@@ -9,10 +9,9 @@ from evomerge.optimizers.baselines import (
     baseline_recipes,
     freeze,
     idle_objectives,
-    single_coefficient_recipe,
 )
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource
+from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, single_coefficient_recipe
 
 EXPERTS = ("math", "code")
 SOURCES = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", *EXPERTS)}

@@ -109,6 +109,19 @@ def test_a_campaign_leaves_what_the_design_says() -> None:
     assert front_text(done.directory) == done.text
 
 
+def test_the_average_of_three_is_scored_once_and_called_so(tmp_path: Path) -> None:
+    budget = {"evaluations": 6}
+    baselines = {"single": [0.8]}
+    file = write_campaign(tmp_path, experts=("math", "code", "law"), budget=budget, baselines=baselines)
+    history = run_file(file, tmp_path / "run")
+    same = {c.id: history.baselines_equal_to(c) for c in history.candidates.values()}
+    (average,) = (name for name, equal in same.items() if equal == ("uniform",))
+    candidate = history.candidates[average]
+    assert set(candidate.genome or ()) == {0.333}
+    assert candidate.evaluations["search"].same_as == "uniform"
+    assert verify(tmp_path / "run") == []
+
+
 def test_running_a_finished_campaign_again_adds_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     shutil.copytree(finished().directory, directory)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers.baselines import baseline_recipes, single_coefficient_recipe
+from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -19,6 +21,7 @@ from evomerge.recipe.recipe import (
     checkpoint_recipe,
     leaf_places,
     lookup,
+    single_coefficient_recipe,
 )
 from evomerge.search_space import (
     CoefficientField,
@@ -466,6 +469,82 @@ def test_level_curves_are_the_single_coefficient_merge() -> None:
         genome = METHOD_SPACES[name].encode(wanted)
         assert genome is not None
         assert METHOD_SPACES[name].decode(genome).digest == wanted.digest
+
+
+THREE = ("math", "code", "law")
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "options"),
+    [
+        ("task_arithmetic", 0.333, {}),
+        ("task_arithmetic", 0.8, {"divisor": "weight"}),
+        ("linear", 0.333, {}),
+        ("linear", 0.7, {}),
+        ("dare_linear", 0.333, {}),
+    ],
+)
+@pytest.mark.parametrize(
+    "field", [{"field": "model"}, {"field": "layer"}, {"field": "depth_curve", "knots": 3}], ids=str
+)
+def test_what_rounds_to_the_average_is_the_average(
+    method: str, weight: float, options: dict[str, str], field: dict[str, Any]
+) -> None:
+    """The oracle is the formula: shares of the experts, as the method's own recipe states them."""
+    found = space(method, experts=THREE, options=options, weight=field)
+    genome = found.uniform(dict.fromkeys(THREE, weight))
+    baselines = baseline_recipes(found.sources, THREE, [0.3], 4, "bfloat16")
+    assert found.decode(genome).digest == baselines["uniform"].digest
+    own = replace(found, one_with_baselines=False).decode(genome)
+    tables = own.sources[MERGED].coefficients["weight"].values()
+    stated = [lookup(table, place) for table in tables for place in found.layout.places]
+    shares = np.array(stated).reshape(3, -1)
+    if method == "linear" or options:
+        shares = shares / shares.sum(axis=0)
+    assert shares == pytest.approx(1 / 3, abs=5e-4)
+    # One step of one gene, and it is the average no longer.
+    moved = (genome[0] + found.genes[0].step, *genome[1:])
+    assert found.decode(found.snap(moved)).digest != baselines["uniform"].digest
+    assert found.encode(found.decode(moved)) in (moved, None)
+
+
+def test_a_coarse_grid_has_no_average() -> None:
+    found = space(experts=THREE, weight={"field": "model", "step": 0.1})
+    recipe = found.decode(found.uniform(dict.fromkeys(THREE, 0.3)))
+    baselines = baseline_recipes(found.sources, THREE, [0.3], 4, "bfloat16")
+    assert recipe.digest == baselines["single-0.3"].digest
+
+
+def test_where_an_expert_has_nothing_its_weight_does_not_count() -> None:
+    active = {"math": layout().places[:4], "code": layout().places[2:5]}
+    found = space(over=layout(active=active), weight={"field": "layer_module"})
+    recipe = found.decode(found.snap([0.7] * len(found.genes)))
+    assert recipe.digest == single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16").digest
+
+
+@pytest.mark.parametrize(
+    ("method", "coefficients"),
+    [
+        ("ties", {"density": {"value": 1.0}}),
+        ("dare_linear", {"density": {"value": 0.5}}),
+        ("task_arithmetic", {"lambda": {"value": 0.5}}),
+        ("breadcrumbs", {}),
+        ("multislerp", {}),
+    ],
+)
+def test_other_formulas_are_never_the_average(method: str, coefficients: dict[str, Any]) -> None:
+    found = space(method, experts=THREE, **coefficients)
+    merged = found.decode(found.uniform(dict.fromkeys(THREE, 0.333))).sources[MERGED]
+    assert isinstance(merged, MergedSource)
+    assert merged.method == method
+    assert merged.coefficients["weight"] == {name: {"": 0.333} for name in THREE}
+
+
+def test_old_ledgers_decode_as_they_did() -> None:
+    found = replace(space(experts=THREE), one_with_baselines=False)
+    merged = found.decode(found.uniform(dict.fromkeys(THREE, 1 / 3))).sources[MERGED]
+    assert isinstance(merged, MergedSource)
+    assert merged.coefficients["weight"]["law"] == {"": 0.333}
 
 
 def test_recipes_hold_only_what_is_not_the_default() -> None:
