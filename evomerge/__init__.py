@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from evomerge.evaluators.registered import evaluator as evaluator
     from evomerge.optimizers.kinds import optimizer as optimizer
     from evomerge.optimizers.proposals import Asked as Asked
+    from evomerge.recipe.method import Coefficient as Coefficient
+    from evomerge.recipe.registered import merge_method as merge_method
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Asked": ("optimizers.proposals", "Asked"),
     "Campaign": ("api.campaign", "Campaign"),
+    "Coefficient": ("recipe.method", "Coefficient"),
     "EvomergeError": ("errors", "EvomergeError"),
     "Exported": ("api.checkpoints", "Exported"),
     "Front": ("api.front", "Front"),
@@ -38,6 +41,7 @@ _PUBLIC = {
     "Run": ("api.run", "Run"),
     "evaluator": ("evaluators.registered", "evaluator"),
     "merge": ("api.checkpoints", "merge"),
+    "merge_method": ("recipe.registered", "merge_method"),
     "open": ("api.run", "open"),
     "optimizer": ("optimizers.kinds", "optimizer"),
     "score": ("api.checkpoints", "score"),

@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.evaluators import registered
 from evomerge.optimizers import kinds
+from evomerge.recipe import registered as methods
 from tests.tiny_models import write_campaign
 
 REPOSITORY = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def test_snippets_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kinds, "_REGISTERED", {})
     monkeypatch.setattr(registered, "_REGISTERED", {})
+    monkeypatch.setattr(methods, "_REGISTERED", {})
     names: dict[str, object] = {"__name__": "__main__"}
     for snippet in snippets:
         line = text[: text.index(snippet)].count("\n")

@@ -90,6 +90,8 @@ class Campaign:
         if self.config.racing is None:
             del data["racing"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
+        if not self.space.function:
+            del data["search_space"]["function"]
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
         data["base"], data["experts"] = references.pop("base"), references

@@ -35,6 +35,7 @@ from evomerge.evaluators.registered import registered
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
+from evomerge.recipe.registered import own_methods
 from evomerge.search_space import ModelLayout, build_search_space
 
 
@@ -291,11 +292,18 @@ def _open_evaluators(
 
 
 def _cannot_be_sent(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
-    """E513 for evaluators registered here that workers in other processes cannot be given."""
+    """E513 for a merge method and evaluators registered here that cannot be given to other processes."""
     if campaign.config.workers.pool == "inline":
         return []
     todo = "put it into a module that workers can import, or use `workers: {pool: inline}`"
-    return [
+    method = campaign.space.method
+    own = own_methods().get(method)
+    unsent = []
+    if own is not None and own.registered.why_not:
+        wrong = f"the function of `{method}` cannot be sent to workers"
+        where = str(campaign.space_file)
+        unsent.append(Problem("E513", wrong, own.registered.why_not, todo, where, field="method"))
+    return unsent + [
         Problem("E513", f"the function of `{declaration.kind}` cannot be sent to workers", why, todo,
                 str(path), field="kind")
         for path, declaration in declarations.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.declaration import Declaration, OpenedItems
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.registered import find_method
 from evomerge.search_space import ModelLayout
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -49,7 +49,7 @@ def estimates_of(
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
     folder = evaluations * (items + 4_000) + size
-    if "ranks" in METHODS[campaign.space.method].statistics:
+    if "ranks" in find_method(campaign.space.method).statistics:
         # A mapped file for each expert, two bytes an element.
         ranks = 2 * layout.parameters * len(campaign.experts)
         memory, folder = memory + ranks, folder + ranks

@@ -96,9 +96,11 @@ def _text(value: Any) -> str:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from evomerge.recipe.method import METHODS
+    from evomerge.recipe.registered import find_method, installed_methods, known_methods
 
-    return [
+    unloaded = installed_methods()
+    methods = [find_method(name) for name in known_methods() if name not in unloaded]
+    listed = [
         {
             "name": method.name,
             "coefficients": [
@@ -117,8 +119,9 @@ def _methods() -> list[dict[str, Any]]:
             "linear": "linear in its weights" if method.linear else "",
             "paper": method.paper,
         }
-        for method in METHODS.values()
+        for method in methods
     ]
+    return listed + [{"name": name, "about": f"from {value}"} for name, value in unloaded.items()]
 
 
 def _evaluators() -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.mergekit import read_mergekit
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
+from evomerge.recipe.registered import own_methods
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -121,7 +122,7 @@ def open_merge(
         sources={
             name: replace(source, digest=digests[name])
             if isinstance(source, CheckpointSource)
-            else source
+            else _with_function(source)
             for name, source in recipe.sources.items()
         },
     )
@@ -159,6 +160,12 @@ def open_merge(
         return merge
     config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}
     return replace(merge, plan=replace(plan, config=config))
+
+
+def _with_function(source: MergedSource) -> MergedSource:
+    """The same, with the digest of a registered method's function where none is stated."""
+    own = own_methods().get(source.method)
+    return source if own is None or source.function else replace(source, function=own.method.function)
 
 
 def nonfinite_sources(merge: OpenedMerge, tensor: str) -> list[Problem]:

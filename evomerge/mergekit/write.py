@@ -108,6 +108,8 @@ class _Writer:
         """How the one method of the file is said; None for copied layers."""
         if not merged:
             return None
+        for name in sorted({s.method for s in merged if s.method not in METHODS}):
+            raise _Unsayable(f"its method {name} is a person's own function")
         kinds = {(s.method, tuple(sorted(s.options.items())), s.seed) for s in merged}
         if len(kinds) > 1:
             raise _Unsayable("it has several methods")
@@ -244,8 +246,9 @@ class _Writer:
 
 def _copied(source: MergedSource) -> bool:
     """Whether it is one model with its tensors scaled."""
-    options = METHODS[source.method].resolve(source.options)
-    return source.method == "linear" and len(source.inputs) == 1 and options.normalise == "no"
+    if source.method != "linear" or len(source.inputs) != 1:
+        return False
+    return METHODS["linear"].resolve(source.options).normalise == "no"
 
 
 def _per_input(method: str, coefficient: str) -> bool:

@@ -59,6 +59,9 @@ def metagpt_seeds(space: SearchSpace, recorded: TaskVectors | None) -> list[Geno
     Nothing where the space has no gene for a weight, or where the ledger is older than
     inner products in it.
     """
+    weight = space.method.coefficient("weight")
+    if weight is None or not weight.per_input:
+        return []
     if recorded is None or not any(gene.coefficient == "weight" for gene in space.genes):
         return []
     by_place = {

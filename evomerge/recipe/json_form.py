@@ -151,8 +151,11 @@ class _RecipeReader:
                     known = f"known: {', '.join(ALLOWANCES)}"
                     self.fault(f"{where}.allow", "no difference that can be allowed", each, known)
             return CheckpointSource(path, digest, on, tuple(map(str, allow)))
-        kinds = {"method": str, "inputs": list, "base": str, "coefficients": dict}
-        if not self._fields(where, entry, kinds | {"options": dict, "seed": int, "shifts": dict}):
+        kinds: dict[str, type] = {
+            "method": str, "inputs": list, "base": str, "coefficients": dict, "options": dict, "seed": int,
+            "shifts": dict, "function": str,
+        }  # fmt: skip
+        if not self._fields(where, entry, kinds):
             return None
         for key, value in entry.get("options", {}).items():
             if not isinstance(value, str | bool):
@@ -184,6 +187,7 @@ class _RecipeReader:
             seed=entry.get("seed", 0),
             # A shift of nothing is none, so that equal merges have equal digests.
             shifts={key: value for key, value in shifts.items() if value != 0},
+            function=entry.get("function", ""),
         )
 
     def _fields(self, where: str, entry: Mapping[str, Any], kinds: Mapping[str, type]) -> bool:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Sparsify = Literal["none", "magnitude", "bernoulli", "band", "ranked", "variance"]
-Scalars = Literal["weights", "normalised", "slerp", "karcher", "multislerp", "model_stock", "energy"]
+Scalars = Literal[
+    "weights", "normalised", "slerp", "karcher", "multislerp", "model_stock", "energy", "function"
+]
 Options = Mapping[str, str | float | bool]
 COMPAT = "compat"
 """Option every method takes: `mergekit` for mergekit's semantics instead of the paper's."""
@@ -31,8 +33,8 @@ class Coefficient:
     low: float
     high: float
     default: float
-    per_input: bool
-    meaning: str
+    per_input: bool = False
+    meaning: str = ""
     free: bool = True
 
     @property
@@ -88,6 +90,8 @@ class MergeMethod:
             (order statistics of the variance over experts, and energies).
         options: discrete settings and their allowed values, the default first.
         mergekit: the settings that are mergekit's where they are not the defaults.
+        function: SHA-256 (hex) of the source of a person's own function, which then makes the whole tensor;
+            empty for the methods here. See `recipe.registered`.
     """
 
     name: str
@@ -101,6 +105,7 @@ class MergeMethod:
     statistics: frozenset[str] = frozenset()
     options: tuple[tuple[str, tuple[str, ...]], ...] = ()
     mergekit: tuple[tuple[str, str], ...] = ()
+    function: str = ""
 
     def coefficient(self, name: str) -> Coefficient | None:
         """The coefficient called `name`, or None."""
@@ -157,6 +162,10 @@ class MergeMethod:
     def linear(self) -> bool:
         """`is_linear` of the default options."""
         return self.is_linear()
+
+    def out_of_range(self, coefficient: str, value: float) -> str:
+        """What range a coefficient's value breaks, in words; empty if none, as for a person's own method."""
+        return "" if self.function else out_of_range(coefficient, value)
 
     @property
     def is_random(self) -> bool:

@@ -60,6 +60,8 @@ class MergedSource:
 
     Layer I of the virtual model is made of layer I of the base (without one, of the first input) and of
     layer `I + shifts[name]` of every other; inputs that are not in `shifts` give layer I.
+
+    `function` is the SHA-256 of the source of a method that a person registered; empty for others.
     """
 
     method: str
@@ -69,6 +71,7 @@ class MergedSource:
     options: Mapping[str, str | float | bool] = field(default_factory=dict)
     seed: int = 0
     shifts: Mapping[str, int] = field(default_factory=dict)
+    function: str = ""
 
     @property
     def reference(self) -> str:
@@ -252,6 +255,8 @@ def _source_to_json(source: Source) -> dict[str, Any]:
         data["base"] = source.base
     if source.shifts:
         data["shifts"] = dict(source.shifts)
+    if source.function:
+        data["function"] = source.function
     return data
 
 

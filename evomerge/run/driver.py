@@ -46,6 +46,7 @@ from evomerge.ledger.history import (
 from evomerge.ledger.ledger import Ledger
 from evomerge.optimizers.baselines import baseline_recipes, freeze, idle_objectives
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.registered import shipped_methods
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, WorkerSetup
 from evomerge.run.pool.open import open_pool
@@ -262,6 +263,7 @@ def worker_setup(
         candidates=campaign.config.budget.evaluations or 0,
         devices=max(1, int(campaign.config.workers.gpus)),
         functions=shipped(_evaluator_kinds(campaign)),
+        own_methods=shipped_methods([campaign.space.method]),
     )
 
 

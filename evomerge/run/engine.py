@@ -34,6 +34,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.objectives.scores import SPLITS, Scores, Split
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION
+from evomerge.recipe.registered import install_methods
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 
@@ -65,6 +66,7 @@ class Engine:
         self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
         files = [Path(path) for path in setup.evaluators]
         install(setup.functions)
+        install_methods(setup.own_methods)
         self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
         self._measures_distance = any(reads_distance(each) for each in self.evaluators)
         self._live: LiveModel | None = None

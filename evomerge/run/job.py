@@ -15,9 +15,10 @@ import numpy as np
 
 from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.evaluators.racing import Race
-from evomerge.evaluators.registered import Shipped
 from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import Metric, Split
+from evomerge.recipe.functions import Shipped
+from evomerge.recipe.registered import ShippedMethod
 
 JobKind = Literal["prepare", "evaluate"]
 
@@ -39,6 +40,7 @@ class WorkerSetup:
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
         devices: over how many devices of its kind the live model is spread.
         functions: evaluators that the person registered in the driver's process.
+        own_methods: merge methods likewise.
     """
 
     sources: Mapping[str, str]
@@ -58,6 +60,7 @@ class WorkerSetup:
     candidates: int = 0
     devices: int = 1
     functions: tuple[Shipped, ...] = ()
+    own_methods: tuple[ShippedMethod, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from evomerge.errors import ConfigError
 from evomerge.files.yaml_file import load_yaml, validate
-from evomerge.recipe.method import (
-    METHODS,
-    Coefficient,
-    MergeMethod,
-    out_of_range,
-    ranked_out_of_range,
-)
+from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
+from evomerge.recipe.registered import changed_method, find_method, own_methods
 
 FieldKind = Literal["model", "band", "layer", "layer_module", "depth_curve", "lines"]
 
@@ -84,7 +80,12 @@ class CoefficientField(BaseModel):
 
 
 class SearchSpaceDeclaration(BaseModel):
-    """A search-space file."""
+    """A search-space file.
+
+    `function` is the SHA-256 of the source of a registered method, filled in when the file is read. Where a
+    ledger states it, the declaration can be read without the method, to look at a folder; to build the space
+    it must be registered.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -92,12 +93,26 @@ class SearchSpaceDeclaration(BaseModel):
     method: str
     coefficients: dict[str, CoefficientField] = {}
     options: dict[str, str | bool | float] = {}
+    function: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_function(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(name := data.get("method"), str):
+            return data
+        own = own_methods().get(name)
+        return data if own is None else {"function": own.method.function, **data}
 
     @model_validator(mode="after")
     def _known_method(self) -> SearchSpaceDeclaration:
-        method = METHODS.get(self.method)
-        if method is None:
-            raise ValueError("E114", f"unknown method `{self.method}`; methods: {', '.join(METHODS)}")
+        try:
+            method = find_method(self.method)
+        except ConfigError as error:
+            if self.function:
+                return self
+            raise ValueError(error.problems[0].code, error.problems[0].words) from None
+        if changed_method(method, self.function) is not None:
+            return self
         faults = method.faults(self.options)
         if faults:
             raise ValueError("E111", faults[0])
@@ -107,7 +122,7 @@ class SearchSpaceDeclaration(BaseModel):
                 names = ", ".join(c.name for c in method.coefficients)
                 raise ValueError("E111", f"{self.method} has no coefficient `{name}`; it has {names}")
             for value in field.extent(declared):
-                rule = out_of_range(name, value) or self._weight_rule(method, name, value)
+                rule = method.out_of_range(name, value) or self._weight_rule(method, name, value)
                 if rule:
                     raise ValueError("E111", f"{rule}, found {value}")
             low, high = field.bounds(declared)
@@ -127,7 +142,7 @@ class SearchSpaceDeclaration(BaseModel):
 
     def _weight_rule(self, method: MergeMethod, name: str, value: float) -> str:
         """Why a weight may not be negative, where it may not."""
-        if name != "weight" or value >= 0.0:
+        if name != "weight" or value >= 0.0 or method.function:
             return ""
         options = method.resolve(self.options)
         if method.elect and options.divisor == "weight":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipe.method import METHODS, MergeMethod, MethodOptions
+from evomerge.recipe.method import MergeMethod, MethodOptions
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -24,6 +24,7 @@ from evomerge.recipe.recipe import (
     single_coefficient_recipe,
     single_source_recipe,
 )
+from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, Genome, ModelLayout, basis_matrix, make_genes
 from evomerge.search_space.spread import PlaceValues, Spread
@@ -92,6 +93,7 @@ class SearchSpace:
             },
             # Only random masks have a use for it; without them, equal merges have equal recipes.
             seed=self.seed if self.method.is_random else 0,
+            function=self.method.function,
         )
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
         return self._stated(single_source_recipe(sources, MERGED, self.layout.layers, self.dtype))
@@ -126,9 +128,10 @@ class SearchSpace:
     def _canonicalise(self, values: PlaceValues) -> None:
         """Neutral values where a coefficient does nothing: inactive places, density at weight 0.
 
-        Not where signs are elected: there an expert votes and is counted whatever its weight.
+        Not where signs are elected: there an expert votes and is counted whatever its weight. Nor of a
+        person's own method, whose weights may be anything.
         """
-        if self.method.elect:
+        if self.method.elect or self.method.function:
             return
         for expert, weights in values.get("weight", {}).items():
             for index in self._idle.get(expert, ()):
@@ -152,7 +155,7 @@ class SearchSpace:
         if scalars == "slerp":
             ends = set(values["t"]["*"])
             return self.experts[int(ends.pop())] if ends in ({0.0}, {1.0}) else None
-        if "weight" not in values:
+        if "weight" not in values or self.method.function:
             return None
         tables = values["weight"]
         used = [name for name, table in tables.items() if any(table)]
@@ -222,7 +225,10 @@ class SearchSpace:
             return genome if self.decode(genome).digest == recipe.digest else None
         if source.method != self.method.name:
             return None
-        if self.method.resolve(source.options) != self.options:
+        if (
+            self.method.resolve(source.options) != self.options
+            or source.function != self.method.function
+        ):
             return None
 
         def stated(coefficient: str, name: str, place: str) -> float:
@@ -269,7 +275,8 @@ class SearchSpace:
         def value(coefficient: str, name: str, place: str) -> float:
             declared = self.method.coefficient(coefficient)
             assert declared is not None
-            return weights[name] if coefficient == "weight" else declared.default
+            weighs = coefficient == "weight" and declared.per_input
+            return weights[name] if weighs else declared.default
 
         return self.fit(value)
 
@@ -300,9 +307,12 @@ def build_search_space(
 
     Raises:
         ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
-            too many.
+            too many; of a registered method E114, if it is not, and E514, if its function has changed.
     """
-    method = METHODS[declaration.method]
+    method = find_method(declaration.method)
+    changed = changed_method(method, declaration.function)
+    if changed is not None:
+        raise ConfigError(replace(changed, file=file))
     least, most = method.inputs
     if len(experts) < least or (most is not None and len(experts) > most):
         wanted = f"{least}" if most == least else f"{least} or more"

@@ -349,7 +349,12 @@ def test_uniform_leaves_other_genes_at_their_default() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "line", "words"),
     [
-        ("method: dare-ties", "E114", 1, "unknown method `dare-ties`.*dare_ties"),
+        (
+            "method: dare-ties",
+            "E114",
+            1,
+            "unknown merge method; found 'dare-ties'; did you mean dare_ties",
+        ),
         ("coefficients: {density: {}}", "E111", 1, "no coefficient `density`; it has weight"),
         ("coefficients: {weight: {field: layers}}", "E108", 3, "'depth_curve' or 'lines'"),
         ("coefficients: {weight: {field: band}}", "E119", 3, "needs `bands`"),

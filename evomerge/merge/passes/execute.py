@@ -12,11 +12,15 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.merge.passes.blocks import Scratch, operand_of
+from evomerge.merge.passes.by_function import merge_by_function
 from evomerge.merge.passes.by_row import merge_by_row
+from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.fused import is_bounded, run_compiled
+from evomerge.merge.passes.placement import Weights
 from evomerge.merge.passes.sparsified_sum import sparsified_sum
 from evomerge.merge.passes.weighted_sum import weighted_sum
 from evomerge.merge.plan import PlanInput, TensorPlan
+from evomerge.recipe.registered import own_methods
 
 
 def execute(
@@ -32,6 +36,9 @@ def execute(
 
     Returns:
         Whether every element is finite.
+
+    Raises:
+        CandidateError: `merge_method`, as `merge_by_function` says.
     """
     target = out.view(-1)
     storage: torch.dtype = getattr(torch, entry.dtype)
@@ -39,6 +46,8 @@ def execute(
         source = entry.inputs[0]
         target.copy_(readers[source.source].read(source.tensor).reshape(-1))
         return True
+    if entry.call is not None:
+        return _called(entry, entry.call, readers, target, storage, scratch)
     operands = [operand_of(readers[one.source], one.tensor, scratch.weights) for one in entry.inputs]
     weights = [one.weight for one in entry.inputs]
     base = None
@@ -69,10 +78,32 @@ def execute(
 
 def prefetch(entry: TensorPlan, readers: Mapping[str, Reader], scratch: Scratch) -> None:
     """Begin to bring an entry's tensors to the device, while another is carried out."""
+    if entry.call is not None:
+        return  # it is made on the CPU
     wanted = [(readers[one.source], one.tensor) for one in entry.inputs]
     if entry.base is not None:
         wanted.append((readers[entry.base[0]], entry.base[1]))
     scratch.weights.prefetch(wanted)
+
+
+def _called(
+    entry: TensorPlan,
+    call: Call,
+    readers: Mapping[str, Reader],
+    target: torch.Tensor,
+    storage: torch.dtype,
+    scratch: Scratch,
+) -> bool:
+    """A tensor that a registered function makes."""
+    assert entry.base is not None
+    if target.numel() == 0:
+        return True
+    base = Weights().read(readers[entry.base[0]], entry.base[1])
+    operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
+    function = own_methods()[call.method].registered.function
+    return merge_by_function(
+        function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch
+    )
 
 
 def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:

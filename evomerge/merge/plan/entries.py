@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.row_rule import RowRule
 from evomerge.merge.passes.sparsity import Sparsity
 
@@ -63,6 +64,7 @@ class TensorPlan:
         least_variance: entries whose variance over the inputs is below this are dropped; 0 keeps all.
         scale: factor of the whole result.
         rule: how weights are found row by row; those of the inputs then count for nothing.
+        call: a person's own function that makes the tensor; weights and divisor then count for nothing.
     """
 
     name: str
@@ -77,6 +79,7 @@ class TensorPlan:
     least_variance: float = 0.0
     scale: float = 1.0
     rule: RowRule | None = None
+    call: Call | None = None
 
     @property
     def elect(self) -> bool:

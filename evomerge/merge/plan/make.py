@@ -36,7 +36,7 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
     Raises:
         ConfigError: E111 a coefficient or option that is missing or out of range, E114 unknown method,
             E115 a method that needs a base, E118 a wrong number of inputs, E119 a layer a source does
-            not have, E138 a place without a source.
+            not have, E138 a place without a source, E514 a registered method whose function has changed.
         CheckpointError: E220 a tensor that a source lacks, E234 a layer scale that cannot be folded
             into the weights.
         CandidateError: `degenerate_coefficients`.
@@ -182,6 +182,7 @@ class _Maker:
             factor=merged.factor,
             least_variance=merged.least_variance,
             rule=merged.rule,
+            call=merged.call,
             scale=scale,
         )
 

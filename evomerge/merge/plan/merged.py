@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.errors import CheckpointError, ConfigError, Problem
+from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.keys import mask_key
 from evomerge.merge.passes.row_rule import RowRule
 from evomerge.merge.passes.scalars import (
@@ -24,8 +24,9 @@ from evomerge.merge.passes.scalars import (
 )
 from evomerge.merge.plan.entries import PlanInput, row_length
 from evomerge.merge.statistics.order import band_ranks
-from evomerge.recipe.method import METHODS, MergeMethod, out_of_range, ranked_out_of_range
+from evomerge.recipe.method import MergeMethod, ranked_out_of_range
 from evomerge.recipe.recipe import MergedSource, lookup
+from evomerge.recipe.registered import changed_method, find_method
 
 if TYPE_CHECKING:
     from evomerge.merge.statistics.weights import WeightStatistics
@@ -44,13 +45,14 @@ class Merged:
     factor: float = 1.0
     least_variance: float = 0.0
     rule: RowRule | None = None
+    call: Call | None = None
 
 
 class Merger:
     """Plans the tensors of one merged source.
 
     Raises:
-        ConfigError: E111, E114, E115, E118, as `make_plan` says; all that hold together.
+        ConfigError: E111, E114, E115, E118, E514, as `make_plan` says; all that hold together.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Merger:
         return full.names.shifted(tensor, shift)
 
     def _tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
+        if self._method.function:
+            return self._called(tensor, place)
         if self._method.sparsify == "variance":
             return self._varying(tensor, place)
         rule = self._row_rule(place)
@@ -131,6 +135,22 @@ class Merger:
         return self._simplest(
             tensor, Merged((self._base, tensor), inputs, election, divisor, 1.0 if folded else strength)
         )
+
+    def _called(self, tensor: str, place: str) -> Merged:
+        """A person's own function, with every expert: nobody else knows what its numbers do."""
+        assert self._base is not None
+        numbers = tuple(
+            (
+                each.name,
+                tuple(self._coefficient(each.name, name, place) for name in self._names)
+                if each.per_input
+                else self._coefficient(each.name, None, place),
+            )
+            for each in self._method.coefficients
+        )
+        call = Call(self._method.name, self._method.function, numbers)
+        inputs = tuple(PlanInput(name, tensor) for name in self._names)
+        return Merged((self._base, tensor), inputs, call=call)
 
     def _row_rule(self, place: str) -> RowRule | None:
         """How weights are found row by row; None where one number holds for the whole tensor."""
@@ -292,7 +312,7 @@ class Merger:
         except KeyError:
             wrong = f"{self._method.name} needs a value of {name}"
             raise self._fault(wrong, f"none at {place}", where) from None
-        rule = out_of_range(name, value)
+        rule = self._method.out_of_range(name, value)
         if rule:
             raise self._fault(rule, f"found {value}", where)
         return value
@@ -303,12 +323,13 @@ class Merger:
 
 def checked_method(source: MergedSource, where: str) -> MergeMethod:
     """The method of a merged source, once its inputs, base and options are found right."""
-    method = METHODS.get(source.method)
-    if method is None:
-        near = difflib.get_close_matches(source.method, METHODS, n=1)
-        todo = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(METHODS))}"
-        found = f"found {source.method!r}"
-        raise ConfigError(Problem("E114", "unknown merge method", found, todo, field=f"{where}.method"))
+    try:
+        method = find_method(source.method)
+    except ConfigError as error:
+        raise ConfigError([replace(p, field=f"{where}.method") for p in error.problems]) from error
+    changed = changed_method(method, source.function, f"{where}.function")
+    if changed is not None:
+        raise ConfigError(changed)
     least, most = method.inputs
     problems = []
     count = len(source.inputs)

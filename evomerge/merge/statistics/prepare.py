@@ -13,7 +13,7 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
 from evomerge.ledger.events import TaskVectors
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.registered import find_method
 
 if TYPE_CHECKING:
     from evomerge.merge.statistics.weights import WeightStatistics
@@ -70,7 +70,7 @@ def prepare_statistics(
                 )  # fmt: skip
     if problems:
         raise CheckpointError(problems)
-    needed = {need for method in methods for need in METHODS[method].statistics}
+    needed = {need for method in methods for need in find_method(method).statistics}
     first = next(iter(sources[base].tensors))
     for expert in experts if "magnitudes" in needed else ():
         for trim in trims:

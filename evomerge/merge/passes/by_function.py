@@ -1,0 +1,87 @@
+"""Merges that a person's own function makes, a whole tensor at a time; see `recipe.registered`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from evomerge.errors import CandidateError
+from evomerge.merge.passes.blocks import Dense, Operand, Scratch, Sink, block_ranges
+from evomerge.merge.passes.call import Call
+
+
+@torch.no_grad()
+def merge_by_function(
+    function: Callable[..., torch.Tensor],
+    call: Call,
+    base: torch.Tensor,
+    operands: Sequence[Operand],
+    tensor: str,
+    shape: tuple[int, ...],
+    scale: float,
+    out: torch.Tensor,
+    storage: torch.dtype,
+    scratch: Scratch,
+) -> bool:
+    """`out = scale * function(base, experts, **coefficients)`, rounded once to `storage`.
+
+    The function is given float32 copies on the CPU, whatever the device of `out`, and runs on one thread:
+    sums and decompositions have other last bits on other devices and for other numbers of threads, and what
+    was scored must be what is exported. It takes memory for all its tensors in float32.
+
+    Args:
+        function: registered as `call.method`.
+        call: with the numbers for this tensor.
+        base: [n] on the CPU.
+        operands: the experts, on the CPU.
+        tensor: its name, for messages.
+        shape: of the tensor, as the function sees it.
+        scale: factor of the whole result.
+        out: [n] contiguous.
+        storage: dtype the result is rounded to before it is held in `out`.
+        scratch: on the device of `out`.
+
+    Returns:
+        Whether every element is finite.
+
+    Raises:
+        CandidateError: `merge_method`, if the function raises or gives no float32 tensor of that shape.
+    """
+    size = out.numel()
+    copies = [torch.empty(size) for _ in range(1 + len(operands))]
+    for operand, copy in zip((Dense(base), *operands), copies, strict=True):
+        operand.value(copy, 0, size)
+    origin, *experts = (copy.view(shape) for copy in copies)
+    with _one_thread():
+        try:
+            found = function(origin, experts, **call.arguments())
+        except Exception as error:
+            # A person's function fails in any way it likes.
+            wrong = f"`{call.method}` raised {type(error).__name__}: {error}"
+            raise CandidateError("merge_method", wrong, tensor) from error
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape != shape:
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
+        wrong = f"`{call.method}` must give a float32 tensor {list(shape)}, it gave {got}"
+        raise CandidateError("merge_method", wrong, tensor)
+    flat = found.detach().reshape(-1)
+    ranges = list(block_ranges(size, []))
+    sink = Sink(out, storage, scratch, len(ranges))
+    for start, stop in ranges:
+        (block,) = scratch.rows(1, stop - start)
+        block.copy_(flat[start:stop])
+        if scale != 1.0:
+            block.mul_(scale)
+        sink.store(block, start, stop)
+    return sink.is_finite()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
