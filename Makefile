@@ -16,6 +16,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"evomerge needs Python 3.11 or newer; $(PYTHON) is %d.%d: make $(MAKECMDGOALS) PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,3 +23,17 @@ def test_the_wheel_declares_all_that_is_no_module() -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert settings["package-data"] == {"evomerge": others} == {"evomerge": ["py.typed"]}
     assert settings["packages"]["find"]["include"] == ["evomerge", "evomerge.*"]
+
+
+def test_an_older_python_is_named_before_anything_is_installed(tmp_path: Path) -> None:
+    older = tmp_path / "python3.10"
+    code = "import sys; sys.version_info = (3, 10, 13); exec(sys.argv[2])"
+    older.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
+    older.chmod(0o755)
+    command = ["make", "install", f"PYTHON={older}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode != 0
+    found = f"evomerge needs Python 3.11 or newer; {older} is 3.10: make install PYTHON=python3.11"
+    assert found in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "venv").exists()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.references import model_folder
+from evomerge.export.stated import refuse_merge
 from evomerge.front.tables import scores_html
 from evomerge.objectives.scores import Metric, Scores, Split
 from evomerge.recipe.recipe import Recipe
@@ -44,9 +45,10 @@ def merge(recipe: str | Path | Recipe, out: str | Path, *, overwrite: bool = Fal
     Raises:
         EvomergeError: as `evomerge merge`; nothing half-written is left.
     """
+    stated = recipe if isinstance(recipe, Recipe) else Path(recipe)
+    refuse_merge(stated, Path(out), overwrite=overwrite)
     from evomerge.export.export import merge_recipe
 
-    stated = recipe if isinstance(recipe, Recipe) else Path(recipe)
     report = merge_recipe(stated, Path(out), overwrite=overwrite)
     return Exported(Path(out), report.scores, report.warnings)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.api.checkpoints import Exported
 from evomerge.export.choice import choose
+from evomerge.export.stated import refuse_export
 from evomerge.front.front import Front as ComputedFront
 from evomerge.front.front import Member as FrontMember
 from evomerge.front.front import pick
@@ -66,6 +67,7 @@ class Member:
         Raises:
             EvomergeError: as `evomerge export`; nothing half-written is left.
         """
+        refuse_export(self.directory, self.id, Path(path), overwrite=overwrite)
         from evomerge.export.export import export_candidate
 
         report = export_candidate(

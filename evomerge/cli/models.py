@@ -50,11 +50,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a checkpoint, checked by reloading it."""
-    from evomerge.export.export import export_candidate
+    from evomerge.export.stated import refuse_export
     from evomerge.front.folder import open_campaign_folder
 
     show_log()
     open_campaign_folder(directory)
+    refuse_export(directory, choice, out, overwrite=overwrite)
+    from evomerge.export.export import export_candidate
+
     _hide_loading_bars()
     report = export_candidate(
         directory,
@@ -81,9 +84,12 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
-    from evomerge.export.export import merge_recipe
+    from evomerge.export.stated import refuse_merge
 
     show_log()
+    refuse_merge(recipe, out, overwrite=overwrite)
+    from evomerge.export.export import merge_recipe
+
     _hide_loading_bars()
     report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes)
     _print_report(report, out, as_json)
@@ -170,13 +176,20 @@ def score(
     """
     from evomerge.campaign.devices import check_device
     from evomerge.campaign.references import model_folder
+    from evomerge.checkpoint.folder import open_folder
     from evomerge.cli.results import refuse_other_kinds
+    from evomerge.errors import ConfigError
+    from evomerge.evaluators.kinds import load_declaration
     from evomerge.front.tables import shown_metric
     from evomerge.run.scoring import score_checkpoint
 
     show_log()
     began = time.time()
     folder = model_folder(model, "MODEL")
+    # What can be refused without torch is, before it takes its seconds to load.
+    if problems := load_declaration(evaluator).problems(allow_code=allow_task_code):
+        raise ConfigError(problems)
+    open_folder(folder, folder.name)
     check_device(device)
     if lm_eval_json is not None:
         refuse_other_kinds(evaluator)

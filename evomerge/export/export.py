@@ -44,17 +44,15 @@ from evomerge.export.merge import (
     OpenedMerge,
     nonfinite_sources,
     open_merge,
-    read_recipe,
-    stated_merge,
 )
 from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.scores import check_evaluators, score_export
+from evomerge.export.stated import read_recipe, stated_merge
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import (
     check_space,
-    check_target,
-    recover,
+    claim_target,
     scratch_folder,
     staged_folder,
 )
@@ -142,7 +140,7 @@ def export_candidate(
         LedgerDamaged: the campaign cannot be read.
     """
     started = time.perf_counter()
-    out = _target(out, overwrite)
+    out = claim_target(out, overwrite=overwrite)
     chosen = choose(directory, choice)
     campaign, candidate = chosen.campaign, chosen.candidate
     hubs = {
@@ -227,7 +225,7 @@ def merge_recipe(
         UsageError, EnvironmentFault, ExportCheckFailed: as `export_candidate`.
     """
     started = time.perf_counter()
-    out = _target(out, overwrite)
+    out = claim_target(out, overwrite=overwrite)
     stated = stated_merge(recipe, Path()) if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     with contextlib.ExitStack() as stack:
         merge = open_merge(
@@ -247,15 +245,6 @@ def merge_recipe(
         seconds=seconds,
         warnings=(*stated.notes, *merge.notes, *warnings),
     )
-
-
-def _target(out: Path, overwrite: bool) -> Path:
-    """The absolute target, refused before any work is done if it cannot be written."""
-    target = Path(os.path.abspath(out))
-    with contextlib.suppress(OSError):  # `staged_folder` tries again and says what is wrong
-        recover(target)
-    check_target(target, overwrite=overwrite)
-    return target
 
 
 def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:

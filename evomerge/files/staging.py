@@ -102,6 +102,19 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def claim_target(out: Path, *, overwrite: bool) -> Path:
+    """The absolute target, refused before any work is done if it cannot be written.
+
+    Raises:
+        UsageError: as `check_target`.
+    """
+    target = Path(os.path.abspath(out))
+    with contextlib.suppress(OSError):  # `staged_folder` tries again and says what is wrong
+        recover(target)
+    check_target(target, overwrite=overwrite)
+    return target
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that must not be written, before any work is done for it.
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +45,32 @@ def test_export_of_nothing(pick, tmp_path):
     assert found.code == 2
     assert found.json["errors"][0]["code"] == "E506"
     assert not (tmp_path / "out").exists()
+
+
+def test_what_can_be_refused_without_torch_is(tmp_path):
+    """A pick, a target, a broken file: none of them loads what takes seconds."""
+    run = finished().directory
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    (tmp_path / "broken.yml").write_text("merge_method: linear\nmodels: [")
+    (tmp_path / "evaluator.yaml").write_text("schema: 1\nkind: lm_evall\n")
+    commands = [
+        (["export", run, "kne", tmp_path / "out"], 2),
+        (["export", run, "knee", tmp_path / "there"], 2),
+        (["merge", tmp_path / "broken.yml", tmp_path / "out"], 3),
+        (["score", finished().file.parent / "models" / "base", tmp_path / "evaluator.yaml"], 3),
+    ]
+    code = f"""
+import sys
+from evomerge.cli.app import main
+for words, expected in {[([str(word) for word in words], code) for words, code in commands]!r}:
+    assert main(words) == expected, words
+    assert not {{"torch", "transformers", "lm_eval"}} & set(sys.modules), words
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("E506", "E601", "broken.yml", "E108"):
+        assert text in done.stderr
 
 
 def test_merge_gives_the_same_weights(export, tmp_path):
