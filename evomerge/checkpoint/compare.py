@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
+from evomerge.checkpoint.habits import differing_habits, habits
 from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
@@ -24,7 +25,6 @@ _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_sc
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
 _BLOCK = 1 << 22
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _ALIGN = (
     "`tokenizer: {source: union}` (or `base`, or an expert) in a campaign or recipe aligns them, "
     "`tokenizer_source: union` (or `base`) in a mergekit YAML"
@@ -37,12 +37,13 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
     E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
     heads), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
     E230 quantised weights, E245 rotary positions; and what is `MERGED_ANYWAY`: E228 other special tokens,
-    E231 mixed dtypes.
+    generation settings or chat template, E231 mixed dtypes.
     """
     problems = _quantised(base)
     for expert in experts:
         if isinstance(expert, AdapterFolder):
-            continue  # checked against the base when it was opened
+            problems += _special(base, expert)
+            continue  # the rest was checked against the base when it was opened
         problems += _quantised(expert)
         if other := other_architecture(base, expert):
             problems += other
@@ -199,17 +200,26 @@ def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Proble
     return []
 
 
-def _special(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
-    """Ids of special tokens that both configs state and that differ: generation may never end."""
-    differing = []
-    for key in _SPECIAL:
-        left, right = (text_config(folder.config).get(key) for folder in (base, expert))
-        if left is not None and right is not None and left != right:
-            differing.append(f"{key}: base {_shown(left)}, {expert.name} {_shown(right)}")
+def _special(base: CheckpointFolder, expert: Folder) -> list[Problem]:
+    """Special tokens, generation settings and chat templates that differ: generation may never end."""
+    config = {} if isinstance(expert, AdapterFolder) else text_config(expert.config)
+    ours, theirs = habits(base.path, text_config(base.config)), habits(expert.path, config)
+    if isinstance(expert, AdapterFolder):
+        # What an adapter leaves out is the base's.
+        theirs = ({**ours[0], **_stated(theirs[0])}, {**ours[1], **_stated(theirs[1])})
+    differing = [
+        f"{key}: base {_shown(left)}, {expert.name} {_shown(right)}"
+        for key, (left, right) in differing_habits(ours, theirs).items()
+    ]
     if not differing:
         return []
-    todo = "the merge takes them from the model whose tokenizer it takes"
-    return [_problem("E228", expert, "special tokens have other ids", "; ".join(differing), todo)]
+    todo = "the merge takes those of the model whose tokenizer it takes; a union stops where any of them does"
+    wrong = "special tokens, generation settings or chat template differ from the base's"
+    return [_problem("E228", expert, wrong, "; ".join(differing), todo)]
+
+
+def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _only(tokens: Mapping[str, int], others: Mapping[str, int], words: str) -> str:

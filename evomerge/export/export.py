@@ -40,6 +40,7 @@ from evomerge.export.files import (
     write_json,
     write_manifest,
 )
+from evomerge.export.habits import join_habits
 from evomerge.export.merge import (
     OpenedMerge,
     nonfinite_sources,
@@ -297,7 +298,7 @@ def _write(
     with quiet_loading():
         model = check_loading(staged, dtype)
     failpoint("export.checked")
-    return model, warnings
+    return model, (*warnings, *join_habits(merge, staged))
 
 
 def _describe(

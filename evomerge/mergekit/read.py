@@ -15,9 +15,10 @@ from pathlib import Path
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import other_architecture
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
+from evomerge.checkpoint.habits import stop_ids
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.rope import same_rope
-from evomerge.checkpoint.vocabulary import same_vocabulary
+from evomerge.checkpoint.vocabulary import same_vocabulary, token_ids
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.mergekit.chat import chat_template_text
 from evomerge.mergekit.document import (
@@ -338,6 +339,9 @@ class _Maker:
         folders = {n: self.full(n) for n in sorted(checkpoints)}
         reference = folders[first if name == UNION else name]
         if all(same_vocabulary(reference, folder) for folder in folders.values()):
+            stops = {tuple(stop_ids(f.path, text_config(f.config))) for f in folders.values()}
+            if name == UNION and len(stops) > 1 and token_ids(reference.path):
+                return UNION, True  # the tokens are the same; a union stops where any of them does
             return (first if name == UNION else name), False
         return name, True
 
