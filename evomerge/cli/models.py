@@ -116,7 +116,7 @@ def import_(
     console.print(plain(f"wrote {out}: {', '.join(imported.files)}"), markup=False, soft_wrap=True)
     for text in imported.left_out:
         say(f"not carried over: {text}")
-    say(f"next: complete the evaluators, then `evomerge check {out / 'campaign.yaml'}`")
+    say(f"next: split the tasks as {out / 'campaign.yaml'} says, then `evomerge check` it")
 
 
 def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:

@@ -48,7 +48,7 @@ def split(
 
     They are lm-eval tasks of their own, so that stock lm-eval gives each score again.
     """
-    from evomerge.evaluators.splits import make_splits
+    from evomerge.evaluators.splits import BENCHMARK_NOTE, make_splits
 
     show_log()
     try:
@@ -67,10 +67,7 @@ def split(
         download=download,
     )
     if report.benchmark:
-        say(
-            f"warning: {report.benchmark} is scored on these items; "
-            "a search on them needs --allow-benchmark-test"
-        )
+        say(f"warning: {report.benchmark} is scored on these items; {BENCHMARK_NOTE}")
     if as_json:
         print_json(
             {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from evomerge.cli.output import Json, fits, print_json, say, show_log, table_console
+from evomerge.cli.output import AllowTaskCode, Json, fits, print_json, say, show_log, table_console
 from evomerge.errors import Problem, UsageError
 
 
@@ -22,14 +22,32 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME=E", help="A fine-tune or LoRA adapter of it; give several."),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An lm-eval task to search for; give several."),
+    ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the tasks' files; without it, those installed with lm-eval.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch data sets of tasks that are not here.")
+    ] = False,
+    allow_task_code: AllowTaskCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a starter campaign that runs as it stands.
 
     Without --base and --expert, toy models are trained for it, in less than a minute.
+    Items of each --task are split into search, selection and test items, as by `split`.
     """
     from evomerge.campaign.references import reference_fields
-    from evomerge.cli.starter.write import write_starter
+    from evomerge.cli.starter.write import OwnTasks, write_starter
 
     show_log()
     experts: dict[str, dict[str, str]] = {}
@@ -46,8 +64,14 @@ def init(
         found = "found --base only" if experts == {} else "found --expert only"
         todo = "give both, or neither for toy models"
         raise UsageError(Problem("E500", "--base and --expert go together", found, todo))
+    if task and base is None:
+        todo = "give --base and --expert as well"
+        raise UsageError(Problem("E500", "toy models can do toy tasks only", "found --task", todo))
+    if task and len({*task}) < len(task):
+        raise UsageError(Problem("E500", "a --task is given twice", f"found {', '.join(task)}"))
+    tasks = OwnTasks(task, include_path, download, allow_task_code) if task else None
     origin = None if base is None else reference_fields(base, "--base")
-    file = write_starter(directory, origin, experts, tell=say)
+    file = write_starter(directory, origin, experts, tasks=tasks, tell=say)
     command = f"evomerge run {file} --dir {directory / 'run'}"
     if as_json:
         print_json({"campaign": str(file), "run": command})

@@ -42,6 +42,8 @@ Items = Literal["scored", "train", "validation", "test"]
 EXAMPLES = 1000
 """Most worked examples that are kept for few-shot prompts, the first ones."""
 
+BENCHMARK_NOTE = "a search on them needs --allow-benchmark-test"
+
 RESERVED = 10
 """Percent of the items that become worked examples where a task takes them from its scored items."""
 
@@ -153,6 +155,17 @@ def _find(task: str, include_path: Path | None) -> TaskFile:
         todo = "" if include_path else "give the folder of its file as --include-path"
         raise ConfigError(Problem("E123", f"no task `{task}` in {where}", found, todo))
     return tasks[task]
+
+
+def items_to_search(task: str, include_path: Path | None = None) -> Items:
+    """Which items of a task a search should see: its training items where the scored ones are a benchmark's.
+
+    Raises:
+        ConfigError: E123 no such task.
+    """
+    source = _find(task, include_path)
+    trains = source.benchmark is not None and source.config.get("training_split")
+    return "train" if trains else "scored"
 
 
 def _is_scored(source: TaskFile, items: Items) -> bool:

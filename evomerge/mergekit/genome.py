@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from evomerge.files.yaml_file import Positions, load_yaml, position, validate
 from evomerge.mergekit.document import Document, ModelRef
 from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.models import Models
+from evomerge.objectives.scores import SPLITS
+from evomerge.recipe.recipe import UNION
 
 
 class _Section(BaseModel):
@@ -131,12 +134,15 @@ class _Maker:
         """File name to content."""
         evaluators = {f"evaluators/{_plain(t.name)}.yaml": self.evaluator(t) for t in self.found.tasks}
         space = self.space()
+        tokenizer = self.tokenizer()
         self.note_rest()
         left = "".join(f"# - {text}\n" for text in self.left_out)
         self.heads["campaign.yaml"] = (
             f"# From the mergekit-evolve file {self.file.name}.\n"
             + (f"# Not carried over:\n{left}" if left else "")
-            + "# Now complete the evaluators, then: evomerge check campaign.yaml\n"
+            + "# Now split the tasks, in this folder:\n"
+            + "".join(f"#   {_split(task)}\n" for task in self.found.tasks)
+            + "# then: evomerge check campaign.yaml\n"
         )
         campaign = {
             "schema": 1,
@@ -150,6 +156,8 @@ class _Maker:
             "budget": {"evaluations": 100},
             "evaluation": {"dtype": "bfloat16", "batch_size": 32},
         }
+        if tokenizer is not None:
+            campaign["tokenizer"] = {"source": tokenizer}
         return {"campaign.yaml": campaign, "search_space.yaml": space, **evaluators}
 
     def reference(self, name: str) -> dict[str, str]:
@@ -160,28 +168,37 @@ class _Maker:
         model, _, revision = hub.partition("@")
         return {"hub": model, "revision": revision}
 
+    def tokenizer(self) -> str | None:
+        """Whose vocabulary merges have, as a campaign says it; None where the file does not say."""
+        stated = self.found.genome.tokenizer_source
+        if stated in (None, "base", UNION):
+            return stated
+        name = self.models.name(_ref(str(stated), ("genome", "tokenizer_source")))
+        if name not in ("base", *self.experts):
+            wrong = "the tokenizer is that of no model which is merged"
+            raise self.error("tokenizer_source", wrong, "name one of `models`, `base` or `union`")
+        return name
+
     def objective(self, task: TaskSection) -> dict[str, str]:
         """Each task is an objective; a negative weight said that less is better."""
         direction = "minimize" if task.weight < 0 else "maximize"
         return {"metric": f"{_plain(task.name)}.{_metric(task.metric)}", "direction": direction}
 
     def evaluator(self, task: TaskSection) -> dict[str, Any]:
-        """A declaration with the task as search split; the other two have to be named."""
+        """A declaration of the tasks that `evomerge split` makes of the one."""
         name = _plain(task.name)
         self.heads[f"evaluators/{name}.yaml"] = (
             f"# mergekit-evolve scored `{task.name}` only. A campaign decides on items its search has not\n"
-            "# seen: put the task's YAML into include_path and split its items into three tasks.\n"
+            "# seen. This splits them, in the campaign's folder, and writes the tasks named here:\n"
+            f"#   {_split(task)}\n"
+            "# `--include-path DIR` says where a task of your own lies, `--download` fetches its items.\n"
         )
         declaration: dict[str, Any] = {
             "schema": 1,
             "kind": "lm_eval",
             "name": name,
-            "include_path": "tasks",
-            "tasks": {
-                "search": task.name,
-                "selection": f"{task.name}_selection",
-                "test": f"{task.name}_test",
-            },
+            "include_path": f"{name}/tasks",
+            "tasks": {split: f"{name}_{split}" for split in SPLITS},
             "metrics": [_metric(task.metric)],
             "apply_chat_template": self.found.apply_chat_template,
         }
@@ -254,11 +271,7 @@ class _Maker:
                 f"weights of tasks: each is an objective; pick with `export DIR prefer:{listed}`"
             )
         if found.limit is not None:
-            self.left_out.append(f"limit {found.limit}: put as many items into the search task")
-        if found.genome.tokenizer_source is not None:
-            self.left_out.append(
-                "tokenizer_source: write `tokenizer: {source: ...}` if vocabularies differ"
-            )
+            self.left_out.append(f"limit {found.limit}: a candidate is scored on all search items")
         if found.apply_chat_template and found.fewshot_as_multiturn and found.num_fewshot:
             self.left_out.append("fewshot_as_multiturn")
         for name in ("shuffle", "random_init"):
@@ -276,6 +289,13 @@ def _ref(text: str, where: tuple[str | int, ...]) -> ModelRef:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "task"
+
+
+def _split(task: TaskSection) -> str:
+    """The command that splits a task."""
+    name = _plain(task.name)
+    words = ["evomerge", "split", task.name, f"evaluators/{name}"]
+    return shlex.join(words + (["--name", name] if name != task.name else []))
 
 
 def _metric(metric: str) -> str:

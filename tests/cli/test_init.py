@@ -8,6 +8,7 @@ from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
 from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator
 from tests.cli.terminal import Forked, call
+from tests.evaluators.test_splits import write_task
 from tests.tiny_runs import finished
 
 
@@ -107,6 +108,33 @@ def test_init_with_models_of_ones_own(models, tmp_path):
     assert call("check", file).code == 0
 
 
+def test_init_with_tasks_of_ones_own(models, tmp_path):
+    source = write_task(tmp_path / "source")
+    own = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
+    words = [*own, "--task", "pets", "--include-path", source]
+    found = call("init", tmp_path / "start", *words)
+    assert found.code == 0, found.err
+    assert "task pets: " in found.err
+    assert "toy" not in found.err
+    file = tmp_path / "start" / "campaign.yaml"
+    campaign = load_campaign(file)
+    assert [(o.metric, o.direction) for o in campaign.objectives] == [("pets.acc", "maximize")]
+    assert [path.parent.parent for path in campaign.evaluator_files] == [file.parent / "evaluators"]
+    data = call("check", file, "--json").json
+    assert sum(data["items"]["pets"].values()) == 40
+    assert "toy tasks, which say little about your models" in call("init", tmp_path / "toy", *own).err
+
+
+def test_init_fetches_no_data_by_itself(models, tmp_path):
+    words = ["--base", models / "base", "--expert", f"math={models / 'math'}", "--task", "arc_easy"]
+    found = call("init", tmp_path / "new", *words)
+    assert found.code == 3
+    assert "error[E144]" in found.err
+    assert "not on this machine: allenai/ai2_arc (ARC-Easy)" in found.err
+    assert "`--download` fetches it" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_hub_references(models, tmp_path):
     commit = "0123456789" * 4
     found = call("init", tmp_path / "a", "--base", f"org/b@{commit}", "--expert", f"x=org/c@{commit}")
@@ -129,6 +157,12 @@ def test_an_empty_folder_will_do(models, tmp_path):
         (["--base", "{models}/base", "--expert", "{models}/math"], 2, "an expert is NAME=FOLDER"),
         (["--base", "{models}/base", *["--expert", "a={models}/math"] * 2], 2, "given twice"),
         (["--base", "{models}/bse", "--expert", "a={models}/math"], 4, "did you mean {models}/base?"),
+        (["--task", "arc_easy"], 2, "toy models can do toy tasks only"),
+        (
+            ["--base", "{models}/base", "--expert", "a={models}/math", *["--task", "arc_easy"] * 2],
+            2,
+            "a --task is given twice",
+        ),
         (["--base", "org/name", "--expert", "a={models}/math"], 4, "error[E201]"),
         (["--base", "{models}/base", "--expert", "uniform={models}/math"], 3, "error[E136]"),
         (["--base", "{models}/base", "--expert", "a b={models}/math"], 3, "error[E136]"),

@@ -1,14 +1,17 @@
 """mergekit-evolve files become campaign folders that load."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign
 from evomerge.cli.app import main
 from evomerge.errors import ConfigError, UsageError
 from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.mergekit.genome import import_genome
+from tests.evaluators.test_splits import write_task
 from tests.tiny_models import write_model
 
 GENOME = """
@@ -54,7 +57,12 @@ def test_a_campaign_folder_is_written(models: Path, tmp_path: Path) -> None:
     assert campaign.space.options == {"election": "after", "divisor": "weight", "rescale": "l1"}
     assert campaign.space.coefficients["weight"].field == "layer_module"
     pets = load_evaluator(campaign.evaluator_files[0])
-    assert (pets.tasks.search, pets.num_fewshot, pets.apply_chat_template) == ("org/pets", 2, True)
+    assert (pets.tasks.search, pets.num_fewshot, pets.apply_chat_template) == (
+        "org_pets_search",
+        2,
+        True,
+    )
+    assert campaign.tokenizer is None
     text = " ".join(found.left_out)
     assert "prefer:org_pets=0.7,birds=0.3" in text
     assert all(word in text for word in ("limit 100", "shuffle", "negative weights"))
@@ -91,6 +99,43 @@ def test_what_cannot_be_imported(models: Path, tmp_path: Path, text: str, messag
     with pytest.raises(ConfigError, match=message):
         import_genome(write(models, text), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("stated", "kept"), [("union", "union"), ("base", "base"), ("math", "math")])
+def test_the_tokenizers_source_is_kept(models: Path, tmp_path: Path, stated: str, kept: str) -> None:
+    text = GENOME.replace("layer_gran", f"tokenizer_source: {stated}\n  layer_gran")
+    found = import_genome(write(models, text), tmp_path / "out")
+    assert load_campaign(tmp_path / "out" / "campaign.yaml").tokenizer == kept
+    assert not [text for text in found.left_out if "tokenizer" in text]
+
+
+def test_a_tokenizer_of_another_model_is_refused(models: Path, tmp_path: Path) -> None:
+    write_model(models / "third", expert=5)
+    text = GENOME.replace("layer_gran", "tokenizer_source: third\n  layer_gran")
+    with pytest.raises(
+        ConfigError, match=r"E137.*genome.tokenizer_source: the tokenizer is that of no"
+    ):
+        import_genome(write(models, text), tmp_path / "out")
+
+
+def test_the_commands_in_its_comments_complete_the_campaign(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = GENOME[: GENOME.index("tasks:")] + "tasks: [{name: pets}, {name: org/birds}]\n"
+    import_genome(write(models, text), tmp_path / "out")
+    source = write_task(tmp_path / "source")
+    birds = source / "pets.yaml"
+    (source / "birds.yaml").write_text(birds.read_text().replace("task: pets", "task: org/birds"))
+    head = (tmp_path / "out" / "campaign.yaml").read_text()
+    commands = [shlex.split(line[1:]) for line in head.splitlines() if "evomerge split" in line]
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path / "out")
+    for words in commands:
+        assert " ".join(words) in (Path("evaluators") / f"{Path(words[3]).name}.yaml").read_text()
+        assert main([*words[1:], "--include-path", str(source)]) == 0
+    found = check_campaign(load_campaign(Path("campaign.yaml")), data=True)
+    assert found.problems == []
+    assert sum(found.items["org_birds"].values()) == 40
 
 
 def test_the_verb(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

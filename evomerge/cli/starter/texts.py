@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 EVALUATOR = """\
 # An evaluator: one lm-eval task for each split. To use a task of your own, put its files into `tasks/`
@@ -40,11 +40,7 @@ name: starter
 seed: 20
 {models}
 search_space: search_space.yaml
-# Two small example tasks. Put your own evaluators here, and their metrics below.
-evaluators: [evaluators/largest.yaml, evaluators/smallest.yaml]
-objectives:
-  - {{metric: largest.acc, direction: maximize}}
-  - {{metric: smallest.acc, direction: maximize}}
+{tasks}
 optimizer: {{kind: nsga2, population: {population}}}
 budget: {{evaluations: {evaluations}}}      # `hours: 8` works too; whichever ends first
 evaluation:
@@ -54,6 +50,17 @@ evaluation:
   device: cpu                # or cuda
 workers: {{pool: local, count: 1}}
 """
+
+
+TOY_TASKS = "Two small example tasks. Put your own evaluators here, and their metrics below."
+OWN_TASKS = "Each with its own search, selection and test items, made by `evomerge split`."
+
+
+def tasks_block(about: str, files: Sequence[str], objectives: Mapping[str, str]) -> str:
+    """The `evaluators` and `objectives` fields; objectives are metrics to directions."""
+    lines = [f"# {about}", f"evaluators: [{', '.join(files)}]", "objectives:"]
+    lines += [f"  - {_flow({'metric': m, 'direction': d})}" for m, d in objectives.items()]
+    return "\n".join(lines)
 
 
 def models_block(base: Mapping[str, str], experts: Mapping[str, Mapping[str, str]]) -> str:

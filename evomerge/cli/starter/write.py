@@ -9,16 +9,37 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.cli.starter.tasks import TASKS, write_tasks
-from evomerge.cli.starter.texts import CAMPAIGN, EVALUATOR, SEARCH_SPACE, models_block
+from evomerge.cli.starter.texts import (
+    CAMPAIGN,
+    EVALUATOR,
+    OWN_TASKS,
+    SEARCH_SPACE,
+    TOY_TASKS,
+    models_block,
+    tasks_block,
+)
 from evomerge.errors import ConfigError, EnvironmentFault, Problem
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
+from evomerge.evaluators.splits import BENCHMARK_NOTE, items_to_search, make_splits
 from evomerge.files.storage import cannot_write
 
 BANDS = 4
 CAMPAIGN_FILE = "campaign.yaml"
+
+
+@dataclass(frozen=True)
+class OwnTasks:
+    """lm-eval tasks that a person names; the fields are those of `make_splits`."""
+
+    names: Sequence[str]
+    include_path: Path | None = None
+    download: bool = False
+    allow_code: bool = False
 
 
 def write_starter(
@@ -26,6 +47,7 @@ def write_starter(
     base: Mapping[str, str] | None,
     experts: Mapping[str, Mapping[str, str]],
     *,
+    tasks: OwnTasks | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write a starter campaign; it appears whole or not at all.
@@ -34,13 +56,14 @@ def write_starter(
         directory: a new or empty folder.
         base: fields of the base's reference (`path`, or `hub` and `revision`); None to train toy models.
         experts: name to reference; empty with toy models.
+        tasks: what is searched for; None for toy tasks.
         tell: is told what is being done, a line each.
 
     Returns:
         The campaign file.
 
     Raises:
-        ConfigError: E135, if the folder is not empty; E116, E117 or E136 for the experts.
+        ConfigError: E135, if the folder is not empty; E116, E117 or E136 for the experts; as `make_splits`.
         EnvironmentFault: if it cannot be written.
     """
     _refuse_used(directory)
@@ -50,7 +73,7 @@ def write_starter(
     except OSError as error:
         raise cannot_write(directory, error) from error
     try:
-        _fill(made, directory, base, experts, tell)
+        _fill(made, directory, base, experts, tasks, tell)
         made.chmod(0o755)
         os.replace(made, directory)
     except OSError as error:
@@ -77,6 +100,7 @@ def _fill(
     final: Path,
     base: Mapping[str, str] | None,
     experts: Mapping[str, Mapping[str, str]],
+    tasks: OwnTasks | None,
     tell: Callable[[str], None],
 ) -> None:
     from evomerge.campaign.campaign import load_campaign
@@ -85,18 +109,18 @@ def _fill(
     if base is None:
         base = {"path": "models/base"}
         experts = {task: {"path": f"models/{task}"} for task in TASKS}
+    stated = _toy_tasks(folder) if tasks is None else _split_tasks(folder, tasks, tell)
+    if tasks is None and not toys:
+        tell("no --task given: the evaluators are toy tasks, which say little about your models")
     text = CAMPAIGN.format(
         file=final / CAMPAIGN_FILE,
         models=models_block(base, experts),
+        tasks=stated,
         population=8 if toys else 12,
         evaluations=40 if toys else 60,
         dtype="float32" if toys else "bfloat16",
     )
     bands = 3 if toys else min(BANDS, _layers(base))
-    evaluators = folder / "evaluators"
-    write_tasks(evaluators / "tasks")
-    for task in TASKS:
-        (evaluators / f"{task}.yaml").write_text(EVALUATOR.format(name=task), encoding="utf-8")
     space = SEARCH_SPACE.format(bands=bands)
     (folder / "search_space.yaml").write_text(space, encoding="utf-8")
     (folder / CAMPAIGN_FILE).write_text(text, encoding="utf-8")
@@ -110,6 +134,42 @@ def _fill(
 
         tell("no --base given: training toy models, in less than a minute")
         write_toy_models(folder / "models", tell)
+
+
+def _toy_tasks(folder: Path) -> str:
+    """Write the toy tasks; gives the fields of the campaign that name them."""
+    evaluators = folder / "evaluators"
+    write_tasks(evaluators / "tasks")
+    for task in TASKS:
+        (evaluators / f"{task}.yaml").write_text(EVALUATOR.format(name=task), encoding="utf-8")
+    files = [f"evaluators/{task}.yaml" for task in TASKS]
+    return tasks_block(TOY_TASKS, files, {f"{task}.acc": "maximize" for task in TASKS})
+
+
+def _split_tasks(folder: Path, tasks: OwnTasks, tell: Callable[[str], None]) -> str:
+    """Split each task into its evaluator; gives the fields of the campaign that name them.
+
+    The first metric of a task is its objective.
+    """
+    files: list[str] = []
+    objectives: dict[str, str] = {}
+    for name in tasks.names:
+        report = make_splits(
+            name,
+            folder / "evaluators" / name,
+            include_path=tasks.include_path,
+            items=items_to_search(name, tasks.include_path),
+            allow_code=tasks.allow_code,
+            download=tasks.download,
+        )
+        counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
+        tell(f"task {name}: {counts} items")
+        if report.benchmark:
+            tell(f"warning: {report.benchmark} is scored on these items; {BENCHMARK_NOTE}")
+        files.append(f"evaluators/{name}/{name}.yaml")
+        metric, higher = next(iter(load_evaluator(report.declaration).directions().items()))
+        objectives[metric] = "minimize" if higher is False else "maximize"
+    return tasks_block(OWN_TASKS, files, objectives)
 
 
 def _layers(base: Mapping[str, str]) -> int:
