@@ -8,10 +8,9 @@ by the `prepare` job before the first candidate.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -417,8 +416,8 @@ def check_devices(campaign: Campaign) -> None:
 def report_to_json(report: CheckReport) -> dict[str, Any]:
     """The report as plain JSON data."""
     return {
-        "problems": [json.loads(json.dumps(problem.__dict__)) for problem in report.problems],
-        "warnings": [json.loads(json.dumps(problem.__dict__)) for problem in report.warnings],
+        "problems": [asdict(problem) for problem in report.problems],
+        "warnings": [asdict(problem) for problem in report.warnings],
         "storage": report.storage,
         "genes": report.genes,
         "items": report.items,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +83,7 @@ def status(directory: Folder, as_json: Json = False) -> None:
     holder = lock_holder(directory)
     age = max(0.0, time.time() - opened.history.last)
     if as_json:
-        held = None if holder is None else dict(holder.__dict__)
+        held = None if holder is None else dataclasses.asdict(holder)
         print_json({**now.to_json(), "last_event_seconds_ago": round(age, 1), "driver": held})
         return
     console = table_console()

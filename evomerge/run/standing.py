@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Standing:
             "baselines": list(self.baselines),
             "rescored": list(self.rescored),
             "hypervolume": self.hypervolume,
-            "best": [dict(best.__dict__) for best in self.best],
+            "best": [asdict(best) for best in self.best],
             "failures": dict(self.failures),
             "lost": self.lost,
             "feasible": None if self.feasible is None else list(self.feasible),
