@@ -23,7 +23,11 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 
-RAY = ("tests/run/pool/test_ray_actors.py", "tests/run/pool/test_ahead.py")
+RAY = (
+    "tests/run/pool/test_ahead.py",
+    "tests/run/pool/test_ray_actors.py",
+    "tests/run/test_driver_on_ray.py",
+)
 """Files of tests that use the one local Ray: they run in one process, so that it is started once."""
 
 

@@ -38,7 +38,6 @@ from evomerge.run.progress import Progress
 from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
-from tests.tiny_ray import local_ray
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
 
 REPOSITORY = Path(__file__).parents[2]
@@ -285,12 +284,6 @@ if __name__ == "__main__":
     assert [event["failure"] for event in lost] == ["worker_died"]
     assert history.failures() == {}
     assert front_text(directory) == finished().text
-
-
-def test_ray_gives_the_same_front(folder: Path) -> None:
-    local_ray()
-    run_file(write_campaign(folder, workers={"pool": "ray", "count": 2}), folder / "run")
-    assert front_text(folder / "run") == finished().text
 
 
 def refused(folder: Path, error: type[Exception], words: str, file: Path | None = None) -> str:
