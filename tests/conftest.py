@@ -22,6 +22,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
+os.environ.pop("COLUMNS", None)  # xdist sets it: tables would be as narrow as the terminal it runs in
 
 RAY = (
     "tests/run/pool/test_ahead.py",

@@ -23,6 +23,7 @@ from evomerge.campaign.check import (
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.prepared import prepared_sources
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, UsageError
+from evomerge.ledger.events import PreparedEvent, PreparedLayout
 from tests.tiny_models import write_campaign, write_evaluator
 
 
@@ -231,7 +232,12 @@ def test_other_rotary_positions_may_be_allowed_by_name(folder: Path) -> None:
     campaign = load_campaign(file)
     assert campaign.to_json()["experts"]["math"]["allow"] == ["rope"]
     assert "allow" not in campaign.to_json()["experts"]["code"]
-    prepared = {"checkpoints": {"base": "0", "math": "1", "code": "2"}}
+    prepared = PreparedEvent(
+        checkpoints={"base": "0", "math": "1", "code": "2"},
+        storage="bfloat16",
+        layout=PreparedLayout(layers=1, places=(), parameters=0),
+        evaluators={},
+    )
     sources = prepared_sources(campaign, prepared, found.paths)
     assert {name: source.allow for name, source in sources.items()} == {
         "base": (), "math": ("rope",), "code": ()

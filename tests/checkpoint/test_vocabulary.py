@@ -141,7 +141,7 @@ def test_without_alignment_it_is_refused_with_the_difference(models: Path) -> No
     with pytest.raises(
         CheckpointError,
         match=r"E226.*math: vocabulary sizes differ; base 40, math 38; 3 tokens the base lacks: 'sum', "
-        r"'both', '<tool>'; 3 tokens math lacks: .*; a recipe with",
+        r"'both', '<tool>'; 3 tokens math lacks: .*; `tokenizer: {source: union}`",
     ):
         export(models, recipe(models, "base", align_them=False), "refused")
 

@@ -99,7 +99,7 @@ def test_bits_that_change_on_the_way(
 def streamed(finished: Finished, tmp_path: Path) -> tuple[Path, Any, dict[str, str]]:
     """Weights and config of a merge with its plan and the digests of what was streamed."""
     recipe = hand_made(finished)
-    merge = export.open_merge(recipe, {}, None)
+    merge = export.open_merge(recipe, {}, None, lambda: tmp_path / "adapters")
     digests = StreamedDigests()
     write_checkpoint(merge.plan, merge.readers, tmp_path, written=digests.add)
     shutil.copy(finished.model("base") / "config.json", tmp_path)

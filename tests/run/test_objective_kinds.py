@@ -79,7 +79,7 @@ def test_from_check_to_export(file: Path) -> None:
     assert all(metrics["speed.seconds_per_token"].value > 0 for metrics in found.values())
     assert history.prepared is not None
     evaluators = history.prepared.evaluators
-    assert {n for n, e in evaluators.items() if not e["deterministic"]} == {"speed"}
+    assert {n for n, e in evaluators.items() if not e.deterministic} == {"speed"}
     assert examine(directory).problems == []
     # What is exported is reloaded and scored again: all but the latency must come out the same.
     report_of_export = export_candidate(directory, "best:words.perplexity", file.parent / "out")
