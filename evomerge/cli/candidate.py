@@ -93,6 +93,8 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         }
     if candidate.failure is not None:
         data["failure"] = {"class": candidate.failure, "message": candidate.message}
+        if candidate.traceback is not None:
+            data["failure"]["traceback"] = candidate.traceback
     return data
 
 
@@ -137,6 +139,11 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     tell(f"recipe {candidate.recipe}")
     if candidate.failure is not None:
         tell(f"failed: {candidate.failure}: {candidate.message}")
+        if candidate.failed_as is not None:
+            tell(f"the same merge as {candidate.failed_as}, which failed first")
+        if candidate.traceback is not None:
+            tell("")
+            tell(candidate.traceback)
     elif candidate.raced is not None:
         answered = f"{sum(candidate.seen.values())} of {history.search_items} items"
         tell(f"given up after {answered}: {candidate.beaten_by} is better on every task")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class Front:
     """A Pareto front with what is needed to judge it; `split` tells whose scores decide.
 
     `bounds` are those of the constraints, which all members keep; `infeasible` models did not.
+    `failed_baselines` are not beside it: id to the class and message of the failure.
     """
 
     campaign: str
@@ -88,6 +89,7 @@ class Front:
     bounds: tuple[Bound, ...] = ()
     infeasible: int = 0
     raced: int = 0
+    failed_baselines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def picks(self) -> dict[str, str]:
@@ -117,6 +119,7 @@ class Front:
             "hypervolume": dict(self.hypervolume),
             "evaluations": self.evaluations,
             "failures": dict(self.failures),
+            "failed_baselines": dict(self.failed_baselines),
             "constraints": [bound.to_json() for bound in self.bounds],
             "infeasible": self.infeasible,
             "raced": self.raced,
@@ -167,6 +170,11 @@ def compute_front(history: History, store: ItemStore) -> Front:
         bounds=history.bounds(split),
         infeasible=len(judged) - len(pool),
         raced=history.raced,
+        failed_baselines={
+            name: f"{c.failure}: {c.message}"
+            for name, c in history.candidates.items()
+            if c.is_baseline and c.failure is not None
+        },
     )
 
 

@@ -90,6 +90,8 @@ def front_title(front: Front, believed: FrontUncertainty) -> str:
         decided += f"\nall members keep {kept}; {front.infeasible} other models do not"
     if not front.members and front.infeasible:
         decided = why_empty(front)
+    for name, why in front.failed_baselines.items():
+        decided += f"\nthe baseline {name} failed, {why}"
     models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
     return f"{front.campaign}: front of {models}, {volume}\n{decided}\n"
 

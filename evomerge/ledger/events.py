@@ -229,6 +229,7 @@ class FailedEvent(ResultEvent):
         failure: class of the failure; see `JobResult`.
         message: one line for people.
         same_as: the id of the same merge that failed first, if that was another.
+        traceback: the end of the worker's, of an unforeseen failure.
     """
 
     kind = "failed"
@@ -237,6 +238,7 @@ class FailedEvent(ResultEvent):
     failure: str
     message: str
     same_as: str | None = None
+    traceback: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

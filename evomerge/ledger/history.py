@@ -66,6 +66,7 @@ class Candidate:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     failure: str | None = None
     message: str = ""
+    traceback: str | None = None
     attempts_lost: int = 0
     failed_splits: set[str] = field(default_factory=set)
     failed_as: str | None = None
@@ -222,7 +223,7 @@ class History:
         # back the scores on search items.
         if split == "search":
             candidate.failure, candidate.message = event.failure, event.message
-            candidate.failed_as = event.same_as
+            candidate.traceback, candidate.failed_as = event.traceback, event.same_as
             self.selection = None
             if not candidate.is_baseline:
                 self.last_failure = candidate

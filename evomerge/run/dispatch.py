@@ -353,6 +353,8 @@ class Dispatcher:
         self.done += 1
         first = entry.id, entry.recipe, entry.split
         if result.status not in ("ok", "raced"):
+            told = (entry.id, entry.split, result.failure, result.message, result.traceback)
+            logger.info("%s failed on %s items: %s: %s\n%s", *told)
             self.record(failed_event(*first, entry.key, result))
             for name, recipe in entry.entries[1:]:
                 self._record_same_failure(name, recipe, entry.key)
@@ -377,6 +379,7 @@ class Dispatcher:
 
     def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
+        logger.info("%s lost its worker: %s: %s", entry.id, result.failure, result.message)
         self.record(lost_event(entry.id, entry.recipe, entry.split, result))
         candidate = self.history.candidates[entry.id]
         return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED

@@ -49,6 +49,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.registered import shipped_methods
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.log import run_log
 from evomerge.run.pool.open import open_pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
@@ -89,7 +90,8 @@ def run(
         Stopped, Interrupted: whatever `stop_request` returned.
     """
     make_campaign_folder(directory)
-    with Ledger.open(directory / LEDGER_FILE, create=True) as ledger:
+    with Ledger.open(directory / LEDGER_FILE, create=True) as ledger, run_log(directory):
+        logger.info("a session begins; %s", library_versions())
         history = History.fold(ledger.events)
         failpoint("driver.folded")
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):

@@ -107,6 +107,7 @@ class JobResult:
         failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `node_lost`,
             `deadline`, `out_of_memory`.
         message: one line for people.
+        traceback: of an unforeseen failure, its last `MOST_TRACEBACK` characters; else empty.
         problems: of a `fault`.
         prepared: what a `prepare` job found.
         measured: what an `evaluate` job measured, where it is `ok` or `raced`.
@@ -118,6 +119,7 @@ class JobResult:
     status: Literal["ok", "raced", "failed", "lost", "fault"]
     failure: str = ""
     message: str = ""
+    traceback: str = ""
     problems: tuple[Problem, ...] = ()
     prepared: PreparedEvent | None = None
     measured: Measured | None = None

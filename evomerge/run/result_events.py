@@ -89,6 +89,7 @@ def failed_event(name: str, recipe: Recipe, split: Split, key: str, result: JobR
         key=key,
         failure=result.failure,
         message=result.message[:MOST_MESSAGE],
+        traceback=result.traceback or None,
     )
 
 

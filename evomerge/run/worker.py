@@ -18,6 +18,9 @@ from evomerge.run.scoring import offline
 if TYPE_CHECKING:
     from evomerge.run.engine import Engine
 
+MOST_TRACEBACK = 8000
+"""Characters of a traceback that are kept, of its end."""
+
 
 class Worker:
     """Holds what one campaign needs, loaded when the first job asks for it."""
@@ -38,15 +41,16 @@ class Worker:
             return JobResult(job.id, "failed", error.kind, str(error))
         except EvomergeError as error:
             problems = tuple(error.problems)
-            return JobResult(job.id, "fault", type(error).__name__, str(error), problems)
+            return JobResult(job.id, "fault", type(error).__name__, str(error), problems=problems)
         except Exception as error:  # the seam: a candidate must not take the worker down
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"
             message = f"{type(error).__name__}: {error} ({place})"
+            whole = "".join(traceback.format_exception(error)).rstrip()[-MOST_TRACEBACK:]
             if _is_out_of_memory(error):
                 # Maybe only because of what this process holds: worth one more try in a fresh one.
-                return JobResult(job.id, "lost", "out_of_memory", message)
-            return JobResult(job.id, "failed", "error", message)
+                return JobResult(job.id, "lost", "out_of_memory", message, whole)
+            return JobResult(job.id, "failed", "error", message, whole)
 
     def _loaded(self) -> Engine:
         if self._engine is None:

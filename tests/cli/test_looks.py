@@ -253,6 +253,10 @@ def test_show_a_failure(campaign, tmp_path):
     found = call("show", tmp_path / "run", name, "--json").json
     assert found["failure"] == {"class": "nonfinite_weights", "message": "7 NaN"}
     assert "1 nonfinite_weights" in call("status", tmp_path / "run").out
+    trace = 'Traceback (most recent call last):\n  File "mine.py", line 7, in score\nValueError: [no]'
+    _copy(campaign, tmp_path / "two", [*events[: asked + 1], failure | {"traceback": trace}])
+    assert trace in call("show", tmp_path / "two", name).out
+    assert call("show", tmp_path / "two", name, "--json").json["failure"]["traceback"] == trace
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,14 @@ def test_the_json_names_the_picks_and_the_baselines_a_member_equals(store: ItemS
     assert empty.to_json()["picks"] == {}
 
 
+def test_a_failed_baseline_is_named(store: ItemStore) -> None:
+    history = searched(POINTS, store)
+    history.apply(failed("uniform"))
+    front = compute_front(history, store)
+    assert front.to_json()["failed_baselines"] == {"uniform": "nonfinite_weights: layer 3"}
+    assert [member.id for member in front.references] == ["base", "math"]
+
+
 def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
     metric = pick(front, "c00000").metrics["search"]["a.acc"]
     bound = metric.value - 1.645 * metric.stderr
@@ -225,6 +233,7 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
         "hypervolume",
         "evaluations",
         "failures",
+        "failed_baselines",
         "constraints",
         "infeasible",
         "raced",
