@@ -26,6 +26,7 @@ from evomerge.recipe import registered as room
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, single_source_recipe
 from evomerge.recipe.registered import find_method, install_methods, shipped_methods
+from evomerge.search_space import ModelLayout, build_search_space
 from evomerge.search_space.declaration import SearchSpaceDeclaration
 from evomerge.testing.merge_methods import CHECKS
 from tests.tiny_models import write_campaign, write_model
@@ -207,6 +208,27 @@ def test_a_recorded_space_is_read_without_its_method() -> None:
     assert SearchSpaceDeclaration.model_validate(space.model_dump(by_alias=True)) == space
     with pytest.raises(ValueError, match=r"E114.*unknown merge method; found .*largest.*merge_method"):
         SearchSpaceDeclaration.model_validate(data)
+
+
+def test_nobody_guesses_what_its_numbers_mean() -> None:
+    """Weights of 0, of 1 for one expert, or alike for all are base, expert or average only elsewhere."""
+    register_largest()
+    declaration = SearchSpaceDeclaration.model_validate({"schema": 1, "method": "largest"})
+    places = ("embed", "layers.0.attn", "head")
+    layout = ModelLayout(1, places, 1, {"math": places, "code": places[:1]})
+    sources = {name: CheckpointSource(name, name) for name in ("base", "math", "code")}
+    space = build_search_space(declaration, layout, sources, ("math", "code"), "bfloat16", 7)
+    digests = set()
+    for weights in ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5)):
+        genome = space.uniform(dict(zip(("math", "code"), weights, strict=True)))
+        recipe = space.decode(genome)
+        source = recipe.sources[MERGED]
+        assert isinstance(source, MergedSource)
+        assert source.function == find_method("largest").function
+        assert source.coefficients["weight"]["math"] == {"": weights[0]}
+        assert space.encode(recipe) == genome
+        digests.add(recipe.digest)
+    assert len(digests) == 3
 
 
 SCRIPT = """
