@@ -153,7 +153,7 @@ def bar(now: Standing) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     counted = f"{done}/{total} {what}" if total else f"{done} {what}"
     cells: list[RenderableType] = [ProgressBar(total=total, completed=done, width=30)] if total else []
-    pace = pace_text(now) if now.phase == "search" else []
+    pace = pace_text(now) if now.phase in ("search", "selection") else []
     grid.add_row(*cells, Text(", ".join([counted, *pace])))
     return grid
 

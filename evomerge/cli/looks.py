@@ -110,7 +110,7 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     ]
     if now.pace is not None:
         rows.append(("pace", f"{now.pace:.1f} evaluations/min"))
-    if now.seconds_left and now.phase in ("search", "baselines"):
+    if now.seconds_left and now.phase in ("search", "baselines", "selection"):
         rows.append(("time left", duration(now.seconds_left)))
     if now.hypervolume is not None:
         rows.append(("hypervolume", f"{now.hypervolume:.4f} (search scores)"))

@@ -53,8 +53,9 @@ class Standing:
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
     less than `evaluations` where some were `raced`. `pace` is in evaluations per minute,
-    `seconds_left` counts to the end of the search; both are None where too little is known. With `steady`,
-    `generation` counts populations' worth of told results, for the pace of plain lines only.
+    `seconds_left` counts to the end of the search or selection phase; both are None where too little is
+    known. With `steady`, `generation` counts populations' worth of told results, for the pace of plain
+    lines only.
     """
 
     campaign: str
@@ -144,9 +145,12 @@ def standing(
     if budget is not None:
         # Raced candidates cost less than one evaluation each; those to come will cost like those before.
         left = max(0.0, budget - history.cost) * (used / history.cost if used else 1.0)
+    now = phase or phase_of(history)
+    if now == "selection":
+        left = float(len(chosen) - len(settled))
     return Standing(
         campaign=history.config["name"],
-        phase=phase or phase_of(history),
+        phase=now,
         generation=_generations_told(history),
         steady=is_steady(history),
         evaluations=used,
@@ -302,7 +306,9 @@ def line(now: Standing) -> str:
     if now.phase == "baselines":
         return "baselines: scoring base, experts and simple merges"
     if now.phase == "selection":
-        return f"selection: scoring {now.rescored[1]} models on held-out items"
+        return ", ".join(
+            [f"selection: scoring {now.rescored[1]} models on held-out items", *pace_text(now)]
+        )
     if now.phase != "search":
         return f"{now.phase}: {now.evaluations} evaluations"
     of = "" if now.budget is None else f" of {now.budget}"
@@ -320,7 +326,7 @@ def line(now: Standing) -> str:
 
 
 def pace_text(now: Standing) -> list[str]:
-    """Evaluations a minute and what is left of the search, as far as known."""
+    """Evaluations a minute and what is left of the phase, as far as known."""
     if now.pace is None:
         return []
     parts = [f"{now.pace:.1f} evaluations/min"]

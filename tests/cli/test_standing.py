@@ -141,7 +141,7 @@ def test_steady_state_has_no_generations(capsys):
     assert "generation" not in candidate_json(history, history.candidates[name])
     print_candidate(history, history.candidates[name])
     out = capsys.readouterr().out
-    assert out.startswith(f"{name}: candidate\n")
+    assert out.startswith(f"{name}: candidate, the same merge as the baseline base\n")
     assert "generation" not in out
 
 
@@ -200,3 +200,15 @@ def test_the_live_display_draws_every_phase(phase):
         "selection": "models scored on held-out items",
         "done": "18/36 evaluations",
     }[phase] in text
+
+
+def test_the_selection_phase_says_what_is_left_of_it():
+    events = events_of(finished().directory)
+    at = next(i for i, event in enumerate(events) if event["event"] == "selection")
+    for number in (0, 2):
+        now = standing(fold_records(events[: at + 1 + number]), budget=18, pace=60.0)
+        assert now.phase == "selection"
+        assert now.rescored[0] >= number
+        assert now.seconds_left == now.rescored[1] - now.rescored[0]
+        assert " left" in line(now)
+        assert "time left" in dict(_status_rows(now, None, 0.0))
