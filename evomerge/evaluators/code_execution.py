@@ -28,6 +28,7 @@ import numpy as np
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.evaluators import confined
+from evomerge.files.scratch import scratch_folder
 
 SECONDS = 5
 """Processor seconds of one program; it is killed after `PATIENCE` times as many on the clock."""
@@ -75,13 +76,22 @@ def run_program(program: str, *, seconds: int = SECONDS, memory: int = MEMORY) -
         raise _cannot_confine()
     word = secrets.token_hex(16)
     with (
-        tempfile.TemporaryDirectory(prefix="evomerge-code-") as folder,
+        scratch_folder() as folder,
         tempfile.TemporaryFile() as source,
     ):
         source.write(f"{word}\n{program}".encode("utf-8", "replace"))
         source.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", confined.__file__, folder, str(seconds), str(memory)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                "-B",
+                confined.__file__,
+                str(folder),
+                str(seconds),
+                str(memory),
+            ],
             stdin=source,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -90,7 +100,7 @@ def run_program(program: str, *, seconds: int = SECONDS, memory: int = MEMORY) -
             start_new_session=True,
         )
         try:
-            said = _listen(process, Path(folder), time.monotonic() + PATIENCE * seconds)
+            said = _listen(process, folder, time.monotonic() + PATIENCE * seconds)
         finally:
             process.kill()
             process.communicate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import datasets
 import huggingface_hub.constants
 
 from evomerge.evaluators.task_files import TaskFile
+from evomerge.files.scratch import scratch_folder
 
 
 @contextlib.contextmanager
@@ -45,10 +45,10 @@ def quiet() -> Iterator[None]:
 def own_cache(file: TaskFile) -> Iterator[dict[str, Any]]:
     """The `dataset_kwargs` with which a task's data is read, valid inside the context."""
     kwargs = file.dataset_kwargs
-    with tempfile.TemporaryDirectory(prefix="evomerge-") as cache:
+    with scratch_folder() as cache:
         if file.data_files():
             # The shared cache tells files apart by path and time of change, not by content.
-            kwargs |= {"cache_dir": cache, "keep_in_memory": True}
+            kwargs |= {"cache_dir": str(cache), "keep_in_memory": True}
         yield kwargs
 
 

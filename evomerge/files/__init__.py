@@ -1,7 +1,8 @@
 """Files: what people write is read strictly, what we write appears whole or not at all.
 
 Read `yaml_file` (YAML 1.2 with the line of every field, and all faults at once), `storage` (small
-durable steps) and `staging` (a folder that takes its name only when it is complete).
+durable steps), `staging` (a folder that takes its name only when it is complete) and `scratch` (folders for
+the moment).
 """
 
 from evomerge.files.staging import staged_folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check import CheckReport
 from evomerge.errors import EnvironmentFault, Problem
+from evomerge.files.scratch import scratch_folder
 from evomerge.ledger.history import CACHE_FOLDER
 from evomerge.run.driver import make_campaign_folder, worker_setup
 from evomerge.run.job import Job
@@ -56,5 +56,5 @@ def _cache(directory: Path | None) -> Iterator[Path]:
         make_campaign_folder(directory)
         yield directory / CACHE_FOLDER
         return
-    with tempfile.TemporaryDirectory(prefix="evomerge-") as scratch:
-        yield Path(scratch)
+    with scratch_folder() as scratch:
+        yield scratch
