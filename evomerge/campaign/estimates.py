@@ -14,6 +14,9 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
 """What one thread reached on the models in `experiments/`, all overhead included."""
 
+RESCORED = 0.5
+"""Share of the candidates that are scored again, on selection items: of 216 of the quickstart 123 were."""
+
 WORKER_BASE_BYTES = 450_000_000
 """Resident memory of a worker before its model: Python, torch, one modelling file, lm-eval."""
 
@@ -38,13 +41,16 @@ def estimates_of(
     size = layout.parameters * BYTES[storage]
     live = layout.parameters * BYTES[config.evaluation.dtype]
     workers = 1 if config.workers.pool == "inline" else config.workers.count
-    items = tokens = 0
+    items = tokens = held_out = 0
     for path, declaration in declarations.items():
         found = declaration.size()
+        beside = found[0]
         if path in opened and (ids := opened[path].ids):
             found = len(ids["search"]), opened[path].tokens
+            beside = len(ids["selection"])
         items += found[0]
         tokens += found[1]
+        held_out += beside
     evaluations = config.budget.evaluations or 0
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
@@ -59,16 +65,28 @@ def estimates_of(
         "evaluations": float(evaluations),
         "memory_bytes": float(memory),
         "disk_bytes": float(folder),
-    } | _seconds(campaign, layout, evaluations, tokens, workers)
+        "rescored": float(round(RESCORED * evaluations)),
+    } | _seconds(campaign, layout, evaluations, tokens, held_out / items if items else 1.0, workers)
 
 
 def _seconds(
-    campaign: Campaign, layout: ModelLayout, evaluations: int, tokens: int, workers: int
+    campaign: Campaign,
+    layout: ModelLayout,
+    evaluations: int,
+    tokens: int,
+    held_out: float,
+    workers: int,
 ) -> dict[str, float]:
-    """A rough duration for processors; none for GPUs, whose speed no header tells."""
+    """A rough duration for processors; none for GPUs, whose speed no header tells.
+
+    `held_out` is the number of selection items to one search item: what may belong to the front, and the
+    baselines that are shown, are scored on these after the search.
+    """
     evaluation = campaign.config.evaluation
     if evaluation.device != "cpu" or not tokens:
         return {}
     baselines = 2 + len(campaign.experts) + len(campaign.config.baselines.single)
-    operations = 2.0 * layout.parameters * tokens * (evaluations + baselines)
+    shown = 3 + len(campaign.experts)
+    runs = evaluations + baselines + held_out * (RESCORED * evaluations + shown)
+    operations = 2.0 * layout.parameters * tokens * runs
     return {"seconds": operations / (FLOPS[evaluation.dtype] * evaluation.threads * workers)}

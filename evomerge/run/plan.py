@@ -22,7 +22,8 @@ def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
     ]
     if "seconds" in estimates:
         seconds = duration(estimates["seconds"])
-        rows.append(("time", f"about {seconds}, and what the workers take to start"))
+        again = f"about {estimates['rescored']:.0f} models scored again on selection items"
+        rows.append(("time", f"about {seconds}, with {again}; and what the workers take to start"))
     return rows
 
 

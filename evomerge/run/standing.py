@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.campaign.estimates import RESCORED
 from evomerge.front.tables import is_fraction
 from evomerge.front.words import duration
 from evomerge.ledger.events import Event, FailedEvent, ScoredEvent, StoppedEvent
@@ -30,6 +31,9 @@ SHORT = 15.0
 
 FINAL = ("budget", "hours", "exhausted")
 """Reasons to stop after which nothing is left to do."""
+
+BEFORE_SELECTION = ("prepare", "baselines", "search")
+"""Phases after which candidates are still to be scored again."""
 
 
 MEAN = "mean"
@@ -52,9 +56,9 @@ class Standing:
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
-    less than `evaluations` where some were `raced`. `pace` is in evaluations per minute,
-    `seconds_left` counts to the end of the search or selection phase; both are None where too little is
-    known. With `steady`, `generation` counts populations' worth of told results, for the pace of plain
+    less than `evaluations` where some were `raced`. `pace` is in evaluations per minute, `seconds_left`
+    counts to the end, what will be scored again on selection items included; both are None where too little
+    is known. With `steady`, `generation` counts populations' worth of told results, for the pace of plain
     lines only.
     """
 
@@ -148,6 +152,8 @@ def standing(
     now = phase or phase_of(history)
     if now == "selection":
         left = float(len(chosen) - len(settled))
+    elif left is not None and now in BEFORE_SELECTION:
+        left += _rescoring_to_come(history, used + left)
     return Standing(
         campaign=history.config["name"],
         phase=now,
@@ -167,6 +173,15 @@ def standing(
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _rescoring_to_come(history: History, evaluations: float) -> float:
+    """Evaluations on search items that take as long as scoring the best candidates on selection items."""
+    if history.prepared is None:
+        return 0.0
+    counts = [each.items for each in history.prepared.evaluators.values()]
+    held_out = sum(items.get("selection", 0) for items in counts) / max(history.search_items, 1)
+    return held_out * (RESCORED * evaluations + len(history.reference_ids()))
 
 
 def _feasible(history: History) -> tuple[int, int] | None:

@@ -79,6 +79,13 @@ def test_standing_of_a_finished_campaign():
     now = standing(history, budget=36, pace=60.0)
     assert now.evaluations == 18
     assert now.seconds_left == pytest.approx(18.0)
+    # During the search, half the candidates and the baselines shown are to be scored on selection items.
+    items = dict.fromkeys(("search", "selection"), 0)
+    for each in history.prepared.evaluators.values():
+        items = {split: count + each.items[split] for split, count in items.items()}
+    again = items["selection"] / items["search"] * (36 / 2 + len(history.reference_ids()))
+    searching = standing(history, budget=36, phase="search", pace=60.0)
+    assert searching.seconds_left == pytest.approx(18.0 + again)
     assert now.baselines == (6, 6)
     assert now.rescored[0] == now.rescored[1] > 0
     experts = {
@@ -159,7 +166,7 @@ def test_a_line_names_failures_and_time_left():
     now = standing(finished().history, budget=36, phase="search", pace=30.0)
     now = dataclasses.replace(now, failures={"deadline": 2})
     text = line(now)
-    assert "18 of 36 evaluations, 30.0 evaluations/min, 36 s left" in text
+    assert "18 of 36 evaluations, 30.0 evaluations/min, 1:07 left" in text
     assert "failed: 2 deadline" in text
 
 
