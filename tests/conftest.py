@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,39 @@ RAY = (
 """Files of tests that use the one local Ray: they run in one process, so that it is started once."""
 
 
+SLOW = (
+    "tests/faults/test_cluster",
+    "tests/run/test_driver",
+    "tests/campaign/test_launch",
+    "tests/run/",
+    "tests/faults/",
+    "tests/evaluators/",
+    "tests/merge/passes/test_compiled",
+    "tests/merge/passes/test_methods",
+    "tests/merge/test_",
+    "tests/export/",
+    "tests/cli/",
+    "tests/api/",
+    "tests/campaign/test_check",
+    "tests/campaign/test_items",
+    "tests/campaign/test_prepared",
+    "tests/campaign/test_vocabularies",
+    "tests/front/test_statistics",
+    "tests/front/test_uncertainty",
+    "tests/ledger/test_durability",
+    "tests/ledger/test_item_store",
+    "tests/ledger/test_records",
+    "tests/mergekit/test_published",
+    "tests/mergekit/test_write",
+    "tests/optimizers/test_conformance",
+    "tests/optimizers/test_proposals",
+    "tests/test_layers",
+    "tests/test_snippets",
+    "tests/verify/",
+)
+"""How files begin that run campaigns, start processes or compile, the longest first: not in `make quick`."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """A folder for what is made once, in the process that starts the others."""
     if not hasattr(config, "workerinput"):
@@ -44,10 +78,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ.pop(ROOT), ignore_errors=True)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make quick` does not even import the slow files."""
+    begins = collection_path.relative_to(config.rootpath).as_posix().startswith(SLOW)
+    quick = config.option.markexpr == "not slow" and collection_path.suffix == ".py"
+    return True if quick and begins else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that the processes end together."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Slow files first, so that the processes end together."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, begin in enumerate(SLOW) if item.nodeid.startswith(begin)), len(SLOW))
+
+    for item in items:
+        if place(item) < len(SLOW):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
