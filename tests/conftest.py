@@ -63,7 +63,7 @@ SLOW = (
     "tests/test_snippets",
     "tests/verify/",
 )
-"""How files begin that run campaigns, start processes or compile, the longest first: not in `make quick`."""
+"""How files begin that run campaigns, start processes or compile: not in `make quick`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,15 +86,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, so that the processes end together."""
+    """Mark what lies in a slow file.
 
-    def place(item: pytest.Item) -> int:
-        return next((n for n, begin in enumerate(SLOW) if item.nodeid.startswith(begin)), len(SLOW))
-
+    The order stays: Ray's tests come late, and its threads are no good company for tests that fork.
+    """
     for item in items:
-        if place(item) < len(SLOW):
+        if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
