@@ -24,6 +24,7 @@ from evomerge.optimizers.settings import (
     RandomSettings,
     read_settings,
 )
+from evomerge.recipe.functions import load_installed
 from evomerge.search_space import Gene, Genome
 
 
@@ -167,18 +168,8 @@ def optimizer_kind(name: str) -> OptimizerKind:
 
 
 def _load_installed(name: str) -> None:
-    for entry in metadata.entry_points(group=GROUP, name=name):
-        try:
-            entry.load()
-        except Exception as error:
-            # Modules of others fail in any way they like when they are imported.
-            found = f"{type(error).__name__}: {error}"
-            wrong = f"{entry.value} cannot be imported"
-            raise ConfigError(Problem("E123", wrong, found, field="optimizer.kind")) from error
-        if name not in _REGISTERED:
-            wrong = f"{entry.value} registers no optimizer `{name}`"
-            todo = f'decorate it with `@evomerge.optimizer("{name}")`'
-            raise ConfigError(Problem("E123", wrong, "", todo, field="optimizer.kind"))
+    todo = f'decorate it with `@evomerge.optimizer("{name}")`'
+    load_installed(GROUP, name, _REGISTERED, "optimizer", todo, "optimizer.kind")
 
 
 def optimizer_settings(kind: str, options: Mapping[str, Option]) -> Any:

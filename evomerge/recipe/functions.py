@@ -15,13 +15,14 @@ import importlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from evomerge.errors import Problem, UsageError
+from evomerge.errors import ConfigError, Problem, UsageError
 
 Function = Callable[..., Any]
 
@@ -145,3 +146,32 @@ def source_digest(registered: Registered) -> str:
     except (UsageError, OSError, SyntaxError, TypeError):
         return registered.digest
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_installed(
+    group: str, name: str, known: Container[str], what: str, todo: str, field: str
+) -> None:
+    """Import the installed module that an entry point says registers `name`; nothing where none does.
+
+    Args:
+        group: of the entry points.
+        name: of the entry point, and of what it registers.
+        known: the names that are registered, which the import must add `name` to.
+        what: the kind of thing, in words.
+        todo: what the module's author is to do if it does not.
+        field: where the name was written.
+
+    Raises:
+        ConfigError: E123, the module cannot be imported or does not register it.
+    """
+    for entry in metadata.entry_points(group=group, name=name):
+        try:
+            entry.load()
+        except Exception as error:
+            # Modules of others fail in any way they like when they are imported.
+            found = f"{type(error).__name__}: {error}"
+            wrong = f"{entry.value} cannot be imported"
+            raise ConfigError(Problem("E123", wrong, found, field=field)) from error
+        if name not in known:
+            wrong = f"{entry.value} registers no {what} `{name}`"
+            raise ConfigError(Problem("E123", wrong, "", todo, field=field))

@@ -19,6 +19,7 @@ from evomerge.recipe.functions import (
     Function,
     Registered,
     Shipped,
+    load_installed,
     registered_function,
     source_digest,
 )
@@ -195,15 +196,5 @@ def install_methods(methods: Iterable[ShippedMethod]) -> None:
 
 
 def _load_installed(name: str) -> None:
-    for entry in metadata.entry_points(group=GROUP, name=name):
-        try:
-            entry.load()
-        except Exception as error:
-            # Modules of others fail in any way they like when they are imported.
-            found = f"{type(error).__name__}: {error}"
-            wrong = f"{entry.value} cannot be imported"
-            raise ConfigError(Problem("E123", wrong, found, field="method")) from error
-        if name not in _REGISTERED:
-            wrong = f"{entry.value} registers no merge method `{name}`"
-            todo = f'decorate its function with `@evomerge.merge_method("{name}")`'
-            raise ConfigError(Problem("E123", wrong, "", todo, field="method"))
+    todo = f'decorate its function with `@evomerge.merge_method("{name}")`'
+    load_installed(GROUP, name, _REGISTERED, "merge method", todo, "method")
