@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -31,7 +32,10 @@ def test_an_older_python_is_named_before_anything_is_installed(tmp_path: Path) -
     older.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
     older.chmod(0o755)
     command = ["make", "install", f"PYTHON={older}", f"VENV={tmp_path / 'venv'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    # Under `make test` a make inside it would take over flags and announce its folder.
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    env = {name: value for name, value in os.environ.items() if name not in outer}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=env)
     assert done.returncode != 0
     found = f"evomerge needs Python 3.11 or newer; {older} is 3.10: make install PYTHON=python3.11"
     assert found in done.stderr
