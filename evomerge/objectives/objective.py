@@ -35,12 +35,14 @@ class Complete:
     """A scored candidate.
 
     `values`, `errors`: one per objective, in minimised form; `violations`: one per constraint, above 0
-    where it is broken.
+    where it is broken; `smooth`: one per objective, minimised form, None where it has no smooth value (empty
+    if none has).
     """
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
     violations: tuple[float, ...] = ()
+    smooth: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ def complete(
         KeyError: if the metric of an objective or bound was not measured.
     """
     chosen = [metrics[objective.metric] for objective in objectives]
+    smooth = tuple(
+        None if m.smooth is None else o.sign * m.smooth for o, m in zip(objectives, chosen, strict=True)
+    )
     return Complete(
         values=tuple(o.sign * m.value for o, m in zip(objectives, chosen, strict=True)),
         errors=tuple(m.stderr for m in chosen),
         violations=violations(bounds, metrics),
+        smooth=smooth if any(value is not None for value in smooth) else (),
     )
 
 

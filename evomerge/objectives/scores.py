@@ -17,11 +17,17 @@ SPLITS: tuple[Split, ...] = ("search", "selection", "test")
 
 @dataclass(frozen=True)
 class Metric:
-    """A value with its standard error and the number of items it was measured on."""
+    """A value with its standard error and the number of items it was measured on.
+
+    `smooth` is the mean over items of a smooth value in the same direction as `value`, where the evaluator
+    has one (for multiple choice the mean of tanh(m / 2), m the margin of the right choice): less noisy than
+    zeros and ones, so that a search may steer by it. It decides and is shown nowhere as quality.
+    """
 
     value: float
     stderr: float
     items: int
+    smooth: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -41,10 +47,12 @@ class Scores:
         metrics: `EVALUATOR.METRIC` (for example `math.acc`) to its `Metric`.
         items: the same names to float64 [items] arrays of per-item results, in the evaluator's fixed
             item order; a metric that is no mean over items has no entry.
+        smooth: the same names to float64 [items] arrays of smooth per-item values, where there are any.
     """
 
     metrics: dict[str, Metric]
     items: dict[str, np.ndarray] = field(default_factory=dict)
+    smooth: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         found = (

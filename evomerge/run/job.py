@@ -20,7 +20,35 @@ from evomerge.objectives.scores import Metric, Split
 from evomerge.recipe.functions import Shipped
 from evomerge.recipe.registered import ShippedMethod
 
-JobKind = Literal["prepare", "evaluate"]
+JobKind = Literal["prepare", "evaluate", "slope"]
+
+
+@dataclass(frozen=True)
+class SlopeWork:
+    """Which losses a `slope` job computes, all by metric of an objective (for example `math.acc`).
+
+    Attributes:
+        weights: of the mean losses in the sum whose gradient is wanted; at least 0.
+        items: numbers of the search items, ascending, each once.
+    """
+
+    weights: Mapping[str, float]
+    items: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredSlope:
+    """What a `slope` job found.
+
+    Attributes:
+        losses: metric to mean loss.
+        gradient: float64 [experts, places], of the weighted sum of losses by each expert's weight at each
+            place, experts in the order of the recipe's inputs, places in that of the prepared layout; zeros
+            where an expert has no part; empty [0, 0] if all weights are 0.
+    """
+
+    losses: Mapping[str, float]
+    gradient: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -67,7 +95,7 @@ class WorkerSetup:
 class Job:
     """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none.
 
-    With a `race` the candidate is given up as soon as a reference has beaten it.
+    With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`.
     """
 
     id: str
@@ -76,6 +104,7 @@ class Job:
     split: Split = "search"
     deadline: float | None = None
     race: Race | None = None
+    slope: SlopeWork | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +140,7 @@ class JobResult:
         problems: of a `fault`.
         prepared: what a `prepare` job found.
         measured: what an `evaluate` job measured, where it is `ok` or `raced`.
+        slope: what a `slope` job measured.
         items: per-item results, metric name to float64 [items]; of a raced candidate, those it has.
         seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
     """
@@ -123,6 +153,7 @@ class JobResult:
     problems: tuple[Problem, ...] = ()
     prepared: PreparedEvent | None = None
     measured: Measured | None = None
+    slope: MeasuredSlope | None = None
     items: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -1,0 +1,67 @@
+"""Slopes: losses and their gradients by gene, which an optimizer may ask for beside candidates.
+
+A merge that is linear in its coefficients has d loss / d coefficient = <d loss / d weights, task vector>
+(as AdaMerging uses it, Yang et al. 2024, arXiv:2310.02575): one backward pass gives the gradient of every
+gene. A slope is a job like any other: asked, recorded, paid for; it scores no candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from evomerge.optimizers.optimizer import Optimizer
+from evomerge.search_space import Genome
+
+
+@dataclass(frozen=True)
+class SlopeRequest:
+    """What is wanted: the losses on some items at a point, and the gradient of their weighted sum.
+
+    Attributes:
+        genome: the point, on the grid; gradients pass straight through the rounding to it.
+        weights: of each objective's mean loss, at least 0; one of weight 0 is not computed backwards.
+        items: for each objective, the numbers of search items, ascending, each once; none skips it.
+    """
+
+    genome: Genome
+    weights: tuple[float, ...]
+    items: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """The answer to a request.
+
+    Attributes:
+        losses: mean loss on each objective's items (cross-entropy over the choices of multiple choice;
+            per-token negative log-likelihood of reference text); NaN where it has no items.
+        gradient: float64 [genes], of the sum of weights times losses; empty if all weights are 0.
+    """
+
+    losses: tuple[float, ...]
+    gradient: np.ndarray
+
+
+@runtime_checkable
+class SlopeOptimizer(Optimizer, Protocol):
+    """An optimizer that also learns from slopes.
+
+    Before each `ask` it is asked for `slopes` until it wants none; both are pure functions of the seed and of
+    everything told so far.
+    """
+
+    def slopes(self) -> list[SlopeRequest]:
+        """The slopes wanted next, told together; empty when it would rather ask for candidates."""
+        ...
+
+    def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
+        """The answers to the last requests, in their order; None where one could not be had.
+
+        Raises:
+            RuntimeError: if none were asked for, or their number is another.
+        """
+        ...
