@@ -12,6 +12,7 @@ from evomerge.search_space.declaration import (
     load_search_space,
 )
 from evomerge.search_space.genes import Gene, Genome, ModelLayout
+from evomerge.search_space.gradient import gene_gradient
 from evomerge.search_space.space import MAX_GENES, SearchSpace, build_search_space, describe
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "SearchSpaceDeclaration",
     "build_search_space",
     "describe",
+    "gene_gradient",
     "load_search_space",
 ]
