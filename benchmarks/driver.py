@@ -166,7 +166,7 @@ def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, flo
     """CPU per candidate of the search and of all, append latencies."""
     driver, pool = opened(campaign, folder, workers)
     # Paid once by a campaign, not by each candidate.
-    campaign_optimizer(campaign, driver.space.genes, ())
+    campaign_optimizer(campaign, driver.space.genes, (), driver.history)
     ledger = driver.dispatcher.ledger
     assert isinstance(ledger, TimedLedger)
     began, made, wall = time.process_time(), pool.seconds, time.perf_counter()
@@ -198,7 +198,8 @@ def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, 
     driver, _ = opened(campaign, folder, workers)
     opened_after = time.perf_counter() - wall
     search = Search(campaign, driver.space, driver.dispatcher, driver.seeds())
-    replay(search.optimizer, driver.history, campaign.objectives)
+    for _ in replay(search.optimizer, driver.history, campaign.objectives, driver.dispatcher.items):
+        pass
     if not search.untold():
         search.optimizer.ask()
     found = {

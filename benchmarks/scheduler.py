@@ -25,6 +25,7 @@ from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.settings import Nsga2Settings
+from evomerge.optimizers.slopes import Slope, SlopeRequest
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.pool import Pool
 from evomerge.search_space import Gene, Genome
@@ -178,6 +179,14 @@ class SimulatedDesk:
     def idle(self) -> int:
         """Free workers."""
         return self.pool.size - len(self.under_way)
+
+    def busy(self) -> bool:
+        """Whether a worker has something to do."""
+        return bool(self.under_way)
+
+    def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
+        """None of a made-up problem."""
+        return [None] * len(requests)
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
         """Evaluate at once; the result arrives when its time has come."""

@@ -2,7 +2,8 @@
 
 A campaign's events, in the order in which they first appear: `campaign`, `granted`, `prepared`, `evaluated`
 (the baselines), `baselines`; then, batch by batch, `asked`, the results (`evaluated`, `raced`, `failed`,
-`lost`) and `told`; at the end `selection`, more `evaluated`, `stopped`.
+`lost`) and `told`; between batches, of optimizers that learn from gradients, `slope`; at the end `selection`,
+more `evaluated`, `stopped`.
 
 In JSON an event has its `kind` under `event`; what is None is left out.
 """
@@ -99,6 +100,7 @@ class PreparedEvaluator:
         items: split to number of items.
         deterministic: whether it says the same of the same model each time.
         block_size: items it scores at a time, None where it cannot stop between blocks.
+        losses: whether it has losses with gradients, so that slopes can be asked of it; None before 2026-12.
     """
 
     digest: str
@@ -106,6 +108,7 @@ class PreparedEvaluator:
     items: Mapping[Split, int]
     deterministic: bool
     block_size: int | None = None
+    losses: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +325,37 @@ class ToldEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlopeEvent(Event):
+    """Losses and the gradient of their weighted sum at a point, which the optimizer asked for.
+
+    Attributes:
+        batch: of requests that are told together, from 0.
+        number: of the request in its batch, from 0.
+        request: digest of the point, the weights and the numbers of the items.
+        weights: of each objective's loss.
+        losses: mean loss on each objective's items; None where it has none.
+        cost: in evaluations; see `history.History.cost`.
+        gradient: where the gradient by gene lies; None if none was wanted, or it could not be had.
+        failure: class of a failure; then there are no losses.
+        message: of the failure.
+        seconds: phase to wall seconds.
+    """
+
+    kind = "slope"
+
+    batch: int
+    number: int
+    request: str
+    weights: tuple[float, ...]
+    losses: tuple[float | None, ...] = ()
+    cost: float = 0.0
+    gradient: ItemReference | None = None
+    failure: str | None = None
+    message: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionEvent(Event):
     """Which candidates are scored on selection items."""
 
@@ -343,7 +377,7 @@ EVENTS: Mapping[str, type[Event]] = {
     each.kind: each
     for each in (
         CampaignEvent, GrantedEvent, PreparedEvent, EvaluatedEvent, RacedEvent, FailedEvent, LostEvent,
-        BaselinesEvent, AskedEvent, ToldEvent, SelectionEvent, StoppedEvent,
+        BaselinesEvent, AskedEvent, ToldEvent, SlopeEvent, SelectionEvent, StoppedEvent,
     )
 }  # fmt: skip
 """Kind to class."""

@@ -22,6 +22,7 @@ from evomerge.ledger.events import (
     ResultEvent,
     ScoredEvent,
     SelectionEvent,
+    SlopeEvent,
     StoppedEvent,
     ToldEvent,
 )
@@ -100,10 +101,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Turn:
-    """One ask or tell: the candidates, and after a tell the digest of the optimizer's state."""
+    """One ask or tell: the candidates, and after a tell the digest of the optimizer's state.
+
+    Or one batch of slopes, then its number is `slopes`.
+    """
 
     ids: tuple[str, ...]
     state: str | None = None
+    slopes: int | None = None
 
 
 @dataclass
@@ -118,6 +123,7 @@ class History:
     `last_failure` is the last one. `by_key` and `failed_by_key` hold the first result (a failure as its
     event) of an evaluation key, `slowest_baseline` the most seconds that a baseline took. `references` holds
     whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
+    `slopes` holds the batches of slopes, each by number in its batch, `slope_cost` their cost in evaluations.
     """
 
     campaign: CampaignEvent | None = None
@@ -142,6 +148,8 @@ class History:
     raced_as: dict[str, str] = field(default_factory=dict)
     raced: int = 0
     raced_items: int = 0
+    slopes: list[dict[int, SlopeEvent]] = field(default_factory=list)
+    slope_cost: float = 0.0
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
@@ -194,6 +202,13 @@ class History:
                 told = (event.id,) if event.id is not None else tuple(whole[0] if whole else ())
                 self.told.append(event.state)
                 self.turns.append(Turn(told, event.state))
+            case SlopeEvent():
+                if event.batch == len(self.slopes):
+                    self.slopes.append({})
+                    self.turns.append(Turn((), slopes=event.batch))
+                self.slopes[event.batch][event.number] = event
+                self.slope_cost += event.cost
+                self.selection = None
             case SelectionEvent():
                 self.selection = event.ids
             case StoppedEvent():
@@ -275,10 +290,15 @@ class History:
 
     @property
     def cost(self) -> float:
-        """Budget spent, in evaluations: a raced candidate costs the share of the items it has answered."""
-        if not self.raced:
-            return self.budget_used
-        return self.budget_used - self.raced + self.raced_items / self.search_items
+        """Budget spent, in evaluations.
+
+        A raced candidate costs the share of the items it has answered; a slope costs its items, those with a
+        gradient `run.slopes.PASSES` times.
+        """
+        cost: float = self.budget_used
+        if self.raced:
+            cost += self.raced_items / self.search_items - self.raced
+        return cost + self.slope_cost if self.slopes else cost
 
     @property
     def search_items(self) -> int:

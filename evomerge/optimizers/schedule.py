@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from evomerge.optimizers.optimizer import Optimizer, Schedule
+from evomerge.optimizers.slopes import Slope, SlopeOptimizer, SlopeRequest
 from evomerge.search_space import Genome
 
 
@@ -35,6 +36,14 @@ class Desk(Protocol):
 
     def idle(self) -> int:
         """Workers for which nothing is under way or queued; 0 while settled candidates wait in `arrived`."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether anything is under way, or waits in `arrived` to be told."""
+        ...
+
+    def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
+        """The answers to requests, put on record one by one; None if a limit comes first. Nothing is busy."""
         ...
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
@@ -64,12 +73,29 @@ def follow(schedule: Schedule, optimizer: Optimizer, desk: Desk) -> str:
     return _generational(optimizer, desk)
 
 
+def _wants_slopes(optimizer: Optimizer) -> bool:
+    return isinstance(optimizer, SlopeOptimizer) and bool(optimizer.slopes())
+
+
+def _learn(optimizer: Optimizer, desk: Desk) -> str | None:
+    """Answer an optimizer's requests for slopes until it has none; the limit that is reached, if any."""
+    while (reason := desk.spent()) is None and isinstance(optimizer, SlopeOptimizer):
+        requests = optimizer.slopes()
+        if not requests:
+            break
+        answers = desk.slopes(requests)
+        if answers is None:
+            return desk.spent() or "hours"
+        optimizer.tell_slopes(answers)
+    return reason
+
+
 def _generational(optimizer: Optimizer, desk: Desk) -> str:
     """A generation is told if it is whole; one that a limit cut short waits for a larger budget."""
     batch = desk.untold()
     while True:
         if not batch:
-            reason = desk.spent()
+            reason = _learn(optimizer, desk)
             if reason:
                 return reason
             genomes = optimizer.ask()
@@ -94,7 +120,9 @@ def _steady_state(optimizer: Optimizer, desk: Desk) -> str:
     reason = desk.start(desk.untold())
     while True:
         while reason is None and desk.idle() > 0:
-            reason = desk.spent()
+            if _wants_slopes(optimizer) and desk.busy():
+                break
+            reason = _learn(optimizer, desk)
             genomes = [] if reason else optimizer.ask()
             if genomes:
                 reason = desk.start(desk.asked(genomes))

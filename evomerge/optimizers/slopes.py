@@ -7,7 +7,7 @@ gene. A slope is a job like any other: asked, recorded, paid for; it scores no c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,16 +46,37 @@ class Slope:
     gradient: np.ndarray
 
 
+@dataclass(frozen=True)
+class SlopeGround:
+    """What slopes can be asked of, and what the baselines say of experts.
+
+    Attributes:
+        items: search items of each objective's evaluator; 0 where it has no losses.
+        gains: for each expert, how much of the way from base to best expert it goes on each objective:
+            1 for the best, 0 for the base and below it.
+    """
+
+    items: tuple[int, ...]
+    gains: Mapping[str, tuple[float, ...]]
+
+
 @runtime_checkable
 class SlopeOptimizer(Optimizer, Protocol):
     """An optimizer that also learns from slopes.
 
-    Before each `ask` it is asked for `slopes` until it wants none; both are pure functions of the seed and of
-    everything told so far.
+    Before each `ask` it is asked for `slopes` until it wants none, while nothing is pending; both are pure
+    functions of the seed and of everything told so far.
     """
 
+    def begin(self, ground: SlopeGround) -> None:
+        """What there is to learn from; called once, before all else. Without it nothing is asked for."""
+        ...
+
     def slopes(self) -> list[SlopeRequest]:
-        """The slopes wanted next, told together; empty when it would rather ask for candidates."""
+        """The slopes wanted next, told together; empty when it would rather ask for candidates.
+
+        Asked again before it was told, it gives the same.
+        """
         ...
 
     def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:

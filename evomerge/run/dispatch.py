@@ -175,7 +175,7 @@ class Dispatcher:
         for requeued in range(1, MOST_REQUEUED + 2):
             self.pool.submit(job)
             self.running.add(job.id)
-            while (result := self._wait()) is None:
+            while (result := self.wait()) is None:
                 pass
             if result.status == "ok":
                 return result
@@ -185,7 +185,7 @@ class Dispatcher:
             if result.status == "failed":
                 break
             if result.failure in INFRASTRUCTURE and requeued <= MOST_REQUEUED:
-                self._pause(back_off_seconds(requeued))
+                self.pause(back_off_seconds(requeued))
         raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", found))
 
     def evaluate(
@@ -291,7 +291,7 @@ class Dispatcher:
                 )
             )
             self.running.add(entry.id)
-        result = self._wait()
+        result = self.wait()
         if result is None:
             return []
         entry = self._waiting[result.id]
@@ -319,7 +319,7 @@ class Dispatcher:
     def _forget(self, entry: _Wanted) -> None:
         del self._waiting[entry.id], self._open_keys[entry.key]
 
-    def _wait(self) -> JobResult | None:
+    def wait(self) -> JobResult | None:
         """The next result; None after a while, or if nothing is under way."""
         self._heed_stop()
         seconds = min(POLL, self._back_off.seconds())
@@ -335,7 +335,7 @@ class Dispatcher:
             self.running.discard(result.id)
         return result
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Do nothing for a while, except to stop when that is asked for."""
         end = self._clock.now() + seconds
         while (left := end - self._clock.now()) > 0:

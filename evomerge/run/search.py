@@ -7,13 +7,14 @@ error. What was asked and not told is evaluated again as far as it lacks results
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.racing import References
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import AskedCandidate, AskedEvent, FailedEvent, ScoredEvent, ToldEvent
 from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
@@ -21,9 +22,11 @@ from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import Optimizer
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.seeders import metagpt_seeds
+from evomerge.optimizers.slopes import Slope, SlopeOptimizer, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.racing_references import add_references, first_references, racing_record
+from evomerge.run.slopes import SlopeDesk, SlopesDiffer, recorded, slope_ground
 from evomerge.search_space import Gene, Genome, SearchSpace
 
 
@@ -42,11 +45,11 @@ def candidate_number(name: str) -> int:
 
 
 def campaign_optimizer(
-    campaign: Campaign, genes: Sequence[Gene], initial: Sequence[Genome]
+    campaign: Campaign, genes: Sequence[Gene], initial: Sequence[Genome], history: History
 ) -> Optimizer:
     """The optimizer of a campaign, as it was before the first ask."""
     section = campaign.config.optimizer
-    return make_optimizer(
+    optimizer = make_optimizer(
         section.kind,
         genes,
         campaign.objectives,
@@ -56,6 +59,9 @@ def campaign_optimizer(
         settings=optimizer_settings(section.kind, section.options),
         schedule=section.schedule,
     )
+    if isinstance(optimizer, SlopeOptimizer):
+        optimizer.begin(slope_ground(history, campaign.objectives, campaign.experts))
+    return optimizer
 
 
 def seeds(
@@ -93,33 +99,60 @@ def _outcome(candidate: Candidate, objectives: Sequence[Objective], bounds: Sequ
     return complete(objectives, candidate.evaluations["search"].metrics, bounds)
 
 
-def replay(optimizer: Optimizer, history: History, objectives: Sequence[Objective]) -> None:
-    """Repeat every ask and tell of a history through a fresh optimizer.
+def replay(
+    optimizer: Optimizer, history: History, objectives: Sequence[Objective], store: ItemStore
+) -> Iterator[str]:
+    """Repeat every ask and tell of a history, and its slopes, through a fresh optimizer.
+
+    Yields a word for each turn that was repeated (`asked`, `told`, `slopes`).
 
     Raises:
         ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
+        LedgerDamaged: if a gradient cannot be read.
     """
     steady = history.config["optimizer"]["schedule"] == "steady_state"
     bounds = history.bounds()
     asked = told = 0
     for turn in history.turns:
         failpoint("driver.replaying")
+        if turn.slopes is not None:
+            if not _replay_slopes(optimizer, history, store, turn.slopes):
+                return  # unfinished, so the last turn: the search goes on with it
+            yield "slopes"
+            continue
         candidates = [history.candidates[name] for name in turn.ids]
         if turn.state is None:
             if optimizer.ask() != [candidate.genome for candidate in candidates]:
-                what = turn.ids[0] if steady else f"generation {asked}"
+                what = turn.ids[0] if steady and turn.ids else f"generation {asked}"
                 raise ReplayDiffers(f"{what} is asked otherwise")
             asked += 1
+            yield "asked"
             continue
         numbers = [candidate_number(name) for name in turn.ids]
-        what = turn.ids[0] if steady else f"generation {told}"
+        what = turn.ids[0] if steady and turn.ids else f"generation {told}"
         try:
             optimizer.tell(outcomes(candidates, objectives, bounds), numbers)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise ReplayDiffers(f"{what} is told, but cannot be: {error}") from error
+            raise ReplayDiffers(f"{what} is told, but lacks results: {error}") from error
         if optimizer.state_digest() != turn.state:
-            raise ReplayDiffers(f"the optimizer's state after {what}")
+            raise ReplayDiffers(f"the optimizer's state is another after {what}")
         told += 1
+        yield "told"
+
+
+def _replay_slopes(optimizer: Optimizer, history: History, store: ItemStore, batch: int) -> bool:
+    requests = optimizer.slopes() if isinstance(optimizer, SlopeOptimizer) else []
+    if not requests:
+        raise ReplayDiffers(f"batch {batch} of slopes is not asked for")
+    try:
+        answers = recorded(history, store, batch, requests)
+    except SlopesDiffer as error:
+        raise ReplayDiffers(str(error)) from error
+    if answers is None:
+        return False
+    assert isinstance(optimizer, SlopeOptimizer)
+    optimizer.tell_slopes(answers)
+    return True
 
 
 class Search:
@@ -130,7 +163,9 @@ class Search:
     ) -> None:
         self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
         self.history = dispatcher.history
-        self.optimizer = campaign_optimizer(campaign, space.genes, initial)
+        self.optimizer = campaign_optimizer(campaign, space.genes, initial, self.history)
+        self._slopes = SlopeDesk(dispatcher, space, campaign.objectives)
+        self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
         self._references: References | None = None
@@ -141,7 +176,8 @@ class Search:
         Raises:
             ReplayDiffers: the ledger cannot be replayed.
         """
-        replay(self.optimizer, self.history, self.campaign.objectives)
+        turns = replay(self.optimizer, self.history, self.campaign.objectives, self.dispatcher.items)
+        self._slope_batches = sum(turn == "slopes" for turn in turns)
         if self.campaign.config.racing is not None:
             self._references = first_references(self.history, self.campaign.objectives)
             for turn in self.history.turns:
@@ -162,6 +198,20 @@ class Search:
     def idle(self) -> int:
         """Workers without work, once all arrivals are taken."""
         return 0 if self._arrived else self.dispatcher.idle
+
+    def busy(self) -> bool:
+        """Whether anything is under way or waits to be told."""
+        return bool(self._arrived) or self.dispatcher.open > 0
+
+    def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
+        """Answers from the ledger, those missing there from the workers; None if a limit comes first."""
+        try:
+            answers = self._slopes.answers(self._slope_batches, requests)
+        except SlopesDiffer as error:
+            raise ReplayDiffers(str(error)) from error
+        if answers is not None:
+            self._slope_batches += 1
+        return answers
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
         """Record genomes under new ids."""

@@ -84,7 +84,7 @@ def examine(directory: Path) -> Verification:
     _check_items(events, store, result)
     check_races(events, history, store, result)
     if history.prepared is not None:
-        check_recipes(history, result)
+        check_recipes(history, store, result)
     _check_baselines(history, result)
     _check_budget(events, history, result)
     _check_front(directory, history, result)

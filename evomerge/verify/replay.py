@@ -6,16 +6,17 @@ from collections.abc import Mapping
 
 from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.prepared import prepared_sources, prepared_space
-from evomerge.errors import EvomergeError, Problem
+from evomerge.errors import EvomergeError, LedgerDamaged, Problem
 from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.search import campaign_optimizer, candidate_number, outcomes, seeds
+from evomerge.run.search import ReplayDiffers, campaign_optimizer, replay, seeds
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 
 
-def check_recipes(history: History, result: Verification) -> None:
+def check_recipes(history: History, store: ItemStore, result: Verification) -> None:
     """Genomes decode to the recorded recipes, and the optimizer asks for them again."""
     assert history.prepared is not None
     try:
@@ -47,7 +48,7 @@ def check_recipes(history: History, result: Verification) -> None:
         if known.digest != candidate.recipe:
             result.fault("the recipe is not that of the genome", known.digest, candidate.id)
     if history.baselines is not None:
-        _replay(campaign, space, recipes, history, result)
+        _replay(campaign, space, recipes, history, store, result)
 
 
 def _replay(
@@ -55,40 +56,24 @@ def _replay(
     space: SearchSpace,
     recipes: Mapping[str, Recipe],
     history: History,
+    store: ItemStore,
     result: Verification,
 ) -> None:
-    section = campaign.config.optimizer
     initial = seeds(campaign, space, recipes, history)
-    optimizer = campaign_optimizer(campaign, space.genes, initial)
-
-    def differs(wrong: str) -> None:
+    optimizer = campaign_optimizer(campaign, space.genes, initial, history)
+    steady = campaign.config.optimizer.schedule == "steady_state"
+    what = {
+        "asked": "candidates asked again" if steady else "generations asked again",
+        "slopes": "batches of slopes asked again",
+    }
+    try:
+        for turn in replay(optimizer, history, campaign.objectives, store):
+            if turn in what:
+                result.count(what[turn], 1)
+    except ReplayDiffers as error:
         versions = ", ".join(f"{k} {v}" for k, v in sorted(history.versions.items()))
         todo = f"it was written with {versions}"
-        result.problems.append(
-            Problem("E505", "the ledger cannot be replayed", wrong, todo, result.file)
-        )
-
-    steady = section.schedule == "steady_state"
-    asked = told = 0
-    for turn in history.turns:
-        what = turn.ids[0] if steady and turn.ids else f"generation {told if turn.state else asked}"
-        candidates = [history.candidates[name] for name in turn.ids]
-        if turn.state is None:
-            if optimizer.ask() != [candidate.genome for candidate in candidates]:
-                differs(f"{what} is asked otherwise")
-                return
-            result.count("candidates asked again" if steady else "generations asked again", 1)
-            asked += 1
-            continue
-        try:
-            optimizer.tell(
-                outcomes(candidates, campaign.objectives, history.bounds()),
-                [candidate_number(name) for name in turn.ids],
-            )
-        except (KeyError, RuntimeError, ValueError) as error:
-            result.fault(f"{what} is told, but lacks results", str(error))
-            return
-        if optimizer.state_digest() != turn.state:
-            differs(f"after {what} the optimizer's state is another")
-            return
-        told += 1
+        wrong = "the ledger cannot be replayed"
+        result.problems.append(Problem("E505", wrong, str(error), todo, result.file))
+    except LedgerDamaged as error:
+        result.problems += error.problems

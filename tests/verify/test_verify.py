@@ -210,7 +210,7 @@ def test_another_optimizer_state(events, tmp_path):
     _first(events, "told", generation=0)["state"] = "0" * 64
     (problem,) = verify(_written(tmp_path / "run", events))
     assert problem.code == "E505"
-    assert "after generation 0 the optimizer's state is another" in str(problem)
+    assert "the optimizer's state is another after generation 0" in str(problem)
     assert "pymoo" in str(problem)
 
 

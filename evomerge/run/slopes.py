@@ -1,0 +1,205 @@
+"""Slopes of a campaign: requests of an optimizer to jobs, what came back to the ledger, and both ways again.
+
+A batch of requests is answered while nothing else is under way. Each answer is recorded as it arrives, the
+gradient by gene in a side file; a batch that a session left unfinished is finished by the next one, and a
+replay needs no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from evomerge.failpoint import failpoint
+from evomerge.ledger.events import SlopeEvent, StoppedEvent
+from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.objective import Objective
+from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
+from evomerge.recipe.recipe import canonical_json
+from evomerge.run.dispatch import MOST_REQUEUED, POISON, Dispatcher
+from evomerge.run.job import Job, JobResult, SlopeWork, error_of
+from evomerge.run.result_events import MOST_MESSAGE
+from evomerge.run.safeguards import INFRASTRUCTURE, back_off_seconds, deadline_seconds
+from evomerge.search_space import SearchSpace, gene_gradient
+
+logger = logging.getLogger(__name__)
+
+SEGMENT = "slopes"
+"""Name of the side file among the per-item results."""
+
+GRADIENT = "gradient"
+
+PASSES = 3.0
+"""Evaluations that an item with a gradient counts as: one forward pass, and a backward pass of twice that."""
+
+
+class SlopesDiffer(Exception):
+    """The optimizer asks for other slopes than the ledger has."""
+
+
+def slope_ground(
+    history: History, objectives: Sequence[Objective], experts: Sequence[str]
+) -> SlopeGround:
+    """What slopes can be asked of in a campaign whose baselines are known."""
+    assert history.prepared is not None
+    evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
+    base, *values = [
+        np.array(
+            [
+                each.sign * history.candidates[name].evaluations["search"].metrics[each.metric].value
+                for each in objectives
+            ]
+        )
+        for name in ("base", *experts)
+    ]
+    gains = np.maximum(base - np.array(values), 0.0)
+    most = gains.max(axis=0)
+    shares = gains / np.where(most > 0.0, most, 1.0)
+    return SlopeGround(
+        items=tuple(each.items["search"] if each.losses else 0 for each in evaluators),
+        gains=dict(zip(experts, map(tuple, shares.tolist()), strict=True)),
+    )
+
+
+def request_digest(request: SlopeRequest) -> str:
+    """SHA-256 (hex) of what is asked: point, weights, items."""
+    parts = [list(request.genome), list(request.weights), [list(items) for items in request.items]]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def recorded(
+    history: History, store: ItemStore, batch: int, requests: Sequence[SlopeRequest]
+) -> list[Slope | None] | None:
+    """The answers to a batch from the ledger; None as long as some are missing.
+
+    Raises:
+        SlopesDiffer: if what was recorded answers other requests.
+        LedgerDamaged: if a gradient cannot be read.
+    """
+    known = history.slopes[batch] if batch < len(history.slopes) else {}
+    if any(number >= len(requests) for number in known):
+        raise SlopesDiffer(f"batch {batch} of slopes has {len(requests)} requests")
+    for number, event in known.items():
+        if event.request != request_digest(requests[number]):
+            raise SlopesDiffer(f"slope {number} of batch {batch} is asked otherwise")
+    if len(known) < len(requests):
+        return None
+    return [_slope(known[number], store) for number in range(len(requests))]
+
+
+def _slope(event: SlopeEvent, store: ItemStore) -> Slope | None:
+    if event.failure is not None:
+        return None
+    losses = tuple(math.nan if loss is None else loss for loss in event.losses)
+    gradient = np.empty(0) if event.gradient is None else store.read(event.gradient)[GRADIENT]
+    return Slope(losses, gradient)
+
+
+class SlopeDesk:
+    """Answers batches of requests by the workers of a campaign."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, space: SearchSpace, objectives: Sequence[Objective]
+    ) -> None:
+        self._dispatcher, self._space, self._objectives = dispatcher, space, objectives
+        self._history, self._store = dispatcher.history, dispatcher.items
+
+    def answers(self, batch: int, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
+        """The answers to a batch, those in the ledger from there; None if the campaign's hours end before.
+
+        Raises:
+            SlopesDiffer, LedgerDamaged: as `recorded`.
+            EvomergeError: a fault that is no request's.
+        """
+        found = recorded(self._history, self._store, batch, requests)
+        if found is not None:
+            return found
+        known = self._history.slopes[batch] if batch < len(self._history.slopes) else {}
+        missing = {n: request for n, request in enumerate(requests) if n not in known}
+        self._run(batch, missing)
+        return recorded(self._history, self._store, batch, requests)
+
+    def _run(self, batch: int, requests: dict[int, SlopeRequest]) -> None:
+        dispatcher, pool = self._dispatcher, self._dispatcher.pool
+        waiting = deque(requests)
+        lost: Counter[int] = Counter()
+        while waiting or dispatcher.running:
+            if dispatcher.out_of_time():
+                waiting.clear()
+            while waiting and len(dispatcher.running) < pool.size:
+                number = waiting.popleft()
+                job = self._job(batch, number, requests[number])
+                pool.submit(job)
+                dispatcher.running.add(job.id)
+            if not dispatcher.running:
+                return
+            result = dispatcher.wait()
+            if result is None:
+                continue
+            number = int(result.id.rpartition(".")[2])
+            if result.status == "fault":
+                dispatcher.record(StoppedEvent(reason="fault"))
+                raise error_of(result)
+            if result.status == "lost":
+                lost[number] += 1
+                logger.info("%s lost its worker: %s: %s", result.id, result.failure, result.message)
+                infrastructure = result.failure in INFRASTRUCTURE
+                if lost[number] <= (MOST_REQUEUED if infrastructure else POISON - 1):
+                    if infrastructure:
+                        dispatcher.pause(back_off_seconds(lost[number]))
+                    waiting.append(number)
+                    continue
+            self._record(batch, number, requests[number], result)
+
+    def _job(self, batch: int, number: int, request: SlopeRequest) -> Job:
+        metrics = [each.metric for each in self._objectives]
+        work = SlopeWork(
+            weights=dict(zip(metrics, request.weights, strict=True)),
+            items={m: items for m, items in zip(metrics, request.items, strict=True) if items},
+        )
+        deadline = deadline_seconds(self._dispatcher.campaign.config.workers.deadline, self._history)
+        return Job(
+            f"slope.{batch}.{number}",
+            "slope",
+            self._space.decode(request.genome).to_json(),
+            deadline=deadline,
+            slope=work,
+        )
+
+    def _record(self, batch: int, number: int, request: SlopeRequest, result: JobResult) -> None:
+        event = SlopeEvent(
+            batch=batch,
+            number=number,
+            request=request_digest(request),
+            weights=request.weights,
+            seconds={phase: round(seconds, 4) for phase, seconds in result.seconds.items()},
+        )
+        failpoint("slopes.before_record")
+        if result.slope is None:
+            logger.info(
+                "%s failed: %s: %s\n%s", result.id, result.failure, result.message, result.traceback
+            )
+            message = result.message[:MOST_MESSAGE]
+            self._dispatcher.record(replace(event, failure=result.failure, message=message))
+            return
+        reference = None
+        if result.slope.gradient.size:
+            gradient = gene_gradient(self._space, result.slope.gradient)
+            reference = self._store.append(SEGMENT, {GRADIENT: gradient})
+        losses = tuple(result.slope.losses.get(each.metric) for each in self._objectives)
+        cost = self._cost(request)
+        self._dispatcher.record(replace(event, losses=losses, cost=cost, gradient=reference))
+
+    def _cost(self, request: SlopeRequest) -> float:
+        items = sum(
+            len(items) * (PASSES if weight > 0.0 else 1.0)
+            for items, weight in zip(request.items, request.weights, strict=True)
+        )
+        return round(items / self._history.search_items, 9)
