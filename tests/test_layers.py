@@ -78,6 +78,7 @@ DEFERRED = {
     "optimizers.kinds": (
         "evomerge.optimizers.nsga2",
         "evomerge.optimizers.steady_nsga2",
+        "evomerge.optimizers.surrogate",
     ),
     "run.pool.ray_actors": ("ray",),
     "run.scoring": (

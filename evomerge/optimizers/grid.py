@@ -128,6 +128,11 @@ class Turns:
         """How many candidates were asked."""
         return self._count
 
+    @property
+    def pending(self) -> tuple[Genome, ...]:
+        """What was asked and not told, in the order asked."""
+        return tuple(self._pending.values())
+
     def may_ask(self) -> None:
         """Raise RuntimeError if a whole batch is awaited and was not told."""
         if self._whole and self._batch is not None:

@@ -22,6 +22,7 @@ from evomerge.optimizers.settings import (
     Nsga2Settings,
     Option,
     RandomSettings,
+    SurrogateSettings,
     read_settings,
 )
 from evomerge.recipe.functions import load_installed
@@ -85,11 +86,32 @@ def _random(
     return RandomSearch(genes, len(objectives), population, seed, initial, settings, steady=steady)
 
 
+def _surrogate(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: SurrogateSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.surrogate import Surrogate
+
+    steady = schedule == "steady_state"
+    propose = Surrogate(genes, len(initial))
+    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+
+
 KINDS: dict[str, OptimizerKind] = {
     "nsga2": OptimizerKind(
         "NSGA-II with a structured start and operators that know experts and layers",
         Nsga2Settings,
         _nsga2,
+    ),
+    "surrogate": OptimizerKind(
+        "NSGA-II on Gaussian processes of the objectives; evaluates what adds most hypervolume",
+        SurrogateSettings,
+        _surrogate,
     ),
     "random": OptimizerKind("random search on the grid, the baseline", RandomSettings, _random),
 }

@@ -33,6 +33,7 @@ class Asked:
         count: how many points are wanted; more or fewer may be given.
         rng: for this ask alone; the same again when a campaign resumes.
         settings: of the class that the optimizer was registered with.
+        pending: asked and not told, in the order asked; with those that this ask already holds.
     """
 
     genes: tuple[Gene, ...]
@@ -41,6 +42,7 @@ class Asked:
     count: int
     rng: np.random.Generator
     settings: Any
+    pending: tuple[Genome, ...] = ()
 
     @property
     def low(self) -> np.ndarray:
@@ -111,7 +113,7 @@ class Proposals:
             limit = max(limit, len(batch))
         for _ in range(_TRIES):
             if len(batch) < limit:
-                add_new(batch, self._proposed(limit - len(batch), rng), limit, self._turns)
+                add_new(batch, self._proposed(limit - len(batch), batch, rng), limit, self._turns)
         if len(batch) < limit:
             batch += leftovers(self._grid, self._turns, batch, limit - len(batch), rng)
         for _ in range(_TRIES):
@@ -120,8 +122,11 @@ class Proposals:
                 add_new(batch, drawn, limit, self._turns)
         return self._turns.asked(batch)
 
-    def _proposed(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        asked = Asked(self._genes, self._objectives, tuple(self._told), count, rng, self._settings)
+    def _proposed(self, count: int, batch: list[Genome], rng: np.random.Generator) -> np.ndarray:
+        pending = (*self._turns.pending, *batch)
+        asked = Asked(
+            self._genes, self._objectives, tuple(self._told), count, rng, self._settings, pending
+        )
         points = np.atleast_2d(np.asarray(self._propose(asked), dtype=np.float64))
         if points.size == 0:
             return np.empty((0, len(self._genes)))

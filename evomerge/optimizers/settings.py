@@ -66,6 +66,23 @@ class RandomSettings:
     structure: Literal["independent", "global"] = "independent"
 
 
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """Settings of `surrogate`.
+
+    Attributes:
+        start: candidates from the structured start before a model is asked.
+        generations: of NSGA-II on the model for each batch.
+        inner_population: of NSGA-II on the model.
+        reuse: in steady state, results after which NSGA-II runs on the model again.
+    """
+
+    start: Annotated[int, Between(4, 10_000)] = 16
+    generations: Annotated[int, Between(1, 1_000)] = 40
+    inner_population: Annotated[int, Between(4, 1_000)] = 60
+    reuse: Annotated[int, Between(1, 1_000)] = 4
+
+
 def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) -> Settings:
     """Settings of a kind from what a file says, defaults filled in.
 

@@ -20,6 +20,7 @@ VARIANTS = [
     ("nsga2", {}),
     ("nsga2", {"start": "random", "operators": "standard"}),
     ("nsga2", {"global_generations": 0.0}),
+    ("surrogate", {"generations": 2, "inner_population": 8, "reuse": 24}),
     ("random", {}),
     ("random", {"structure": "global"}),
 ]
@@ -64,12 +65,16 @@ def test_all_kinds_are_checked():
     assert {kind for kind, _ in VARIANTS} == set(KINDS)
 
 
+SMALL = dict(reversed(VARIANTS))
+"""Of each kind the first variant."""
+
 REPLAY = """
 import numpy, random
 numpy.random.seed({other}); random.seed({other})
-from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, run
-optimizer = make_optimizer({kind!r}, example_genes(), OBJECTIVES, population=10, seed=11)
+settings = optimizer_settings({kind!r}, {options!r})
+optimizer = make_optimizer({kind!r}, example_genes(), OBJECTIVES, population=10, seed=11, settings=settings)
 run(optimizer, 12)
 print(optimizer.state_digest())
 """
@@ -77,10 +82,13 @@ print(optimizer.state_digest())
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_another_process_asks_the_same(kind):
-    optimizer = make_optimizer(kind, example_genes(), OBJECTIVES, population=10, seed=11)
+    settings = optimizer_settings(kind, SMALL[kind])
+    optimizer = make_optimizer(
+        kind, example_genes(), OBJECTIVES, population=10, seed=11, settings=settings
+    )
     run(optimizer, 12)
     for other in (1, 2):
-        script = REPLAY.format(kind=kind, other=other)
+        script = REPLAY.format(kind=kind, options=SMALL[kind], other=other)
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
         )

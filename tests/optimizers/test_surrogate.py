@@ -1,0 +1,183 @@
+"""The surrogate: what its model says, how a batch is chosen, and what it does with what has no values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from evomerge.objectives.objective import Complete, Failed, Raced
+from evomerge.objectives.pareto import hypervolume
+from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
+from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.settings import SurrogateSettings
+from evomerge.optimizers.surrogate import greedy, scaled
+from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
+
+QUICK = SurrogateSettings(start=8, generations=6, inner_population=16)
+
+
+def searched(problem, evaluations, kind="surrogate", settings=QUICK, population=8):
+    """The genomes that a search of so many evaluations asks."""
+    optimizer = make_optimizer(
+        kind,
+        problem.genes,
+        problem.objectives,
+        population=population,
+        seed=3,
+        initial=problem.initial,
+        settings=settings,
+    )
+    asked = []
+    while len(asked) < evaluations:
+        batch = optimizer.ask()
+        asked += batch
+        optimizer.tell([problem.outcome(genome) for genome in batch])
+    return asked[:evaluations]
+
+
+def test_levels_hold_the_mean_of_a_group_its_depths_and_its_genes():
+    problem = merge_like(layers=4, modules=3, experts=2)
+    grid = Grid(problem.genes)
+    levels = Levels(grid)
+    assert levels.sizes == [1, 1, 8, 24]
+    rows = grid.from_unit(np.random.default_rng(0).random((5, len(grid))))
+    features = levels(rows)
+    unit = rows / 1.5
+    assert features[:, 0] == pytest.approx(unit[:, :12].mean(axis=1))
+    # Levels split the mean square of a group, so that a distance by level is one by gene.
+    squares = (unit[:, :12] ** 2).mean(axis=1) + (unit[:, 12:] ** 2).mean(axis=1)
+    assert (features**2).sum(axis=1) == pytest.approx(squares)
+    alike = levels(np.full((1, len(grid)), 0.6))
+    assert alike[0, 2:] == pytest.approx(np.zeros(32))
+    assert Levels(Grid(unit_genes(1))).sizes == [1]
+
+
+def test_a_process_predicts_what_scikit_learn_predicts():
+    rng = np.random.default_rng(1)
+    x, y = rng.random((40, 3)), rng.normal(size=40)
+    chosen = Hyperparameters((np.log(0.4), np.log(0.9)), np.log(0.05))
+    process = condition(x, [1, 2], y, chosen)
+    kernel = ConstantKernel(process.variance, "fixed") * Matern(1.0, "fixed", nu=2.5)
+    kernel += WhiteKernel(0.05 * process.variance, "fixed")
+    oracle = GaussianProcessRegressor(kernel, optimizer=None)
+    scales = np.array([0.4, 0.9, 0.9])
+    oracle.fit(x / scales, y - process.mean)
+    new = rng.random((7, 3))
+    mean, deviation = process.predict(new)
+    expected, spread = oracle.predict(new / scales, return_std=True)
+    assert mean == pytest.approx(expected + process.mean, abs=1e-5)
+    noise = 0.05 * process.variance
+    assert deviation == pytest.approx(np.sqrt(spread**2 - noise), abs=1e-4)
+    drawn = process.draw(new, rng.normal(size=(20_000, 7)))
+    assert drawn.mean(axis=0) == pytest.approx(mean, abs=0.05)
+    assert drawn.std(axis=0) == pytest.approx(deviation, abs=0.05)
+
+
+def test_length_scales_tell_what_matters():
+    rng = np.random.default_rng(2)
+    x = rng.random((80, 2))
+    y = np.sin(6.0 * x[:, 0]) + 0.01 * rng.normal(size=80)
+    found = fit(x, [1, 1], y, 1e-6)
+    assert found.scales[0] < found.scales[1] - 1.0
+    assert found.noise < np.log(0.02)
+    noisy = fit(x, [1, 1], y + rng.normal(size=80), 1e-6)
+    assert noisy.noise > np.log(0.2)
+
+
+def test_a_batch_adds_most_hypervolume_together():
+    rng = np.random.default_rng(4)
+    front = np.array([[0.1, 0.9], [0.9, 0.1]])
+    pool = np.array([[0.5, 0.5], [0.49, 0.52], [0.12, 0.7], [1.2, 0.0], [0.7, 0.12]])
+    chosen = greedy(front, np.empty((1, 0, 2)), pool[None], 3, rng)
+    expected: list[int] = []
+    for _ in range(3):
+        known = np.concatenate([front, pool[expected]])
+        gains = [hypervolume(np.vstack([known, row])) for row in pool]
+        expected.append(int(np.argmax(gains)))
+    assert chosen == expected
+    pending = greedy(front, pool[None, :1], pool[None], 1, rng)
+    assert pending != [0], "what is pending is asked again"
+
+
+def test_scale_is_that_of_the_front_and_the_given_and_flat_beyond():
+    values = np.array([[0.0, 4.0], [2.0, 0.0], [3.0, 5.0], [1e9, 1e9]])
+    keep = np.ones(4, dtype=bool)
+    assert scaled(values, 0, keep)[1] == pytest.approx([1.0, 0.0])
+    assert scaled(values, 3, keep)[1] == pytest.approx([2 / 3, 0.0])
+    assert scaled(values, 3, keep)[3].max() < 25.0
+
+
+@pytest.mark.parametrize("problem", [zdt1(8), dtlz2(8, 3), merge_like(layers=4)], ids=lambda p: p.name)
+def test_it_beats_random_search_with_few_evaluations(problem):
+    ours = problem.quality(searched(problem, 48))
+    random = problem.quality(searched(problem, 48, "random", None))
+    assert ours > random
+
+
+@pytest.mark.parametrize(("genes", "objectives"), [(1, 2), (30, 2), (2000, 2), (12, 4), (12, 6)])
+def test_any_number_of_genes_and_objectives(genes, objectives):
+    problem = dtlz2(genes, objectives) if objectives > 2 else zdt1(genes)
+    asked = searched(problem, 24)
+    assert len(set(asked)) == 24
+
+
+def test_failures_and_broken_bounds_are_kept_away_from():
+    problem = zdt1(4)
+
+    def outcome(genome):
+        if genome[1] > 0.6:
+            return Failed("nonfinite_weights")
+        values = problem.outcome(genome).values
+        if genome[2] > 0.7:
+            return Raced(8, (0.0, 0.0))
+        return Complete(values, (0.0, 0.0), (0.4 - genome[0], 0.0))
+
+    optimizer = make_optimizer(
+        "surrogate", problem.genes, problem.objectives, population=8, seed=5, settings=QUICK
+    )
+    outcomes, asked = [], []
+    for _ in range(8):
+        batch = optimizer.ask()
+        told = [outcome(genome) for genome in batch]
+        optimizer.tell(told)
+        outcomes += told
+        asked += batch
+    kept = [isinstance(o, Complete) and o.violations[0] <= 0.0 for o in outcomes]
+    assert sum(kept[-32:]) >= 24
+    assert sum(isinstance(o, Failed) for o in outcomes[-32:]) <= 3
+
+
+def test_smooth_values_steer():
+    """Reported values are all the same: what leads to the front are the smooth ones beside them."""
+    problem = zdt1(8)
+    silent = replace(
+        problem,
+        outcome=lambda genome: Complete((0.0, 0.0), (0.0, 0.0), (), problem.outcome(genome).values),
+    )
+    assert searched(silent, 40) == searched(problem, 40)
+    values = np.array([problem.outcome(genome).values for genome in searched(silent, 40)])
+    assert values[-16:].mean() < 0.7 * values[:8].mean()
+
+
+def test_what_is_pending_in_steady_state_is_not_asked_next_to():
+    problem = merge_like(layers=3)
+    optimizer = make_optimizer(
+        "surrogate",
+        problem.genes,
+        problem.objectives,
+        population=8,
+        seed=3,
+        initial=problem.initial,
+        settings=QUICK,
+        schedule="steady_state",
+    )
+    for number in range(16):
+        optimizer.tell([problem.outcome(optimizer.ask()[0])], [number])
+    pending = np.array([optimizer.ask()[0] for _ in range(6)])
+    apart = np.abs(pending[:, None] - pending).mean(axis=2) + np.eye(6)
+    assert apart.min() > 0.01
