@@ -76,6 +76,16 @@ class ItemEvaluator(DeclaredEvaluator, ABC):
         return Scores({name: mean_metric(array) for name, array in named.items()}, named)
 
 
+def chosen_items(items: Sequence[int], count: int) -> None:
+    """Whether these are numbers of `count` items, ascending, each once.
+
+    Raises:
+        ValueError: if not.
+    """
+    if list(items) != sorted(set(items) & set(range(count))):
+        raise ValueError(f"items must be ascending, each once, in 0..{count - 1}: {list(items)[:10]}")
+
+
 def chosen_blocks(blocks: Sequence[int] | None, count: int) -> list[int]:
     """The blocks to evaluate, all of `count` if none are named.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +25,21 @@ from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
 from evomerge.evaluators.data import quiet
 from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
-from evomerge.evaluators.item_evaluator import chosen_blocks
+from evomerge.evaluators.item_evaluator import chosen_blocks, chosen_items
 from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, shared_items, task_files
 from evomerge.evaluators.loading import load_task
+from evomerge.evaluators.losses import question_losses
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
 from evomerge.evaluators.packing import choose_layout
+from evomerge.evaluators.questions import questions
 from evomerge.evaluators.results_file import FEWSHOT_SEED
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, cannot_load
 from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
+    import torch
+
     from evomerge.evaluators.evaluator import Subject
 
 PROBED_ITEMS = 2
@@ -163,6 +167,33 @@ class LmEvalTasks:
                 yield self._items(loaded.task, values)
         return self._scores(loaded.task, values)
 
+    def losses(
+        self, subject: Subject, split: Split, items: Sequence[int]
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+        """See `Differentiable.losses`."""
+        loaded = self._split(split)
+        lm = _language_model(HFLM, subject)
+        requests = self._requests_for(split, loaded, subject)
+        chosen_items(items, len(loaded.ids))
+        problem = self.declaration.fault
+        if requests.tokens is None:
+            wrong = f"`{loaded.task.OUTPUT_TYPE}` tasks have no differentiable loss"
+            raise ConfigError(problem(f"tasks.{split}", "E148", wrong))
+        own = [requests.tokens[item] for item in items]
+        layout = self._fitting(subject, lm, split, requests.tokens)
+        if layout is None:
+            wrong = (
+                f"no differentiable loss: the packed scorer does not fit {type(subject.model).__name__}"
+            )
+            raise ConfigError(problem("", "E148", wrong))
+        try:
+            asked = questions(loaded.task, [requests.items[item] for item in items], own)
+        except ValueError as error:
+            wrong = "an item has no differentiable loss"
+            raise ConfigError(problem(f"tasks.{split}", "E148", wrong, str(error))) from error
+        for places, found in question_losses(subject, asked, layout, lm.max_length):
+            yield tuple(items[place] for place in places), found
+
     def _split(self, split: Split) -> _Split:
         if split not in self._splits:
             task = self._load(split, self._files[split])
@@ -236,15 +267,20 @@ class LmEvalTasks:
         """How requests are packed for this kind of model; None: they go through lm-eval's own class."""
         if self.declaration.scorer == "lm_eval" or requests.tokens is None:
             return None
-        model = subject.model
-        kind = (split, type(model), model.config._attn_implementation, model.device.type)
-        if kind not in self._layouts:
-            self._layouts[kind] = choose_layout(model, requests.tokens, lm.max_length)
-        layout = self._layouts[kind]
+        layout = self._fitting(subject, lm, split, requests.tokens)
         if layout is None and self.declaration.scorer == "packed":
             wrong = f"the packed scorer does not fit {type(subject.model).__name__}"
             raise EnvironmentFault(self.declaration.fault("scorer", "E141", wrong, "", "use `auto`"))
         return layout
+
+    def _fitting(
+        self, subject: Subject, lm: Any, split: Split, tokens: Sequence[Sequence[Request]]
+    ) -> Layout | None:
+        model = subject.model
+        kind = (split, type(model), model.config._attn_implementation, model.device.type)
+        if kind not in self._layouts:
+            self._layouts[kind] = choose_layout(model, tokens, lm.max_length)
+        return self._layouts[kind]
 
     def _generate(
         self, subject: Subject, items: Sequence[Sequence[Instance]], values: Mapping[str, list[Any]]

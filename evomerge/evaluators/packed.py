@@ -244,9 +244,8 @@ def answer(model: PreTrainedModel, block: PackedBlock, *, greedy: bool = True) -
     misses = torch.zeros(block.requests, dtype=torch.int64)
     for batch in block.batches:
         logits = _logits(model, batch, block.layout)
-        scored = logits[batch.cell, batch.target] - logits.logsumexp(dim=-1)[batch.cell]
         owners = batch.request.cpu()
-        total.index_add_(0, owners, scored.double().cpu())
+        total.index_add_(0, owners, _scored(logits, batch))
         if greedy:
             missed = logits.argmax(dim=-1)[batch.cell] != batch.target
             misses.index_add_(0, owners, missed.long().cpu())
@@ -254,8 +253,32 @@ def answer(model: PreTrainedModel, block: PackedBlock, *, greedy: bool = True) -
     return [Answer(value, hit) for value, hit in zip(total.tolist(), hits, strict=True)]
 
 
+def likelihoods(
+    model: PreTrainedModel, block: PackedBlock
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The log-likelihoods that `answer` gives, batch by batch, with their graph where gradients are on.
+
+    Yields:
+        The numbers of the requests of a batch, int64 [requests] ascending, and their summed log-likelihoods,
+        float64 [requests], both on the CPU. In a `tree` block a batch holds all requests of its items.
+
+    Raises:
+        RuntimeError: if the model has no output layer whose inputs can be gathered.
+    """
+    for batch in block.batches:
+        scored = _scored(_logits(model, batch, block.layout), batch)
+        numbers, owners = torch.unique(batch.request.cpu(), return_inverse=True)
+        yield numbers, scored.new_zeros(len(numbers)).index_add(0, owners, scored)
+
+
+def _scored(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Log-likelihood of each scored token: float64 [scored] on the CPU, where sums have one order."""
+    found = logits[batch.cell, batch.target] - logits.logsumexp(dim=-1)[batch.cell]
+    return found.double().cpu()
+
+
 def _logits(model: PreTrainedModel, batch: Batch, layout: Layout) -> torch.Tensor:
-    """Float32 [cells, vocabulary]."""
+    """Float32 [cells, vocabulary]; float64 of a model in it."""
     with _gathered_head(model, batch):
         if layout == "rows":
             # Right padding needs no mask: a causal model never looks ahead.
@@ -268,7 +291,8 @@ def _logits(model: PreTrainedModel, batch: Batch, layout: Layout) -> torch.Tenso
                 use_cache=False,
             )
     logits: torch.Tensor = output.logits
-    return logits.reshape(len(batch.cells), -1).float()
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.reshape(len(batch.cells), -1).to(wide)
 
 
 def _mask(last: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -129,12 +129,17 @@ class LiveModel:
             connect(model, device_map)
         return LiveModel(model, base, kind, bindings, buffers, kernels, ranks, placement)
 
-    def _scratch(self, device: torch.device) -> Scratch:
+    def scratch(self, device: torch.device) -> Scratch:
         """What passes on a device share."""
         if device not in self._scratches:
             kernels = None if self._kernels is None else self._kernels.on(device)
             self._scratches[device] = Scratch(device, kernels, self._ranks, self._placement)
         return self._scratches[device]
+
+    @property
+    def layers(self) -> list[torch.nn.Module]:
+        """The modules of the layers that the last plan had."""
+        return list(self.model.get_submodule(self._layers_name).children())
 
     @torch.no_grad()
     def materialize(
@@ -176,7 +181,7 @@ class LiveModel:
         for name, following in zip_longest(changed, changed[1:]):
             entry, slot = entries[name], slots[name]
             if following is not None:
-                prefetch(entries[following], readers, self._scratch(slots[following].device))
+                prefetch(entries[following], readers, self.scratch(slots[following].device))
             self._resident.pop(name, None)
             self._distances.pop(name, None)
             try:
@@ -197,7 +202,7 @@ class LiveModel:
         return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
 
     def _write(self, entry: TensorPlan, slot: torch.Tensor, readers: Mapping[str, Reader]) -> None:
-        scratch = self._scratch(slot.device)
+        scratch = self.scratch(slot.device)
         if slot.is_contiguous():
             finite = execute(entry, readers, slot, scratch)
         else:
@@ -223,7 +228,7 @@ class LiveModel:
         split = self.folder.names.split(name)
         origin = name if split is None else self.folder.names.join(plan.path[split[0]][1], split[1])
         base = readers[self._base_name(readers)].read(origin)
-        return _distance(slot, base, self._scratch(slot.device))
+        return _distance(slot, base, self.scratch(slot.device))
 
     def _is_used(self, name: str, layers: int) -> bool:
         split = self.folder.names.split(name)

@@ -158,6 +158,14 @@ class MergeMethod:
         voted = self.elect and (chosen.election == "after" or chosen.divisor == "weight")
         return self.scalars_with(options) == "weights" and not voted
 
+    def has_slopes(self, options: MethodOptions | None = None) -> bool:
+        """Whether a gradient by the merged weights gives that by the weights of the experts.
+
+        It does for what is linear in them (`is_linear`), or in them divided by their sum.
+        """
+        shares = self.scalars_with(options) == "normalised" and not self.elect
+        return self.is_linear(options) or shares
+
     @property
     def linear(self) -> bool:
         """`is_linear` of the default options."""

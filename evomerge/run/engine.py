@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,23 +20,35 @@ from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
-from evomerge.evaluators.racing import Race
 from evomerge.evaluators.registered import install
 from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
-from evomerge.merge.materialize import LiveModel
+from evomerge.merge.materialize import LiveModel, PlanStatistics
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.placement import place_experts
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER, merge_adapters
 from evomerge.merge.plan import make_plan
+from evomerge.merge.slopes import Slopes
 from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.objectives.scores import SPLITS, Scores, Split
+from evomerge.objectives.scores import SPLITS, Scores
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import UNION
+from evomerge.recipe.recipe import UNION, Recipe
 from evomerge.recipe.registered import install_methods
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
+from evomerge.run.slope import measure_slope
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A merge in the live model: since when (`perf_counter`) and what it took, phase to seconds."""
+
+    live: LiveModel
+    recipe: Recipe
+    report: PlanStatistics
+    at: float
+    seconds: Mapping[str, float]
 
 
 class Engine:
@@ -173,6 +185,45 @@ class Engine:
 
     def evaluate(self, job: Job) -> JobResult:
         """Merge into the live model and score it."""
+        merged = self._merge(job, self._measures_distance)
+        report = merged.report
+        statistics = {"tensors_written": float(report.tensors_written)}
+        if report.l1 is not None and report.l2 is not None:
+            statistics |= {"l1": report.l1, "l2": report.l2}
+        subject = self._subject(merged.live.model, merged.recipe, statistics)
+        if job.race is None:
+            found: Scores | Beaten = score_subject(subject, self.evaluators, job.split)
+        else:
+            found = race_subject(subject, self.evaluators, job.split, job.race)
+        scores = found.scores if isinstance(found, Beaten) else found
+        measured = Measured(scores.metrics, statistics)
+        if isinstance(found, Beaten):
+            measured = Measured(scores.metrics, statistics, found.by, dict(found.seen))
+        return JobResult(
+            job.id,
+            "raced" if isinstance(found, Beaten) else "ok",
+            measured=measured,
+            items=scores.items,
+            seconds={**merged.seconds, "evaluate": time.perf_counter() - merged.at},
+        )
+
+    def slope(self, job: Job) -> JobResult:
+        """Merge into the live model; losses there and their gradient by the weights of the experts.
+
+        Raises:
+            ConfigError: E147 a recipe without such a gradient, E148 an evaluator without a loss.
+            CandidateError: `nonfinite_weights` or `nonfinite_logits`.
+        """
+        assert job.slope is not None
+        merged = self._merge(job)
+        slopes = Slopes(merged.live, merged.recipe, self.folders, self.statistics, self.readers)
+        subject = self._subject(merged.live.model, merged.recipe)
+        found = measure_slope(subject, self.evaluators, job.split, job.slope, merged.live, slopes)
+        seconds = {**merged.seconds, "slope": time.perf_counter() - merged.at}
+        return JobResult(job.id, "ok", slope=found, seconds=seconds)
+
+    def _merge(self, job: Job, distance: bool = False) -> _Merged:
+        """Bring a job's merge into the live model."""
         assert job.recipe is not None
         start = time.perf_counter()
         recipe = recipe_from_json(dict(job.recipe))
@@ -183,49 +234,21 @@ class Engine:
         live = self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
-        report = live.materialize(plan, self.readers, self._measures_distance)
+        report = live.materialize(plan, self.readers, distance)
         # Again: the files are mapped, and may have been written to while they were read.
         self.weights.check(digests)
         merged = time.perf_counter()
-        statistics = {"tensors_written": float(report.tensors_written)}
-        if report.l1 is not None and report.l2 is not None:
-            statistics |= {"l1": report.l1, "l2": report.l2}
-        subject_statistics: Mapping[str, float] = statistics
-        found = self._score(live.model, recipe, subject_statistics, job.split, job.race)
-        scores = found.scores if isinstance(found, Beaten) else found
-        measured = Measured(scores.metrics, statistics)
-        if isinstance(found, Beaten):
-            measured = Measured(scores.metrics, statistics, found.by, dict(found.seen))
-        done = time.perf_counter()
-        return JobResult(
-            job.id,
-            "raced" if isinstance(found, Beaten) else "ok",
-            measured=measured,
-            items=scores.items,
-            seconds={
-                "load": loaded - start,
-                "merge": merged - loaded,
-                "evaluate": done - merged,
-            },
-        )
+        seconds = {"load": loaded - start, "merge": merged - loaded}
+        return _Merged(live, recipe, report, merged, seconds)
 
-    def _score(
-        self,
-        model: Any,
-        recipe: Any,
-        statistics: Mapping[str, float],
-        split: Split,
-        race: Race | None,
-    ) -> Scores | Beaten:
-
-        subject = Subject(
+    def _subject(
+        self, model: Any, recipe: Recipe, statistics: Mapping[str, float] | None = None
+    ) -> Subject:
+        return Subject(
             model=model,
             tokenizer=self.tokenizer(),
             recipe=recipe,
-            statistics=statistics,
+            statistics=statistics or {},
             device=self.setup.device,
             batch_size=self.setup.batch_size,
         )
-        if race is None:
-            return score_subject(subject, self.evaluators, split)
-        return race_subject(subject, self.evaluators, split, race)

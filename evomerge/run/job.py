@@ -41,7 +41,7 @@ class MeasuredSlope:
     """What a `slope` job found.
 
     Attributes:
-        losses: metric to mean loss.
+        losses: metric to mean loss; metrics without items are left out.
         gradient: float64 [experts, places], of the weighted sum of losses by each expert's weight at each
             place, experts in the order of the recipe's inputs, places in that of the prepared layout; zeros
             where an expert has no part; empty [0, 0] if all weights are 0.
@@ -95,7 +95,9 @@ class WorkerSetup:
 class Job:
     """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none.
 
-    With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`.
+    With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`,
+    and the recipe that `SearchSpace.spelled_out` gives of a genome: that of `decode` leaves out experts and
+    numbers that have no effect where the genome is, and yet have a gradient.
     """
 
     id: str

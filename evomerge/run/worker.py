@@ -36,6 +36,8 @@ class Worker:
             engine = self._loaded()
             if job.kind == "prepare":
                 return engine.prepare(job)
+            if job.kind == "slope":
+                return engine.slope(job)
             return engine.evaluate(job)
         except CandidateError as error:
             return JobResult(job.id, "failed", error.kind, str(error))

@@ -76,6 +76,20 @@ class SearchSpace:
             return self._stated(
                 single_coefficient_recipe(self.sources, self.experts, single, layers, dtype)
             )
+        return self._merge(values)
+
+    def spelled_out(self, genome: Sequence[float]) -> Recipe:
+        """The recipe of a genome with all that it says, also what has no effect there.
+
+        For gradients: an expert of weight 0 has one, by its own density. Where `decode` gives the recipe of a
+        baseline this is the merge itself.
+
+        Raises:
+            ValueError: as `decode`.
+        """
+        return self._merge(self._spread.values(genome))
+
+    def _merge(self, values: PlaceValues) -> Recipe:
         places = self.layout.places
         merged = MergedSource(
             method=self.method.name,

@@ -60,7 +60,7 @@ def execute(
         return merge_by_row(
             base, operands, entry.rule, entry.shape, entry.scale, target, storage, scratch
         )
-    ranks = [_ranks(entry, one, scratch) for one in entry.inputs]
+    ranks = [ranks_of(entry, one, scratch) for one in entry.inputs]
     bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
     if bounded and run_compiled(entry, base, operands, target, scratch):
         return True
@@ -106,7 +106,7 @@ def _called(
     )
 
 
-def _ranks(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:
+def ranks_of(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:
     """Prepared ranks of an input that needs them, if there are any."""
     if one.spread == 0.0 or scratch.ranks is None or entry.base is None:
         return None

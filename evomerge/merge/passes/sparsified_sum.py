@@ -130,11 +130,7 @@ def _elected_sum(
         factors = [1.0] * len(weights)
         for delta, weight in zip(deltas, weights, strict=True):
             delta.mul_(weight)
-    sign.copy_(deltas[0])
-    for delta in deltas[1:]:
-        sign.add_(delta)
-    # +1 or -1 from the sign bit. A sum of -0.0 has no agreeing element, so that its sign is free.
-    sign.view(torch.int32).bitwise_and_(-(2**31)).bitwise_or_(_ONE_BITS)
+    _elect(deltas, sign)
     total.zero_()
     if divisor != "none":
         count.zero_()
@@ -148,6 +144,33 @@ def _elected_sum(
         total.div_(count.clamp_min_(1.0))
     elif divisor == "weight":
         total.div_(_without_zeros(count, weights))
+
+
+def _elect(deltas: Sequence[torch.Tensor], sign: torch.Tensor) -> None:
+    """The sign of each element's sum into `sign`, as +1 or -1."""
+    sign.copy_(deltas[0])
+    for delta in deltas[1:]:
+        sign.add_(delta)
+    # From the sign bit. A sum of -0.0 has no agreeing element, so that its sign is free.
+    sign.view(torch.int32).bitwise_and_(-(2**31)).bitwise_or_(_ONE_BITS)
+
+
+def agreeing(
+    deltas: Sequence[torch.Tensor], divisor: Divisor, sign: torch.Tensor, count: torch.Tensor
+) -> None:
+    """What each sparsified task vector adds per unit of its weight, where signs are elected before weights.
+
+    All float32 [n], all overwritten; `deltas` with the result. `divisor` is `none` or `count`.
+    """
+    _elect(deltas, sign)
+    count.zero_()
+    for delta in deltas:
+        delta.mul_(sign).clamp_min_(0.0)
+        count.add_(delta.sign())
+    for delta in deltas:
+        delta.mul_(sign)
+        if divisor == "count":
+            delta.div_(count.clamp_min_(1.0))
 
 
 def _without_zeros(count: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

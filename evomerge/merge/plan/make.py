@@ -25,13 +25,20 @@ if TYPE_CHECKING:
 Folder = CheckpointFolder | AdapterFolder
 
 
-def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightStatistics) -> MergePlan:
+def make_plan(
+    recipe: Recipe,
+    sources: Mapping[str, Folder],
+    statistics: WeightStatistics,
+    directions: bool = False,
+) -> MergePlan:
     """Turn a recipe into what each output tensor is made of.
 
     Args:
         recipe: the merge.
         sources: opened checkpoint sources; at least those the recipe names.
         statistics: thresholds and inner products of these sources.
+        directions: plan what each expert adds per unit of weight instead; see `Merger`. For methods that are
+            linear in their weights, or in those divided by their sum.
 
     Raises:
         ConfigError: E111 a coefficient or option that is missing or out of range, E114 unknown method,
@@ -42,7 +49,7 @@ def make_plan(recipe: Recipe, sources: Mapping[str, Folder], statistics: WeightS
         CandidateError: `degenerate_coefficients`.
     """
     makers = {
-        name: _Maker(recipe, name, sources, statistics)
+        name: _Maker(recipe, name, sources, statistics, directions)
         for name in {step.source for step in recipe.path} | set(recipe.outer.values())
     }
     main = makers[recipe.path[0].source].folder
@@ -114,6 +121,7 @@ class _Maker:
         name: str,
         folders: Mapping[str, Folder],
         statistics: WeightStatistics,
+        directions: bool,
     ) -> None:
         self._name = name
         self._source = recipe.sources[name]
@@ -122,7 +130,7 @@ class _Maker:
         if isinstance(self._source, CheckpointSource):
             first = name
         else:
-            self._merger = Merger(self._source, f"sources.{name}", folders, statistics)
+            self._merger = Merger(self._source, f"sources.{name}", folders, statistics, directions)
             first = self._source.reference
         self.folder = _full(folders[first])
         self._layers: dict[int, list[tuple[str, str]]] = {}

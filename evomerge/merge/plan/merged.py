@@ -51,6 +51,9 @@ class Merged:
 class Merger:
     """Plans the tensors of one merged source.
 
+    With `directions` each input's weight is the derivative of the merge by the number that its own weight
+    becomes: no expert is left out for a weight of zero, and nothing is planned as a copy.
+
     Raises:
         ConfigError: E111, E114, E115, E118, E514, as `make_plan` says; all that hold together.
     """
@@ -61,8 +64,10 @@ class Merger:
         where: str,
         folders: Mapping[str, Folder],
         statistics: WeightStatistics,
+        directions: bool = False,
     ) -> None:
         self._source = source
+        self._directions = directions
         self._where = where
         self._folders = folders
         self._method = checked_method(source, where)
@@ -70,6 +75,7 @@ class Merger:
         self._scalars = self._method.scalars_with(self._options)
         self._base = source.base if self._method.uses_base(self._options) else None
         self._names = sorted(source.inputs)
+        self._ones = dict.fromkeys(self._names, 1.0)
         self._statistics = statistics
         if source.shifts:
             taking_part = list(dict.fromkeys((source.reference, *source.inputs)))
@@ -111,7 +117,7 @@ class Merger:
             names = self._source.inputs if rule.kind == "slerp" else self._names
             inputs = tuple(PlanInput(name, tensor) for name in names)
             return Merged(None if self._base is None else (self._base, tensor), inputs, rule=rule)
-        weights = self._weights(tensor, place)
+        weights = self._ones if self._directions else self._weights(tensor, place)
         if self._base is None:
             # Where all weights are zero, one input stays, that there be something to multiply by zero.
             stated = sorted(weights.items())
@@ -132,9 +138,9 @@ class Merger:
         if election != "before":
             # Without an election an expert of weight 0 has no part; in one before the weights it votes.
             inputs = tuple(entry for entry in inputs if entry.weight != 0.0)
-        return self._simplest(
-            tensor, Merged((self._base, tensor), inputs, election, divisor, 1.0 if folded else strength)
-        )
+        factor = 1.0 if folded else strength
+        merged = Merged((self._base, tensor), inputs, election, divisor, factor)
+        return merged if self._directions else self._simplest(tensor, merged)
 
     def _called(self, tensor: str, place: str) -> Merged:
         """A person's own function, with every expert: nobody else knows what its numbers do."""

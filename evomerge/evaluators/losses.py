@@ -1,0 +1,121 @@
+"""Losses that a gradient can be taken of: how likely the right answers of items are, batch by batch.
+
+Of a multiple-choice item the cross-entropy over its choices' summed log-likelihoods; of other texts the
+negative log-likelihood per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+
+from evomerge.evaluators.evaluator import Evaluator
+from evomerge.evaluators.packed import Layout, Request, likelihoods, pack
+from evomerge.objectives.scores import Split
+
+if TYPE_CHECKING:
+    from evomerge.evaluators.evaluator import Subject
+
+
+@runtime_checkable
+class Differentiable(Evaluator, Protocol):
+    """An evaluator with a differentiable loss for each item."""
+
+    def losses(
+        self, subject: Subject, split: Split, items: Sequence[int]
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+        """The losses of some items (numbers in the fixed order, each once), batch by batch.
+
+        A batch's graph is its own, so that it can be run backwards, and freed, before the next is asked for.
+
+        Yields:
+            The numbers of a batch's items, and their losses, float64 [items] on the CPU.
+
+        Raises:
+            ConfigError: E148, if the items have no such loss.
+            ValueError: if an item does not exist.
+        """
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an item asks: its requests and, if it is a choice, which of them are right."""
+
+    requests: tuple[Request, ...]
+    right: tuple[int, ...] = ()
+
+
+def question_losses(
+    subject: Subject, questions: Sequence[Question], layout: Layout, max_length: int
+) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    """Places in `questions` and losses, batch by batch; see `Differentiable.losses`."""
+    head = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    for chosen in _chunks(questions, layout, subject.batch_size):
+        requests = [questions[place].requests for place in chosen]
+        block = pack(
+            requests,
+            layout,
+            batch_size=subject.batch_size,
+            max_length=max_length,
+            vocabulary=head.weight.shape[0],
+            hidden=head.weight.shape[1],
+            device=subject.model.device,
+        )
+        owners = [place for place in chosen for _ in questions[place].requests]
+        found = likelihoods(subject.model, block)
+        if layout == "rows":
+            # An item's requests may lie in several batches, whose graph is then one.
+            found = iter([_joined(list(found))])
+        for numbers, values in found:
+            own = [owners[number] for number in numbers.tolist()]
+            places = tuple(dict.fromkeys(own))
+            yield places, _losses([questions[place] for place in places], values)
+
+
+def _chunks(questions: Sequence[Question], layout: Layout, batch_size: int) -> Iterator[list[int]]:
+    """Which questions are packed together: all as trees; as rows, longest first, so many as make a batch."""
+    if layout == "tree":
+        yield list(range(len(questions)))
+        return
+
+    def length(place: int) -> int:
+        return max(len(r.context) + len(r.continuation) for r in questions[place].requests)
+
+    chunk: list[int] = []
+    rows = 0
+    for place in sorted(range(len(questions)), key=lambda place: (-length(place), place)):
+        count = len(questions[place].requests)
+        if chunk and rows + count > batch_size:
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(place)
+        rows += count
+    if chunk:
+        yield chunk
+
+
+def _joined(
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers, order = torch.cat([numbers for numbers, _ in batches]).sort()
+    return numbers, torch.cat([values for _, values in batches])[order]
+
+
+def _losses(questions: Sequence[Question], values: torch.Tensor) -> torch.Tensor:
+    """Float64 [questions] from the log-likelihoods of their requests, float64 [requests] in their order."""
+    counts = [len(question.requests) for question in questions]
+    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    if not questions[0].right:
+        tokens = [sum(len(r.continuation) for r in question.requests) for question in questions]
+        sums = values.new_zeros(len(counts)).index_add(0, rows, values)
+        return -sums / torch.tensor(tokens, dtype=torch.float64).clamp_min(1.0)
+    columns = torch.cat([torch.arange(count) for count in counts])
+    right = torch.tensor(
+        [n in question.right for question in questions for n in range(len(question.requests))]
+    )
+    none = values.new_full((len(counts), max(counts)), -torch.inf)
+    all_of_them = none.index_put((rows, columns), values).logsumexp(dim=1)
+    return all_of_them - none.index_put((rows[right], columns[right]), values[right]).logsumexp(dim=1)

@@ -1,0 +1,193 @@
+"""Gradients by the weights of experts: backward through the live model, without a gradient of the model.
+
+A merge that is linear in the weight of expert t at a place has the derivative `<g, d_t>` by it, `g` being the
+gradient of a loss by the merged weights of the place and `d_t` what the expert adds to them per unit of its
+weight (AdaMerging, Yang et al. 2024, arXiv:2310.02575). A parameter's gradient is contracted as soon as it is
+complete and then freed, and layers are recomputed in the backward pass (Chen et al. 2016, arXiv:1604.06174),
+so that neither gradients nor activations of the whole model are ever held. Rounding to the storage dtype is
+passed straight through.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.reader import Reader
+from evomerge.errors import ConfigError, Problem
+from evomerge.merge.binding import Binding
+from evomerge.merge.materialize import LiveModel
+from evomerge.merge.passes.contract import contract
+from evomerge.merge.passes.scalars import LEAST_DIVISOR
+from evomerge.merge.plan import TensorPlan, make_plan
+from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.recipe.recipe import MergedSource, Recipe, lookup
+from evomerge.recipe.registered import find_method
+
+
+def sloped_source(recipe: Recipe, layers: int) -> MergedSource:
+    """The merged source by whose weights a recipe can be differentiated.
+
+    Raises:
+        ConfigError: E147, if the recipe is no single merge of `layers` layers in their order, or its method
+            is neither linear in its weights nor in those divided by their sum.
+    """
+    name = recipe.path[0].source
+    source = recipe.sources[name]
+    if not recipe.is_identity_path(layers) or not isinstance(source, MergedSource):
+        wrong = "there is no gradient by weights: the recipe is not one merge, layer by layer"
+        todo = "state all experts, as `SearchSpace.spelled_out` does"
+        raise ConfigError(Problem("E147", wrong, f"its first layer is `{name}`", todo, field="path"))
+    method = find_method(source.method)
+    if not method.has_slopes(method.resolve(source.options)):
+        stated = ", ".join(f"{key}: {value}" for key, value in source.options.items())
+        wrong = f"there is no gradient by weights: {method.name} is not linear in them"
+        found = f"with {stated}" if stated else ""
+        todo = "take a method that is, such as task_arithmetic, or an optimizer without gradients"
+        raise ConfigError(Problem("E147", wrong, found, todo, field=f"sources.{name}.method"))
+    return source
+
+
+class Slopes:
+    """The gradient of what was run backwards, as sums for each expert and tensor.
+
+    Attributes:
+        experts: in the order of the recipe's inputs.
+        places: leaf places in the order of the base's layout.
+    """
+
+    def __init__(
+        self,
+        live: LiveModel,
+        recipe: Recipe,
+        folders: Mapping[str, CheckpointFolder | AdapterFolder],
+        statistics: WeightStatistics,
+        readers: Mapping[str, Reader],
+    ) -> None:
+        self._source = sloped_source(recipe, live.folder.layers)
+        self._live, self._readers = live, readers
+        self.experts = self._source.inputs
+        self.places = live.folder.layout.places
+        plan = make_plan(recipe, folders, statistics, directions=True)
+        parameters = dict(live.model.named_parameters(remove_duplicate=False))
+        # An entry without inputs has no expert that touches it.
+        entries = {entry.name: entry for entry in plan.tensors if entry.inputs}
+        self._parts: dict[str, list[tuple[Binding, TensorPlan]]] = {}
+        for binding in live.bindings:
+            whole = parameters.get(binding.parameter)
+            if binding.tensor in entries and whole is not None and whole.is_floating_point():
+                part = (binding, entries[binding.tensor])
+                self._parts.setdefault(binding.parameter, []).append(part)
+        self.parameters = {name: parameters[name] for name in self._parts}
+        self._forget()
+
+    def _forget(self) -> None:
+        tensors = [part.tensor for parts in self._parts.values() for part, _ in parts]
+        self._sums = {tensor: dict.fromkeys(self.experts, 0.0) for tensor in tensors}
+
+    def receive(self, name: str, parameter: torch.nn.Parameter) -> None:
+        """Contract a parameter's gradient and free it."""
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        gradient = gradient.contiguous()
+        scratch = self._live.scratch(gradient.device)
+        for binding, entry in self._parts[name]:
+            flat = binding.view(gradient).contiguous().view(-1)
+            found = contract(entry, self._readers, flat, scratch)
+            sums = self._sums[binding.tensor]
+            for one, value in zip(entry.inputs, found, strict=True):
+                sums[one.source] += value
+
+    def take(self) -> np.ndarray:
+        """The gradient since the last call: float64 [experts, places]; zeros where an expert has no part."""
+        at = {place: index for index, place in enumerate(self.places)}
+        total = np.zeros((len(self.experts), len(self.places)))
+        for tensor, sums in self._sums.items():
+            place = self._live.folder.places[tensor]
+            own = self._by_weight([sums[expert] for expert in self.experts], tensor, place)
+            total[:, at[place]] += own
+        self._forget()
+        return total
+
+    def _by_weight(self, slopes: Sequence[float], tensor: str, place: str) -> Sequence[float]:
+        """From the gradient by the numbers that multiply task vectors to that by weights.
+
+        Numbers are weights or, normalised, `n_t = w_t / S` with `S = sum w`: then
+        `dL/dw_t = (dL/dn_t - sum_j n_j dL/dn_j) / S`.
+        """
+        method = find_method(self._source.method)
+        options = method.resolve(self._source.options)
+        if method.scalars_with(options) != "normalised":
+            return slopes
+        split = self._live.folder.names.split(tensor)
+        leaf = f"{place}.{tensor if split is None else split[1]}"
+        tables = self._source.coefficients["weight"]
+        weights = [lookup(tables.get(name) or tables["*"], leaf) for name in self.experts]
+        total = math.fsum(weights)
+        if method.uses_base(options) and abs(total) < LEAST_DIVISOR:
+            return slopes
+        mean = math.fsum(w * slope for w, slope in zip(weights, slopes, strict=True)) / total
+        return [(slope - mean) / total for slope in slopes]
+
+
+@contextmanager
+def differentiable(live: LiveModel, slopes: Slopes) -> Iterator[None]:
+    """Inside, backward passes through the live model reach `slopes`; no gradient outlives it."""
+    handles = []
+    try:
+        for name, parameter in slopes.parameters.items():
+            parameter.requires_grad_(True)
+            hooked: Any = parameter
+            hook = functools.partial(slopes.receive, name)
+            handles.append(hooked.register_post_accumulate_grad_hook(hook))
+        with _recomputed(live.layers), _unpadded(live.model):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in slopes.parameters.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+@contextmanager
+def _unpadded(model: torch.nn.Module) -> Iterator[None]:
+    """Embeddings give the row of their padding token a gradient: it may stand in a text as any other."""
+    tables = [each for each in model.modules() if isinstance(each, torch.nn.Embedding)]
+    kept = [table.padding_idx for table in tables]
+    try:
+        for table in tables:
+            table.padding_idx = None
+        yield
+    finally:
+        for table, index in zip(tables, kept, strict=True):
+            table.padding_idx = index
+
+
+@contextmanager
+def _recomputed(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Layers keep only their inputs for the backward pass, and compute again what it needs.
+
+    Not by transformers' own switch, which wants a model in training mode, with dropout.
+    """
+    kept: list[Callable[..., object] | None] = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = functools.partial(
+                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+            )
+        yield
+    finally:
+        for layer, own in zip(layers, kept, strict=True):
+            layer.__dict__.pop("forward", None)
+            if own is not None:
+                layer.forward = own

@@ -1,0 +1,261 @@
+"""Slope jobs, done by a real worker: against finite differences, and what they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.recipe.recipe import (
+    MERGED,
+    CheckpointSource,
+    MergedSource,
+    Recipe,
+    checkpoint_recipe,
+    single_source_recipe,
+)
+from evomerge.run.job import Job, JobResult, MeasuredSlope, SlopeWork, WorkerSetup
+from evomerge.run.worker import Worker
+from tests.shared import made_once
+from tests.tiny_models import tiny_base, write_evaluator, write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+EXPERTS = ("code", "math", "lora")
+"""Not in the order of their names: gradients come in this one."""
+ITEMS = {"pets.acc": (0, 2, 3, 5, 7, 11), "birds.acc": (1, 4, 6)}
+WORK = SlopeWork({"pets.acc": 0.75, "birds.acc": 1.5}, ITEMS)
+STEP = 5e-3
+DRAWS = 3
+"""Random directions in which a gradient is compared, where not by every number."""
+
+
+def make(root: Path, tied: bool) -> None:
+    fields = {"tie_word_embeddings": tied}
+    write_model(root / "base", **fields)
+    write_model(root / "code", expert=0, **fields)
+    write_model(root / "math", expert=1, **fields)
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "up_proj"])
+    tuned = peft.get_peft_model(tiny_base(**fields), config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    tuned.save_pretrained(root / "lora", save_embedding_layers=False)
+    for seed, name in enumerate(("pets", "birds")):
+        write_evaluator(root, name, seed=seed)
+
+
+@dataclass
+class Bed:
+    """A worker over models in a folder, and the places of its base."""
+
+    worker: Worker
+    sources: Mapping[str, CheckpointSource]
+    places: tuple[str, ...]
+
+    def run(self, recipe: Recipe, work: SlopeWork = WORK) -> JobResult:
+        return self.worker.run(Job("s", "slope", recipe.to_json(), slope=work))
+
+    def slope(self, recipe: Recipe, work: SlopeWork = WORK) -> MeasuredSlope:
+        result = self.run(recipe, work)
+        assert result.status == "ok", result.message + result.traceback
+        assert result.slope is not None
+        return result.slope
+
+    def recipe(self, weights: np.ndarray, method: str, **fields: Any) -> Recipe:
+        """The merge with these weights, [experts, places]; numbers among `fields` hold everywhere."""
+        tables = {
+            name: dict(zip(self.places, row, strict=True))
+            for name, row in zip(EXPERTS, weights.tolist(), strict=True)
+        }
+        numbers = {k: v for k, v in fields.items() if isinstance(v, float)}
+        coefficients: dict[str, Any] = {"weight": tables}
+        for name, value in numbers.items():
+            by_expert = {e: {"": value} for e in EXPERTS}
+            coefficients[name] = {"*": {"": value}} if name == "lambda" else by_expert
+        options = {k: v for k, v in fields.items() if isinstance(v, str)}
+        base = None if method == "linear" else "base"
+        merged = MergedSource(method, EXPERTS, base, coefficients, options, seed=9)
+        return single_source_recipe({**self.sources, MERGED: merged}, MERGED, 2, "float32")
+
+    def loss(self, recipe: Recipe) -> float:
+        found = self.slope(recipe, SlopeWork({}, WORK.items))
+        assert found.gradient.shape == (0, 0)
+        return sum(weight * found.losses[metric] for metric, weight in WORK.weights.items())
+
+    def difference(self, weights: np.ndarray, along: np.ndarray, method: str, **fields: Any) -> float:
+        """The slope along a direction: central differences of fourth order."""
+
+        def loss(steps: int) -> float:
+            return self.loss(self.recipe(weights + steps * STEP * along, method, **fields))
+
+        return (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * STEP)
+
+
+def bed_of(root: Path, dtype: str = "float64") -> Bed:
+    folders = {name: str(root / name) for name in ("base", *EXPERTS)}
+    evaluators = tuple(str(root / f"{name}.yaml") for name in ("pets", "birds"))
+    cache = root / "cache"
+    cache.mkdir(exist_ok=True)
+    methods = ("ties", "breadcrumbs", "della_linear")
+    setup = WorkerSetup(
+        sources=folders, evaluators=evaluators, methods=methods, trims=("tensor",),
+        dtype=dtype, storage="float32", device="cpu", threads=1, batch_size=4, cache=str(cache),
+    )  # fmt: skip
+    sources = {n: CheckpointSource(p, on="base" if n == "lora" else "") for n, p in folders.items()}
+    return Bed(Worker(setup), sources, open_folder(root / "base", "base").layout.places)
+
+
+@pytest.fixture(autouse=True)
+def _wide_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama's norms are float32 even in float64, which would drown finite differences."""
+
+    def forward(self: LlamaRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(
+            hidden, self.weight.shape, self.weight, self.variance_epsilon
+        )
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+
+
+@pytest.fixture(scope="module", params=["own head", "tied"])
+def bed(request: pytest.FixtureRequest) -> Bed:
+    tied = request.param == "tied"
+    return bed_of(made_once(f"slopes-{tied}", lambda root: make(root, tied)))
+
+
+def some_weights(bed: Bed, seed: int = 0) -> np.ndarray:
+    weights = np.random.default_rng(seed).uniform(0.1, 0.6, (len(EXPERTS), len(bed.places)))
+    weights[0, 2:5] = 0.0  # it has a gradient all the same
+    return weights
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def test_a_gradient_has_a_number_for_each_expert_and_place(bed: Bed) -> None:
+    weights = some_weights(bed)
+    found = bed.slope(bed.recipe(weights, "task_arithmetic")).gradient
+    assert (found.shape, found.dtype) == (weights.shape, np.float64)
+    idle = [i for i, place in enumerate(bed.places) if not place.endswith((".attn", ".mlp"))]
+    assert (found[EXPERTS.index("lora"), idle] == 0.0).all()
+    assert np.count_nonzero(found) == found.size - len(idle)
+    for expert, place in (("code", bed.places.index("embed")), ("lora", idle[1] - 1)):
+        along = np.zeros_like(weights)
+        along[EXPERTS.index(expert), place] = 1.0
+        number = found[EXPERTS.index(expert), place]
+        assert number == pytest.approx(bed.difference(weights, along, "task_arithmetic"), rel=1e-3)
+
+
+LINEAR: dict[str, tuple[str, dict[str, Any]]] = {
+    "task arithmetic": ("task_arithmetic", {}),
+    "lambda": ("task_arithmetic", {"lambda": 0.7}),
+    "shares of task vectors": ("task_arithmetic", {"divisor": "weight", "lambda": 1.2}),
+    "soup": ("linear", {}),
+    "sum of weights": ("linear", {"normalise": "no"}),
+    "dare": ("dare_linear", {"density": 0.5}),
+    "della": ("della_linear", {"density": 0.5, "epsilon": 0.2}),
+    "breadcrumbs": ("breadcrumbs", {"density": 0.7, "gamma": 0.1, "rescale": "l1"}),
+    "ties": ("ties", {"density": 0.4, "lambda": 1.1}),
+    "dare and ties": ("dare_ties", {"density": 0.6}),
+    "breadcrumbs and ties": ("breadcrumbs_ties", {"density": 0.7, "gamma": 0.05}),
+    "della and ties": ("della", {"density": 0.6, "epsilon": 0.2, "divisor": "none"}),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_gradients_are_finite_differences(bed: Bed, name: str) -> None:
+    method, fields = LINEAR[name]
+    weights = some_weights(bed, 1)
+    found = bed.slope(bed.recipe(weights, method, **fields)).gradient
+    rng = np.random.default_rng(2)
+    drawn = [rng.normal(size=weights.shape) for _ in range(DRAWS)]
+    along = [v / np.linalg.norm(v) for v in drawn]
+    expected = np.array([bed.difference(weights, v, method, **fields) for v in along])
+    assert relative(np.array([np.sum(found * v) for v in along]), expected) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "words"),
+    [
+        (
+            "ties",
+            {"election": "after", "density": 0.5},
+            "ties is not linear in them; with election: after",
+        ),
+        (
+            "ties",
+            {"divisor": "weight", "density": 0.5},
+            "ties is not linear in them; with divisor: weight",
+        ),
+        ("karcher", {}, "karcher is not linear in them; take a method that is"),
+    ],
+)
+def test_methods_that_are_not_linear_are_refused(
+    bed: Bed, method: str, fields: Any, words: str
+) -> None:
+    recipe = bed.recipe(some_weights(bed), method, **fields)
+    result = bed.run(recipe)
+    assert (result.status, result.failure) == ("fault", "ConfigError")
+    assert result.problems[0].code == "E147"
+    assert words in str(result.problems[0])
+
+
+def test_a_recipe_without_experts_is_refused(bed: Bed) -> None:
+    result = bed.run(checkpoint_recipe(bed.sources, "code", 2, "float32"))
+    assert result.status == "fault"
+    assert "the recipe is not one merge, layer by layer; its first layer is `code`" in result.message
+
+
+def test_a_slope_says_the_same_again_and_leaves_the_model_as_it_was(bed: Bed) -> None:
+    recipe = bed.recipe(some_weights(bed), "task_arithmetic")
+    evaluate = Job("e", "evaluate", recipe.to_json())
+    before = bed.worker.run(evaluate)
+    first = bed.slope(recipe)
+    live = bed.worker._loaded().live()
+    assert not any(p.requires_grad or p.grad is not None for p in live.model.parameters())
+    after = bed.worker.run(evaluate)
+    assert after.measured is not None
+    assert before.measured is not None
+    assert after.measured.metrics == before.measured.metrics
+    assert after.measured.statistics["tensors_written"] == 0.0
+    for name, values in before.items.items():
+        assert np.array_equal(values, after.items[name])
+    again = bed.slope(recipe)
+    assert again.losses == first.losses
+    assert np.array_equal(again.gradient, first.gradient)
+
+
+def test_weights_of_losses(bed: Bed) -> None:
+    recipe = bed.recipe(some_weights(bed), "task_arithmetic")
+    both = bed.slope(recipe)
+    one = bed.slope(recipe, replace(WORK, weights={"pets.acc": 0.75, "birds.acc": 0.0}))
+    other = bed.slope(recipe, replace(WORK, items={"birds.acc": ITEMS["birds.acc"], "pets.acc": ()}))
+    assert one.losses == both.losses
+    assert other.losses == {"birds.acc": both.losses["birds.acc"]}
+    np.testing.assert_allclose(one.gradient + other.gradient, both.gradient, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "items", "words"),
+    [
+        ("fish.acc", (0,), "E148"),
+        ("pets.acc", (3, 99), "items must be ascending, each once, in 0..23"),
+    ],
+)
+def test_what_does_not_exist_is_refused(bed: Bed, metric: str, items: Any, words: str) -> None:
+    recipe = bed.recipe(some_weights(bed), "task_arithmetic")
+    result = bed.run(recipe, SlopeWork({metric: 1.0}, {metric: items}))
+    assert result.status in ("fault", "failed")
+    assert words in result.message
