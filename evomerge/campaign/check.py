@@ -105,11 +105,10 @@ def check_campaign(
     layout, genes = None, 0
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
-        layout = base.layout
         if campaign.tokenizer is not None and not problems:
             folders = _aligned(campaign, folders, problems)
             base = cast("CheckpointFolder", folders["base"])
-            layout = base.layout
+        layout = base.tensor_layout if campaign.space.by_tensor else base.layout
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):

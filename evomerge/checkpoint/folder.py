@@ -6,13 +6,20 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evomerge.checkpoint.header import TensorHeader, read_header
-from evomerge.checkpoint.layout import LayerNames, is_buffer, layer_names, place_of, places_of
+from evomerge.checkpoint.layout import (
+    LayerNames,
+    is_buffer,
+    layer_names,
+    place_of,
+    places_of,
+    tensor_places_of,
+)
 from evomerge.errors import CheckpointError, Problem
 from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
@@ -62,6 +69,11 @@ class CheckpointFolder:
         return places_of(self.tensors)
 
     @cached_property
+    def tensor_places(self) -> dict[str, str]:
+        """The finest place of every tensor."""
+        return tensor_places_of(self.tensors)
+
+    @cached_property
     def layout(self) -> ModelLayout:
         """What a search space must know of the model; `active` is None until weights were read."""
         used = set(self.places.values())
@@ -72,6 +84,15 @@ class CheckpointFolder:
             places=tuple(place for place in places if place in used),
             parameters=self.parameters,
         )
+
+    @cached_property
+    def tensor_layout(self) -> ModelLayout:
+        """The same with the finest places there are."""
+        finer: dict[str, set[str]] = {}
+        for tensor, place in self.places.items():
+            finer.setdefault(place, set()).add(self.tensor_places[tensor])
+        places = [fine for place in self.layout.places for fine in sorted(finer[place])]
+        return replace(self.layout, places=tuple(places))
 
     @property
     def parameters(self) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evomerge.checkpoint.header import TensorHeader
+from evomerge.recipe.recipe import any_expert
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "expert")
@@ -108,3 +109,28 @@ def places_of(tensors: Mapping[str, TensorHeader]) -> dict[str, str]:
     """The place of every tensor of a checkpoint."""
     names = layer_names(tensors)
     return {name: place_of(name, names, header) for name, header in tensors.items()}
+
+
+def tensor_places_of(tensors: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """The finest place of every tensor that coefficients are told apart by.
+
+    A weight matrix is one, `layers.I.attn.self_attn.q_proj`, together with its bias and other vectors of its
+    own; of a mixture's experts, that matrix of all of them. The norms of a layer are one, and each place
+    outside the layers. A vector without a matrix is by itself.
+    """
+    names = layer_names(tensors)
+    matrices = {
+        tensor.removesuffix(".weight")
+        for tensor, header in tensors.items()
+        if tensor.endswith(".weight") and len(header.shape) > 1
+    }
+    found = {}
+    for tensor, header in tensors.items():
+        place, inside = place_of(tensor, names, header), names.split(tensor)
+        if inside is not None and not place.endswith(".norm"):
+            parent, _, last = any_expert(inside[1]).rpartition(".")
+            beside = len(header.shape) < 2 and tensor.rpartition(".")[0] in matrices
+            whole = beside or last in ("weight", "bias")
+            place = f"{place}.{parent if parent and whole else any_expert(inside[1])}"
+        found[tensor] = place
+    return found

@@ -62,7 +62,7 @@ class Slopes:
 
     Attributes:
         experts: in the order of the recipe's inputs.
-        places: leaf places in the order of the base's layout.
+        places: leaf places in the order of the prepared layout.
     """
 
     def __init__(
@@ -72,11 +72,12 @@ class Slopes:
         folders: Mapping[str, CheckpointFolder | AdapterFolder],
         statistics: WeightStatistics,
         readers: Mapping[str, Reader],
+        places: tuple[str, ...],
     ) -> None:
         self._source = sloped_source(recipe, live.folder.layers)
         self._live, self._readers = live, readers
         self.experts = self._source.inputs
-        self.places = live.folder.layout.places
+        self.places = places
         plan = make_plan(recipe, folders, statistics, directions=True)
         parameters = dict(live.model.named_parameters(remove_duplicate=False))
         # An entry without inputs has no expert that touches it.
@@ -112,13 +113,14 @@ class Slopes:
         at = {place: index for index, place in enumerate(self.places)}
         total = np.zeros((len(self.experts), len(self.places)))
         for tensor, sums in self._sums.items():
-            place = self._live.folder.places[tensor]
-            own = self._by_weight([sums[expert] for expert in self.experts], tensor, place)
-            total[:, at[place]] += own
+            split = self._live.folder.names.split(tensor)
+            leaf = f"{self._live.folder.places[tensor]}.{tensor if split is None else split[1]}"
+            own = self._by_weight([sums[expert] for expert in self.experts], leaf)
+            total[:, lookup(at, leaf)] += own
         self._forget()
         return total
 
-    def _by_weight(self, slopes: Sequence[float], tensor: str, place: str) -> Sequence[float]:
+    def _by_weight(self, slopes: Sequence[float], leaf: str) -> Sequence[float]:
         """From the gradient by the numbers that multiply task vectors to that by weights.
 
         Numbers are weights or, normalised, `n_t = w_t / S` with `S = sum w`: then
@@ -128,8 +130,6 @@ class Slopes:
         options = method.resolve(self._source.options)
         if method.scalars_with(options) != "normalised":
             return slopes
-        split = self._live.folder.names.split(tensor)
-        leaf = f"{place}.{tensor if split is None else split[1]}"
         tables = self._source.coefficients["weight"]
         weights = [lookup(tables.get(name) or tables["*"], leaf) for name in self.experts]
         total = math.fsum(weights)

@@ -9,19 +9,21 @@ Coefficients are addressed by *place*, a dotted prefix of where a tensor stands:
     ""  "embed"  "layers"  "layers.3"  "layers.3.attn"  "final_norm"  "head"
 
 The longest prefix that is present wins. A place followed by a tensor's name inside its layer (outside the
-layers, by its whole name) is that tensor alone: `layers.3.attn.self_attn.q_proj.weight`. Torch-free, so that
-drivers can decode genomes without torch.
+layers, by its whole name) is that tensor alone: `layers.3.attn.self_attn.q_proj.weight`. The number of an
+expert of a mixture may be left out: `layers.3.mlp.mlp.experts.up_proj` is that matrix of all of them.
+Torch-free, so that drivers can decode genomes without torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 OUTER_PLACES = ("embed", "final_norm", "head")
 MODULES = ("attn", "mlp", "norm", "other")
@@ -33,6 +35,8 @@ UNION = "union"
 
 Table = Mapping[str, float]
 """Place to value; the longest matching prefix wins."""
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -161,14 +165,25 @@ def canonical_json(data: Any) -> str:
     return _CANONICAL.encode(data)
 
 
-def lookup(table: Table, place: str) -> float:
-    """The value of the longest prefix of `place` that stands in `table`.
+_EXPERT = re.compile(r"\bexperts\.\d+\b")
+
+
+def any_expert(name: str) -> str:
+    """A name without the number of an expert of a mixture: `mlp.experts.up_proj.weight`."""
+    return _EXPERT.sub("experts", name)
+
+
+def lookup(table: Mapping[str, Value], place: str) -> Value:
+    """The value of the longest prefix of `place` that stands in `table`, an expert's number left out or not.
 
     Raises:
         KeyError: if not even the empty prefix is present.
     """
+    numbered = _EXPERT.search(place) is not None
     prefix = place
     while prefix not in table:
+        if numbered and (shared := any_expert(prefix)) in table:
+            return table[shared]
         if not prefix:
             raise KeyError(f"no value for place {place!r}; the table has {sorted(table)}")
         prefix = prefix.rpartition(".")[0]
@@ -176,17 +191,18 @@ def lookup(table: Table, place: str) -> float:
 
 
 def compact(places: tuple[str, ...], values: Sequence[float]) -> dict[str, float]:
-    """The shortest table with these values at these leaf places; equal fields give equal tables."""
+    """The shortest table with these values at these leaf places; equal fields give equal tables.
+
+    However fine the places are: a module whose matrices share a value has one entry, and so has a layer whose
+    modules do.
+    """
     if values.count(values[0]) == len(values):
         return {"": values[0]}
     table = dict(zip(places, values, strict=True))
-    layers = _by_layer(places)
-    inside = [value for _, _, pick in layers for value in pick(values)]
-    if inside and inside.count(inside[0]) == len(inside):
-        layers = (("layers", tuple(n for _, names, _ in layers for n in names), lambda _: inside),)
-    for prefix, names, pick in layers:
+    for prefix, names, pick in _nodes(places):
         own = pick(values)
-        if own.count(own[0]) == len(own):
+        # Names that are gone stand for a node above.
+        if names[0] in table and own.count(own[0]) == len(own):
             for name in names:
                 del table[name]
             table[prefix] = own[0]
@@ -205,15 +221,20 @@ def picker(indices: Sequence[int]) -> Picker:
 
 
 @lru_cache(maxsize=256)
-def _by_layer(places: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...], Picker], ...]:
-    """For each layer its name, its places, and what takes their values out of all places' values."""
-    inside: dict[str, list[int]] = {}
+def _nodes(places: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...], Picker], ...]:
+    """Each prefix of leaf places, shortest first, its places, and what takes their values out of all."""
+    below: dict[str, list[int]] = {}
     for index, place in enumerate(places):
-        if place.startswith("layers."):
-            inside.setdefault(".".join(place.split(".")[:2]), []).append(index)
+        parts = place.split(".")
+        for length in range(1, len(parts)):
+            below.setdefault(".".join(parts[:length]), []).append(index)
+    nodes: dict[tuple[int, ...], str] = {}
+    for prefix in sorted(below, key=lambda prefix: prefix.count(".")):
+        own = [index for index, place in enumerate(places) if place == prefix]
+        nodes.setdefault((*own, *below[prefix]), prefix)
     return tuple(
-        (layer, tuple(places[index] for index in indices), picker(indices))
-        for layer, indices in inside.items()
+        (prefix, tuple(places[index] for index in indices), picker(indices))
+        for indices, prefix in nodes.items()
     )
 
 

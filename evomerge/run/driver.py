@@ -266,6 +266,7 @@ def worker_setup(
         devices=max(1, int(campaign.config.workers.gpus)),
         functions=shipped(_evaluator_kinds(campaign)),
         own_methods=shipped_methods([campaign.space.method]),
+        by_tensor=campaign.space.by_tensor,
     )
 
 

@@ -38,6 +38,7 @@ from evomerge.recipe.registered import install_methods
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 from evomerge.run.slope import measure_slope
+from evomerge.search_space import ModelLayout
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class Engine:
         """The base model as it is merged, its vocabulary aligned."""
         return cast(CheckpointFolder, self.folders["base"])
 
+    @property
+    def layout(self) -> ModelLayout:
+        """The layout that `prepare` records, but for what experts touch."""
+        return self.base.tensor_layout if self.setup.by_tensor else self.base.layout
+
     def live(self) -> LiveModel:
         """The resident model, built once."""
         if self._live is None:
@@ -159,8 +165,9 @@ class Engine:
         digests = {name: self.weights.digest(name) for name in self.folders}
         self.statistics.know(digests | self._merged)
         found = prepare_statistics(
-            self.statistics, self.stored, "base", self.setup.methods, self.setup.trims
-        )
+            self.statistics, self.stored, "base", self.setup.methods, self.setup.trims,
+            by_tensor=self.setup.by_tensor,
+        )  # fmt: skip
         evaluators = {
             evaluator.name: PreparedEvaluator(
                 digest=evaluator.declaration.digest(),
@@ -174,7 +181,7 @@ class Engine:
         prepared = PreparedEvent(
             checkpoints=digests,
             storage=self.setup.storage,
-            layout=layout_record(replace(self.base.layout, active=found.active)),
+            layout=layout_record(replace(self.layout, active=found.active)),
             evaluators=evaluators,
             task_vectors=found.task_vectors,
             warnings=found.warnings,
@@ -216,7 +223,9 @@ class Engine:
         """
         assert job.slope is not None
         merged = self._merge(job)
-        slopes = Slopes(merged.live, merged.recipe, self.folders, self.statistics, self.readers)
+        slopes = Slopes(
+            merged.live, merged.recipe, self.folders, self.statistics, self.readers, self.layout.places
+        )
         subject = self._subject(merged.live.model, merged.recipe)
         found = measure_slope(subject, self.evaluators, job.split, job.slope, merged.live, slopes)
         seconds = {**merged.seconds, "slope": time.perf_counter() - merged.at}

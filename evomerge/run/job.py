@@ -69,6 +69,7 @@ class WorkerSetup:
         devices: over how many devices of its kind the live model is spread.
         functions: evaluators that the person registered in the driver's process.
         own_methods: merge methods likewise.
+        by_tensor: whether the places of the layout are single weight matrices, and not modules of layers.
     """
 
     sources: Mapping[str, str]
@@ -89,6 +90,7 @@ class WorkerSetup:
     devices: int = 1
     functions: tuple[Shipped, ...] = ()
     own_methods: tuple[ShippedMethod, ...] = ()
+    by_tensor: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """SearchSpace: which genes exist; genome to recipe and back.
 
 A declaration (a YAML file in `search_spaces/`) states a method and, for each of its coefficients, a
-*field*: one value for the whole model, a band of layers, each layer, each module of each layer, or a
-curve over depth. Together with the layout of the base model it becomes a `SearchSpace`.
+*field*: one value for the whole model, a band of layers, each layer, each module of each layer, each
+weight matrix, or a curve over depth. Together with the layout of the base model it becomes a `SearchSpace`.
 """
 
 from evomerge.search_space.declaration import (

@@ -12,12 +12,14 @@ from evomerge.files.yaml_file import load_yaml, validate
 from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
 from evomerge.recipe.registered import changed_method, find_method, own_methods
 
-FieldKind = Literal["model", "band", "layer", "layer_module", "depth_curve", "lines"]
+FieldKind = Literal["model", "band", "layer", "layer_module", "tensor", "depth_curve", "lines"]
 
 
 class CoefficientField(BaseModel):
     """How one coefficient varies over the model; either searched in [low, high] or fixed at value.
 
+    `tensor` is a value for each weight matrix, with its bias, and one for the norms of a layer; the experts
+    of a mixture share that of a matrix.
     `depth_curve` interpolates linearly between `knots` values spread evenly over the layers; `lines`
     (LiNeS, Wang et al. 2025, arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha
     in [low, high] and beta in [slope_low, slope_high].
@@ -94,6 +96,11 @@ class SearchSpaceDeclaration(BaseModel):
     coefficients: dict[str, CoefficientField] = {}
     options: dict[str, str | bool | float] = {}
     function: str = ""
+
+    @property
+    def by_tensor(self) -> bool:
+        """Whether it is laid over single weight matrices: some coefficient has a `tensor` field."""
+        return any(field.field == "tensor" for field in self.coefficients.values())
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,8 @@ class ModelLayout:
     Attributes:
         layers: number of layers.
         places: finest places that hold tensors (`embed`, `layers.0.attn`, ..., `final_norm`, `head`);
-            a tied head has none.
+            a tied head has none. Where a field is `tensor`, single matrices, as
+            `layers.0.attn.self_attn.q_proj`.
         parameters: number of parameters.
         active: expert to the places its task vector touches; None before `prepare` has looked.
     """
@@ -226,9 +227,12 @@ def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tup
 
     grouped: list[tuple[str, tuple[str, ...]]] = []
     if field.field == "layer_module":
+        for (index, module), own in itertools.groupby(inside, lambda p: tuple(p.split(".")[1:3])):
+            grouped.append((f"layers.{int(index):0{width}d}.{module}", tuple(own)))
+    elif field.field == "tensor":
         for place in inside:
-            _, index, module = place.split(".")
-            grouped.append((f"layers.{int(index):0{width}d}.{module}", (place,)))
+            _, index, *inner = place.split(".", 3)
+            grouped.append((f"layers.{int(index):0{width}d}.{inner[-1]}", (place,)))
     else:
         count = {"model": 1, "layer": layout.layers}.get(field.field, field.bands or 1)
         edges = [band * layout.layers // count for band in range(count + 1)]

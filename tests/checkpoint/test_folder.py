@@ -85,6 +85,23 @@ def test_layout(folder):
     assert layout.active is None
 
 
+def test_the_finest_layout_is_the_layout_cut_finer(folder):
+    opened = open_folder(folder, "base")
+    found = opened.tensor_layout
+    inside = [
+        place
+        for layer in range(2)
+        for place in (
+            *(f"layers.{layer}.attn.self_attn.{name}_proj" for name in ("k", "o", "q", "v")),
+            *(f"layers.{layer}.mlp.mlp.{name}_proj" for name in ("down", "gate", "up")),
+            f"layers.{layer}.norm",
+        )
+    ]
+    assert found.places == ("embed", *inside, "final_norm", "head")
+    assert set(found.places) == set(opened.tensor_places.values())
+    assert (found.layers, found.parameters) == (opened.layout.layers, opened.layout.parameters)
+
+
 def test_tied_model_has_no_head(tmp_path):
     save(llama(tie_word_embeddings=True), tmp_path, torch.float32)
     opened = open_folder(tmp_path, "base")

@@ -58,12 +58,27 @@ VARIED = {
     "code": {"": 0.3, "layers.1": 0.5, "layers.0.attn": 0.7, "final_norm": 0.2, "head": 0.9},
     "math": {"": 0.4, "embed": 0.1, "layers.1.mlp.mlp.up_proj.weight": 0.8},
 }
+FINE = {
+    "code": {
+        "": 0.4,
+        "layers.0.attn.self_attn.q_proj": 0.1,
+        "layers.0.attn.self_attn.k_proj": 0.2,
+        "layers.0.mlp.mlp.down_proj": 0.3,
+        "layers.0.norm": 0.6,
+        "layers.1.attn": 0.7,
+        "layers.1.attn.self_attn.o_proj": 0.8,
+        "layers.1.norm": 0.9,
+        "final_norm": 1.1,
+    },
+    "math": {"": 0.5, "embed": 0.1, "layers.1": 0.3, "layers.1.mlp.mlp.gate_proj": 1.2, "head": 1.3},
+}
 HALF = {"*": {"": 0.5}}
 MERGEKIT = {"compat": "mergekit"}
 EXACT: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ("linear", {"weight": VARIED}, {}),
     ("linear", {"weight": VARIED}, {"normalise": "no"}),
     ("task_arithmetic", {"weight": VARIED, "lambda": {"*": {"": 0.8}}}, {}),
+    ("task_arithmetic", {"weight": FINE}, {}),
     ("slerp", {"t": {"*": {"": 0.25, "layers.1": 0.75}}}, {}),
     ("nuslerp", {"t": {"*": {"": 0.25, "layers.1": 0.75}}}, {}),
     ("multislerp", {"weight": VARIED}, {"around": "zero"}),

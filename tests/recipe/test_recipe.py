@@ -31,6 +31,7 @@ from evomerge.recipe.recipe import (
 
 SOURCES = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", "math", "code")}
 PLACES = leaf_places(3, ("attn", "mlp"), ("embed", "final_norm", "head"))
+MATRICES = leaf_places(2, ("attn.q", "attn.v", "mlp.up", "mlp.up.own", "mlp.down", "norm"), ("embed",))
 
 
 def merged(**changes: Any) -> MergedSource:
@@ -139,6 +140,18 @@ def test_the_longest_prefix_wins() -> None:
         lookup({"layers": 1.0}, "embed")
 
 
+def test_the_number_of_an_expert_of_a_mixture_may_be_left_out() -> None:
+    table = {"": 1.0, "layers.1.mlp": 2.0, "layers.1.mlp.mlp.experts.up_proj": 3.0}
+    own = "layers.1.mlp.mlp.experts.{}.{}.weight"
+    assert lookup(table, own.format(0, "up_proj")) == lookup(table, own.format(12, "up_proj")) == 3.0
+    assert lookup(table, own.format(0, "down_proj")) == 2.0
+    table |= {"layers.1.mlp.mlp.experts": 4.0, "layers.1.mlp.mlp.experts.3.up_proj": 5.0}
+    assert [lookup(table, own.format(n, "up_proj")) for n in (2, 3)] == [3.0, 5.0]
+    assert lookup(table, own.format(3, "down_proj")) == 4.0
+    with pytest.raises(KeyError, match="no value for place"):
+        lookup({"embed": 1.0}, own.format(0, "up_proj"))
+
+
 def test_leaf_places_are_in_model_order() -> None:
     assert leaf_places(2, ("attn", "mlp"), ("head", "embed")) == (
         "embed",
@@ -150,13 +163,38 @@ def test_leaf_places_are_in_model_order() -> None:
     )
 
 
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(PLACES), max_size=len(PLACES)))
-def test_compact_tables_say_the_same_and_are_canonical(values: list[float]) -> None:
-    leaves = dict(zip(PLACES, values, strict=True))
-    table = compact(PLACES, values)
-    assert {place: lookup(table, place) for place in PLACES} == leaves
+@pytest.mark.parametrize("places", [PLACES, MATRICES], ids=["modules", "matrices"])
+@given(data=st.data())
+def test_compact_tables_say_the_same_and_are_canonical(
+    places: tuple[str, ...], data: st.DataObject
+) -> None:
+    # Values drawn by module too, so that shared ones are no accident.
+    kinds = st.sampled_from([0.0, 0.5])
+    shared = {p: data.draw(kinds) for p in {".".join(p.split(".")[:3]) for p in places}}
+    values = [data.draw(kinds | st.just(shared[".".join(p.split(".")[:3])])) for p in places]
+    leaves = dict(zip(places, values, strict=True))
+    table = compact(places, values)
+    assert {place: lookup(table, place) for place in places} == leaves
     assert len(table) <= len(leaves)
-    assert compact(PLACES[::-1], values[::-1]) == table
+    assert compact(places[::-1], values[::-1]) == table
+    # Nothing is said twice: without an entry some place would have another value, or none.
+    for entry in table:
+        rest = {key: value for key, value in table.items() if key != entry}
+        assert any(lookup({"": math.nan, **rest}, place) != leaves[place] for place in places)
+
+
+def test_matrices_that_share_a_value_have_the_table_of_their_module() -> None:
+    values = {"layers.0.attn": 0.3, "layers.0.mlp": 0.4, "layers.0.norm": 0.4, "layers.1": 0.5, "": 1.0}
+    fine = compact(MATRICES, [lookup(values, place) for place in MATRICES])
+    modules = leaf_places(2, ("attn", "mlp", "norm"), ("embed",))
+    assert fine == compact(modules, [lookup(values, place) for place in modules])
+    own = {**values, "layers.0.mlp.up": 0.6, "layers.0.mlp.up.own": 0.7}
+    found = compact(MATRICES, [lookup(own, place) for place in MATRICES])
+    assert {k: v for k, v in found.items() if k.startswith("layers.0.mlp")} == {
+        "layers.0.mlp.up": 0.6,
+        "layers.0.mlp.up.own": 0.7,
+        "layers.0.mlp.down": 0.4,
+    }
 
 
 def test_a_per_layer_table_of_equal_values_is_the_per_model_one() -> None:

@@ -102,7 +102,7 @@ class Bed:
         return (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * STEP)
 
 
-def bed_of(root: Path, dtype: str = "float64") -> Bed:
+def bed_of(root: Path, dtype: str = "float64", by_tensor: bool = False) -> Bed:
     folders = {name: str(root / name) for name in ("base", *EXPERTS)}
     evaluators = tuple(str(root / f"{name}.yaml") for name in ("pets", "birds"))
     cache = root / "cache"
@@ -111,9 +111,11 @@ def bed_of(root: Path, dtype: str = "float64") -> Bed:
     setup = WorkerSetup(
         sources=folders, evaluators=evaluators, methods=methods, trims=("tensor",),
         dtype=dtype, storage="float32", device="cpu", threads=1, batch_size=4, cache=str(cache),
+        by_tensor=by_tensor,
     )  # fmt: skip
     sources = {n: CheckpointSource(p, on="base" if n == "lora" else "") for n, p in folders.items()}
-    return Bed(Worker(setup), sources, open_folder(root / "base", "base").layout.places)
+    base = open_folder(root / "base", "base")
+    return Bed(Worker(setup), sources, (base.tensor_layout if by_tensor else base.layout).places)
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,28 @@ def test_a_gradient_has_a_number_for_each_expert_and_place(bed: Bed) -> None:
         along[EXPERTS.index(expert), place] = 1.0
         number = found[EXPERTS.index(expert), place]
         assert number == pytest.approx(bed.difference(weights, along, "task_arithmetic"), rel=1e-3)
+
+
+def test_gradients_by_weight_matrix() -> None:
+    root = made_once("slopes-True", lambda folder: make(folder, True))
+    coarse, fine = bed_of(root), bed_of(root, by_tensor=True)
+    module = [
+        next(i for i, p in enumerate(coarse.places) if f"{own}.".startswith(f"{p}."))
+        for own in fine.places
+    ]
+    weights = some_weights(coarse)
+    found = fine.slope(fine.recipe(weights[:, module], "linear")).gradient
+    assert found.shape == (len(EXPERTS), len(fine.places)) == (3, 2 * 8 + 2)
+    summed = np.zeros_like(weights)
+    np.add.at(summed, (slice(None), module), found)
+    np.testing.assert_allclose(
+        summed, coarse.slope(coarse.recipe(weights, "linear")).gradient, rtol=1e-9
+    )
+    varied = some_weights(fine, 1)
+    found = fine.slope(fine.recipe(varied, "linear")).gradient
+    along = np.random.default_rng(2).normal(size=varied.shape)
+    along /= np.linalg.norm(along)
+    assert np.sum(found * along) == pytest.approx(fine.difference(varied, along, "linear"), rel=1e-3)
 
 
 LINEAR: dict[str, tuple[str, dict[str, Any]]] = {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from evomerge.search_space import SearchSpace, gene_gradient
-from tests.search_space.test_search_space import EXPERTS, layout, space
+from tests.search_space.test_search_space import EXPERTS, layout, space, tensor_layout
 
-PLACES = layout().places
-ACTIVE = {"math": PLACES[1:9], "code": PLACES}
 FIELDS: dict[str, dict[str, Any]] = {
     "model": {"field": "model", "outside_layers": "shared"},
     "band": {"field": "band", "bands": 2},
@@ -20,6 +19,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "depth_curve": {"field": "depth_curve", "knots": 3},
     "depth_curve_shared": {"field": "depth_curve", "knots": 3, "outside_layers": "shared"},
     "lines": {"field": "lines", "outside_layers": "shared"},
+    "tensor": {"field": "tensor"},
 }
 
 
@@ -42,11 +42,14 @@ def differences(found: SearchSpace, gradient: np.ndarray) -> np.ndarray:
     return np.array(slopes)
 
 
-@pytest.mark.parametrize("active", [None, ACTIVE], ids=["everywhere", "active"])
+@pytest.mark.parametrize("part", [False, True], ids=["everywhere", "part"])
 @pytest.mark.parametrize("field", FIELDS)
-def test_the_gradient_by_gene_is_that_of_finite_differences(field: str, active: Any) -> None:
-    found = space(over=layout(active=active), weight=FIELDS[field])
-    gradient = np.random.default_rng(3).normal(size=(len(EXPERTS), len(PLACES)))
+def test_the_gradient_by_gene_is_that_of_finite_differences(field: str, part: bool) -> None:
+    over = tensor_layout() if field == "tensor" else layout()
+    if part:
+        over = replace(over, active={"math": over.places[1:9], "code": over.places})
+    found = space(over=over, weight=FIELDS[field])
+    gradient = np.random.default_rng(3).normal(size=(len(EXPERTS), len(over.places)))
     slopes = gene_gradient(found, gradient)
     assert slopes.shape == (len(found.genes),)
     assert slopes.dtype == np.float64
@@ -55,7 +58,7 @@ def test_the_gradient_by_gene_is_that_of_finite_differences(field: str, active: 
 
 def test_genes_of_other_coefficients_have_no_gradient() -> None:
     found = space("dare_linear", weight={"field": "layer"}, density={"field": "band", "bands": 2})
-    slopes = gene_gradient(found, np.ones((len(EXPERTS), len(PLACES))))
+    slopes = gene_gradient(found, np.ones((len(EXPERTS), len(layout().places))))
     by_kind = {kind: [g.coefficient == kind for g in found.genes] for kind in ("weight", "density")}
     assert np.all(slopes[by_kind["density"]] == 0.0)
     assert np.all(slopes[by_kind["weight"]] > 0.0)

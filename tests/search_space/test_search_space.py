@@ -46,6 +46,15 @@ def layout(
     return ModelLayout(layers, leaf_places(layers, MODULES, outer), 1000, active)
 
 
+MATRICES = ("attn.self_attn.k_proj", "attn.self_attn.q_proj", "mlp.mlp.up_proj", "norm")
+
+
+def tensor_layout(
+    layers: int = 4, outer: tuple[str, ...] = OUTER, active: dict[str, tuple[str, ...]] | None = None
+) -> ModelLayout:
+    return ModelLayout(layers, leaf_places(layers, MATRICES, outer), 1000, active)
+
+
 def space(
     method: str = "task_arithmetic",
     over: ModelLayout | None = None,
@@ -97,13 +106,24 @@ def test_gene_names_are_those_of_the_design() -> None:
     ]
     assert names(space("slerp", t={"field": "layer"}))[:2] == ["t.embed", "t.layers.0"]
     assert len(set(names(fine))) == len(fine.genes)
+    finest = space(over=tensor_layout(12), weight={"field": "tensor"})
+    assert names(finest)[:5] == [
+        "weight.math.embed",
+        "weight.math.layers.00.self_attn.k_proj",
+        "weight.math.layers.00.self_attn.q_proj",
+        "weight.math.layers.00.mlp.up_proj",
+        "weight.math.layers.00.norm",
+    ]
+    assert len(set(names(finest))) == 2 * (12 * 4 + 3)
 
 
+@pytest.mark.parametrize("over", [layout(), tensor_layout()], ids=["modules", "matrices"])
 @pytest.mark.parametrize("field", ["model", "band", "layer", "layer_module"])
 @pytest.mark.parametrize("outside", ["own", "shared"])
-def test_the_groups_of_a_field_tile_the_model(field: str, outside: str) -> None:
+def test_the_groups_of_a_field_tile_the_model(field: str, outside: str, over: ModelLayout) -> None:
     weight = {"field": field, "outside_layers": outside} | ({"bands": 3} if field == "band" else {})
-    found = space(weight=weight)
+    found = space(over=over, weight=weight)
+    assert names(found) == names(space(weight=weight))
     for expert in EXPERTS:
         covered = [place for gene in found.genes if gene.input == expert for place in gene.places]
         assert sorted(covered) == sorted(found.layout.places)
@@ -157,6 +177,15 @@ METHOD_SPACES = {
     "model": space(weight={"field": "model", "outside_layers": "shared"}),
     "layer": space(weight={"field": "layer"}),
     "layer_module": space(weight={"field": "layer_module", "low": -0.5, "high": 1.5}),
+    "tensor": space(over=tensor_layout(), weight={"field": "tensor", "low": -0.5}),
+    "tensor_part": space(
+        "ties",
+        over=tensor_layout(
+            active={"math": tensor_layout().places[2:9], "code": tensor_layout().places}
+        ),
+        weight={"field": "tensor"},
+        density={"field": "tensor", "low": 0.1},
+    ),
     "ties": space("ties", weight={"field": "band", "bands": 2}, density={"low": 0.1}),
     "dare": space("dare_ties", weight={"field": "layer"}, density={"field": "layer", "low": 0.1}),
     "fixed": space("ties", weight={"value": 1.0}, density={"low": 0.1}),
@@ -224,14 +253,28 @@ def test_decoding_is_one_to_one_and_sets_just_the_genes_places(found: SearchSpac
 
 def test_equal_values_everywhere_are_the_single_coefficient_merge() -> None:
     wanted = single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16").digest
-    for name in ("model", "layer", "layer_module"):
+    for name in ("model", "layer", "layer_module", "tensor"):
         found = METHOD_SPACES[name]
         genome = found.uniform(dict.fromkeys(EXPERTS, 0.7))
         assert found.decode(genome).digest == wanted
         assert found.encode(single_coefficient_recipe(SOURCES, EXPERTS, 0.7, 4, "bfloat16")) == genome
 
 
-@pytest.mark.parametrize("name", ["model", "layer", "layer_module"])
+def test_matrices_that_share_a_value_have_the_recipe_of_their_module() -> None:
+    coarse, fine = METHOD_SPACES["layer_module"], METHOD_SPACES["tensor"]
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        genome = coarse.snap(rng.choice([0.2, 0.7, 1.1], size=len(coarse.genes)).tolist())
+        recipe = coarse.decode(genome)
+        found = fine.encode(recipe)
+        assert found is not None
+        assert fine.decode(found).digest == recipe.digest
+        assert coarse.encode(fine.decode(found)) == genome
+    moved = (*found[:1], fine.genes[1].snap(0.05), *found[2:])
+    assert coarse.encode(fine.decode(moved)) is None
+
+
+@pytest.mark.parametrize("name", ["model", "layer", "layer_module", "tensor"])
 def test_every_baseline_has_a_genome_where_the_grid_allows(name: str) -> None:
     found = METHOD_SPACES[name]
     for baseline, recipe in baseline_recipes(SOURCES, EXPERTS, [0.4, 1.0], 4, "bfloat16").items():
@@ -256,7 +299,7 @@ def test_weights_of_zero_are_the_base_itself(name: str) -> None:
     assert found.encode(checkpoint_recipe(SOURCES, "base", 4, "bfloat16")) == genome
 
 
-@pytest.mark.parametrize("name", ["model", "layer", "layer_module", "linear"])
+@pytest.mark.parametrize("name", ["model", "layer", "layer_module", "tensor", "linear"])
 def test_one_expert_alone_at_weight_one_is_that_expert(name: str) -> None:
     found = METHOD_SPACES[name]
     genome = found.uniform({"math": 1.0, "code": 0.0})

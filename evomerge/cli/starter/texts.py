@@ -23,7 +23,7 @@ schema: 1
 method: task_arithmetic
 coefficients:
   weight:
-    field: band              # model, band, layer or layer_module
+    field: band              # model, band, layer, layer_module or tensor
     bands: {bands}
     outside_layers: shared   # embeddings go with the first band, final norm and head with the last;
                              # `own` gives them weights of their own

@@ -52,7 +52,7 @@ class TensorPlan:
 
     Attributes:
         name: checkpoint name in the result.
-        place: where it stands in the result.
+        place: the finest place where it stands in the result.
         shape: extents.
         dtype: storage dtype; for tensors that are not floats, that of their source.
         base: (source, tensor) the task vectors are measured from, or None for a plain weighted sum.

@@ -83,7 +83,7 @@ def make_plan(
         for tensor, place in maker.layer(step.layer):
             rest = maker.rest(tensor)
             scale = step.scale if tensor in writers else 1.0
-            out_place = f"layers.{index}.{place.split('.')[2]}"
+            out_place = f"layers.{index}.{maker.folder.tensor_places[tensor].split('.', 2)[2]}"
             output = names.join(index, rest)
             inside.append(maker.tensor(output, tensor, place, out_place, recipe.dtype, scale))
     return MergePlan(

@@ -40,8 +40,12 @@ def prepare_statistics(
     base: str,
     methods: Iterable[str],
     trims: Iterable[str] = ("tensor",),
+    *,
+    by_tensor: bool = False,
 ) -> WeightReport:
     """Look at every weight once and compute what `methods` need, before the first candidate.
+
+    Places are modules of layers, or with `by_tensor` the finest.
 
     Raises:
         CheckpointError: E232 for every source with NaN or infinite weights, E229 where a config ties
@@ -62,7 +66,7 @@ def prepare_statistics(
         if isinstance(folder, CheckpointFolder):
             problems.extend(_untied_heads(folder))
         if name != base:
-            active[name] = statistics.active_places(base, name)
+            active[name] = statistics.active_places(base, name, by_tensor=by_tensor)
             if not active[name]:
                 warnings.append(
                     Problem("E233", f"{name} equals the base: its coefficients do nothing", "",
@@ -84,7 +88,7 @@ def prepare_statistics(
         statistics.ranks(base, expert, first)
     if "variances" in needed and experts:
         statistics.least_variance(base, experts, first, 1.0)
-    grams = statistics.place_grams(base, experts) if experts else {}
+    grams = statistics.place_grams(base, experts, by_tensor=by_tensor) if experts else {}
     vectors = TaskVectors(
         experts=tuple(experts),
         gram={place: tuple(map(tuple, gram.tolist())) for place, gram in grams.items()},

@@ -18,7 +18,7 @@ import torch
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import places_of
+from evomerge.checkpoint.layout import places_of, tensor_places_of
 from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.checkpoint.renumbered import renumber
 from evomerge.merge.passes.blocks import low_rank_delta
@@ -139,10 +139,15 @@ class WeightStatistics:
         places = [known.index(name) for name in names]
         return products[tensor][np.ix_(places, places)]
 
-    def place_grams(self, base: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Inner products of task vectors by place, and of the whole model under the empty place."""
+    def place_grams(
+        self, base: str, names: Sequence[str], *, by_tensor: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Inner products of task vectors by place, and of the whole model under the empty place.
+
+        With `by_tensor` the places are the finest.
+        """
         sums: dict[str, np.ndarray] = {"": np.zeros((len(names), len(names)))}
-        places = places_of(self._sources[base].tensors)
+        places = (tensor_places_of if by_tensor else places_of)(self._sources[base].tensors)
         for tensor in self._floats(base):
             found = self.gram(tensor, names, base)
             sums[""] = sums[""] + found
@@ -243,13 +248,14 @@ class WeightStatistics:
             active=tuple(sorted(t for t, counts in found.items() if counts[1])),
         )
 
-    def active_places(self, base: str, expert: str) -> tuple[str, ...]:
-        """The places an expert's task vector touches, in model order."""
+    def active_places(self, base: str, expert: str, *, by_tensor: bool = False) -> tuple[str, ...]:
+        """The places an expert's task vector touches, in model order; the finest with `by_tensor`."""
         folder = self._sources[base]
         assert isinstance(folder, CheckpointFolder)
-        places = folder.places
+        places = folder.tensor_places if by_tensor else folder.places
+        layout = folder.tensor_layout if by_tensor else folder.layout
         touched = {places[tensor] for tensor in self.health(base, expert).active}
-        return tuple(place for place in folder.layout.places if place in touched)
+        return tuple(place for place in layout.places if place in touched)
 
     def _value(self, name: str, tensor: str) -> torch.Tensor:
         """A tensor of a source as float32; float64 stays float64."""

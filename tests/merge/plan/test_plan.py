@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from evomerge.checkpoint.adapter import open_adapter
 from evomerge.checkpoint.folder import open_folder
-from evomerge.checkpoint.layout import places_of
+from evomerge.checkpoint.layout import tensor_places_of
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.merge.passes.keys import mask_key
 from evomerge.merge.plan import make_plan
@@ -42,7 +42,7 @@ def plan_of(family, statistics, source, dtype="bfloat16"):
 
 def test_every_tensor_once_with_its_place(family, statistics):
     plan = plan_of(family, statistics, merged(weight=0.3))
-    assert {e.name: e.place for e in plan.tensors} == places_of(family["base"].tensors)
+    assert {e.name: e.place for e in plan.tensors} == tensor_places_of(family["base"].tensors)
     assert len(plan.tensors) == len(plan.by_name) == 21
     entry = plan.by_name[UP]
     assert entry.base == ("base", UP)
@@ -55,10 +55,19 @@ def test_longest_prefix_of_a_place_wins(family, statistics):
     source = merged(weight={"a": table, "*": 0.7})
     found = {e.place: [i.weight for i in e.inputs] for e in plan_of(family, statistics, source).tensors}
     assert found["embed"] == [0.5, 0.7, 0.7]
-    assert found["layers.0.mlp"] == [0.2, 0.7, 0.7]
-    assert found["layers.1.attn"] == [0.3, 0.7, 0.7]
-    assert found["layers.1.mlp"] == [0.4, 0.7, 0.7]
+    assert found["layers.0.mlp.mlp.up_proj"] == [0.2, 0.7, 0.7]
+    assert found["layers.1.attn.self_attn.q_proj"] == [0.3, 0.7, 0.7]
+    assert found["layers.1.mlp.mlp.up_proj"] == [0.4, 0.7, 0.7]
     assert found["head"] == [0.1, 0.7, 0.7]
+
+
+def test_every_finest_place_has_its_own_weight(family, statistics):
+    places = family["base"].tensor_layout.places
+    table = {place: (index + 1) / 64 for index, place in enumerate(places)}
+    plan = plan_of(family, statistics, merged(weight={"a": table, "*": 0.7}))
+    for entry in plan.tensors:
+        assert [i.weight for i in entry.inputs] == [table[entry.place], 0.7, 0.7]
+    assert {entry.place for entry in plan.tensors} == set(places)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +154,7 @@ def test_paths_are_renumbered(family, statistics):
     assert len(plan.tensors) == len(plan.by_name) == 3 + 4 * 9
     for index, (source, layer) in enumerate(steps):
         entry = plan.by_name[f"model.layers.{index}.mlp.up_proj.weight"]
-        assert entry.place == f"layers.{index}.mlp"
+        assert entry.place == f"layers.{index}.mlp.mlp.up_proj"
         assert {i.tensor for i in entry.inputs} == {f"model.layers.{layer}.mlp.up_proj.weight"}
         # Coefficients belong to the source's layers, not to the result's.
         assert [i.weight for i in entry.inputs] == ([0.9] * 3 if source == "merged" else [1.0])

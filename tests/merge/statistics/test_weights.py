@@ -174,6 +174,12 @@ def test_prepare_finds_active_places(tmp_path):
     family["a"] = open_folder(tmp_path / "a", "a")
     report = prepare_statistics(WeightStatistics(family), family, "base", ["ties", "slerp"])
     assert report.active == {"a": ("layers.1.mlp", "final_norm")}
+    finest = prepare_statistics(WeightStatistics(family), family, "base", [], by_tensor=True)
+    assert finest.active == {"a": ("layers.1.mlp.mlp.up_proj", "final_norm")}
+    coarse, fine = report.task_vectors.gram, finest.task_vectors.gram
+    assert set(fine) == {"", *family["base"].tensor_layout.places}
+    assert fine["layers.1.mlp.mlp.up_proj"] == coarse["layers.1.mlp"] != ((0.0,),)
+    assert fine["layers.1.mlp.mlp.down_proj"] == ((0.0,),)
     assert report.warnings == ()
 
 
