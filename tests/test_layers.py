@@ -58,7 +58,10 @@ DEFERRED = {
         "evomerge.evaluators.data",
         "evomerge.evaluators.loading",
     ),
-    "evaluators.perplexity": ("evomerge.evaluators.packed",),
+    "evaluators.perplexity": (
+        "evomerge.evaluators.losses",
+        "evomerge.evaluators.packed",
+    ),
     "evaluators.splits": (
         "evomerge.evaluators.data",
         "evomerge.evaluators.loading",

@@ -51,7 +51,10 @@ class Question:
 def question_losses(
     subject: Subject, questions: Sequence[Question], layout: Layout, max_length: int
 ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
-    """Places in `questions` and losses, batch by batch; see `Differentiable.losses`."""
+    """Places in `questions` and losses, batch by batch; see `Differentiable.losses`.
+
+    A text without a token that another stands before has no loss and is left out.
+    """
     head = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for chosen in _chunks(questions, layout, subject.batch_size):
         requests = [questions[place].requests for place in chosen]
@@ -86,7 +89,8 @@ def _chunks(questions: Sequence[Question], layout: Layout, batch_size: int) -> I
 
     chunk: list[int] = []
     rows = 0
-    for place in sorted(range(len(questions)), key=lambda place: (-length(place), place)):
+    asked = [place for place, question in enumerate(questions) if question.requests]
+    for place in sorted(asked, key=lambda place: (-length(place), place)):
         count = len(questions[place].requests)
         if chunk and rows + count > batch_size:
             yield chunk

@@ -9,7 +9,7 @@ as many of the tokens before as fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -17,12 +17,14 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import CandidateError
-from evomerge.evaluators.item_evaluator import ItemEvaluator
+from evomerge.evaluators.item_evaluator import ItemEvaluator, chosen_items
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
 from evomerge.evaluators.items import Item
-from evomerge.objectives.scores import Metric, Scores, mean_metric
+from evomerge.objectives.scores import Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
+    import torch
+
     from evomerge.evaluators.evaluator import Subject
     from evomerge.evaluators.packed import Request
 
@@ -100,6 +102,20 @@ class Perplexity(ItemEvaluator):
             raise CandidateError("nonfinite_logits", "a log-likelihood is not a finite number")
         tokens = [float(sum(len(r.continuation) for r in requests)) for requests in rolled]
         return {"loglikelihood": sums, "tokens": tokens}
+
+    def losses(
+        self, subject: Subject, split: Split, items: Sequence[int]
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+        """Negative log-likelihood per token of some windows; see `Differentiable.losses`."""
+        from evomerge.evaluators.losses import Question, question_losses
+
+        texts = self._splits[split].items
+        chosen_items(items, len(texts))
+        most = context_length(subject)
+        rolled = [rolling_requests(subject, str(texts[item]["text"]), most) for item in items]
+        asked = [Question(tuple(requests)) for requests in rolled]
+        for places, found in question_losses(subject, asked, "rows", most):
+            yield tuple(items[place] for place in places), found
 
     def scores(self, values: Mapping[str, np.ndarray]) -> Scores:
         """Perplexity exp(-L / T) of all windows together, L and T their summed log-likelihood and tokens.

@@ -36,9 +36,9 @@ def measure_slope(
     total = np.zeros((len(slopes.experts), len(slopes.places)))
     wanted = [metric for metric, items in work.items.items() if items]
     for metric in wanted:
-        found = []
-        items, weight = work.items[metric], work.weights.get(metric, 0.0)
-        batches = evaluator_of(metric, evaluators).losses(subject, split, items)
+        found: list[float] = []
+        weight = work.weights.get(metric, 0.0)
+        batches = evaluator_of(metric, evaluators).losses(subject, split, work.items[metric])
         if weight == 0.0:
             with torch.no_grad():
                 found = [value for _, batch in batches for value in batch.tolist()]
@@ -48,8 +48,8 @@ def measure_slope(
                     found += batch.tolist()
                     # Not yet the mean: small numbers would vanish in half precision.
                     torch.autograd.backward(batch.sum())
-            total += weight / len(items) * slopes.take()
-        losses[metric] = math.fsum(found) / len(items)
+            total += weight / max(len(found), 1) * slopes.take()
+        losses[metric] = math.fsum(found) / max(len(found), 1)
     if not all(map(math.isfinite, losses.values())) or not np.isfinite(total).all():
         raise CandidateError("nonfinite_logits", "a loss or its gradient is not a finite number")
     needed = any(work.weights.values())

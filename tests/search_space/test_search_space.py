@@ -357,6 +357,28 @@ def test_only_random_masks_carry_the_seed() -> None:
     }
 
 
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.7, 0.0)])
+def test_spelled_out_recipes_leave_nothing_out(weights: tuple[float, float]) -> None:
+    """Where `decode` gives a baseline, or no density to an expert that weighs nothing."""
+    found = space("dare_linear", weight={"field": "layer"}, density={"field": "model", "low": 0.2})
+    genome = found.uniform(dict(zip(EXPERTS, weights, strict=True)))
+    densities = [0.3 if gene.coefficient == "density" else value
+                 for gene, value in zip(found.genes, genome, strict=True)]  # fmt: skip
+    for chosen, density in ((genome, 1.0), (found.snap(densities), 0.3)):
+        recipe = found.spelled_out(chosen)
+        source = recipe.sources[MERGED]
+        assert isinstance(source, MergedSource)
+        assert (source.method, source.inputs, source.base) == ("dare_linear", EXPERTS, "base")
+        assert recipe.is_identity_path(found.layout.layers)
+        stated = values_of(recipe, found)
+        for place in found.layout.places:
+            for expert, weight in zip(EXPERTS, weights, strict=True):
+                assert stated["weight", expert, place] == weight
+                assert stated.get(("density", expert, place), 1.0) == density
+    mixed = found.snap([0.6] * len(found.genes))
+    assert found.spelled_out(mixed) == found.decode(mixed)
+
+
 def test_a_genome_that_does_not_fit_is_refused() -> None:
     found = METHOD_SPACES["model"]
     with pytest.raises(ValueError, match="a genome has 2 genes here, found 1"):

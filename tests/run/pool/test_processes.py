@@ -20,7 +20,7 @@ from evomerge.run.pool.inline import InlinePool
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.processes import ProcessPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of, check_slopes
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -54,6 +54,10 @@ def test_jobs_start_in_order_and_arrive_as_they_finish() -> None:
         assert os.getpid() not in {answer_of(result)["pid"] for result in arrived}
     finally:
         pool.close()
+
+
+def test_slopes_cross_the_pool(pool: ProcessPool) -> None:
+    check_slopes(pool, 30.0)
 
 
 @pytest.mark.parametrize(

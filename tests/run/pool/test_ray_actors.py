@@ -20,7 +20,7 @@ from evomerge.run.pool import slots
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.ray_actors import RayPool
-from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
+from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of, check_slopes
 from tests.tiny_ray import local_ray
 
 
@@ -44,6 +44,10 @@ def take(pool: Pool, timeout: float = 60.0) -> JobResult:
     result = pool.next(timeout)
     assert result is not None, f"no result within {timeout} s"
     return result
+
+
+def test_slopes_cross_the_pool(pool: RayPool) -> None:
+    check_slopes(pool, 60.0)
 
 
 def test_jobs_start_in_order_and_go_to_whoever_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

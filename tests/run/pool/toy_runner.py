@@ -2,7 +2,8 @@
 
 `add:3` answers 3; `sleep:2`, `die:9` (a signal), `exit:5`, `leave` (SystemExit), `memory`, `raise`,
 `unpicklable`, `print`, `stop` (SIGSTOP), `pid`, `lock` (as tqdm makes one).
-What follows a `#` only tells ids apart.
+What follows a `#` only tells ids apart. A slope job is answered with its weights as losses and a third of its
+items as gradient.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import sys
 import time
 from typing import Any
 
-from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
+import numpy as np
+
+from evomerge.run.job import Job, JobResult, Measured, MeasuredSlope, SlopeWork, WorkerSetup
+from evomerge.run.pool.pool import Pool
 
 SETUP = WorkerSetup(
     sources={},
@@ -65,9 +69,24 @@ class ToyRunner:
             os.kill(os.getpid(), signal.SIGSTOP)
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         answer = {"value": value, "pid": os.getpid(), "count": self.count, "devices": devices}
-        return JobResult(job.id, "ok", message=json.dumps(answer))
+        slope = None
+        if job.slope is not None:
+            slope = MeasuredSlope(job.slope.weights, np.array(list(job.slope.items.values())) / 3.0)
+        return JobResult(job.id, "ok", message=json.dumps(answer), slope=slope)
 
 
 def answer_of(result: JobResult) -> dict[str, Any]:
     """What the job found: `value`, `pid` of its worker, `count` of that worker's jobs, its `devices`."""
     return dict(json.loads(result.message))
+
+
+def check_slopes(pool: Pool, timeout: float) -> None:
+    """What a slope job asks and finds crosses a pool as it is."""
+    work = SlopeWork({"a.acc": 0.25, "b.acc": 1e-300}, {"a.acc": (1, 2), "b.acc": (0, 7)})
+    pool.submit(Job("add:1", "slope", slope=work))
+    result = pool.next(timeout)
+    assert result is not None
+    assert result.slope is not None
+    assert result.slope.losses == work.weights
+    assert result.slope.gradient.dtype == np.float64
+    assert np.array_equal(result.slope.gradient, np.array([[1, 2], [0, 7]]) / 3.0)

@@ -1,0 +1,122 @@
+"""Differentiable losses against log-likelihoods of each request alone, and what the evaluators report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.evaluators.evaluator import Subject
+from evomerge.evaluators.kinds import load_declaration, open_evaluator
+from evomerge.evaluators.losses import Differentiable, Question, question_losses
+from evomerge.evaluators.packed import Request
+from evomerge.evaluators.packing import alone
+from tests.evaluators.conftest import Bench, make_items
+
+LONGEST = 128
+
+
+def losses_of(evaluator: Any, subject: Subject, items: Sequence[int]) -> dict[int, float]:
+    """Item number to loss, each batch run backwards before the next is asked for."""
+    assert isinstance(evaluator, Differentiable)
+    parameters = list(subject.model.parameters())
+    found: dict[int, float] = {}
+    for numbers, batch in evaluator.losses(subject, "search", items):
+        assert not set(numbers) & set(found)
+        assert batch.dtype == torch.float64
+        slopes = torch.autograd.grad(batch.sum(), parameters)
+        assert all(bool(slope.isfinite().all()) for slope in slopes)
+        found |= dict(zip(numbers, batch.tolist(), strict=True))
+    assert sorted(found) == list(items)
+    return found
+
+
+def cross_entropy(values: Sequence[float], right: Sequence[int]) -> float:
+    chances = np.exp(np.array(values) - max(values))
+    return float(-np.log(chances[list(right)].sum() / chances.sum()))
+
+
+def draw(rng: np.random.Generator, most: int) -> tuple[int, ...]:
+    return tuple(rng.integers(3, 30, int(rng.integers(1, most + 1))).tolist())
+
+
+@pytest.mark.parametrize("layout", ["tree", "rows"])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_losses_are_those_of_each_request_alone(
+    subject: Subject, layout: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(batch_size)
+    asked = []
+    for number in range(7):
+        context = draw(rng, 12)
+        count = int(rng.integers(2, 6))
+        requests = tuple(Request(context, draw(rng, 5)) for _ in range(count))
+        right = (0, 1) if number == 3 else (int(rng.integers(count)),)
+        asked.append(Question(requests, right))
+    given = Subject(subject.model, subject.tokenizer, batch_size=batch_size)
+    if batch_size == 64:
+        # So few logits at a time that a batch is split.
+        monkeypatch.setattr("evomerge.evaluators.packed.LOGITS", 40 * len(subject.tokenizer))
+    for right in (True, False):
+        questions = asked if right else [Question(each.requests) for each in asked]
+        found = {}
+        for places, batch in question_losses(given, questions, layout, LONGEST):
+            torch.autograd.grad(batch.sum(), list(subject.model.parameters()))
+            found |= dict(zip(places, batch.tolist(), strict=True))
+        assert sorted(found) == list(range(7))
+        for place, question in enumerate(asked):
+            values = [alone(subject.model, request, LONGEST) for request in question.requests]
+            tokens = sum(len(request.continuation) for request in question.requests)
+            expected = cross_entropy(values, question.right) if right else -sum(values) / tokens
+            assert found[place] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("scorer", ["auto", "lm_eval"])
+def test_choices_have_the_cross_entropy_of_what_is_evaluated(
+    bench: Bench, subject: Subject, scorer: str
+) -> None:
+    path = bench()
+    path.write_text(path.read_text() + f"scorer: {scorer}\n")
+    evaluator: Any = open_evaluator(load_declaration(path))
+    found = losses_of(evaluator, subject, [0, 3, 4, 10, 16])
+    right = {item["question"]: item["answer"] for item in make_items(0, 17)}
+    requests = evaluator._requests["search"]
+    for number, loss in found.items():
+        values = [alone(subject.model, request, LONGEST) for request in requests.tokens[number]]
+        answer = right[requests.items[number][0].doc["question"]]
+        assert loss == pytest.approx(cross_entropy(values, [answer]), abs=1e-4)
+    scores = evaluator.evaluate(subject, "search").items["pets.acc"]
+    # The right choice is the likeliest of four wherever its loss says so.
+    assert all(scores[number] == 1.0 for number, loss in found.items() if loss < np.log(2))
+
+
+@pytest.mark.parametrize("items", [[3, 1], [2, 2], [0, 17], [-1]])
+def test_items_that_do_not_exist(bench: Bench, subject: Subject, items: list[int]) -> None:
+    evaluator: Any = open_evaluator(load_declaration(bench()))
+    with pytest.raises(ValueError, match=r"items must be ascending, each once, in 0\.\.16"):
+        next(evaluator.losses(subject, "search", items))
+
+
+def test_windows_of_a_text_have_what_they_are_scored_by(tmp_path: Path, subject: Subject) -> None:
+    words = " ".join(f"cat {n} runs" for n in range(400))
+    (tmp_path / "text.txt").write_text(words)
+    path = tmp_path / "own.yaml"
+    # Windows longer than the 128 tokens that the model reads at once.
+    path.write_text("{schema: 1, name: own, kind: perplexity, text: text.txt, window: 900}")
+    evaluator = open_evaluator(load_declaration(path))
+    items = list(range(evaluator.item_count("search")))
+    found = losses_of(evaluator, subject, items)
+    scores = evaluator.evaluate(subject, "search").items
+    expected = -scores["own.loglikelihood"] / scores["own.tokens"]
+    assert max(scores["own.tokens"]) > LONGEST
+    assert [found[item] for item in items] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_evaluators_without_a_loss_are_absent(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("{schema: 1, name: own, kind: size}")
+    assert not isinstance(open_evaluator(load_declaration(path)), Differentiable)
