@@ -5,8 +5,8 @@ Reading and checking declarations loads neither torch, transformers nor lm-eval;
 does.
 
 Read `evaluator` (the seam), `declaration` and `kinds`, then a kind: `lm_eval_declaration` and
-`lm_eval_tasks` with their parts (`task_files`, `loading`, `templates`, `packed`, `packing`,
-`generation`, `code_execution`, `confined`, `splits`, `results_file`), `perplexity`,
+`lm_eval_tasks` with their parts (`task_files`, `loading`, `templates`, `requests`, `packed`, `packing`,
+`margins`, `generation`, `code_execution`, `confined`, `splits`, `results_file`), `perplexity`,
 `generation_length`, `whole_model`, `python_callable` (with `registered`, `items`, `item_files`,
 `item_evaluator`).
 `judge` puts all evaluators to one model, `racing` decides when a candidate is given up, `canary` finds

@@ -85,6 +85,6 @@ class BlockEvaluator(Evaluator, Protocol):
     ) -> Generator[Mapping[str, np.ndarray], None, Scores]:
         """Score `subject` block by block; returns exactly what `evaluate` does.
 
-        Yields the per-item results so far (metric to float64 [items]) between two blocks; nothing is
-        yielded after the last one.
+        Yields the per-item results so far (float64 [items] by name, as `Scores.arrays`) between two blocks;
+        nothing is yielded after the last one.
         """

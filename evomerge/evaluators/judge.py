@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from evomerge.errors import CandidateError, EnvironmentFault, Problem
 from evomerge.evaluators.evaluator import BlockEvaluator, Evaluator, Subject
 from evomerge.evaluators.racing import Race, beaten_by
-from evomerge.objectives.scores import Metric, Scores, Split, mean_metric
+from evomerge.objectives.scores import Metric, Scores, Split, apart, mean_metric
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,7 @@ def score_subject(subject: Subject, evaluators: Sequence[Evaluator], split: Spli
         CandidateError: `nonfinite_score`; `bad_scores`, if an evaluator did not measure all that it
             declares; or what an evaluator raises.
     """
-    metrics: dict[str, Metric] = {}
-    items: dict[str, np.ndarray] = {}
-    for evaluator in evaluators:
-        _take(evaluator, evaluator.evaluate(subject, split), metrics, items)
-    return Scores(metrics, items)
+    return _together((evaluator, evaluator.evaluate(subject, split)) for evaluator in evaluators)
 
 
 def race_subject(
@@ -52,27 +48,32 @@ def race_subject(
     raced = _race(racing, subject, split, race)
     if isinstance(raced, Beaten):
         return raced
+    return _together(
+        (evaluator, raced.get(evaluator.name) or evaluator.evaluate(subject, split))
+        for evaluator in evaluators
+    )
+
+
+def _together(found: Iterable[tuple[Evaluator, Scores]]) -> Scores:
+    """One `Scores` of all evaluators', each looked at as it comes."""
     metrics: dict[str, Metric] = {}
     items: dict[str, np.ndarray] = {}
-    for evaluator in evaluators:
-        scores = raced.get(evaluator.name) or evaluator.evaluate(subject, split)
-        _take(evaluator, scores, metrics, items)
-    return Scores(metrics, items)
-
-
-def _take(
-    evaluator: Evaluator, scores: Scores, metrics: dict[str, Metric], items: dict[str, np.ndarray]
-) -> None:
-    # Diagnostics, such as how often a generation loops, may come beside what is declared.
-    if not set(scores.metrics) >= set(evaluator.metrics):
-        found = ", ".join(sorted(scores.metrics)) or "nothing"
-        declared = ", ".join(evaluator.metrics)
-        raise CandidateError("bad_scores", f"{evaluator.name} gave {found}, and declares {declared}")
-    bad = scores.non_finite()
-    if bad:
-        raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
-    metrics |= scores.metrics
-    items |= scores.items
+    smooth: dict[str, np.ndarray] = {}
+    for evaluator, scores in found:
+        # Diagnostics, such as how often a generation loops, may come beside what is declared.
+        if not set(scores.metrics) >= set(evaluator.metrics):
+            names = ", ".join(sorted(scores.metrics)) or "nothing"
+            declared = ", ".join(evaluator.metrics)
+            raise CandidateError(
+                "bad_scores", f"{evaluator.name} gave {names}, and declares {declared}"
+            )
+        bad = scores.non_finite()
+        if bad:
+            raise CandidateError("nonfinite_score", f"{', '.join(bad)} is not finite")
+        metrics |= scores.metrics
+        items |= scores.items
+        smooth |= scores.smooth
+    return Scores(metrics, items, smooth)
 
 
 def _race(
@@ -94,10 +95,10 @@ def _race(
                 seen[name] = next(blocks)
             except StopIteration as end:
                 done[name] = end.value
-                seen[name] = done[name].items
+                seen[name] = done[name].arrays()
                 del under_way[name]
         if under_way and rounds >= race.first:
-            so_far = {metric: values for part in seen.values() for metric, values in part.items()}
+            so_far, smooth = apart({n: values for part in seen.values() for n, values in part.items()})
             _refuse_gaps(so_far, race)
             winner = beaten_by(race, so_far)
             if winner is not None:
@@ -105,7 +106,7 @@ def _race(
                     blocks.close()
                 counts = {name: len(next(iter(part.values()))) for name, part in seen.items()}
                 partial = {metric: mean_metric(values) for metric, values in so_far.items()}
-                return Beaten(winner, Scores(partial, so_far), counts)
+                return Beaten(winner, Scores(partial, so_far).with_smooth(smooth), counts)
     return done
 
 

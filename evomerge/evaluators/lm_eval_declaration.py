@@ -68,6 +68,9 @@ class LmEvalDeclaration(Declaration):
             `temperature`), as lm-eval's option of that name.
         scorer: `lm_eval` scores through lm-eval's own model class, `packed` by our scorer, `auto` by
             ours where it agrees with lm-eval on the model at hand and by lm-eval's elsewhere.
+        smooth: whether smooth values are recorded beside the metrics (see `margins`), for a search to steer
+            by. They cost nothing but where a task writes answers: there reference answers are scored too, one
+            more forward pass beside the many of writing.
     """
 
     by_block: ClassVar[bool] = True
@@ -83,6 +86,7 @@ class LmEvalDeclaration(Declaration):
     fewshot_as_multiturn: bool = True
     gen_kwargs: Annotated[dict[str, bool | int | float | str | list[str]], Field(default_factory=dict)]
     scorer: Scorer = "auto"
+    smooth: bool = True
 
     @field_validator("metrics")
     @classmethod
@@ -351,6 +355,9 @@ def digest(declaration: LmEvalDeclaration) -> str:
         ConfigError: E123, if a task is missing.
     """
     settings = declaration.model_dump(by_alias=True, exclude={"include_path"})
+    if declaration.smooth:
+        # Campaigns from before there was this field have digests without it.
+        del settings["smooth"]
     hasher = hashlib.sha256(canonical_json(settings).encode())
     for split, task in task_files(declaration).items():
         code = sorted(task.path.parent.glob("**/*.py")) if task.code else []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +30,23 @@ from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, shared_items, task_files
 from evomerge.evaluators.loading import load_task
 from evomerge.evaluators.losses import question_losses
-from evomerge.evaluators.packed import Layout, PackedBlock, Request, answer, pack
+from evomerge.evaluators.margins import signs as signs_of
+from evomerge.evaluators.margins import smooth_values
+from evomerge.evaluators.packed import Layout, Request, answer
 from evomerge.evaluators.packing import choose_layout
 from evomerge.evaluators.questions import questions
+from evomerge.evaluators.requests import (
+    Recorder,
+    Requests,
+    judged_by_lm_eval,
+    language_model,
+    lm_eval_answers,
+    lm_eval_likelihoods,
+    needs_greedy,
+    packed_block,
+    reference_requests,
+    remember_fields,
+)
 from evomerge.evaluators.results_file import FEWSHOT_SEED
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, cannot_load
 from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
@@ -56,32 +70,6 @@ class _Split:
     ids: tuple[str, ...]
 
 
-@dataclass
-class _Requests:
-    """The requests of one split for one tokenizer.
-
-    `items` holds lm-eval's instances of each item; `tokens` the same, tokenised as lm-eval does it;
-    `packed` the batches made of them, by what they depend on.
-    """
-
-    tokenizer: Any
-    items: list[list[Instance]]
-    tokens: list[list[Request]] | None
-    packed: dict[tuple[Any, ...], PackedBlock] = field(default_factory=dict)
-
-
-class _Recorder(HFLM):  # type: ignore[misc]
-    """Tokenises log-likelihood requests as lm-eval does, and keeps them instead of running a model."""
-
-    recorded: list[Request]
-
-    def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        self.recorded = [Request(tuple(context), tuple(rest)) for _, context, rest in requests]
-        return [(0.0, False)] * len(requests)
-
-
 class LmEvalTasks:
     """The evaluator of an `lm_eval` declaration. Not thread-safe; keep one per process.
 
@@ -95,7 +83,7 @@ class LmEvalTasks:
         self.declaration, self.generator = declaration, generator
         self._files = task_files(declaration)
         self._splits: dict[Split, _Split] = {}
-        self._requests: dict[Split, _Requests] = {}
+        self._requests: dict[Split, Requests] = {}
         self._layouts: dict[tuple[Any, ...], Layout | None] = {}
         if any(task.local_item_ids() is None for task in self._files.values()):
             self._check_disjoint()
@@ -140,39 +128,44 @@ class LmEvalTasks:
         loaded = self._split(split)
         size = self.declaration.block_size
         chosen = chosen_blocks(blocks, -(-len(loaded.ids) // size))
-        lm = _language_model(HFLM, subject)
+        lm = language_model(HFLM, subject)
         requests = self._requests_for(split, loaded, subject)
         probes = [_probe(subject, item[0]) for item in requests.items[:PROBED_ITEMS]]
         check_logits(subject.model, subject.tokenizer, probes)
-        layout = self._layout(subject, lm, split, requests)
         writes = loaded.task.OUTPUT_TYPE == "generate_until"
+        scored = requests.references if writes else requests
+        layout = None if scored is None else self._layout(subject, lm, split, scored)
+        signs = self._signs(loaded.task)
+        smooth: dict[str, list[float]] = defaultdict(list)
         values: dict[str, list[Any]] = {
             metric: []
             for metric in (*self.declaration.metrics, *(GENERATION_METRICS if writes else ()))
         }
         for block in chosen:
-            items = requests.items[block * size : (block + 1) * size]
+            part = slice(block * size, (block + 1) * size)
+            items = requests.items[part]
             flat = [instance for item in items for instance in item]
             if writes:
                 answers = self._generate(subject, items, values)
-            elif layout is None:
-                answers = _lm_eval_answers(lm, flat)
             else:
-                packed = self._packed(subject, lm, requests, layout, block)
-                found = answer(subject.model, packed, greedy=_needs_greedy(loaded.task))
-                answers = [[(each.loglikelihood, each.greedy)] for each in found]
+                greedy = needs_greedy(loaded.task)
+                answers = self._answers(subject, lm, requests, layout, part, greedy)
             _refuse_nan(answers)
             self._collect(loaded.task, items, flat, answers, values)
+            if scored is not None and signs:
+                if writes:
+                    answers = self._answers(subject, lm, scored, layout, part, False)
+                self._add_smooth(loaded.task, scored, part, answers, signs, smooth)
             if block != chosen[-1]:
-                yield self._items(loaded.task, values)
-        return self._scores(loaded.task, values)
+                yield Scores({}, self._items(loaded.task, values), self._named(smooth)).arrays()
+        return self._scores(loaded.task, values).with_smooth(self._named(smooth))
 
     def losses(
         self, subject: Subject, split: Split, items: Sequence[int]
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """See `Differentiable.losses`."""
         loaded = self._split(split)
-        lm = _language_model(HFLM, subject)
+        lm = language_model(HFLM, subject)
         requests = self._requests_for(split, loaded, subject)
         chosen_items(items, len(loaded.ids))
         problem = self.declaration.fault
@@ -224,11 +217,11 @@ class LmEvalTasks:
         if problems := [*shared_items(self.declaration, ids)]:
             raise ConfigError(problems)
 
-    def _requests_for(self, split: Split, loaded: _Split, subject: Subject) -> _Requests:
+    def _requests_for(self, split: Split, loaded: _Split, subject: Subject) -> Requests:
         kept = self._requests.get(split)
         if kept is not None and kept.tokenizer is subject.tokenizer:
             return kept
-        recorder = _language_model(_Recorder, subject)
+        recorder = language_model(Recorder, subject)
         task, chat = loaded.task, self.declaration.apply_chat_template
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with quiet():
@@ -243,27 +236,36 @@ class LmEvalTasks:
             by_doc[instance.doc_id].append(instance)
         items = [sorted(by_doc[doc], key=lambda instance: instance.idx) for doc in loaded.order]
         if isinstance(task, ConfigurableTask):
-            _remember_fields(task, [item[0].doc for item in items])
+            remember_fields(task, [item[0].doc for item in items])
         tokens = None
         if all(instance.request_type == "loglikelihood" for instance in task.instances):
-            recorder.loglikelihood([i for item in items for i in item], disable_tqdm=True)
-            flat = iter(recorder.recorded)
-            tokens = [[next(flat) for _ in item] for item in items]
-        self._requests[split] = _Requests(subject.tokenizer, items, tokens)
+            tokens = recorder.tokenised(items)
+        found = Requests(subject.tokenizer, items, tokens)
+        if task.OUTPUT_TYPE == "generate_until" and self._signs(task):
+            found.references = reference_requests(task, items, recorder, chat)
+        self._requests[split] = found
         return self._requests[split]
 
-    def _packed(
-        self, subject: Subject, lm: Any, requests: _Requests, layout: Layout, block: int
-    ) -> PackedBlock:
-        assert requests.tokens is not None
-        key = (layout, block, subject.batch_size, lm.max_length, str(subject.model.device))
-        if key not in requests.packed:
-            size = self.declaration.block_size
-            items = requests.tokens[block * size : (block + 1) * size]
-            requests.packed[key] = _pack(items, layout, subject, lm.max_length)
-        return requests.packed[key]
+    def _answers(
+        self,
+        subject: Subject,
+        lm: Any,
+        requests: Requests,
+        layout: Layout | None,
+        part: slice,
+        greedy: bool,
+    ) -> list[list[Any]]:
+        """Replies to the log-likelihood requests of some items, one or more of each."""
+        if layout is not None:
+            packed = packed_block(requests, layout, subject, lm.max_length, part)
+            found = answer(subject.model, packed, greedy=greedy)
+            return [[(each.loglikelihood, each.greedy)] for each in found]
+        if requests.tokens is None:
+            return lm_eval_answers(lm, [one for item in requests.items[part] for one in item])
+        tokens = [request for item in requests.tokens[part] for request in item]
+        return [[reply] for reply in lm_eval_likelihoods(lm, tokens)]
 
-    def _layout(self, subject: Subject, lm: Any, split: Split, requests: _Requests) -> Layout | None:
+    def _layout(self, subject: Subject, lm: Any, split: Split, requests: Requests) -> Layout | None:
         """How requests are packed for this kind of model; None: they go through lm-eval's own class."""
         if self.declaration.scorer == "lm_eval" or requests.tokens is None:
             return None
@@ -324,6 +326,33 @@ class LmEvalTasks:
         for instance in flat:
             instance.resps, instance.filtered_resps = [], {}
 
+    def _signs(self, task: Any) -> dict[str, float]:
+        """As `margins.signs`; empty where no smooth values are wanted or lm-eval itself does not judge."""
+        if not self.declaration.smooth or not judged_by_lm_eval(task):
+            return {}
+        return signs_of(task, [metric.partition(",")[0] for metric in self.declaration.metrics])
+
+    def _add_smooth(
+        self,
+        task: Any,
+        requests: Requests,
+        part: slice,
+        answers: Sequence[list[Any]],
+        signs: Mapping[str, float],
+        smooth: Mapping[str, list[float]],
+    ) -> None:
+        replies = iter(answers)
+        for place, instances in enumerate(requests.items[part], part.start):
+            own = [next(replies)[0] for _ in instances]
+            lengths = [len(r.continuation) for r in requests.tokens[place]] if requests.tokens else []
+            found = smooth_values(task, instances[0].doc, own, lengths, signs)
+            for metric in self.declaration.metrics:
+                if (name := metric.partition(",")[0]) in found:
+                    smooth[metric].append(found[name])
+
+    def _named(self, smooth: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
+        return {f"{self.name}.{m}": np.asarray(v, dtype=np.float64) for m, v in smooth.items()}
+
     def _items(self, task: Any, values: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
         """Per-item results of the metrics that are means over items."""
         return {
@@ -346,34 +375,6 @@ class LmEvalTasks:
         return Scores(metrics, items)
 
 
-def _language_model(kind: type[Any], subject: Subject) -> Any:
-    """lm-eval's wrapper around the live model: it keeps a reference and copies nothing."""
-    return kind(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size)
-
-
-def _lm_eval_answers(lm: Any, instances: Sequence[Instance]) -> list[list[Any]]:
-    """lm-eval's replies to each request, `repeats` of them."""
-    repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
-    with quiet():
-        replies = iter(getattr(lm, instances[0].request_type)(repeated, disable_tqdm=True))
-    return [[next(replies) for _ in range(instance.repeats or 1)] for instance in instances]
-
-
-def _pack(
-    items: Sequence[Sequence[Request]], layout: Layout, subject: Subject, max_length: int
-) -> PackedBlock:
-    head: Any = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return pack(
-        items,
-        layout,
-        batch_size=subject.batch_size,
-        max_length=max_length,
-        vocabulary=head.weight.shape[0],
-        hidden=head.weight.shape[1],
-        device=subject.model.device,
-    )
-
-
 def _probe(subject: Subject, instance: Instance) -> list[int]:
     return list(subject.tokenizer.encode(str(instance.args[0])))
 
@@ -385,37 +386,6 @@ def _refuse_nan(answers: Sequence[Sequence[Any]]) -> None:
             number = reply[0] if isinstance(reply, tuple) else reply
             if isinstance(number, float) and number != number:
                 raise CandidateError("nonfinite_logits", "a log-likelihood is not a number")
-
-
-def _needs_greedy(task: Any) -> bool:
-    """Whether scoring may look at the greedy flag; multiple choice does for `exact_match` only."""
-    plain = isinstance(task, ConfigurableTask) and task.config.process_results is None
-    return not (
-        plain and task.OUTPUT_TYPE == "multiple_choice" and "exact_match" not in task.aggregation()
-    )
-
-
-def _remember_fields(task: Any, docs: Sequence[Any]) -> None:
-    """Make `doc_to_text`, `doc_to_choice` and `doc_to_target` of `docs` known after their first use.
-
-    lm-eval compiles their templates from source at every call, several times per item and candidate.
-    """
-    held = {id(doc) for doc in docs}
-
-    def remember(method: Callable[..., Any]) -> Callable[..., Any]:
-        known: dict[int, Any] = {}
-
-        def remembered(doc: Any, *override: Any) -> Any:
-            if override or id(doc) not in held:
-                return method(doc, *override)
-            if id(doc) not in known:
-                known[id(doc)] = method(doc)
-            return known[id(doc)]
-
-        return remembered
-
-    for name in ("doc_to_text", "doc_to_choice", "doc_to_target"):
-        setattr(task, name, remember(getattr(type(task), name).__get__(task)))
 
 
 def _bootstrap(aggregate: Callable[[list[Any]], float], results: Sequence[Any]) -> float:

@@ -123,6 +123,8 @@ class Perplexity(ItemEvaluator):
         Its per-window values are linearised (delta method): `p (1 + (-l_i - r t_i) / mean(t))` with
         r = -L / T. Their mean is p, and their standard error that of p to first order, so that
         windows can be resampled like the items of any task.
+
+        Its smooth values run in its direction, less being better: negative log-likelihoods of the windows.
         """
         found = super().scores(values)
         likelihoods, tokens = values["loglikelihood"], values["tokens"]
@@ -131,7 +133,8 @@ class Perplexity(ItemEvaluator):
         linear = value * (1.0 + (-likelihoods - rate * tokens) / max(float(tokens.mean()), 1.0))
         name = f"{self.name}.perplexity"
         metric = Metric(value, mean_metric(linear).stderr, len(linear))
-        return Scores({name: metric, **found.metrics}, {name: linear, **found.items})
+        scores = Scores({name: metric, **found.metrics}, {name: linear, **found.items})
+        return scores.with_smooth({name: -likelihoods})
 
 
 def context_length(subject: Subject) -> int:

@@ -25,6 +25,7 @@ from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, knee, non_dominated, preferred
 from evomerge.objectives.scores import Metric, Split
+from evomerge.objectives.steering import Choice, steering
 
 ONE_SIDED_95 = 1.645
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -74,7 +75,8 @@ class Front:
     """A Pareto front with what is needed to judge it; `split` tells whose scores decide.
 
     `bounds` are those of the constraints, which all members keep; `infeasible` models did not.
-    `failed_baselines` are not beside it: id to the class and message of the failure.
+    `failed_baselines` are not beside it: id to the class and message of the failure. `steering`: of each
+    objective, how its smooth values rank the candidates of the search; empty where no candidate has any.
     """
 
     campaign: str
@@ -90,6 +92,7 @@ class Front:
     infeasible: int = 0
     raced: int = 0
     failed_baselines: Mapping[str, str] = field(default_factory=dict)
+    steering: tuple[Choice, ...] = ()
 
     @property
     def picks(self) -> dict[str, str]:
@@ -106,7 +109,7 @@ class Front:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON data without times, hosts or paths: equal campaigns give equal bytes."""
-        return {
+        data = {
             "schema": 1,
             "campaign": self.campaign,
             "split": self.split,
@@ -124,6 +127,10 @@ class Front:
             "infeasible": self.infeasible,
             "raced": self.raced,
         }
+        if self.steering:
+            pairs = zip(self.objectives, self.steering, strict=True)
+            data["smooth"] = {objective.metric: choice.to_json() for objective, choice in pairs}
+        return data
 
 
 def compute_front(history: History, store: ItemStore) -> Front:
@@ -175,7 +182,14 @@ def compute_front(history: History, store: ItemStore) -> Front:
             for name, c in history.candidates.items()
             if c.is_baseline and c.failure is not None
         },
+        steering=_steering(history, objectives),
     )
+
+
+def _steering(history: History, objectives: Sequence[Objective]) -> tuple[Choice, ...]:
+    searched = distinct(history.searched(), "search")
+    outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in searched]
+    return steering(outcomes).choices if any(outcome.smooth for outcome in outcomes) else ()
 
 
 def _hypervolume(

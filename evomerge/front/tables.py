@@ -90,10 +90,22 @@ def front_title(front: Front, believed: FrontUncertainty) -> str:
         decided += f"\nall members keep {kept}; {front.infeasible} other models do not"
     if not front.members and front.infeasible:
         decided = why_empty(front)
+    if front.steering:
+        decided += f"\n{smooth_line(front)}"
     for name, why in front.failed_baselines.items():
         decided += f"\nthe baseline {name} failed, {why}"
     models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
     return f"{front.campaign}: front of {models}, {volume}\n{decided}\n"
+
+
+def smooth_line(front: Front) -> str:
+    """How smooth values rank the candidates of the search beside each objective's metric."""
+    shown = []
+    for objective, choice in zip(front.objectives, front.steering, strict=True):
+        number = "none" if choice.correlation is None else f"{choice.correlation:.2f}"
+        why = "" if choice.reason == "correlated" else f" ({choice.reason})"
+        shown.append(f"{objective.metric} {number}{why}")
+    return f"rank correlation of smooth and reported values: {', '.join(shown)}"
 
 
 def ruled() -> Box:

@@ -46,8 +46,9 @@ class Choice:
     reason: Reason
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {"correlation": self.correlation, "used": self.used, "reason": self.reason}
+        """As plain JSON data, the correlation to four digits."""
+        rounded = None if self.correlation is None else round(self.correlation, 4)
+        return {"correlation": rounded, "used": self.used, "reason": self.reason}
 
 
 @dataclass(frozen=True, eq=False)

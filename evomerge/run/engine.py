@@ -210,7 +210,7 @@ class Engine:
             job.id,
             "raced" if isinstance(found, Beaten) else "ok",
             measured=measured,
-            items=scores.items,
+            items=scores.arrays(),
             seconds={**merged.seconds, "evaluate": time.perf_counter() - merged.at},
         )
 

@@ -145,7 +145,7 @@ class JobResult:
         prepared: what a `prepare` job found.
         measured: what an `evaluate` job measured, where it is `ok` or `raced`.
         slope: what a `slope` job measured.
-        items: per-item results, metric name to float64 [items]; of a raced candidate, those it has.
+        items: per-item results, as `Scores.arrays`; of a raced candidate, those it has.
         seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
     """
 

@@ -95,8 +95,9 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _same(one: Scores, two: Scores) -> bool:
-    alike = one.metrics == two.metrics and one.items.keys() == two.items.keys()
-    return alike and all(np.array_equal(one.items[name], two.items[name]) for name in one.items)
+    first, second = one.arrays(), two.arrays()
+    alike = one.metrics == two.metrics and first.keys() == second.keys()
+    return alike and all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def check_names(make: Make, subject: Subject) -> None:
@@ -142,6 +143,14 @@ def check_scores(make: Make, subject: Subject) -> None:
             assert near, f"{name} is {metric.value}, its items' mean {found.value}"
             near = math.isclose(found.stderr, metric.stderr, rel_tol=1e-9, abs_tol=1e-12)
             assert near, f"{name}: error {metric.stderr}, by its items {found.stderr}"
+        smooth = {name: m.smooth for name, m in scores.metrics.items() if m.smooth is not None}
+        assert smooth.keys() == scores.smooth.keys(), "smooth values without a mean, or the reverse"
+        for name, values in scores.smooth.items():
+            assert values.dtype == np.float64, f"{name}: smooth values of dtype {values.dtype}"
+            assert values.shape == (count,), f"{name}: smooth values of shape {values.shape}"
+            assert np.isfinite(values).all(), f"{name}: a smooth value is not finite"
+            near = math.isclose(float(np.mean(values)), smooth[name], rel_tol=1e-9, abs_tol=1e-12)
+            assert near, f"{name}: smooth value {smooth[name]}, its items' mean {np.mean(values)}"
 
 
 def check_blocks(make: Make, subject: Subject) -> None:
@@ -170,6 +179,9 @@ def check_prefix(make: Make, subject: Subject) -> None:
     """The first block gives the same results by itself as among the others."""
     evaluator = make()
     whole, first = (evaluator.evaluate(subject, "search", b) for b in (None, [0]))
+    for name, values in first.smooth.items():
+        same = np.array_equal(values, whole.smooth[name][: len(values)])
+        assert same, f"{name}: smooth values of block 0 differ"
     for name, values in first.items.items():
         count = len(values)
         assert 0 < count <= evaluator.item_count("search"), f"{name}: {count} items in block 0"

@@ -37,7 +37,7 @@ from evomerge.ledger.events import (
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
-from evomerge.objectives.scores import mean_metric
+from evomerge.objectives.scores import apart, mean_metric
 from evomerge.optimizers.baselines import UNIFORM, freeze
 from evomerge.verify.exports import check_exports
 from evomerge.verify.races import check_races
@@ -183,7 +183,8 @@ def _check_results(events: Events, history: History, result: Verification) -> No
     result.count("evaluations, one result for each key", len(owners))
     for candidate in history.candidates.values():
         metrics = [m for e in candidate.evaluations.values() for m in e.metrics.values()]
-        if any(not math.isfinite(m.value) or not m.stderr >= 0 or m.items < 1 for m in metrics):
+        finite = all(math.isfinite(m.value) and math.isfinite(m.smooth or 0.0) for m in metrics)
+        if not finite or any(not m.stderr >= 0 or m.items < 1 for m in metrics):
             result.fault("a score is not finite, or was measured on nothing", where=candidate.id)
 
 
@@ -255,7 +256,7 @@ def _check_keys(events: Events, config: Mapping[str, Any], result: Verification)
 
 def _check_items(events: Events, store: ItemStore, result: Verification) -> None:
     """Per-item results are there, unchanged, and their means are the recorded metrics."""
-    means = 0
+    means = smooth_means = 0
     records: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for event in (event for event in events if isinstance(event, ScoredEvent)):
         where = f"event {event.n}, {event.id}"
@@ -267,19 +268,35 @@ def _check_items(events: Events, store: ItemStore, result: Verification) -> None
                 except LedgerDamaged as error:
                     result.problems += error.problems
                     records[place] = {}
-            for metric, values in records[place].items():
+            results, smooth = apart(records[place])
+            for metric, values in results.items():
                 means += 1
                 recorded, found = event.metrics.get(metric), mean_metric(values)
                 if recorded is None:
                     result.fault(f"items of {metric}, which has no score", where=where)
                 elif recorded.items != found.items or not (
-                    math.isclose(recorded.value, found.value, rel_tol=CLOSE, abs_tol=CLOSE)
-                    and math.isclose(recorded.stderr, found.stderr, rel_tol=CLOSE, abs_tol=CLOSE)
+                    _close(recorded.value, found.value) and _close(recorded.stderr, found.stderr)
                 ):
                     text = f"recorded {recorded.value}, its items give {found.value}"
                     result.fault(f"{metric} is not the mean of its items", text, where)
+            for metric, values in smooth.items():
+                smooth_means += 1
+                recorded, mean = event.metrics.get(metric), float(np.mean(values))
+                if recorded is None or recorded.smooth is None:
+                    result.fault(f"smooth values of {metric}, which has no mean of them", where=where)
+                elif recorded.items != len(values) or not _close(recorded.smooth, mean):
+                    text = f"recorded {recorded.smooth}, its items give {mean}"
+                    result.fault(
+                        f"the smooth value of {metric} is not the mean of its items", text, where
+                    )
     result.count("item records with sound digests", sum(1 for record in records.values() if record))
     result.count("metrics equal to the mean of their items", means)
+    if smooth_means:
+        result.count("smooth values equal to the mean of their items", smooth_means)
+
+
+def _close(recorded: float, found: float) -> bool:
+    return math.isclose(recorded, found, rel_tol=CLOSE, abs_tol=CLOSE)
 
 
 def _check_baselines(history: History, result: Verification) -> None:

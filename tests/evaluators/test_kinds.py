@@ -76,6 +76,11 @@ def test_perplexity_is_that_of_lm_evals_rolling_log_likelihoods(tmp_path: Path, 
     value = math.exp(-sum(expected) / sum(tokens))
     assert scores.metrics["own.perplexity"].value == pytest.approx(value, rel=1e-6)
     assert scores.metrics["own.perplexity"].items == len(texts)
+    # In the direction of the metric: less is better.
+    assert scores.smooth.keys() == {"own.perplexity"}
+    assert scores.smooth["own.perplexity"] == pytest.approx([-each for each in expected], rel=1e-6)
+    mean = scores.metrics["own.perplexity"].smooth
+    assert mean == pytest.approx(-sum(expected) / len(expected), rel=1e-6)
 
 
 def test_the_error_of_perplexity_is_that_of_resampling_windows(tmp_path: Path, subject) -> None:

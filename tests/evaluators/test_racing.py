@@ -204,7 +204,8 @@ def test_races_have_keys_and_records_of_their_own(race_run: Finished) -> None:
                 for r in event["items"].values()
                 for m, v in race_run.store.read(ItemReference(**r)).items()
             }
-            assert found == {metric: m["items"] for metric, m in event["metrics"].items()}
+            counts = {metric: m["items"] for metric, m in event["metrics"].items()}
+            assert found == counts | {f"{metric}~smooth": count for metric, count in counts.items()}
             assert set(event["seen"].values()) <= {10, 20}
         if event["event"] == "asked":
             assert event["racing"]["references"]
@@ -244,6 +245,22 @@ def test_verify_sees_a_race_that_was_decided_otherwise(race_run: Finished, tmp_p
         if event["event"] == "asked":
             event["racing"]["digest"] = "0" * 64
     assert "per-item results are not those of the race" in altered(race_run, tmp_path / "items", events)
+
+
+def test_verify_sees_a_smooth_value_that_its_items_do_not_give(
+    race_run: Finished, tmp_path: Path
+) -> None:
+    assert examine(race_run.directory).checked["smooth values equal to the mean of their items"] > 50
+    for kind in ("evaluated", "raced"):
+        events = copy.deepcopy(events_of(race_run.directory))
+        changed = next(event for event in events if event["event"] == kind)
+        metric, found = next(iter(changed["metrics"].items()))
+        found["smooth"] += 0.01
+        told = altered(race_run, tmp_path / kind, events)
+        assert f"the smooth value of {metric} is not the mean of its items" in told
+        del found["smooth"]
+        told = altered(race_run, tmp_path / f"{kind}-none", events)
+        assert f"smooth values of {metric}, which has no mean of them" in told
 
 
 def test_repair_ends_where_items_of_a_race_are_damaged(race_run: Finished, tmp_path: Path) -> None:

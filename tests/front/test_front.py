@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from scipy.stats import spearmanr
 
 from evomerge.errors import UsageError
 from evomerge.front.front import Front, compute_front, pick
-from evomerge.front.tables import labels
+from evomerge.front.tables import front_title, labels
+from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -237,6 +239,25 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
         "constraints",
         "infeasible",
         "raced",
+        "smooth",
     }
     assert done.front.split == "selection"
     assert len(done.front.members) > 1
+
+
+def test_it_says_how_smooth_values_rank_the_candidates() -> None:
+    done = finished()
+    data = done.front.to_json()
+    searched = {c.evaluations["search"].key: c for c in done.history.searched()}
+    found = [c.evaluations["search"].metrics for c in searched.values()]
+    shown = []
+    for metric, choice in data["smooth"].items():
+        pairs = [(each[metric].smooth, each[metric].value) for each in found]
+        assert choice["correlation"] == round(spearmanr(*zip(*pairs, strict=True)).statistic, 4)
+        assert choice["used"] == "smooth"
+        shown.append(f"{metric} {choice['correlation']:.2f} ({choice['reason']})")
+    assert list(data["smooth"]) == [objective.metric for objective in done.front.objectives]
+    assert all("smooth" in m for m in data["members"][0]["metrics"]["search"].values())
+    line = f"rank correlation of smooth and reported values: {', '.join(shown)}"
+    unknown = FrontUncertainty({}, (), None, None, done.front.objectives)
+    assert line.replace(" (correlated)", "") in front_title(done.front, unknown)

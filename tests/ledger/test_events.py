@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import LedgerDamaged
+from evomerge.evaluators import load_declaration
 from evomerge.ledger.events import EVENTS, PreparedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemReference
@@ -92,6 +93,14 @@ def test_the_golden_ledger_folds_and_verifies(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "run")
     assert verify(tmp_path / "run") == []
     assert front_text(tmp_path / "run") == (GOLDEN / "front.json").read_text()
+
+
+def test_evaluators_still_have_the_digests_of_the_golden_ledger():
+    """Otherwise a campaign from then could not be gone on with."""
+    prepared = History.fold(read_events(GOLDEN / "ledger.jsonl")).prepared
+    folder = Path(__file__).parents[2] / "evaluators" / "quickstart"
+    found = {path.stem: load_declaration(path).digest() for path in folder.glob("*.yaml")}
+    assert found == {name: each.digest for name, each in prepared.evaluators.items()}
 
 
 def test_the_golden_ledger_holds_the_kinds_a_campaign_has():
