@@ -54,7 +54,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
     if as_json:
         print_json({**found.to_json(), "statistics": believed.to_json()})
         return
-    from evomerge.front.tables import front_table, front_title, optimism_table
+    from evomerge.front.tables import front_table, front_title, optimism_table, smooth_line
 
     console = table_console()
     console.print(front_title(found, believed), markup=False, soft_wrap=True)
@@ -65,6 +65,9 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
     if believed.optimism is not None:
         console.print()
         console.print(optimism_table(believed))
+    if found.steering:
+        console.print()
+        console.print(smooth_line(found), markup=False, soft_wrap=True)
 
 
 def status(directory: Folder, as_json: Json = False) -> None:

@@ -90,8 +90,6 @@ def front_title(front: Front, believed: FrontUncertainty) -> str:
         decided += f"\nall members keep {kept}; {front.infeasible} other models do not"
     if not front.members and front.infeasible:
         decided = why_empty(front)
-    if front.steering:
-        decided += f"\n{smooth_line(front)}"
     for name, why in front.failed_baselines.items():
         decided += f"\nthe baseline {name} failed, {why}"
     models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"

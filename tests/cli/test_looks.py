@@ -43,6 +43,7 @@ def test_front_table(campaign):
     rows = [line for line in believed if line.startswith(("pets.acc %", "birds.acc %", "mean %"))]
     assert len(rows) == 3
     assert all(re.search(r"%( +[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]){2}$", row) for row in rows)
+    assert believed[-1].startswith("rank correlation of smooth and reported values: pets.acc ")
     ids = [line.split()[0] for line in lines[4:] if line.strip("─ ")]
     assert ids == [m.id for m in (*campaign.front.members, *campaign.front.references)]
     rules = [index for index, line in enumerate(lines) if line.startswith("─")]
