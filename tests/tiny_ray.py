@@ -8,6 +8,8 @@ import logging
 import os
 from pathlib import Path
 
+from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD
+
 
 @functools.cache
 def local_ray() -> None:
@@ -17,6 +19,7 @@ def local_ray() -> None:
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(NO_WORKERS_AHEAD)
     # Actors import test modules by name.
     repository = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -6,6 +6,7 @@ a task file can run code. Here the tag is only noted.
 
 from __future__ import annotations
 
+import copy
 import functools
 import glob
 import importlib.util
@@ -298,16 +299,22 @@ def _constructor(folder: Path) -> type[SafeConstructor]:
     return Constructor
 
 
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str, folder: Path) -> Any:
+    """What a file says. One campaign looks through the same files several times, and parsing is slow."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = "1.1"
+    yaml.Constructor = _constructor(folder)
+    return yaml.load(text)
+
+
 def _read(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
     if path in seen:
         raise ValueError(f"{path.name} includes itself")
     text = path.read_text(encoding="utf-8")
     if len(text) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")
-    yaml = YAML(typ="safe", pure=True)
-    yaml.version = "1.1"
-    yaml.Constructor = _constructor(path.parent)
-    data = yaml.load(text)
+    data = copy.deepcopy(_parsed(text, path.parent))
     if not isinstance(data, dict):
         raise ValueError("the document is not a mapping")
     included = data.pop("include", [])

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.launch import place, rayjob, slurm_script, submit_command, to_yaml
 from evomerge.errors import ConfigError, UsageError
-from evomerge.run.pool.ray_actors import SLOW_STARTS
+from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD, SLOW_STARTS
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text
@@ -150,7 +150,7 @@ def test_the_batch_script_runs_and_asks_to_be_requeued(
     file: Path, tmp_path: Path, ray_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With real Ray from `ray symmetric-run`, token and all; only SLURM itself is played."""
-    workers = {"pool": "ray", "address": "auto", "count": 2}
+    workers = {"pool": "ray", "address": "auto", "count": 1}
     write_campaign(tmp_path, workers=workers)
     directory = tmp_path / "run"
     monkeypatch.setattr("evomerge.campaign.launch.PORT", free_port())
@@ -168,6 +168,7 @@ def test_the_batch_script_runs_and_asks_to_be_requeued(
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         **SLOW_STARTS,
+        **NO_WORKERS_AHEAD,
         "PATH": f"{shims}:{BIN}:{os.environ['PATH']}",
         "HOME": str(home),
         "SLURM_JOB_ID": "7",

@@ -45,6 +45,7 @@ from evomerge.objectives.objective import Complete, Failed, Objective, Raced, ra
 from evomerge.objectives.pareto import non_dominated
 from evomerge.objectives.scores import Metric
 from evomerge.verify.invariants import examine, verify
+from tests.local_workers import forked_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import Finished, events_of, front_text, run_file
 
@@ -303,7 +304,8 @@ def comparable(directory: Path) -> list[str]:
 def test_two_workers_come_to_the_same(race_run: Finished, tmp_path: Path) -> None:
     shutil.copytree(race_run.file.parent, tmp_path / "two", ignore=shutil.ignore_patterns("run"))
     file = write_campaign(tmp_path / "two", **RACING, workers={"pool": "local", "count": 2})
-    run_file(file, tmp_path / "two" / "run")
+    with forked_workers():
+        run_file(file, tmp_path / "two" / "run")
     assert front_text(tmp_path / "two" / "run") == race_run.text
     assert comparable(tmp_path / "two" / "run") == comparable(race_run.directory)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.local_workers import forked_workers
+
 MODULES = (
     "test_driver_stopped",
     "test_ledger_hurt",
@@ -100,7 +102,8 @@ def row(
 
         @functools.wraps(inject, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def test(tmp_path: Path) -> None:
-            total = inject_many(ROWS[name], quick, tmp_path)
+            with forked_workers():  # the soak's are started
+                total = inject_many(ROWS[name], quick, tmp_path)
             assert total.sound, total
 
         del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments

@@ -14,7 +14,7 @@ from unittest import mock
 
 import psutil
 
-from evomerge.run.pool.ray_actors import SLOW_STARTS
+from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD, SLOW_STARTS
 from tests.faults.bed import RUN, finish, judge, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in
@@ -24,16 +24,19 @@ SAID = "said.txt"
 PATIENCE = 240.0
 """Seconds for what takes ten on a quiet machine."""
 
+VARIABLES = {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    **SLOW_STARTS,
+    **NO_WORKERS_AHEAD,
+}
+"""The environment of drivers and clusters."""
+
 
 def drive(file: Path) -> subprocess.Popen[bytes]:
     """`evomerge run` with toy workers in a process of its own; its words go to `said.txt`."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        **SLOW_STARTS,
-    }
+    environment = os.environ | VARIABLES
     words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
     with (file.parent / SAID).open("ab") as said:
         return subprocess.Popen(
@@ -69,7 +72,7 @@ def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
     finally:
         driver.kill()
         driver.wait(10)
-    # Ray's agents look after their raylet now and then, and end when they have missed it some times.
+    # Ray's agents try for a minute to tell a head that is gone what became of their node.
     end = time.monotonic() + PATIENCE
     while alive := [name_of(process) for process in family if runs(process)]:
         assert time.monotonic() < end, alive
@@ -97,18 +100,18 @@ def runs(process: psutil.Process) -> bool:
 @contextlib.contextmanager
 def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     """A Ray cluster on this machine: a head without processors, and nodes with one each."""
-    paths = filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
-    variables = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        **SLOW_STARTS,
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-    with mock.patch.dict(os.environ, variables):
+    with mock.patch.dict(os.environ, VARIABLES):
         from ray.cluster_utils import Cluster
 
         others = set(psutil.Process().children(recursive=True))
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        # Neither an autoscaler's monitor nor one of the logs: nobody asks them anything.
+        head = {
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "no_monitor": True,
+            "include_log_monitor": False,
+        }
+        made = Cluster(initialize_head=True, head_node_args=head)
         try:
             yield made, [made.add_node(num_cpus=1) for _ in range(nodes)]
         finally:

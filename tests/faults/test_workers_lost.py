@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import psutil
 import pytest
 import torch
 
@@ -29,6 +27,7 @@ from tests.faults.bed import (
 )
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.toy import executions
+from tests.local_workers import local_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, front_text, run_file
 
@@ -57,25 +56,16 @@ def test_f11_a_random_worker_killed(trial: Trial) -> Tally:
         )
         if progress.phase != "search" or not progress.running or unlucky or rng.random() < 0.5:
             return
-        workers = [child for child in psutil.Process().children() if is_worker(child)]
+        workers = local_workers()
         if workers and len(lost(trial.folder)) >= kills[0] and kills[0] < 4:
             kills[0] += 1
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rng.choice(workers).kill()
+            rng.choice(workers).kill()
 
     session(file, observer=kill)
     evaluations = [name for name, split, _ in executions(trial.folder) if split == "search"]
     assert len(evaluations) - len(set(evaluations)) <= kills[0]
     assert {failure for _, failure in lost(trial.folder)} <= {"worker_died"}
     return judge(trial.folder, kills[0])
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Whether a child of this process is a worker."""
-    try:
-        return "spawn_main" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
 
 
 DEATHS = ("segfault", "exit", "leave", "raise", "unpicklable", "memory")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evomerge import failpoint
 from evomerge.errors import (
     CampaignInUse,
     CheckpointError,
@@ -37,6 +39,7 @@ from evomerge.run.driver import _unusable
 from evomerge.run.progress import Progress
 from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
+from tests.local_workers import forked_workers, local_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
 
@@ -222,44 +225,46 @@ def test_a_worker_killed_while_it_prepares_is_replaced(folder: Path) -> None:
     def kill_once(history: History, progress: Progress) -> None:
         if killed or progress.running != ("prepare",):
             return
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):
-                if "spawn_main" in " ".join(child.cmdline()):
-                    killed.append(child.pid)
-                    child.kill()
+        for worker in local_workers():
+            assert worker.pid is not None
+            killed.append(worker.pid)
+            worker.kill()
 
     file = small(folder, workers={"pool": "local", "count": 1})
-    history = run_file(file, folder / "run", observer=kill_once)
+    with forked_workers():
+        history = run_file(file, folder / "run", observer=kill_once)
     assert len(killed) == 1
     assert history.stopped == "budget"
     assert history.failures() == {}
 
 
 def test_four_process_workers_give_the_same_front(folder: Path) -> None:
-    run_file(write_campaign(folder, workers={"pool": "local", "count": 4}), folder / "run")
+    with forked_workers():
+        run_file(write_campaign(folder, workers={"pool": "local", "count": 4}), folder / "run")
     assert front_text(folder / "run") == finished().text
 
 
 def test_two_workers_one_of_them_killed_and_the_driver_too(folder: Path) -> None:
     """SIGKILL of a driver with busy workers, then of a worker in the middle of a job."""
-    write_campaign(folder, workers={"pool": "local", "count": 2})
+    file = write_campaign(folder, workers={"pool": "local", "count": 2})
     directory = folder / "run"
-    code = f"""
-from pathlib import Path
-from tests.tiny_models_free import run_light
-if __name__ == "__main__":
-    run_light(Path({str(folder)!r}), "run", {{"pool": "local", "count": 2}})
-"""
-    # The driver kills itself, so that a slow machine cannot let it finish first.
-    environment = {**os.environ, "EVOMERGE_FAILPOINTS": "ledger.after_fsync=kill@12"}
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=environment)
+
+    def drive() -> None:
+        # The driver kills itself, so that a slow machine cannot let it finish first.
+        failpoint._armed.update(failpoint.parse("ledger.after_fsync=kill@12"))
+        with forked_workers():
+            run_file(file, directory)
+
+    driver = multiprocessing.get_context("fork").Process(target=drive)
+    driver.start()
     workers: set[psutil.Process] = set()
     end = time.monotonic() + 200
-    while driver.poll() is None and time.monotonic() < end:
+    while driver.is_alive() and time.monotonic() < end:
         with contextlib.suppress(psutil.NoSuchProcess):
             workers |= set(psutil.Process(driver.pid).children(recursive=True))
         time.sleep(0.02)
-    assert driver.wait(10) == -signal.SIGKILL
+    driver.join(10)
+    assert driver.exitcode == -signal.SIGKILL
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
@@ -271,14 +276,12 @@ if __name__ == "__main__":
             return
         if any(event["event"] == "lost" for event in events_of(directory)):
             return
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):
-                if "spawn_main" in " ".join(child.cmdline()):
-                    kills.append(time.monotonic())
-                    child.kill()
-                    return
+        for worker in local_workers()[:1]:
+            kills.append(time.monotonic())
+            worker.kill()
 
-    history = run_file(folder / "campaign.yaml", directory, observer=kill_until_one_is_lost)
+    with forked_workers():
+        history = run_file(file, directory, observer=kill_until_one_is_lost)
     assert kills
     lost = [event for event in events_of(directory) if event["event"] == "lost"]
     assert [event["failure"] for event in lost] == ["worker_died"]

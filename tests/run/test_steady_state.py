@@ -17,10 +17,16 @@ from evomerge.run.pool.inline import InlinePool
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
 from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
+from tests.local_workers import forked_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, run_file
 
-STEADY = {"kind": "nsga2", "population": 6, "schedule": "steady_state"}
+BUDGET = 10
+STEADY = {
+    "optimizer": {"kind": "nsga2", "population": 4, "schedule": "steady_state"},
+    "budget": {"evaluations": BUDGET},
+    "baselines": {"single": [0.5]},
+}
 
 
 class Desk:
@@ -144,13 +150,22 @@ def test_members_are_the_non_dominated_and_the_least_crowded():
     assert kept == {asked[i] for i in (0, 1, 2, 4)}
 
 
-def test_a_campaign_in_steady_state_runs_and_holds(tmp_path):
-    file = write_campaign(tmp_path, optimizer=STEADY)
-    history = run_file(file, tmp_path / "run")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A campaign file, and its folder after a run to the end. Not to be changed."""
+    folder = tmp_path_factory.mktemp("steady")
+    file = write_campaign(folder, **STEADY)
+    run_file(file, folder / "run")
+    return file, folder / "run"
+
+
+def test_a_campaign_in_steady_state_runs_and_holds(undisturbed):
+    _, run = undisturbed
+    history = fold_records(events_of(run))
     assert history.stopped == "budget"
-    assert history.budget_used == 18
-    assert verify(tmp_path / "run") == []
-    turns = [e for e in events_of(tmp_path / "run") if e["event"] in ("asked", "told")]
+    assert history.budget_used == BUDGET
+    assert verify(run) == []
+    turns = [e for e in events_of(run) if e["event"] in ("asked", "told")]
     assert all(len(e["candidates"]) == 1 for e in turns if e["event"] == "asked")
     assert len(history.told) == history.asked
 
@@ -160,20 +175,21 @@ def states(directory):
 
 
 def test_local_workers_fill_the_budget_exactly(tmp_path):
-    file = write_campaign(tmp_path, optimizer=STEADY, workers={"pool": "local", "count": 2})
-    history = run_file(file, tmp_path / "run")
-    assert history.budget_used == 18
+    file = write_campaign(tmp_path, **STEADY, workers={"pool": "local", "count": 2})
+    with forked_workers():
+        history = run_file(file, tmp_path / "run")
+    assert history.budget_used == BUDGET
     assert verify(tmp_path / "run") == []
     assert {len(turn.ids) for turn in history.turns} == {1}
 
 
 PLACES = [
     ("driver.before_tell", 1),
-    ("driver.before_tell", 9),
+    ("driver.before_tell", 7),
     ("ledger.after_fsync", 14),
     ("ledger.mid_append", 21),
-    ("ledger.after_fsync", 30),
-    ("dispatch.after_items", 15),
+    ("ledger.after_fsync", 28),
+    ("dispatch.after_items", 9),
 ]
 
 
@@ -187,16 +203,8 @@ def test_a_killed_session_goes_on_to_the_same_end(tmp_path, undisturbed, place, 
     # One worker: results arrive in ask order, so the end is that of the undisturbed run.
     assert states(run)[: len(before)] == before
     assert states(run) == states(clean)
-    assert history.budget_used == 18
+    assert history.budget_used == BUDGET
     assert verify(run) == []
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("steady")
-    file = write_campaign(folder, optimizer=STEADY)
-    run_file(file, folder / "run")
-    return file, folder / "run"
 
 
 class ThreeAtOnce:
@@ -226,13 +234,13 @@ class ThreeAtOnce:
         self._jobs.clear()
 
 
-def test_pending_candidates_are_evaluated_again_in_ask_order(tmp_path, monkeypatch):
-    file = write_campaign(tmp_path, optimizer=STEADY)
+def test_pending_candidates_are_evaluated_again_in_ask_order(tmp_path, undisturbed, monkeypatch):
+    file, _ = undisturbed
     run = tmp_path / "run"
     pools = []
 
     def open_pool(workers, setup):
-        pools.append(ThreeAtOnce(setup, 17 if not pools else -1))
+        pools.append(ThreeAtOnce(setup, 9 if not pools else -1))
         return pools[-1]
 
     monkeypatch.setattr("evomerge.run.driver.open_pool", open_pool)
@@ -251,7 +259,7 @@ def test_pending_candidates_are_evaluated_again_in_ask_order(tmp_path, monkeypat
     )
     history = run_file(file, run)
     assert submitted[1:4] == pending  # after `prepare`
-    assert history.budget_used == 18
+    assert history.budget_used == BUDGET
     assert events_of(run)[: len(killed)] == killed
     assert verify(run) == []
 
@@ -271,11 +279,11 @@ def test_a_tampered_order_of_tells_is_refused(tmp_path, undisturbed):
 
 def test_a_larger_budget_goes_on_from_the_same_state(tmp_path, undisturbed):
     _, clean = undisturbed
-    short = write_campaign(tmp_path, optimizer=STEADY, budget={"evaluations": 9})
+    short = write_campaign(tmp_path, **STEADY | {"budget": {"evaluations": 5}})
     run_file(short, tmp_path / "run")
     assert states(tmp_path / "run") == states(clean)[: len(states(tmp_path / "run"))]
-    long = write_campaign(tmp_path, optimizer=STEADY, budget={"evaluations": 18})
-    assert run_file(long, tmp_path / "run").budget_used == 18
+    long = write_campaign(tmp_path, **STEADY)
+    assert run_file(long, tmp_path / "run").budget_used == BUDGET
     assert states(tmp_path / "run") == states(clean)
 
 
@@ -300,11 +308,11 @@ class Failing(InlinePool):
         return super().next(timeout)
 
 
-def test_failures_are_told_and_lost_jobs_tried_again(tmp_path, monkeypatch):
-    file = write_campaign(tmp_path, optimizer=STEADY)
+def test_failures_are_told_and_lost_jobs_tried_again(tmp_path, undisturbed, monkeypatch):
+    file, _ = undisturbed
     monkeypatch.setattr("evomerge.run.driver.open_pool", lambda workers, setup: Failing(setup))
     history = run_file(file, tmp_path / "run")
-    assert history.budget_used == 18
+    assert history.budget_used == BUDGET
     assert set(history.failures()) == {"nonfinite_weights"}
     assert sum(c.attempts_lost for c in history.candidates.values()) >= 2
     assert len(history.told) == history.asked
@@ -312,14 +320,14 @@ def test_failures_are_told_and_lost_jobs_tried_again(tmp_path, monkeypatch):
     assert verify(tmp_path / "run") == []
 
 
-def test_the_breaker_stops_steady_state_too(tmp_path, monkeypatch):
+def test_the_breaker_stops_steady_state_too(tmp_path, undisturbed, monkeypatch):
     class AllFail(InlinePool):
         def next(self, timeout):
             if self._queue and self._queue[0].id[1:].isdigit():
                 return JobResult(self._queue.popleft().id, "failed", "nonfinite_weights", "x")
             return super().next(timeout)
 
-    file = write_campaign(tmp_path, optimizer=STEADY)
+    file, _ = undisturbed
     monkeypatch.setattr("evomerge.run.driver.open_pool", lambda workers, setup: AllFail(setup))
     with pytest.raises(TooManyFailures, match=r"E508.*nonfinite_weights"):
         run_file(file, tmp_path / "run")

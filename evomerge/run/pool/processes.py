@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,9 @@ from evomerge.run.job import Job, JobResult, WorkerSetup
 from evomerge.run.pool.pool import Runner
 from evomerge.run.pool.slots import Slot, SlotPool, WorkerLost
 from evomerge.run.worker import Worker
+
+START_METHOD = "spawn"
+"""How Python makes a worker: what a fork of a driver with threads and open files would hold, nobody knows."""
 
 CLOSE_SECONDS = 3.0
 
@@ -38,20 +41,20 @@ MOST_NOISE = 1_000_000
 
 @dataclass(eq=False, kw_only=True)
 class _Place(Slot):
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
     noise: threading.Thread
 
 
 class ProcessPool(SlotPool[_Place]):
-    """A pool of `count` spawned processes, each with a runner of its own (importable by name)."""
+    """A pool of `count` processes, each with a runner of its own (importable by name)."""
 
     def __init__(
         self, setup: WorkerSetup, count: int, runner: Callable[[WorkerSetup], Runner] = Worker
     ) -> None:
         super().__init__()
         self._setup, self._runner = setup, runner
-        self._context = multiprocessing.get_context("spawn")
+        self._context: Any = multiprocessing.get_context(START_METHOD)
         self._slots = [self._start() for _ in range(count)]
 
     def close(self) -> None:

@@ -34,6 +34,9 @@ _NODE_GONE = re.compile("node (has died|is dead)")
 SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeout_seconds": "600"}
 """A busy machine or a slow shared disk: Ray would end processes that take longer, and start them anew."""
 
+NO_WORKERS_AHEAD = {"RAY_prestart_worker_first_driver": "0"}
+"""Ray would start an interpreter for each processor, of no use to actors, whose environment is their own."""
+
 
 @dataclass(eq=False, kw_only=True)
 class _Actor(Slot):
@@ -253,8 +256,8 @@ def _connect(address: str | None, cpus: int) -> dict[str, str] | None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         _use_token()
-        for name, seconds in SLOW_STARTS.items():
-            os.environ.setdefault(name, seconds)
+        for name, value in (SLOW_STARTS | NO_WORKERS_AHEAD).items():
+            os.environ.setdefault(name, value)
     import ray
 
     try:
