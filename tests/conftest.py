@@ -1,4 +1,4 @@
-"""Environment of every test: offline, one thread; and which of two processes runs it."""
+"""Environment of every test: offline, one thread; and which process runs it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ from evomerge.run.progress import Progress
 from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
 from tests.local_workers import forked_workers, local_workers
+from tests.shared import made_once
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
 
@@ -62,6 +64,18 @@ def small(folder: Path, **overrides: Any) -> Path:
         "baselines": {"single": [0.5]},
     }
     return write_campaign(folder, **{**sections, **overrides})
+
+
+@functools.cache
+def whole_small() -> str:
+    """The front of the shorter campaign when nothing disturbs it."""
+
+    def make(root: Path) -> None:
+        source = finished().file.parent
+        shutil.copytree(source, root / "c", ignore=shutil.ignore_patterns("run"))
+        run_file(small(root / "c"), root / "c" / "run")
+
+    return front_text(made_once("small-campaign", make) / "c" / "run")
 
 
 def stop_after(events: int, kind: type[Exception] = Stopped) -> Callable[[], Any]:
@@ -180,14 +194,13 @@ KILLS = [
 
 def test_killed_at_one_failpoint_after_the_other_it_ends_with_the_same_front(folder: Path) -> None:
     file = small(folder)
-    run_file(file, folder / "whole")
     codes = [forked(lambda: run_file(file, folder / "run"), kill) for kill in KILLS]
     assert sum(code in (-9, 70) for code in codes) >= 8, codes
     assert set(codes) <= {-9, 70, 0}
     assert forked(lambda: run_file(file, folder / "late"), "driver.before_selection=kill") == -9
     for name in ("run", "late"):
         run_file(file, folder / name)
-        assert front_text(folder / name) == front_text(folder / "whole")
+        assert front_text(folder / name) == whole_small()
         results = [e for e in events_of(folder / name) if e["event"] == "evaluated"]
         assert len({(e["id"], e["split"]) for e in results}) == len(results), "counted twice"
 
@@ -544,14 +557,14 @@ def test_a_fault_of_the_machine_is_charged_to_nobody(
         return plain(self, *arguments)
 
     file = small(folder)
-    run_file(file, folder / "whole")
+    whole = whole_small()
     monkeypatch.setattr(LmEvalTasks, "evaluate", full)
     with pytest.raises(EnvironmentFault, match="no room on the disk of the worker"):
         run_file(file, folder / "run")
     assert events_of(folder / "run")[-1]["reason"] == "fault"
     history = run_file(file, folder / "run")
     assert history.failures() == {}
-    assert front_text(folder / "run") == front_text(folder / "whole")
+    assert front_text(folder / "run") == whole
 
 
 def test_a_base_that_failed_once_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,8 +581,7 @@ def test_a_base_that_failed_once_is_tried_again(folder: Path, monkeypatch: pytes
         run_file(file, folder / "run")
     monkeypatch.setattr(LmEvalTasks, "evaluate", plain)
     run_file(file, folder / "run")
-    run_file(file, folder / "whole")
-    assert front_text(folder / "run") == front_text(folder / "whole")
+    assert front_text(folder / "run") == whole_small()
 
 
 def test_hours_are_a_limit_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
