@@ -4,8 +4,9 @@ In comes a YAML file; out goes a `Campaign`, every fault of it with its line, an
 What needs weights or a loaded task is found later, by the `prepare` job.
 
 Read `file` (sections, fields, bounds), `campaign` (the loaded whole and its identity), `check` (all
-faults that headers and declarations show), `estimates`, `devices`, `prepared` (what the `prepare` job
-found, and the search space over it) and `launch` (job files for clusters).
+faults that headers and declarations show; `check_objectives` those of the metrics), `estimates`,
+`devices`, `prepared` (what the `prepare` job found, and the search space over it) and `launch` (job
+files for clusters).
 """
 
 from evomerge.campaign.campaign import Campaign, load_campaign

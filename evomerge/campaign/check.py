@@ -7,7 +7,6 @@ by the `prepare` job before the first candidate.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.check_objectives import (
+    benchmark_items,
+    cannot_race,
+    measured_by_the_clock,
+    odd_counts,
+    wrong_metrics,
+)
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
@@ -29,7 +35,6 @@ from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import Declaration, OpenedItems
 from evomerge.evaluators.kinds import load_declaration
-from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.evaluators.registered import registered
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
@@ -127,13 +132,13 @@ def check_campaign(
     opened: dict[Path, OpenedItems] = {}
     declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
-    _check_objectives(campaign, declarations, problems)
+    problems += wrong_metrics(campaign, declarations)
     if not problems:
-        problems += [*leaks(campaign, declarations, opened), *_cannot_race(campaign, declarations)]
+        problems += [*leaks(campaign, declarations, opened), *cannot_race(campaign, declarations)]
     if "benchmark_test" not in grants:
-        _check_benchmarks(campaign, declarations, problems)
-    warnings += _odd_counts(campaign)
-    warnings += _measured_by_the_clock(campaign, declarations)
+        problems += benchmark_items(campaign, declarations)
+    warnings += odd_counts(campaign)
+    warnings += measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
     if layout is not None and not problems:
         estimates = estimates_of(campaign, layout, storage, declarations, opened)
@@ -307,89 +312,6 @@ def _cannot_be_sent(campaign: Campaign, declarations: Mapping[Path, Declaration]
         for path, declaration in declarations.items()
         if declaration.kind in registered() and (why := registered()[declaration.kind].why_not)
     ]  # fmt: skip
-
-
-def _check_objectives(
-    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
-) -> None:
-    directions: dict[str, bool | None] = {}
-    for declaration in declarations.values():
-        directions |= declaration.directions()
-    if len(declarations) < len(campaign.evaluator_files):
-        return
-    for where, metric in _named_metrics(campaign):
-        if metric not in directions:
-            near = difflib.get_close_matches(metric, directions, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
-            wrong = f"no evaluator gives the metric `{metric}`"
-            problems.append(campaign.fault(where, "E124", wrong, "", hint))
-    for index, objective in enumerate(campaign.objectives):
-        if objective.metric not in directions:
-            continue
-        higher = directions[objective.metric]
-        if higher is not None and higher != (objective.direction == "maximize"):
-            right = "maximize" if higher else "minimize"
-            wrong = f"{objective.metric} gets better the other way"
-            found, todo = f"found {objective.direction}", f"write `{right}`"
-            where = ("objectives", index, "direction")
-            problems.append(campaign.fault(where, "E125", wrong, found, todo))
-
-
-def _cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
-    """E142 for objectives of a racing campaign whose evaluators cannot stop between blocks."""
-    if campaign.config.racing is None:
-        return []
-    whole = {m for d in declarations.values() if not d.by_block for m in d.directions()}
-    return [
-        campaign.fault(("objectives", index, "metric"), "E142", f"{objective.metric} cannot race",
-                       "racing takes metrics of lm-eval tasks", "leave `racing` out")
-        for index, objective in enumerate(campaign.objectives)
-        if objective.metric in whole
-    ]  # fmt: skip
-
-
-def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]]:
-    """Every metric the campaign file names, with the field it stands in."""
-    named: list[tuple[tuple[str | int, ...], str]] = [
-        (("objectives", index, "metric"), objective.metric)
-        for index, objective in enumerate(campaign.objectives)
-    ]
-    constraints = enumerate(campaign.constraints)
-    return named + [(("constraints", index), constraint.metric) for index, constraint in constraints]
-
-
-def _check_benchmarks(
-    campaign: Campaign, declarations: Mapping[Path, Declaration], problems: list[Problem]
-) -> None:
-    sought = {objective.metric for objective in campaign.objectives}
-    for declaration in declarations.values():
-        if isinstance(declaration, LmEvalDeclaration) and sought & {*declaration.metric_names}:
-            found = benchmark_problem(declaration)
-            problems += [found] if found else []
-
-
-def _odd_counts(campaign: Campaign) -> list[Problem]:
-    """A warning for a number of objectives with which a front says little."""
-    count = len(campaign.objectives)
-    if 2 <= count <= 5:
-        return []
-    wrong = "with so many objectives almost nothing is dominated"
-    if count == 1:
-        wrong = "with one objective the front is its best model"
-    return [campaign.fault(("objectives",), "E130", wrong, f"found {count}")]
-
-
-def _measured_by_the_clock(
-    campaign: Campaign, declarations: Mapping[Path, Declaration]
-) -> list[Problem]:
-    """A warning for each objective or constraint that another run would measure otherwise."""
-    clocked = {m for d in declarations.values() if not d.deterministic for m in d.directions()}
-    wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
-    return [
-        campaign.fault(where, "E143", f"{metric} {wrong}")
-        for where, metric in _named_metrics(campaign)
-        if metric in clocked
-    ]
 
 
 def check_devices(campaign: Campaign) -> None:

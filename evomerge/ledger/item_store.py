@@ -146,6 +146,17 @@ class ItemStore:
         failpoint("item_store.after_fsync")
         return ItemReference(path.name, offset, len(record), hashlib.sha256(record).hexdigest())
 
+    def append_metrics(self, items: Mapping[str, np.ndarray]) -> dict[str, ItemReference]:
+        """Add per-item results by metric (`EVALUATOR.NAME`), as one record an evaluator; see `append`.
+
+        Returns:
+            The references by evaluator.
+        """
+        grouped: dict[str, dict[str, np.ndarray]] = {}
+        for metric, values in items.items():
+            grouped.setdefault(metric.split(".")[0], {})[metric] = values
+        return {name: self.append(name, arrays) for name, arrays in grouped.items()}
+
     def read(self, reference: ItemReference) -> dict[str, np.ndarray]:
         """The arrays behind a reference, verified.
 

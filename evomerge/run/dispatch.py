@@ -14,14 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from evomerge.campaign.campaign import Campaign
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import Event, StoppedEvent
 from evomerge.ledger.history import ITEMS_FOLDER, History
-from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe, canonical_json
@@ -360,7 +358,7 @@ class Dispatcher:
                 self._record_same_failure(name, recipe, entry.key)
             self._breaker()
             return
-        stored = self._store_items(result)
+        stored = self.items.append_metrics(result.items)
         failpoint("dispatch.after_items")
         if result.status == "raced":
             assert result.measured is not None
@@ -383,12 +381,6 @@ class Dispatcher:
         self.record(lost_event(entry.id, entry.recipe, entry.split, result))
         candidate = self.history.candidates[entry.id]
         return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
-
-    def _store_items(self, result: JobResult) -> dict[str, ItemReference]:
-        grouped: dict[str, dict[str, np.ndarray]] = {}
-        for metric, values in result.items.items():
-            grouped.setdefault(metric.split(".")[0], {})[metric] = values
-        return {name: self.items.append(name, arrays) for name, arrays in grouped.items()}
 
     def _breaker(self) -> None:
         """Stop a campaign in which candidates fail alike or mostly.

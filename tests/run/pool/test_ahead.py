@@ -14,6 +14,7 @@ from evomerge.run.pool import slots
 from evomerge.run.pool.processes import MOST_AHEAD, ProcessPool
 from evomerge.run.pool.ray_actors import RayPool
 from evomerge.run.pool.slots import Slot, SlotPool
+from tests.local_workers import forked_workers
 from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 from tests.tiny_ray import local_ray
 
@@ -28,7 +29,8 @@ def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         local_ray()
         made: SlotPool = RayPool(SETUP, 1, runner=ToyRunner)
     else:
-        made = ProcessPool(SETUP, 1, ToyRunner)
+        with forked_workers():
+            made = ProcessPool(SETUP, 1, ToyRunner)
     yield made
     made.close()
 

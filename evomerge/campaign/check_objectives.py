@@ -1,0 +1,100 @@
+"""What `check` says of objectives and constraints: whether evaluators give the metrics they name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.errors import Problem
+from evomerge.evaluators.declaration import Declaration
+from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+
+
+def wrong_metrics(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E124 for metrics that no evaluator gives, E125 for those that get better the other way.
+
+    None where a declaration could not be read: it may be the one that gives them.
+    """
+    problems: list[Problem] = []
+    directions: dict[str, bool | None] = {}
+    for declaration in declarations.values():
+        directions |= declaration.directions()
+    if len(declarations) < len(campaign.evaluator_files):
+        return problems
+    for where, metric in _named_metrics(campaign):
+        if metric not in directions:
+            near = difflib.get_close_matches(metric, directions, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"metrics: {', '.join(directions)}"
+            wrong = f"no evaluator gives the metric `{metric}`"
+            problems.append(campaign.fault(where, "E124", wrong, "", hint))
+    for index, objective in enumerate(campaign.objectives):
+        if objective.metric not in directions:
+            continue
+        higher = directions[objective.metric]
+        if higher is not None and higher != (objective.direction == "maximize"):
+            right = "maximize" if higher else "minimize"
+            wrong = f"{objective.metric} gets better the other way"
+            found, todo = f"found {objective.direction}", f"write `{right}`"
+            where = ("objectives", index, "direction")
+            problems.append(campaign.fault(where, "E125", wrong, found, todo))
+    return problems
+
+
+def cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E142 for objectives of a racing campaign whose evaluators cannot stop between blocks."""
+    if campaign.config.racing is None:
+        return []
+    whole = {m for d in declarations.values() if not d.by_block for m in d.directions()}
+    return [
+        campaign.fault(("objectives", index, "metric"), "E142", f"{objective.metric} cannot race",
+                       "racing takes metrics of lm-eval tasks", "leave `racing` out")
+        for index, objective in enumerate(campaign.objectives)
+        if objective.metric in whole
+    ]  # fmt: skip
+
+
+def benchmark_items(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E127 for objectives that are measured on the items a public benchmark is scored on."""
+    sought = {objective.metric for objective in campaign.objectives}
+    return [
+        found
+        for declaration in declarations.values()
+        if isinstance(declaration, LmEvalDeclaration) and sought & {*declaration.metric_names}
+        if (found := benchmark_problem(declaration))
+    ]
+
+
+def odd_counts(campaign: Campaign) -> list[Problem]:
+    """A warning for a number of objectives with which a front says little."""
+    count = len(campaign.objectives)
+    if 2 <= count <= 5:
+        return []
+    wrong = "with so many objectives almost nothing is dominated"
+    if count == 1:
+        wrong = "with one objective the front is its best model"
+    return [campaign.fault(("objectives",), "E130", wrong, f"found {count}")]
+
+
+def measured_by_the_clock(
+    campaign: Campaign, declarations: Mapping[Path, Declaration]
+) -> list[Problem]:
+    """A warning for each objective or constraint that another run would measure otherwise."""
+    clocked = {m for d in declarations.values() if not d.deterministic for m in d.directions()}
+    wrong = "is measured by the clock: a resume goes on from what was recorded, another run differs"
+    return [
+        campaign.fault(where, "E143", f"{metric} {wrong}")
+        for where, metric in _named_metrics(campaign)
+        if metric in clocked
+    ]
+
+
+def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]]:
+    """Every metric the campaign file names, with the field it stands in."""
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("objectives", index, "metric"), objective.metric)
+        for index, objective in enumerate(campaign.objectives)
+    ]
+    constraints = enumerate(campaign.constraints)
+    return named + [(("constraints", index), constraint.metric) for index, constraint in constraints]
