@@ -16,7 +16,7 @@ from evomerge.search_space import Genome
 
 
 class Desk(Protocol):
-    """What a schedule works at: genomes are put on it, and come back settled, whatever lies behind it.
+    """What a schedule works at: it lays genomes down and takes candidates up, and never sees who scores them.
 
     Behind it is a campaign with its pool and ledger (`run.search`), or a simulated clock
     (`benchmarks/scheduler.py`).
@@ -51,7 +51,10 @@ class Desk(Protocol):
         ...
 
     def start(self, numbers: Sequence[int]) -> str | None:
-        """Queue candidates in order (settled ones just arrive), as far as `spent` allows; why not all."""
+        """Queue candidates in order until a limit is reached; which (`budget`, `hours`), None if none was.
+
+        Those that are settled already cost nothing and arrive at once.
+        """
         ...
 
     def arrived(self) -> list[int] | None:

@@ -64,7 +64,7 @@ class _Known:
 
 
 class Kernels:
-    """The compiled passes of one process.
+    """The compiled passes of one process: a kernel for each combination of dtypes and operators it met.
 
     Args:
         directory: where compiled passes are kept, shared by the processes of a node; without one
