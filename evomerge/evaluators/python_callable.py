@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles, SplitItems
 from evomerge.evaluators.items import Item, item_id, json_lines
 from evomerge.evaluators.registered import Function, registered
-from evomerge.objectives.scores import SPLITS, Split
+from evomerge.objectives.scores import SMOOTH, SPLITS, Split
 
 if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
@@ -50,6 +50,13 @@ class CallableDeclaration(ItemsDeclaration):
     metrics: Annotated[dict[str, Better], Field(min_length=1)]
     items: str | SplitFiles | None = None
     options: Annotated[dict[str, Any], Field(default_factory=dict)]
+
+    @field_validator("metrics")
+    @classmethod
+    def _no_smooth_names(cls, value: dict[str, Better]) -> dict[str, Better]:
+        if any(name.endswith(SMOOTH) for name in value):
+            raise ValueError("E136", f"a metric's name must not end in `{SMOOTH}`, as smooth values do")
+        return value
 
     @property
     def files(self) -> dict[Split, Path]:

@@ -249,6 +249,12 @@ def test_an_installed_function_is_an_evaluator(plugin: Path, items: str | None, 
     assert load_declaration(path).digest() != before
 
 
+def test_a_metric_named_like_smooth_values_is_refused(plugin: Path) -> None:
+    path = declare(plugin, kind="vowels", metrics={"share~smooth": "maximize"})
+    with pytest.raises(ConfigError, match=r"E136.*metrics: a metric's name must not end in `~smooth`"):
+        load_declaration(path)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
