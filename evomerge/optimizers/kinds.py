@@ -18,6 +18,8 @@ from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.proposals import Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import (
+    AutoSettings,
+    LearnedFrontSettings,
     NoSettings,
     Nsga2Settings,
     Option,
@@ -102,6 +104,36 @@ def _surrogate(
     return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
 
 
+def _learned_front(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: LearnedFrontSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.learned_front import LearnedFront
+
+    steady = schedule == "steady_state"
+    return LearnedFront(genes, objectives, population, seed, initial, settings, steady=steady)
+
+
+def _auto(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: AutoSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.auto import Auto
+
+    steady = schedule == "steady_state"
+    return Auto(genes, objectives, population, seed, initial, settings, steady=steady)
+
+
 KINDS: dict[str, OptimizerKind] = {
     "nsga2": OptimizerKind(
         "NSGA-II with a structured start and operators that know experts and layers",
@@ -112,6 +144,16 @@ KINDS: dict[str, OptimizerKind] = {
         "NSGA-II on Gaussian processes of the objectives; evaluates what adds most hypervolume",
         SurrogateSettings,
         _surrogate,
+    ),
+    "learned-front": OptimizerKind(
+        "one map from preference to merge, fitted by gradients of the coefficients on search items",
+        LearnedFrontSettings,
+        _learned_front,
+    ),
+    "auto": OptimizerKind(
+        "a learned front where gradients can be had, then a surrogate around it; else the surrogate alone",
+        AutoSettings,
+        _auto,
     ),
     "random": OptimizerKind("random search on the grid, the baseline", RandomSettings, _random),
 }

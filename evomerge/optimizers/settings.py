@@ -55,6 +55,48 @@ class Nsga2Settings:
 
 
 @dataclass(frozen=True)
+class LearnedFrontSettings:
+    """Settings of the learned front.
+
+    Attributes:
+        steps: most steps; 0 asks for the points of the map as it starts.
+        items: search items of each objective that a step looks at, over all its preferences.
+        preferences: how many preferences a step learns from, each of them a job of its own.
+        rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
+        spread: how much more of an expert there is at the start where its own objective is preferred.
+        concentration: of the Dirichlet distribution that preferences are drawn from.
+        held_back: share of the search items that no step sees.
+        look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
+        patience: after so many looks without a smaller loss it stops.
+    """
+
+    steps: Annotated[int, Between(0, 10_000)] = 30
+    items: Annotated[int, Between(1, 1_000_000)] = 64
+    preferences: Annotated[int, Between(1, 1_000)] = 1
+    rate: Annotated[float, Between(0.0, 10.0)] = 0.0
+    spread: Annotated[float, Between(0.0, 10.0)] = 1.2
+    concentration: Annotated[float, Between(0.01, 100.0)] = 0.8
+    held_back: Annotated[float, Between(0.01, 0.5)] = 0.1
+    look_from: Annotated[int, Between(1, 10_000)] = 10
+    look_every: Annotated[int, Between(1, 10_000)] = 5
+    patience: Annotated[int, Between(1, 1_000)] = 2
+
+
+@dataclass(frozen=True)
+class AutoSettings:
+    """Settings of `auto`.
+
+    Attributes:
+        steps, items: of the learned front; see `LearnedFrontSettings`.
+        preferences: so many of its points are evaluated before the surrogate.
+    """
+
+    steps: Annotated[int, Between(0, 10_000)] = 30
+    items: Annotated[int, Between(1, 1_000_000)] = 64
+    preferences: Annotated[int, Between(4, 1_000)] = 13
+
+
+@dataclass(frozen=True)
 class RandomSettings:
     """Settings of random search.
 

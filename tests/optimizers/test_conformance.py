@@ -21,6 +21,7 @@ VARIANTS = [
     ("nsga2", {"start": "random", "operators": "standard"}),
     ("nsga2", {"global_generations": 0.0}),
     ("surrogate", {"generations": 2, "inner_population": 8, "reuse": 24}),
+    ("learned-front", {}),
     ("random", {}),
     ("random", {"structure": "global"}),
 ]

@@ -1,0 +1,80 @@
+"""Learned front: the points of a map from preference to genome that gradients have fitted; see `lesson`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from evomerge.objectives.objective import Objective
+from evomerge.optimizers.lesson import Lesson
+from evomerge.optimizers.preferences import drawn, lattice
+from evomerge.optimizers.proposals import Asked, Proposals
+from evomerge.optimizers.settings import LearnedFrontSettings
+from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
+from evomerge.recipe.recipe import canonical_json
+from evomerge.search_space import Gene, Genome
+
+MOST_PREFERENCES = 20_000
+"""Preferences looked at for new points; beyond, points beside the map are drawn."""
+
+
+class LearnedFront(Proposals):
+    """A map that is learned before the first candidate is asked, then its points; see `SlopeOptimizer`.
+
+    The given genomes are asked first, then preferences from coarse to fine.
+    """
+
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        objectives: Sequence[Objective],
+        population: int,
+        seed: int,
+        initial: Sequence[Genome] = (),
+        settings: LearnedFrontSettings = LearnedFrontSettings(),
+        *,
+        steady: bool = False,
+    ) -> None:
+        self.lesson = Lesson(genes, len(objectives), seed, settings)
+        super().__init__(
+            self._points, genes, objectives, population, seed, initial, settings, steady=steady
+        )
+
+    def begin(self, ground: SlopeGround) -> None:
+        """Start at the experts' own strengths; learn if any objective has losses."""
+        self.lesson.begin(ground)
+
+    def slopes(self) -> list[SlopeRequest]:
+        """The lesson's next step."""
+        return self.lesson.slopes()
+
+    def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
+        """Answers to the lesson."""
+        self.lesson.tell_slopes(slopes)
+
+    def state_digest(self) -> str:
+        """SHA-256 (hex) over the lesson and all that was asked and told."""
+        parts = [super().state_digest(), self.lesson.digest()]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def _points(self, asked: Asked) -> np.ndarray:
+        known = {genome for genome, _ in asked.told} | set(asked.pending)
+        found: list[Any] = []
+        for point in self._along(MOST_PREFERENCES):
+            if point not in known:
+                known.add(point)
+                found.append(point)
+            if len(found) == asked.count:
+                return np.array(found)
+        points = self.lesson.map.points(drawn(asked.count, len(self._objectives), 1.0, asked.rng))
+        beside = 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
+        return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
+
+    def _along(self, most: int) -> Iterator[Genome]:
+        """Grid points of the map, for preferences from coarse to fine."""
+        for _, w in zip(range(most), lattice(len(self._objectives)), strict=False):
+            (point,) = self._grid.snap(self.lesson.map.points(np.array([w]))).tolist()
+            yield tuple(point)

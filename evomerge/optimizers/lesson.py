@@ -1,0 +1,248 @@
+"""Lessons: one map from preference to genome, fitted by gradients of coefficients.
+
+genome(w) = clip(A + B w), A and B one row per gene. It starts at the simple merges (each expert a little, and
+more of the experts that are good at what is preferred). Each step draws preferences w and search items, asks
+for the gradient of the w-weighted losses at genome(w), and takes one Adam step (Kingma and Ba 2015,
+arXiv:1412.6980) on A and B together, so that what one preference teaches serves its neighbours. As in Pareto
+hypernetworks (Navon et al. 2021, arXiv:2010.04104) one model holds the whole front; here it is a matrix, and
+its points are candidates like any other: evaluated, judged on held-out items, exported.
+
+Some search items are held back: the map that had the least loss on them is kept, and no further step is taken
+once that loss has stopped falling. Losses on search items flatter; they decide nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.preferences import drawn
+from evomerge.optimizers.settings import LearnedFrontSettings
+from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
+from evomerge.search_space import Gene
+
+BETAS = (0.9, 0.98)
+LEAST = 1e-8
+WEIGHT_FLOOR = 0.01
+"""Added to each preference's weight, so that no loss is ever ignored."""
+
+LEVEL = 0.75
+"""Sum of all experts' coefficients at the start, before preferences."""
+
+MANY = 500
+"""Genes of an expert from which on the rate falls, since each of them matters less."""
+
+
+class FrontMap:
+    """genome(w) = clip(A + B w), and its Adam state.
+
+    Attributes:
+        table: float64 [genes, 1 + objectives], A and then B.
+    """
+
+    def __init__(self, grid: Grid, table: np.ndarray, learned: np.ndarray) -> None:
+        self._grid = grid
+        self.table = table
+        self._learned = learned
+        self._first, self._second = np.zeros_like(table), np.zeros_like(table)
+        self._steps = 0
+
+    def points(self, preferences: np.ndarray) -> np.ndarray:
+        """Float64 [n, genes] within the bounds, off the grid, for preferences [n, objectives]."""
+        # Sums in a fixed order, since BLAS may take another one on another machine.
+        values = np.repeat(self.table[None, :, 0], len(preferences), axis=0)
+        for objective in range(preferences.shape[1]):
+            values += preferences[:, objective, None] * self.table[None, :, 1 + objective]
+        clipped: np.ndarray = np.clip(values, self._grid.low, self._grid.high)
+        return clipped
+
+    def step(self, preferences: np.ndarray, gradients: np.ndarray, rate: float) -> None:
+        """One Adam step by the mean of gradients [n, genes] at the points of n preferences."""
+        total = np.zeros_like(self.table)
+        for w, gradient in zip(preferences, gradients, strict=True):
+            value = self.table[:, 0].copy()
+            for objective, share in enumerate(w.tolist()):
+                value += share * self.table[:, 1 + objective]
+            # Where the clip holds a value, only a step back inside does anything.
+            held = ((value <= self._grid.low) & (gradient > 0)) | (
+                (value >= self._grid.high) & (gradient < 0)
+            )
+            gradient = np.where(held | ~self._learned, 0.0, gradient)
+            total[:, 0] += gradient
+            for objective, share in enumerate(w.tolist()):
+                total[:, 1 + objective] += share * gradient
+        total /= len(gradients)
+        self._steps += 1
+        self._first += (1 - BETAS[0]) * (total - self._first)
+        self._second += (1 - BETAS[1]) * (total * total - self._second)
+        first = self._first / (1 - BETAS[0] ** self._steps)
+        second = self._second / (1 - BETAS[1] ** self._steps)
+        self.table = self.table - rate * first / (np.sqrt(second) + LEAST)
+
+
+def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float) -> np.ndarray:
+    """A and B at the start, float64 [genes, 1 + objectives]."""
+    objectives = len(ground.items)
+    table = np.zeros((len(genes), 1 + objectives))
+    for row, gene in enumerate(genes):
+        if gene.coefficient != "weight" or gene.input not in ground.gains:
+            table[row, 0] = (gene.low + gene.high) / 2
+            continue
+        table[row, 0] = LEVEL / len(ground.gains)
+        table[row, 1:] = spread * np.array(ground.gains[gene.input])
+    return table
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What was asked: preferences with their requests, or a look at the held-back items."""
+
+    preferences: np.ndarray
+    requests: list[SlopeRequest]
+    look: bool
+
+
+class Lesson:
+    """A map that is being learned: what is asked next, and what the answers make of it.
+
+    Attributes:
+        map: as it is now; once `is_over`, the one that was best on what was held back.
+    """
+
+    def __init__(self, genes: Sequence[Gene], objectives: int, seed: int, settings: LearnedFrontSettings) -> None:
+        self._grid = Grid(genes)
+        self._objectives, self._seed, self._settings = objectives, seed, settings
+        self._ground = SlopeGround((0,) * objectives, {})
+        self._step = 0
+        self._pending: _Step | None = None
+        self._looked_at = -1
+        self._best = (np.inf, -1)
+        self.map = self._new_map(self._ground)
+        self._kept = self.map.table
+        self._learning = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is asked."""
+        return not self._learning
+
+    @property
+    def has_taken_steps(self) -> bool:
+        """Whether the map is another than at the start."""
+        return self._step > 0
+
+    def _new_map(self, ground: SlopeGround) -> FrontMap:
+        genes = self._grid.genes
+        learned = np.array([g.coefficient == "weight" and g.input in ground.gains for g in genes])
+        return FrontMap(self._grid, starting_table(genes, ground, self._settings.spread), learned)
+
+    def begin(self, ground: SlopeGround) -> None:
+        """Start at the experts' own strengths; learn if any objective has losses."""
+        self._ground = ground
+        self.map = self._new_map(ground)
+        self._kept = self.map.table
+        self._learning = any(ground.items) and self._settings.steps > 0
+
+    def slopes(self) -> list[SlopeRequest]:
+        """The next step's requests, or a look at what is held back."""
+        if not self._learning:
+            return []
+        if self._pending is None:
+            self._pending = self._look() if self._is_look_due() else self._next_step()
+        return self._pending.requests
+
+    def _is_look_due(self) -> bool:
+        settings, step = self._settings, self._step
+        regular = step >= settings.look_from and step % settings.look_every == 0
+        return (regular or step >= settings.steps) and self._looked_at < step
+
+    def _held_back(self, items: int) -> int:
+        """How many items of an objective are held back: the last ones, a random sample by content hash."""
+        return int(items * self._settings.held_back)
+
+    def _next_step(self) -> _Step:
+        assert self._ground is not None
+        settings = self._settings
+        rng = np.random.default_rng((self._seed, 2, self._step))
+        count = int(settings.preferences)
+        preferences = drawn(count, self._objectives, settings.concentration, rng)
+        points = self._grid.snap(self.map.points(preferences))
+        requests = []
+        for point, w in zip(points.tolist(), preferences.tolist(), strict=True):
+            items = []
+            for known in self._ground.items:
+                free = known - self._held_back(known)
+                chosen = rng.choice(
+                    free, size=min(free, max(1, int(settings.items) // count)), replace=False
+                )
+                items.append(tuple(sorted(chosen.tolist())))
+            weights = tuple(
+                share + WEIGHT_FLOOR if own else 0.0 for share, own in zip(w, items, strict=True)
+            )
+            requests.append(SlopeRequest(tuple(point), weights, tuple(items)))
+        return _Step(preferences, requests, look=False)
+
+    def _look(self) -> _Step:
+        assert self._ground is not None
+        m = self._objectives
+        middle, towards = np.full((1, m), 1.0 / m), 0.7 * np.eye(m) + 0.3 / m
+        preferences = middle if m == 1 else np.vstack([middle, towards])
+        points = self._grid.snap(self.map.points(preferences))
+        items = tuple(
+            tuple(range(known - self._held_back(known), known)) for known in self._ground.items
+        )
+        none = (0.0,) * m
+        requests = [SlopeRequest(tuple(point), none, items) for point in points.tolist()]
+        return _Step(preferences, requests, look=True)
+
+    def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
+        """Take the step, or keep the map if it is the best so far on what is held back."""
+        if self._pending is None or len(slopes) != len(self._pending.requests):
+            raise RuntimeError("tell_slopes() needs one answer for each request of the last slopes()")
+        done, self._pending = self._pending, None
+        if done.look:
+            self._take_look(done, slopes)
+            return
+        self._step += 1
+        found = [
+            (w, slope.gradient)
+            for w, slope in zip(done.preferences, slopes, strict=True)
+            if slope is not None and np.isfinite(slope.gradient).all()
+        ]
+        if found:
+            left = 1.0 - (self._step - 1) / max(1.0, self._settings.steps)
+            rate = self._rate() * (0.2 + 0.8 * left)
+            self.map.step(np.array([w for w, _ in found]), np.array([g for _, g in found]), rate)
+
+    def _rate(self) -> float:
+        assert self._ground is not None
+        if self._settings.rate > 0.0:
+            return self._settings.rate
+        each = len(self._grid) / max(1, len(self._ground.gains))
+        return float(0.06 * min(1.0, (MANY / each) ** 0.4))
+
+    def _take_look(self, done: _Step, slopes: Sequence[Slope | None]) -> None:
+        self._looked_at = self._step
+        total = 0.0
+        for w, slope in zip(done.preferences, slopes, strict=True):
+            losses = np.full(self._objectives, np.nan) if slope is None else np.array(slope.losses)
+            known = np.isfinite(losses)
+            total += float(np.sum(w[known] * losses[known])) if known.any() else np.inf
+        if total < self._best[0]:
+            self._best, self._kept = (total, self._step), self.map.table
+        patience = self._settings.patience * self._settings.look_every
+        if self._step >= self._settings.steps or self._step - self._best[1] >= patience:
+            self._learning = False
+            if self._best[1] >= 0:
+                self.map.table = self._kept
+
+
+    def digest(self) -> str:
+        """SHA-256 over the map and how far the lesson is."""
+        found = hashlib.sha256(self.map.table.astype("<f8").tobytes())
+        found.update(np.array([self._step, self._looked_at], dtype="<i8").tobytes())
+        return found.hexdigest()

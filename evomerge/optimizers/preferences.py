@@ -1,0 +1,35 @@
+"""Preferences: weights of objectives, at least 0 and summing to 1; where on a front one wants to be."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def lattice(objectives: int) -> Iterator[tuple[float, ...]]:
+    """Preferences without end, coarse before fine, none twice.
+
+    The simplex lattices (Das and Dennis 1998) with 1, 2, 3, ... parts, each without the points of those
+    before: corners, middles of edges, then ever more between them, within a lattice the most balanced first.
+    With one objective there is one preference.
+    """
+    if objectives == 1:
+        yield (1.0,)
+        return
+    seen: set[tuple[float, ...]] = set()
+    for parts in itertools.count(1):
+        found = []
+        for bars in itertools.combinations(range(parts + objectives - 1), objectives - 1):
+            edges = (-1, *bars, parts + objectives - 1)
+            counts = [right - left - 1 for left, right in itertools.pairwise(edges)]
+            found.append(tuple(round(count / parts, 12) for count in counts))
+        new = [point for point in found if point not in seen]
+        seen.update(new)
+        yield from sorted(new, key=lambda point: (max(point), *(-value for value in point)))
+
+
+def drawn(count: int, objectives: int, concentration: float, rng: np.random.Generator) -> np.ndarray:
+    """Preferences from a symmetric Dirichlet distribution, float64 [count, objectives]."""
+    return rng.dirichlet(np.full(objectives, concentration), size=count)

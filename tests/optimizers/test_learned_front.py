@@ -1,0 +1,191 @@
+"""The learned front where losses are known in closed form: each objective has its own best merge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evomerge.objectives.objective import Complete
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
+from evomerge.search_space import Gene
+from evomerge.testing.optimizers import OBJECTIVES
+
+EXPERTS = ("math", "code")
+PLACES = 20
+ITEMS = 50
+GENES = tuple(
+    Gene(f"weight.{expert}.layers.{i}", 0.0, 1.5, 1e-3, "weight", expert, (f"layers.{i}",))
+    for expert in EXPERTS
+    for i in range(PLACES)
+)
+GROUND = SlopeGround((ITEMS, ITEMS), {"math": (1.0, 0.0), "code": (0.0, 1.0)})
+
+
+class Bed:
+    """Loss t of a genome: mean square distance to the best merge of t, which differs a little by item."""
+
+    def __init__(self, seed=0, noise=0.05):
+        rng = np.random.default_rng(seed)
+        self.best = rng.uniform(0.1, 1.4, (2, len(GENES)))
+        self.items = noise * rng.standard_normal((2, ITEMS, len(GENES)))
+        self.asked = []
+
+    def loss(self, genome, objective, items=None):
+        chosen = self.items[objective, slice(None) if items is None else list(items)]
+        return float(np.mean((np.array(genome) - self.best[objective] - chosen) ** 2))
+
+    def answer(self, request):
+        self.asked.append(request)
+        losses, total = [], np.zeros(len(GENES))
+        for t, (weight, items) in enumerate(zip(request.weights, request.items, strict=True)):
+            losses.append(self.loss(request.genome, t, items) if items else float("nan"))
+            if weight == 0.0:
+                continue
+            aim = self.best[t] + self.items[t, list(items)].mean(axis=0)
+            difference = np.array(request.genome) - aim
+            total += weight * 2 * difference / len(GENES)
+        return Slope(tuple(losses), total if any(request.weights) else np.empty(0))
+
+    def learn(self, optimizer):
+        while requests := optimizer.slopes():
+            optimizer.tell_slopes([self.answer(request) for request in requests])
+
+
+def learned(seed=1, population=10, ground=GROUND, genes=GENES, **options):
+    settings = optimizer_settings("learned-front", options)
+    found = make_optimizer(
+        "learned-front", genes, OBJECTIVES, population=population, seed=seed, settings=settings
+    )
+    assert isinstance(found, SlopeOptimizer)
+    if ground is not None:
+        found.begin(ground)
+    return found
+
+
+def weighted(bed, genome, preference):
+    return sum(w * bed.loss(genome, t) for t, w in enumerate(preference))
+
+
+def test_it_comes_near_the_best_merge_of_every_preference():
+    """For w-weighted squares that is the w-weighted mean of both best merges: linear in w."""
+    bed = Bed()
+    before = learned(steps=0).ask()
+    optimizer = learned(steps=150, preferences=2, rate=0.05)
+    bed.learn(optimizer)
+    after = optimizer.ask()
+    for at, preference in enumerate([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]):
+        best = sum(w * b for w, b in zip(preference, bed.best, strict=True))
+        least = weighted(bed, best, preference)
+        found, start = (weighted(bed, points[at], preference) for points in (after, before))
+        assert found - least < 0.1 * (start - least)
+
+
+def test_it_starts_at_the_experts_strengths():
+    first, second, middle, *_ = learned(steps=0).ask()
+    math, code = slice(0, PLACES), slice(PLACES, None)
+    assert set(first[math]) == {1.5}
+    assert set(first[code]) == {0.375}
+    assert set(second[math]) == {0.375}
+    assert set(second[code]) == {1.5}
+    assert set(middle) == {0.975}
+
+
+def test_held_back_items_are_seen_by_no_step():
+    bed = Bed()
+    bed.learn(learned(held_back=0.2, steps=20))
+    looks = [r for r in bed.asked if not any(r.weights)]
+    steps = [r for r in bed.asked if any(r.weights)]
+    assert len(steps) == 20
+    assert looks
+    seen = {item for request in steps for items in request.items for item in items}
+    held = {item for request in looks for items in request.items for item in items}
+    assert held == set(range(40, 50))
+    assert not seen & held
+
+
+def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():
+    """Steps far too large: losses on held-back items rise, and the search does not go on for nothing."""
+    bed = Bed()
+    optimizer = learned(rate=2.0, steps=200, look_from=5, look_every=5, patience=2)
+    bed.learn(optimizer)
+    steps = sum(any(request.weights) for request in bed.asked)
+    assert steps < 200
+    looks = [r for r in bed.asked if not any(r.weights)]
+    totals = [
+        sum(bed.loss(r.genome, t, r.items[t]) for r in looks[i : i + 3] for t in range(2))
+        for i in range(0, len(looks), 3)
+    ]
+    best = int(np.argmin(totals))
+    middle = looks[3 * best].genome
+    assert middle in optimizer.ask()
+
+
+def test_an_answer_that_could_not_be_had_changes_nothing_else():
+    bed = Bed()
+    one, other = learned(preferences=2, steps=12), learned(preferences=2, steps=12)
+    while requests := one.slopes():
+        answers = [bed.answer(request) for request in requests]
+        if any(requests[0].weights):
+            answers[1] = None
+        one.tell_slopes(answers)
+    bed.learn(other)
+    assert one.state_digest() != other.state_digest()
+    assert all(np.isfinite(one.ask()).all() for _ in range(1))
+    silent = learned(steps=5)
+    while requests := silent.slopes():
+        silent.tell_slopes([None] * len(requests))
+    assert silent.ask() == learned(steps=0).ask()
+
+
+def test_only_weights_of_experts_are_learned():
+    genes = (*GENES, Gene("density", 0.1, 0.9, 0.1, "density", "*", ("layers.0",)))
+    bed, optimizer = Bed(), learned(genes=genes, steps=10)
+    while requests := optimizer.slopes():
+        cut = [type(r)(r.genome[:-1], r.weights, r.items) for r in requests]
+        slopes = [bed.answer(r) for r in cut]
+        optimizer.tell_slopes(
+            [
+                Slope(s.losses, np.append(s.gradient, 9.0) if s.gradient.size else s.gradient)
+                for s in slopes
+            ]
+        )
+    assert {genome[-1] for genome in optimizer.ask()} == {0.5}
+
+
+def test_an_objective_without_losses_is_left_to_the_others():
+    bed = Bed()
+    optimizer = learned(ground=SlopeGround((ITEMS, 0), GROUND.gains), steps=10)
+    bed.learn(optimizer)
+    assert all(not r.items[1] and r.weights[1] == 0.0 for r in bed.asked)
+    assert learned(ground=SlopeGround((0, 0), GROUND.gains)).slopes() == []
+    assert learned(ground=None).slopes() == []
+
+
+def test_it_replays_to_the_same_state():
+    bed = Bed()
+    one, two = learned(), learned()
+    for optimizer in (one, two):
+        bed.learn(optimizer)
+    assert one.state_digest() == two.state_digest()
+    assert one.ask() == two.ask()
+    assert learned(seed=2).slopes() != learned(seed=1).slopes()
+
+
+def test_slopes_asked_again_are_the_same_and_answers_must_fit():
+    optimizer = learned(preferences=3)
+    assert optimizer.slopes() == optimizer.slopes()
+    with pytest.raises(RuntimeError, match="one answer for each request of the last slopes"):
+        optimizer.tell_slopes([None])
+    assert len(optimizer.slopes()) == 3
+    fresh = learned()
+    with pytest.raises(RuntimeError, match="one answer for each request"):
+        fresh.tell_slopes([None])
+
+
+def test_what_is_told_of_candidates_shows_in_the_digest():
+    optimizer = learned(steps=0)
+    batch = optimizer.ask()
+    before = optimizer.state_digest()
+    optimizer.tell([Complete((0.0, 1.0), (0.0, 0.0))] * len(batch))
+    assert optimizer.state_digest() != before

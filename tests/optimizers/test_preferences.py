@@ -1,0 +1,36 @@
+"""Preferences cover the simplex, coarse before fine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from evomerge.optimizers.preferences import drawn, lattice
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4, 6])
+def test_points_lie_on_the_simplex_and_none_comes_twice(objectives):
+    points = list(itertools.islice(lattice(objectives), 200))
+    assert len(set(points)) == 200
+    assert all(min(p) >= 0 and math.isclose(sum(p), 1, abs_tol=1e-9) for p in points)
+    corners = {tuple(map(float, row)) for row in np.eye(objectives)}
+    assert set(points[:objectives]) == corners
+
+
+def test_the_first_points_are_spread():
+    """However many are taken, no preference is far from one of them: the gap falls with the number."""
+    rng = np.random.default_rng(0)
+    targets = drawn(2000, 3, 1.0, rng)
+    gaps = []
+    for count in (3, 7, 22, 60):
+        points = np.array(list(itertools.islice(lattice(3), count)))
+        gaps.append(float(np.abs(targets[:, None] - points[None]).sum(axis=2).min(axis=1).max()))
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 0.25
+
+
+def test_with_one_objective_there_is_one_preference():
+    assert list(lattice(1)) == [(1.0,)]
