@@ -1,18 +1,19 @@
 """Auto, the default: a learned front where gradients can be had, then a surrogate around it.
 
-The learned map makes a chart of the space: preference, total scale, and a tilt over depth, a handful of numbers
-in which every point is a good merge. After its coarse preferences were evaluated, Gaussian processes on the
-chart say where on it the next candidates add most hypervolume (`surrogate`). Where no gradients can be had, the
-surrogate searches the genes themselves.
+The learned map makes a chart of the space: preference, total scale, and a tilt over depth, a handful of
+numbers in which every point is a good merge. After its coarse preferences were evaluated, Gaussian processes
+on the chart say where on it the next candidates add most hypervolume (`surrogate`). Where no gradients can be
+had, the surrogate searches the genes themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from evomerge.objectives.objective import Objective
+from evomerge.objectives.objective import Objective, Outcome
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.preferences import lattice
@@ -29,8 +30,9 @@ CHART_STEP = 1e-3
 class Chart:
     """Points near a learned map by few numbers: shares, a scale, a tilt.
 
-    The shares are those of stick breaking: of what is left, how much the next objective is preferred. The scale
-    multiplies all weights, the tilt those of the last layers more (above 0) or less than those of the first.
+    The shares are those of stick breaking: of what is left, how much the next objective is preferred. The
+    scale multiplies all weights, the tilt those of the last layers more (above 0) or less than those of the
+    first.
     """
 
     def __init__(self, front: LearnedFront, grid: Grid, objectives: int) -> None:
@@ -84,6 +86,11 @@ class Auto(LearnedFront):
         learned = LearnedFrontSettings(steps=settings.steps, items=settings.items)
         super().__init__(genes, objectives, population, seed, initial, learned, steady=steady)
         self._points_first = settings.preferences
+        self._inner = SurrogateSettings(
+            generations=settings.generations,
+            inner_population=settings.inner_population,
+            reuse=settings.reuse,
+        )
         self._chart = Chart(self, self._grid, len(objectives))
         self._on_chart: dict[Genome, Genome] = {}
         self._by_chart = Surrogate(self._chart.genes, 0)
@@ -91,15 +98,18 @@ class Auto(LearnedFront):
 
     def _points(self, asked: Asked) -> np.ndarray:
         if not self.lesson.has_taken_steps:
-            return self._ask(self._by_genes, asked, asked.told, asked.pending, self._genes)
+            return self._ask(self._by_genes, self._inner, asked, asked.told, asked.pending, self._genes)
         charted = [(self._on_chart[g], outcome) for g, outcome in asked.told if g in self._on_chart]
         pending = [self._on_chart[g] for g in asked.pending if g in self._on_chart]
         known = {genome for genome, _ in asked.told} | set(asked.pending)
         found: list[Genome] = []
         if len(charted) + len(pending) < self._points_first:
-            places = [self._chart.at(w) for _, w in zip(range(10_000), lattice(len(self._objectives)))]
+            places = [
+                self._chart.at(w)
+                for _, w in zip(range(10_000), lattice(len(self._objectives)), strict=False)
+            ]
         else:
-            chosen = self._ask(self._by_chart, asked, charted, pending, self._chart.genes)
+            chosen = self._ask(self._by_chart, self._inner, asked, charted, pending, self._chart.genes)
             places = [tuple(row) for row in Grid(self._chart.genes).snap(chosen).tolist()]
         for place in places:
             (point,) = map(tuple, self._chart.points(np.array([place])).tolist())
@@ -111,8 +121,14 @@ class Auto(LearnedFront):
                 break
         return np.array(found).reshape(-1, len(self._genes))
 
-    def _ask(self, surrogate, asked, told, pending, genes) -> np.ndarray:
-        settings = SurrogateSettings(start=4)
-        return surrogate(
-            Asked(genes, asked.objectives, tuple(told), asked.count, asked.rng, settings, tuple(pending))
-        )
+    @staticmethod
+    def _ask(
+        surrogate: Surrogate,
+        settings: SurrogateSettings,
+        asked: Asked,
+        told: Sequence[tuple[Genome, Outcome]],
+        pending: Sequence[Genome],
+        genes: tuple[Gene, ...],
+    ) -> np.ndarray:
+        seen = replace(asked, genes=genes, told=tuple(told), pending=tuple(pending), settings=settings)
+        return surrogate(seen)

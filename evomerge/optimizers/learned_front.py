@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,8 +16,8 @@ from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
-MOST_PREFERENCES = 20_000
-"""Preferences looked at for new points; beyond, points beside the map are drawn."""
+TRIES = 50
+"""Preferences, beyond as many as there are known points, that are looked at for new ones."""
 
 
 class LearnedFront(Proposals):
@@ -39,6 +38,8 @@ class LearnedFront(Proposals):
         steady: bool = False,
     ) -> None:
         self.lesson = Lesson(genes, len(objectives), seed, settings)
+        self._preferences = lattice(len(objectives))
+        self._known_points: list[Genome] = []
         super().__init__(
             self._points, genes, objectives, population, seed, initial, settings, steady=steady
         )
@@ -62,19 +63,23 @@ class LearnedFront(Proposals):
 
     def _points(self, asked: Asked) -> np.ndarray:
         known = {genome for genome, _ in asked.told} | set(asked.pending)
-        found: list[Any] = []
-        for point in self._along(MOST_PREFERENCES):
+        found: list[Genome] = []
+        for point in self._along(len(known) + asked.count + TRIES):
             if point not in known:
                 known.add(point)
                 found.append(point)
             if len(found) == asked.count:
                 return np.array(found)
+        # So much of the map is known that points beside it are drawn.
         points = self.lesson.map.points(drawn(asked.count, len(self._objectives), 1.0, asked.rng))
         beside = 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
         return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
 
-    def _along(self, most: int) -> Iterator[Genome]:
-        """Grid points of the map, for preferences from coarse to fine."""
-        for _, w in zip(range(most), lattice(len(self._objectives)), strict=False):
-            (point,) = self._grid.snap(self.lesson.map.points(np.array([w]))).tolist()
-            yield tuple(point)
+    def _along(self, count: int) -> list[Genome]:
+        """Grid points of the learned map, for preferences from coarse to fine; worked out once."""
+        missing = count - len(self._known_points)
+        if missing > 0:
+            w = np.array([w for _, w in zip(range(missing), self._preferences, strict=False)])
+            if len(w):
+                self._known_points += map(tuple, self._grid.snap(self.lesson.map.points(w)).tolist())
+        return self._known_points[:count]

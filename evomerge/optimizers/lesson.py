@@ -113,7 +113,9 @@ class Lesson:
         map: as it is now; once `is_over`, the one that was best on what was held back.
     """
 
-    def __init__(self, genes: Sequence[Gene], objectives: int, seed: int, settings: LearnedFrontSettings) -> None:
+    def __init__(
+        self, genes: Sequence[Gene], objectives: int, seed: int, settings: LearnedFrontSettings
+    ) -> None:
         self._grid = Grid(genes)
         self._objectives, self._seed, self._settings = objectives, seed, settings
         self._ground = SlopeGround((0,) * objectives, {})
@@ -239,7 +241,6 @@ class Lesson:
             self._learning = False
             if self._best[1] >= 0:
                 self.map.table = self._kept
-
 
     def digest(self) -> str:
         """SHA-256 over the map and how far the lesson is."""

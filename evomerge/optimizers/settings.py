@@ -89,11 +89,15 @@ class AutoSettings:
     Attributes:
         steps, items: of the learned front; see `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate.
+        generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
     preferences: Annotated[int, Between(4, 1_000)] = 13
+    generations: Annotated[int, Between(1, 1_000)] = 40
+    inner_population: Annotated[int, Between(4, 1_000)] = 60
+    reuse: Annotated[int, Between(1, 1_000)] = 4
 
 
 @dataclass(frozen=True)

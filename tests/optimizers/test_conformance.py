@@ -22,6 +22,7 @@ VARIANTS = [
     ("nsga2", {"global_generations": 0.0}),
     ("surrogate", {"generations": 2, "inner_population": 8, "reuse": 24}),
     ("learned-front", {}),
+    ("auto", {"generations": 2, "inner_population": 8, "reuse": 24}),
     ("random", {}),
     ("random", {"structure": "global"}),
 ]
