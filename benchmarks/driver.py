@@ -166,7 +166,7 @@ def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, flo
     """CPU per candidate of the search and of all, append latencies."""
     driver, pool = opened(campaign, folder, workers)
     # Paid once by a campaign, not by each candidate.
-    campaign_optimizer(campaign, driver.space.genes, (), driver.history)
+    campaign_optimizer(campaign, driver.space, (), driver.history)
     ledger = driver.dispatcher.ledger
     assert isinstance(ledger, TimedLedger)
     began, made, wall = time.process_time(), pool.seconds, time.perf_counter()

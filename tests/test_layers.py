@@ -79,6 +79,7 @@ DEFERRED = {
     "merge.peft_adapters": ("peft",),
     "merge.passes.kernels": ("torch._inductor",),
     "optimizers.kinds": (
+        "evomerge.optimizers.auto",
         "evomerge.optimizers.nsga2",
         "evomerge.optimizers.steady_nsga2",
         "evomerge.optimizers.surrogate",

@@ -160,6 +160,10 @@ class LmEvalTasks:
                 yield Scores({}, self._items(loaded.task, values), self._named(smooth)).arrays()
         return self._scores(loaded.task, values).with_smooth(self._named(smooth))
 
+    def has_losses(self, split: Split) -> bool:
+        """See `Differentiable.has_losses`."""
+        return self._split(split).task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood")
+
     def losses(
         self, subject: Subject, split: Split, items: Sequence[int]
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

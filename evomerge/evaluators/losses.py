@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class Differentiable(Evaluator, Protocol):
     """An evaluator with a differentiable loss for each item."""
 
+    def has_losses(self, split: Split) -> bool:
+        """Whether the items of a split are of a kind that has one; looks at no model."""
+
     def losses(
         self, subject: Subject, split: Split, items: Sequence[int]
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

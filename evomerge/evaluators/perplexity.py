@@ -103,6 +103,10 @@ class Perplexity(ItemEvaluator):
         tokens = [float(sum(len(r.continuation) for r in requests)) for requests in rolled]
         return {"loglikelihood": sums, "tokens": tokens}
 
+    def has_losses(self, split: Split) -> bool:
+        """See `Differentiable.has_losses`: all texts have."""
+        return True
+
     def losses(
         self, subject: Subject, split: Split, items: Sequence[int]
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
+from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.proposals import Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
@@ -113,8 +114,6 @@ def _learned_front(
     settings: LearnedFrontSettings,
     schedule: Schedule,
 ) -> Optimizer:
-    from evomerge.optimizers.learned_front import LearnedFront
-
     steady = schedule == "steady_state"
     return LearnedFront(genes, objectives, population, seed, initial, settings, steady=steady)
 

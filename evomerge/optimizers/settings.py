@@ -153,7 +153,8 @@ def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) 
         elif expected := _fault(allowed[name], value):
             problems.append(Problem("E108", f"must be {expected}", f"found {value!r}", field=where))
         else:
-            values[name] = float(value) if _number(allowed[name])[0] is float else value
+            number = _number(allowed[name])[0]
+            values[name] = number(value) if number in (int, float) else value
     if problems:
         raise ConfigError(problems)
     return form(**values)
@@ -175,7 +176,7 @@ def _fault(annotation: Any, value: Option) -> str:
     kind, bounds = _number(annotation)
     if kind in (bool, str):
         return "" if type(value) is kind else {bool: "true or false", str: "text"}[kind]
-    if isinstance(value, bool) or not isinstance(value, int | (float if kind is float else int)):
+    if isinstance(value, bool | str) or (kind is int and value != int(value)):
         fits = False
     else:
         least, most = (bounds.least, bounds.most) if bounds else (-math.inf, math.inf)

@@ -20,6 +20,7 @@ from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
+from evomerge.evaluators.losses import Differentiable
 from evomerge.evaluators.registered import install
 from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
@@ -175,6 +176,7 @@ class Engine:
                 items={split: evaluator.item_count(split) for split in SPLITS},
                 deterministic=evaluator.declaration.deterministic,
                 block_size=evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
+                losses=isinstance(evaluator, Differentiable) and evaluator.has_losses("search"),
             )
             for evaluator in self.evaluators
         }

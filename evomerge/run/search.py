@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.racing import References
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import AskedCandidate, AskedEvent, FailedEvent, ScoredEvent, ToldEvent
@@ -27,7 +28,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.racing_references import add_references, first_references, racing_record
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer, recorded, slope_ground
-from evomerge.search_space import Gene, Genome, SearchSpace
+from evomerge.search_space import Genome, SearchSpace
 
 
 class ReplayDiffers(Exception):
@@ -45,13 +46,17 @@ def candidate_number(name: str) -> int:
 
 
 def campaign_optimizer(
-    campaign: Campaign, genes: Sequence[Gene], initial: Sequence[Genome], history: History
+    campaign: Campaign, space: SearchSpace, initial: Sequence[Genome], history: History
 ) -> Optimizer:
-    """The optimizer of a campaign, as it was before the first ask."""
+    """The optimizer of a campaign, as it was before the first ask.
+
+    Raises:
+        ConfigError: E149, if it can only learn from gradients, and there are none.
+    """
     section = campaign.config.optimizer
     optimizer = make_optimizer(
         section.kind,
-        genes,
+        space.genes,
         campaign.objectives,
         population=section.population,
         seed=campaign.config.seed,
@@ -60,7 +65,15 @@ def campaign_optimizer(
         schedule=section.schedule,
     )
     if isinstance(optimizer, SlopeOptimizer):
-        optimizer.begin(slope_ground(history, campaign.objectives, campaign.experts))
+        ground = slope_ground(history, campaign.objectives, space)
+        if section.kind == "learned-front" and not any(ground.items):
+            wrong = f"learned-front has no gradients to learn from: {campaign.space.method} or the evaluators"
+            todo = "take optimizer.kind auto, which does without them"
+            file = str(campaign.file)
+            raise ConfigError(
+                Problem("E149", f"{wrong} give none", "", todo, file, field="optimizer.kind")
+            )
+        optimizer.begin(ground)
     return optimizer
 
 
@@ -163,7 +176,7 @@ class Search:
     ) -> None:
         self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
         self.history = dispatcher.history
-        self.optimizer = campaign_optimizer(campaign, space.genes, initial, self.history)
+        self.optimizer = campaign_optimizer(campaign, space, initial, self.history)
         self._slopes = SlopeDesk(dispatcher, space, campaign.objectives)
         self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}

@@ -44,11 +44,11 @@ class SlopesDiffer(Exception):
     """The optimizer asks for other slopes than the ledger has."""
 
 
-def slope_ground(
-    history: History, objectives: Sequence[Objective], experts: Sequence[str]
-) -> SlopeGround:
-    """What slopes can be asked of in a campaign whose baselines are known."""
+def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
+    """What slopes can be asked of in a campaign whose baselines are known; nothing of some methods."""
     assert history.prepared is not None
+    linear = space.method.has_slopes(space.options)
+    experts = space.experts
     evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
     base, *values = [
         np.array(
@@ -63,7 +63,7 @@ def slope_ground(
     most = gains.max(axis=0)
     shares = gains / np.where(most > 0.0, most, 1.0)
     return SlopeGround(
-        items=tuple(each.items["search"] if each.losses else 0 for each in evaluators),
+        items=tuple(each.items["search"] if each.losses and linear else 0 for each in evaluators),
         gains=dict(zip(experts, map(tuple, shares.tolist()), strict=True)),
     )
 
@@ -168,7 +168,7 @@ class SlopeDesk:
         return Job(
             f"slope.{batch}.{number}",
             "slope",
-            self._space.decode(request.genome).to_json(),
+            self._space.spelled_out(request.genome).to_json(),
             deadline=deadline,
             slope=work,
         )

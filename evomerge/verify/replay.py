@@ -60,7 +60,7 @@ def _replay(
     result: Verification,
 ) -> None:
     initial = seeds(campaign, space, recipes, history)
-    optimizer = campaign_optimizer(campaign, space.genes, initial, history)
+    optimizer = campaign_optimizer(campaign, space, initial, history)
     steady = campaign.config.optimizer.schedule == "steady_state"
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",

@@ -1,0 +1,134 @@
+"""A campaign that learns from gradients, on real models and tasks: recorded, killed, resumed, verified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.item_store import ItemReference, ItemStore
+from tests.cli.terminal import call
+from tests.tiny_models import write_campaign
+from tests.tiny_runs import events_of, forked, front_text, run_file
+
+OPTIMIZER = {
+    "kind": "learned-front",
+    "population": 4,
+    "options": {"steps": 4, "items": 4, "preferences": 2, "look_from": 2, "look_every": 2},
+}
+BATCHES = 4 + 2  # steps, and a look after the second and the fourth
+REQUESTS = 4 * 2 + 2 * 3  # two preferences a step; the middle and both corners a look
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign folder that was run undisturbed."""
+    root = tmp_path_factory.mktemp("learned")
+    file = write_campaign(root, optimizer=OPTIMIZER, budget={"evaluations": 20})
+    run_file(file, root / "run")
+    return root
+
+
+def slopes(directory: Path) -> list[dict[str, Any]]:
+    return [event for event in events_of(directory) if event["event"] == "slope"]
+
+
+def plain(event: dict[str, Any]) -> dict[str, Any]:
+    """An event without what the clock and the place of a record say."""
+    return {k: v for k, v in event.items() if k not in ("n", "time", "elapsed", "seconds", "gradient")}
+
+
+def test_slopes_are_recorded_before_the_first_candidate_and_paid_for(campaign: Path) -> None:
+    events = events_of(campaign / "run")
+    kinds = [event["event"] for event in events]
+    found = slopes(campaign / "run")
+    assert len(found) == REQUESTS
+    assert {event["batch"] for event in found} == set(range(BATCHES))
+    assert kinds.index("asked") > max(i for i, kind in enumerate(kinds) if kind == "slope")
+    store = ItemStore(campaign / "run" / ITEMS_FOLDER)
+    genes = len(next(e for e in events if e["event"] == "asked")["candidates"][0]["genome"])
+    for event in found:
+        assert len(event["losses"]) == 2
+        assert all(loss > 0 for loss in event["losses"])
+        if any(event["weights"]):
+            gradient = store.read(ItemReference(**event["gradient"]))["gradient"]
+            assert gradient.shape == (genes,)
+            assert np.abs(gradient).max() > 0
+        else:
+            assert "gradient" not in event
+    status = call("status", campaign / "run", "--json").json
+    assert status["cost"] == pytest.approx(
+        status["evaluations"] + sum(event["cost"] for event in found)
+    )
+    assert status["cost"] <= 20 + 1
+    assert status["evaluations"] < 20
+
+
+def test_the_loss_on_steps_and_the_candidates_are_real(campaign: Path) -> None:
+    """`verify` asks every slope and candidate again from what is recorded, without a model."""
+    verified = call("verify", campaign / "run")
+    assert verified.code == 0, verified.out
+    assert f"{BATCHES}  batches of slopes asked again" in verified.out
+
+
+@pytest.mark.parametrize("moment", ["slopes.before_record=kill@3", "slopes.before_record=kill@6"])
+def test_killed_among_its_slopes_it_comes_to_the_same(
+    campaign: Path, tmp_path: Path, moment: str
+) -> None:
+    file = campaign / "campaign.yaml"
+    killed = forked(lambda: run_file(file, tmp_path / "run"), moment)
+    assert killed == -signal.SIGKILL
+    before = len(slopes(tmp_path / "run"))
+    assert 0 < before < REQUESTS
+    run_file(file, tmp_path / "run")
+    assert list(map(plain, slopes(tmp_path / "run"))) == list(map(plain, slopes(campaign / "run")))
+    assert front_text(tmp_path / "run") == front_text(campaign / "run")
+
+
+def test_two_workers_in_steady_state_learn_the_same(campaign: Path, tmp_path: Path) -> None:
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    config |= {"optimizer": OPTIMIZER | {"schedule": "steady_state"}, "name": "steady"}
+    config["workers"] = {"pool": "local", "count": 2}
+    file = campaign / "steady.yaml"
+    file.write_text(json.dumps(config))
+    run_file(file, tmp_path / "run")
+
+    def by_number(directory: Path) -> list[dict[str, Any]]:
+        return sorted(map(plain, slopes(directory)), key=lambda e: (e["batch"], e["number"]))
+
+    assert by_number(tmp_path / "run") == by_number(campaign / "run")
+    assert call("verify", tmp_path / "run").code == 0
+
+
+def test_a_changed_gradient_is_found(campaign: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(campaign / "run", folder)
+    segment = folder / ITEMS_FOLDER / slopes(folder)[0]["gradient"]["segment"]
+    content = bytearray(segment.read_bytes())
+    content[-3] ^= 1
+    segment.write_bytes(content)
+    verified = call("verify", folder)
+    assert verified.code != 0
+    assert "its SHA-256 does not fit" in verified.err
+
+
+def test_a_method_without_gradients_is_refused_by_name(campaign: Path, tmp_path: Path) -> None:
+    space = {
+        "schema": 1,
+        "method": "karcher",
+        "coefficients": {"weight": {"field": "layer", "low": 0.0, "high": 1.0}},
+    }
+    (tmp_path / "space.yaml").write_text(json.dumps(space))
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    config["search_space"] = str(tmp_path / "space.yaml")
+    file = campaign / "karcher.yaml"
+    file.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"E149.*learned-front has no gradients.*auto"):
+        run_file(file, tmp_path / "run")
