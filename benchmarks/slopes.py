@@ -1,9 +1,9 @@
 """Peak memory of a slope, above what is loaded, and what it costs over an evaluation of the same items.
 
 A random Llama of 57 M parameters with three experts, float32, one thread, four-choice items. Each way of
-computing runs in a process of its own, which has read all its weights and built its requests before; printed is
-the growth of its largest resident memory, the C library told to give back what is freed (without that, holes in
-its heap count too):
+computing runs in a process of its own, which has read all its weights and built its requests before. Printed
+is the growth of its largest resident memory, with a C library that gives back what is freed (without that,
+holes in its heap count too):
 
 - forward: the losses alone, without a graph;
 - plain backward: every weight has a gradient, all activations are kept;
@@ -141,7 +141,7 @@ def main() -> None:
         print(f"slope / plain backward: {memory['slope'] / memory['plain backward']:.2f} (goal 0.25)")
         bed = Bed(root, *sizes)
         bed.run("evaluate", 0.0)
-        bed.run("slope", 1.0)
+        bed.run("slope", 1.0, items=(0,))
         rounds = range(1, chosen.repeats + 1)
         spent = [(bed.run("evaluate", 0.0, n)[0], bed.run("slope", 1.0, -n)[0]) for n in rounds]
         evaluation, slope = (min(times) for times in zip(*spent, strict=True))

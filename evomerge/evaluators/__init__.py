@@ -9,6 +9,7 @@ Read `evaluator` (the seam), `declaration` and `kinds`, then a kind: `lm_eval_de
 `margins`, `generation`, `code_execution`, `confined`, `splits`, `results_file`), `perplexity`,
 `generation_length`, `whole_model`, `python_callable` (with `registered`, `items`, `item_files`,
 `item_evaluator`).
+`losses` is the seam of those with a differentiable loss, `questions` what lm-eval's items ask there.
 `judge` puts all evaluators to one model, `racing` decides when a candidate is given up, `canary` finds
 broken models early.
 """

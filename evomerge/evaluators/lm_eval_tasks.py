@@ -172,22 +172,16 @@ class LmEvalTasks:
         lm = language_model(HFLM, subject)
         requests = self._requests_for(split, loaded, subject)
         chosen_items(items, len(loaded.ids))
-        problem = self.declaration.fault
-        if requests.tokens is None:
-            wrong = f"`{loaded.task.OUTPUT_TYPE}` tasks have no differentiable loss"
-            raise ConfigError(problem(f"tasks.{split}", "E148", wrong))
-        own = [requests.tokens[item] for item in items]
-        layout = self._fitting(subject, lm, split, requests.tokens)
-        if layout is None:
-            wrong = (
-                f"no differentiable loss: the packed scorer does not fit {type(subject.model).__name__}"
-            )
-            raise ConfigError(problem("", "E148", wrong))
+        chat = self.declaration.apply_chat_template
         try:
-            asked = questions(loaded.task, [requests.items[item] for item in items], own)
+            asked, tokens = questions(loaded.task, requests, items, subject, lm.max_length, chat)
+            layout = self._fitting(subject, lm, split, tokens) if tokens else "rows"
+            if layout is None:
+                raise ValueError(f"the packed scorer does not fit {type(subject.model).__name__}")
         except ValueError as error:
-            wrong = "an item has no differentiable loss"
-            raise ConfigError(problem(f"tasks.{split}", "E148", wrong, str(error))) from error
+            wrong = "there is no differentiable loss"
+            problem = self.declaration.fault(f"tasks.{split}", "E148", wrong, str(error))
+            raise ConfigError(problem) from error
         for places, found in question_losses(subject, asked, layout, lm.max_length):
             yield tuple(items[place] for place in places), found
 

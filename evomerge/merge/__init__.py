@@ -5,7 +5,7 @@ folder with the same bits. This room loads torch; `plan` alone does not.
 
 Read `plan/` (what each tensor is made of, as data), `materialize` (carry a plan out), `passes/` (the
 arithmetic), `statistics/` (what methods must know of the weights), then `binding` (checkpoint tensor to
-live parameter), `skeleton` (the live model's body), `device_map` (models over several devices) and
-`peft_adapters` (adapters that become full models first).
+live parameter), `slopes` (gradients by the weights of experts), `skeleton` (the live model's body),
+`device_map` (models over several devices) and `peft_adapters` (adapters that become full models first).
 Import from these modules; nothing is re-exported here.
 """

@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 import torch
 
+from evomerge.errors import ConfigError
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.evaluators.losses import Differentiable, Question, question_losses
 from evomerge.evaluators.packed import Request
 from evomerge.evaluators.packing import alone
-from tests.evaluators.conftest import Bench, make_items
+from tests.evaluators.conftest import DECLARATION, TASK, Bench, make_items
+from tests.evaluators.test_generation import DECLARED, WRITE
+from tests.evaluators.test_margins import LIKELIHOOD
 
 LONGEST = 128
+ROLLING = (
+    TASK[: TASK.index("metric_list")]
+    .replace("multiple_choice", "loglikelihood_rolling")
+    .replace("doc_to_choice: choices\ndoc_to_target: answer", "doc_to_target: question")
+    + "metric_list:\n  - {metric: word_perplexity, aggregation: weighted_perplexity}\n"
+)
 
 
 def losses_of(evaluator: Any, subject: Subject, items: Sequence[int]) -> dict[int, float]:
@@ -114,6 +123,58 @@ def test_windows_of_a_text_have_what_they_are_scored_by(tmp_path: Path, subject:
     expected = -scores["own.loglikelihood"] / scores["own.tokens"]
     assert max(scores["own.tokens"]) > LONGEST
     assert [found[item] for item in items] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "declaration"),
+    [
+        (WRITE, DECLARED),
+        (WRITE, DECLARED + "smooth: false\n"),
+        (LIKELIHOOD, DECLARATION.replace("acc_norm", "perplexity")),
+        (ROLLING, DECLARATION.replace("acc, acc_norm", "word_perplexity")),
+    ],
+    ids=["written", "written, nothing smooth", "log-likelihood", "rolling"],
+)
+def test_texts_have_their_likelihood_per_token(
+    bench: Bench, subject: Subject, task: str, declaration: str
+) -> None:
+    evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, counts=(9, 4, 3))))
+    found = losses_of(evaluator, subject, [1, 2, 5, 8])
+    tokenizer: Any = subject.tokenizer
+    for number, loss in found.items():
+        item = evaluator._requests["search"].items[number][0].doc
+        before = tokenizer(item["question"])["input_ids"]
+        whole = tokenizer(item["question"] + item["choices"][item["answer"]])["input_ids"]
+        if task is ROLLING:
+            whole, before = [tokenizer.bos_token_id, *before], [tokenizer.bos_token_id]
+        request = Request(tuple(before), tuple(whole[len(before) :]))
+        expected = -alone(subject.model, request, LONGEST) / len(request.continuation)
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+def one_right(seed: int, count: int) -> list[dict[str, Any]]:
+    return [item | {"answer": 0 if n == 0 else 9} for n, item in enumerate(make_items(seed, count))]
+
+
+@pytest.mark.parametrize(
+    ("task", "declaration", "items", "words"),
+    [
+        (
+            WRITE.replace("{{choices[answer]}}", " "),
+            DECLARED,
+            make_items,
+            "an item has no reference answer",
+        ),
+        (TASK, DECLARATION, one_right, "no right choice among 4"),
+    ],
+    ids=["written", "choices"],
+)
+def test_items_without_a_right_answer_have_no_loss(
+    bench: Bench, subject: Subject, task: str, declaration: str, items: Any, words: str
+) -> None:
+    evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, items=items)))
+    with pytest.raises(ConfigError, match=rf"E148.*tasks\.search: there is no diff.* loss; {words}"):
+        next(evaluator.losses(subject, "search", range(17)))
 
 
 def test_evaluators_without_a_loss_are_absent(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     live = LiveModel.load(folders["base"], "float32")
     readers, statistics = open_readers(folders), WeightStatistics(folders)
     live.materialize(make_plan(recipe, folders, statistics), readers)
-    slopes = Slopes(live, recipe, folders, statistics, readers)
+    places = folders["base"].layout.places
+    slopes = Slopes(live, recipe, folders, statistics, readers, places)
     with differentiable(live, slopes):
         loss = loss_of(live.model)
         loss.backward()
@@ -77,7 +78,6 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     plain_loss, gradients = plain_gradients(tmp_path / "merged", tmp_path / "gradient")
     assert loss.item() == plain_loss
     tensors = {name: load_file(tmp_path / name / "model.safetensors") for name in folders}
-    places = folders["base"].layout.places
     expected = np.zeros((len(EXPERTS), len(places)))
     for row, name in enumerate(EXPERTS):
         for tensor, place in folders["base"].places.items():
