@@ -15,9 +15,11 @@ from evomerge.evaluators.kinds import open_evaluator
 from evomerge.evaluators.lm_eval_declaration import digest, load_evaluator
 from evomerge.objectives.scores import Scores
 from tests.evaluators.conftest import DECLARATION, TASK, Bench, make_items
-from tests.evaluators.test_generation import DECLARED, WRITE
+from tests.evaluators.test_generation import DECLARED
+from tests.evaluators.test_generation import WRITE as LONG
 from tests.evaluators.test_lm_eval_tasks import stock
 
+WRITE = LONG.replace("max_gen_toks: 90", "max_gen_toks: 4")
 LIKELIHOOD = TASK[: TASK.index("metric_list")].replace("multiple_choice", "loglikelihood").replace(
     "doc_to_choice: choices\ndoc_to_target: answer", 'doc_to_target: "{{choices[answer]}}"'
 ) + (
@@ -44,23 +46,22 @@ def agrees(scores: Scores, metric: str, expected: list[float]) -> None:
     assert scores.metrics[metric].smooth == float(np.mean(scores.smooth[metric]))
 
 
-@pytest.mark.parametrize("scorer", ["lm_eval", "packed"])
-def test_margins_are_those_of_stock_log_likelihoods(
-    bench: Bench, subject: Subject, scorer: str
-) -> None:
-    path = bench(declaration=DECLARATION + f"scorer: {scorer}\n")
-    scores, ids = smooth_of(path, subject)
+def test_margins_are_those_of_stock_log_likelihoods(bench: Bench, subject: Subject) -> None:
+    path = bench()
     found = replies(path, subject)
-    for metric, length in (("acc", lambda choice: 1), ("acc_norm", len)):
-        expected = []
-        for doc, answers in (found[name] for name in ids):
-            own = [reply[0] / length(c) for reply, c in zip(answers, doc["choices"], strict=True)]
-            right = own.pop(doc["answer"])
-            expected.append(math.tanh((right - max(own)) / 2))
-        agrees(scores, f"pets.{metric}", expected)
-        # A margin is above 0 where the item is right, and nowhere else.
-        assert ((scores.smooth[f"pets.{metric}"] > 0) == (scores.items[f"pets.{metric}"] > 0.5)).all()
-    assert len(set(scores.smooth["pets.acc"].tolist())) > 10
+    for scorer in ("lm_eval", "packed"):
+        path.write_text(DECLARATION + f"scorer: {scorer}\n")
+        scores, ids = smooth_of(path, subject)
+        for metric, length in (("pets.acc", lambda choice: 1), ("pets.acc_norm", len)):
+            expected = []
+            for doc, answers in (found[name] for name in ids):
+                own = [reply[0] / length(c) for reply, c in zip(answers, doc["choices"], strict=True)]
+                right = own.pop(doc["answer"])
+                expected.append(math.tanh((right - max(own)) / 2))
+            agrees(scores, metric, expected)
+            # A margin is above 0 where the item is right, and nowhere else.
+            assert ((scores.smooth[metric] > 0) == (scores.items[metric] > 0.5)).all()
+        assert len(set(scores.smooth["pets.acc"].tolist())) > 10
 
 
 def test_choices_with_several_right_ones_and_metrics_that_fall(bench: Bench, subject: Subject) -> None:
@@ -74,8 +75,9 @@ def test_choices_with_several_right_ones_and_metrics_that_fall(bench: Bench, sub
 
     path = bench(task, DECLARATION.replace("acc_norm", "exact_match"), items=items)
     scores, ids = smooth_of(path, subject)
+    found = replies(path, subject)
     margins, likelihoods = [], []
-    for doc, answers in (replies(path, subject)[name] for name in ids):
+    for doc, answers in (found[name] for name in ids):
         right = max(answers[n][0] for n in doc["rights"])
         wrong = [answers[n][0] for n in range(4) if n not in doc["rights"]]
         margins.append(math.tanh((right - max(wrong)) / 2))
@@ -95,18 +97,19 @@ def test_a_loss_runs_in_its_own_direction(bench: Bench, subject: Subject) -> Non
     assert "pets.brier_score" not in scores.items
 
 
-@pytest.mark.parametrize("scorer", ["lm_eval", "packed"])
-def test_a_text_has_its_log_likelihood(bench: Bench, subject: Subject, scorer: str) -> None:
-    path = bench(LIKELIHOOD, DECLARATION.replace("acc_norm", "perplexity") + f"scorer: {scorer}\n")
-    scores, ids = smooth_of(path, subject)
+def test_a_text_has_its_log_likelihood(bench: Bench, subject: Subject) -> None:
+    declared = DECLARATION.replace("acc_norm", "perplexity")
+    path = bench(LIKELIHOOD, declared)
     found = replies(path, subject)
-    expected = [found[name][1][0][0] for name in ids]
-    agrees(scores, "pets.acc", expected)
-    agrees(scores, "pets.perplexity", [-each for each in expected])
-    # lm-eval's perplexity is the exponential of just that mean.
-    assert math.exp(scores.metrics["pets.perplexity"].smooth or 0.0) == pytest.approx(
-        scores.metrics["pets.perplexity"].value, rel=1e-5
-    )
+    for scorer in ("lm_eval", "packed"):
+        path.write_text(declared + f"scorer: {scorer}\n")
+        scores, ids = smooth_of(path, subject)
+        expected = [found[name][1][0][0] for name in ids]
+        agrees(scores, "pets.acc", expected)
+        agrees(scores, "pets.perplexity", [-each for each in expected])
+        # lm-eval's perplexity is the exponential of just that mean.
+        perplexity = scores.metrics["pets.perplexity"]
+        assert math.exp(perplexity.smooth or 0.0) == pytest.approx(perplexity.value, rel=1e-5)
 
 
 @pytest.mark.parametrize("scorer", ["lm_eval", "auto"])
