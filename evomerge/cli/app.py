@@ -37,6 +37,7 @@ for verb in (
     looks.status,
     looks.front,
     looks.show,
+    looks.study,
     models.export,
     models.merge,
     models.score,

@@ -1,4 +1,4 @@
-"""`status`, `front`, `show`, `verify` and `repair`: reading a campaign folder, also while a run goes on."""
+"""Verbs that read a campaign folder, also while a run goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli.output import PICK_HELP, Json, fits, print_json, table_console
+from evomerge.cli.output import PICK_HELP, Json, fits, print_json, say, table_console
 from evomerge.cli.results import LmEvalJson
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
@@ -158,6 +158,28 @@ def show(
         print_json(candidate_json(opened.history, candidate))
     else:
         print_candidate(opened.history, candidate)
+
+
+def study(
+    directory: Folder,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="An SQLite file, or a journal (.log)."),
+    ] = Path("study.db"),
+) -> None:
+    """Write an Optuna study of a campaign, to look at with optuna-dashboard."""
+    from evomerge.campaign.campaign import campaign_from_json
+    from evomerge.cli.candidate import recorded_space
+    from evomerge.front.folder import open_campaign_folder
+    from evomerge.optimizers.study import write_study
+
+    history = open_campaign_folder(directory).history
+    if history.prepared is None:
+        problem = Problem("E500", "the campaign is not prepared yet", str(directory), "run it first")
+        raise UsageError(problem)
+    objectives = campaign_from_json(history.config).objectives
+    count = write_study(history, recorded_space(history).genes, objectives, output)
+    say(f"wrote {count} trials to {output}; see them with `optuna-dashboard {output}`")
 
 
 def verify(directory: Folder, as_json: Json = False) -> None:

@@ -93,8 +93,8 @@ class Auto(LearnedFront):
         )
         self._chart = Chart(self, self._grid, len(objectives))
         self._on_chart: dict[Genome, Genome] = {}
-        self._by_chart = Surrogate(self._chart.genes, 0)
-        self._by_genes = Surrogate(genes, len(initial))
+        self._by_chart = Surrogate(self._chart.genes, ())
+        self._by_genes = Surrogate(genes, initial)
 
     def _points(self, asked: Asked) -> np.ndarray:
         if not self.lesson.has_taken_steps:

@@ -22,6 +22,10 @@ from evomerge.optimizers.grid import Grid
 FITTED = 160
 """Points at most that length scales are fitted on; predictions use all that are given."""
 
+REFIT = 1.15
+"""Length scales are fitted anew when there are so many times more points."""
+
+LEAST_NOISE = 1e-6
 _ITERATIONS = 30
 _JITTER = 1e-8
 _ROOT5 = np.sqrt(5.0)
@@ -223,3 +227,27 @@ def condition(
         factor * np.sqrt(variance),
         weights / variance,
     )
+
+
+class Fits:
+    """Processes by name, whose length scales are fitted anew only when there is more to know by `REFIT`.
+
+    A function of the data given in order, as long as each name's grow.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | int, ...], tuple[int, Hyperparameters]] = {}
+
+    def process(
+        self, name: tuple[str | int, ...], features: np.ndarray, sizes: list[int], values: np.ndarray
+    ) -> Process:
+        """The process given features float64 [n, features] and values float64 [n]."""
+        count = len(values)
+        known = self._known.get(name)
+        if known is None or count >= REFIT * known[0]:
+            some = (
+                np.arange(count) if count <= FITTED else np.linspace(0, count - 1, FITTED).astype(int)
+            )
+            known = (count, fit(features[some], sizes, values[some], LEAST_NOISE))
+            self._known[name] = known
+        return condition(features, sizes, values, known[1])

@@ -20,10 +20,14 @@ from evomerge.optimizers.proposals import Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import (
     AutoSettings,
+    CmaEsSettings,
     LearnedFrontSettings,
+    MmmoSettings,
     NoSettings,
     Nsga2Settings,
     Option,
+    OptunaSettings,
+    QLogNehviSettings,
     RandomSettings,
     SurrogateSettings,
     read_settings,
@@ -101,7 +105,87 @@ def _surrogate(
     from evomerge.optimizers.surrogate import Surrogate
 
     steady = schedule == "steady_state"
-    propose = Surrogate(genes, len(initial))
+    propose = Surrogate(genes, initial)
+    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+
+
+def _random_global(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: NoSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    return _random(genes, objectives, population, seed, initial, RandomSettings("global"), schedule)
+
+
+def _cma_es(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: CmaEsSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.cma_es import CmaEs
+
+    steady = schedule == "steady_state"
+    propose = CmaEs(genes, len(objectives), seed, initial, settings)
+    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+
+
+def _optuna(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: OptunaSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.optuna_samplers import OptunaSampler
+
+    steady = schedule == "steady_state"
+    propose = OptunaSampler(genes, len(objectives), seed, population, settings)
+    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+
+
+def _mmmo(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: MmmoSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    from evomerge.optimizers.mmmo import Mmmo
+
+    steady = schedule == "steady_state"
+    propose = Mmmo(genes, initial)
+    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+
+
+def _qlognehvi(
+    genes: Sequence[Gene],
+    objectives: Sequence[Objective],
+    population: int,
+    seed: int,
+    initial: Sequence[Genome],
+    settings: QLogNehviSettings,
+    schedule: Schedule,
+) -> Optimizer:
+    try:
+        from evomerge.optimizers.qlognehvi import QLogNehvi
+    except ModuleNotFoundError as error:
+        todo = "pip install 'evomerge[botorch]'"
+        problem = Problem("E123", "`qlognehvi` needs botorch", str(error), todo, field="optimizer.kind")
+        raise ConfigError(problem) from error
+    steady = schedule == "steady_state"
+    propose = QLogNehvi(genes, initial)
     return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
 
 
@@ -154,7 +238,24 @@ KINDS: dict[str, OptimizerKind] = {
         AutoSettings,
         _auto,
     ),
+    "cma-es": OptimizerKind(
+        "CMA-ES on weighted sums from the uniform average, as mergekit-evolve", CmaEsSettings, _cma_es
+    ),
+    "qlognehvi": OptimizerKind(
+        "BoTorch's noisy expected hypervolume improvement (extra `botorch`)",
+        QLogNehviSettings,
+        _qlognehvi,
+    ),
+    "mmmo": OptimizerKind(
+        "MM-MO: expected hypervolume, weak to strong, Fisher information, sparsity", MmmoSettings, _mmmo
+    ),
+    "optuna": OptimizerKind(
+        "Optuna's samplers: TPE, Gaussian processes, NSGA-III", OptunaSettings, _optuna
+    ),
     "random": OptimizerKind("random search on the grid, the baseline", RandomSettings, _random),
+    "random-global": OptimizerKind(
+        "random search with one value per expert, the baseline to beat", NoSettings, _random_global
+    ),
 }
 """Built-in kinds, by the name that `optimizer.kind` has in a campaign file."""
 
@@ -268,7 +369,7 @@ def make_optimizer(
         schedule: whether it asks for generations or for one candidate at a time.
 
     Raises:
-        ConfigError: E108 for an unknown kind.
+        ConfigError: E108 for an unknown kind; E123 for one whose library is not installed.
         TypeError: if the settings are those of another kind.
     """
     found = optimizer_kind(kind)

@@ -129,6 +129,67 @@ class SurrogateSettings:
     reuse: Annotated[int, Between(1, 1_000)] = 4
 
 
+@dataclass(frozen=True)
+class CmaEsSettings:
+    """Settings of `cma-es`.
+
+    Attributes:
+        weights: weight vectors, each with a strategy of its own: equal weights, each objective foremost, then
+            drawn ones.
+        sigma: first standard deviation, as a share of a gene's range; mergekit-evolve's is a sixth.
+    """
+
+    weights: Annotated[int, Between(1, 1_000)] = 6
+    sigma: Annotated[float, Between(1e-3, 1.0)] = 1.0 / 6.0
+
+
+@dataclass(frozen=True)
+class OptunaSettings:
+    """Settings of `optuna`.
+
+    Attributes:
+        sampler: tree-structured Parzen estimators, Gaussian processes (needs torch), or NSGA-III.
+        multivariate: whether TPE draws genes jointly.
+    """
+
+    sampler: Literal["tpe", "gp", "nsga3"] = "tpe"
+    multivariate: bool = True
+
+
+@dataclass(frozen=True)
+class MmmoSettings:
+    """Settings of `mmmo`.
+
+    Attributes:
+        start: random candidates before a model is asked.
+        weak_to_strong: whether points are crossed with steps among the best evaluated.
+        fisher: whether those are evaluated of which the model knows least.
+        sparsity: whether the size of the change to the base is one more objective.
+    """
+
+    start: Annotated[int, Between(4, 10_000)] = 10
+    weak_to_strong: bool = True
+    fisher: bool = True
+    sparsity: bool = True
+
+
+@dataclass(frozen=True)
+class QLogNehviSettings:
+    """Settings of `qlognehvi`.
+
+    Attributes:
+        start: candidates from the structured start before a model is asked.
+        samples: Monte Carlo samples of the acquisition.
+        restarts: of the search for its maximum.
+        iterations: of each restart.
+    """
+
+    start: Annotated[int, Between(4, 10_000)] = 20
+    samples: Annotated[int, Between(2, 4_096)] = 64
+    restarts: Annotated[int, Between(1, 64)] = 4
+    iterations: Annotated[int, Between(1, 1_000)] = 60
+
+
 def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) -> Settings:
     """Settings of a kind from what a file says, defaults filled in.
 

@@ -34,8 +34,10 @@ def test_settings_have_the_defaults_of_their_class_and_what_a_file_says() -> Non
 
 
 def test_unknown_kinds_and_wrong_options_are_refused_all_together() -> None:
-    with pytest.raises(ConfigError, match=r"E108.*kind: must be one of .*surrogate.*; found 'cma'"):
-        make_optimizer("cma", example_genes(), OBJECTIVES, population=4, seed=0)
+    with pytest.raises(
+        ConfigError, match=r"E108.*kind: must be one of nsga2, surrogate, .*; found 'cmaes'"
+    ):
+        make_optimizer("cmaes", example_genes(), OBJECTIVES, population=4, seed=0)
     with pytest.raises(ConfigError, match=r"E108.*structure: must be one of independent, global"):
         optimizer_settings("random", {"structure": "layers"})
     with pytest.raises(ConfigError, match="E108") as caught:

@@ -13,9 +13,10 @@ from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.settings import SurrogateSettings
-from evomerge.optimizers.surrogate import greedy, scaled
+from evomerge.optimizers.told import scaled
 from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
 
 QUICK = SurrogateSettings(start=8, generations=6, inner_population=16)
@@ -107,9 +108,10 @@ def test_a_batch_adds_most_hypervolume_together():
 def test_scale_is_that_of_the_front_and_the_given_and_flat_beyond():
     values = np.array([[0.0, 4.0], [2.0, 0.0], [3.0, 5.0], [1e9, 1e9]])
     keep = np.ones(4, dtype=bool)
-    assert scaled(values, 0, keep)[1] == pytest.approx([1.0, 0.0])
-    assert scaled(values, 3, keep)[1] == pytest.approx([2 / 3, 0.0])
-    assert scaled(values, 3, keep)[3].max() < 25.0
+    given = np.array([True, True, True, False])
+    assert scaled(values, ~keep, keep)[1] == pytest.approx([1.0, 0.0])
+    assert scaled(values, given, keep)[1] == pytest.approx([2 / 3, 0.0])
+    assert scaled(values, given, keep)[3].max() < 25.0
 
 
 @pytest.mark.parametrize("problem", [zdt1(8), dtlz2(8, 3), merge_like(layers=4)], ids=lambda p: p.name)

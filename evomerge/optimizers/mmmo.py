@@ -1,0 +1,138 @@
+"""MM-MO: batches by expected hypervolume, nudged from weak to strong, screened by Fisher information.
+
+Li, Di, et al. (2025), "It's Morphing Time: Unleashing the Potential of Multiple LLMs via Multi-objective
+Optimization", arXiv:2407.00487. One Gaussian process per objective; twice the batch is chosen by expected
+hypervolume improvement. *Weak to strong*: each is crossed with a differential step among the best evaluated.
+*Fisher information* of the models, the sum over objectives of one over the predicted variance, decides which
+half is evaluated: that of which less is known. *Sparsity*: how far a merge is from the base is one more
+objective to minimise; here the mean size of the coefficients of experts, which is known without a model. Each
+can be switched off. Unlike in the authors' release, values and reference point have one scale, so that the
+acquisition is not zero everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.optimizers import structured
+from evomerge.optimizers.gaussian import Fits, Process, one_thread
+from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.improvement import greedy
+from evomerge.optimizers.proposals import Asked
+from evomerge.optimizers.settings import MmmoSettings
+from evomerge.optimizers.told import Told, as_rows, learned
+from evomerge.search_space import Gene, Genome
+
+RAW = 160
+"""Points among which the acquisition is maximised, half of them around the front."""
+
+DRAWS = 16
+BEST = 5
+"""Evaluated points that steps are made of, those with the least sum of objectives."""
+
+SCALE = 0.5
+"""Of a differential step."""
+
+LEAST = 4
+
+
+class Mmmo:
+    """A proposing function (see `proposals`); what it keeps between calls are length scales."""
+
+    def __init__(self, genes: Sequence[Gene], initial: Sequence[Genome]) -> None:
+        self._grid = Grid(genes)
+        self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
+        self._fits = Fits()
+        self._own = np.array([gene.input != "*" for gene in genes])
+
+    def __call__(self, asked: Asked) -> np.ndarray:
+        """Points, float64 [count, genes]."""
+        settings: MmmoSettings = asked.settings
+        known = learned(asked.told, self._initial, len(self._grid))
+        tried = len(asked.told) + len(asked.pending)
+        if tried < settings.start or known is None or len(known.genomes) < LEAST:
+            return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
+        with one_thread():
+            models = self.models(known)
+            points = self._acquire(asked, known, models)
+            if settings.weak_to_strong and len(known.genomes) >= LEAST:
+                points = self._strengthen(points, known, asked.rng)
+            if settings.fisher:
+                points = points[np.argsort(information(models, self.unit(points)), kind="stable")]
+            return points[: asked.count]
+
+    def unit(self, genomes: np.ndarray) -> np.ndarray:
+        """Genomes as features, float64 [n, genes] within [0, 1] by root of their number."""
+        span = self._grid.high - self._grid.low
+        found: np.ndarray = (genomes - self._grid.low) / span / np.sqrt(len(self._grid))
+        return found
+
+    def models(self, known: Told) -> list[Process]:
+        """One process for each objective."""
+        features, sizes = self.unit(known.genomes), [len(self._grid)]
+        return [
+            self._fits.process((k, known.used[k]), features, sizes, column)
+            for k, column in enumerate(known.values.T)
+        ]
+
+    def sparsity(self, genomes: np.ndarray) -> np.ndarray:
+        """Mean size of the experts' coefficients as a share of the largest, float64 [n]."""
+        own = self._own if self._own.any() else ~self._own
+        most = np.maximum(np.abs(self._grid.low), np.abs(self._grid.high))[own]
+        found: np.ndarray = (np.abs(genomes[:, own]) / np.where(most > 0.0, most, 1.0)).mean(axis=1)
+        return found
+
+    def _acquire(self, asked: Asked, known: Told, models: Sequence[Process]) -> np.ndarray:
+        """Twice as many points as are wanted, of most expected hypervolume improvement."""
+        grid, rng = self._grid, asked.rng
+        front = known.genomes[known.best]
+        spread = grid.from_unit(rng.random((RAW // 2, len(grid))))
+        near = [
+            structured.mutate(grid, front[rng.integers(len(front))], "layers", rng)
+            for _ in range(RAW // 2)
+        ]
+        near_rows = grid.snap(np.clip(as_rows(near, len(grid)), grid.low, grid.high))
+        taken = {genome for genome, _ in asked.told} | set(asked.pending)
+        every = np.unique(np.concatenate([spread, near_rows]), axis=0)
+        pool = as_rows([row for row in map(tuple, every.tolist()) if row not in taken], len(grid))
+        if not len(pool):
+            return pool
+        pending = as_rows(asked.pending, len(grid))
+        rows = np.concatenate([pool, pending])
+        drawn = self.drawn(models, rows, asked.settings.sparsity, rng)
+        told = known.values[known.keep]
+        if asked.settings.sparsity:
+            told = np.column_stack([told, self.sparsity(known.genomes[known.keep])])
+        chosen = greedy(told, drawn[:, len(pool) :], drawn[:, : len(pool)], 2 * asked.count, rng)
+        return pool[chosen]
+
+    def drawn(
+        self, models: Sequence[Process], genomes: np.ndarray, sparsity: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Joint draws of all objectives, float64 [draws, n, objectives], with sparsity as the last."""
+        features = self.unit(genomes)
+        columns = [model.draw(features, rng.normal(size=(DRAWS, len(genomes)))) for model in models]
+        if sparsity:
+            columns.append(np.broadcast_to(self.sparsity(genomes), columns[0].shape))
+        return np.stack(columns, axis=2)
+
+    def _strengthen(self, points: np.ndarray, known: Told, rng: np.random.Generator) -> np.ndarray:
+        """Binomial crossover of each point with a step a + 0.5 (b - c) among the best evaluated."""
+        excess = np.maximum(known.broken, 0.0).sum(axis=1)
+        order = np.lexsort((known.values.sum(axis=1), excess))[:BEST]
+        grid, found = self._grid, points.copy()
+        for row in found:
+            a, b, c = known.genomes[order[rng.permutation(len(order))[:3]]]
+            step = np.clip(a + SCALE * (b - c), grid.low, grid.high)
+            taken = rng.random(len(row)) < 0.5
+            taken[rng.integers(len(row))] = True
+            row[taken] = step[taken]
+        return grid.snap(found)
+
+
+def information(models: Sequence[Process], features: np.ndarray) -> np.ndarray:
+    """Fisher information as the authors take it: the sum over objectives of 1 / variance, float64 [n]."""
+    found: np.ndarray = np.sum([1.0 / model.predict(features)[1] ** 2 for model in models], axis=0)
+    return found
