@@ -113,7 +113,7 @@ def check_campaign(
         if campaign.tokenizer is not None and not problems:
             folders = _aligned(campaign, folders, problems)
             base = cast("CheckpointFolder", folders["base"])
-        layout = base.tensor_layout if campaign.space.by_tensor else base.layout
+        layout = base.layout_by(tensor=campaign.space.by_tensor, row=campaign.space.by_row)
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):

@@ -13,7 +13,7 @@ from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
 def layout_of(prepared: PreparedEvent) -> ModelLayout:
     """The layout that was recorded."""
     found = prepared.layout
-    return ModelLayout(found.layers, found.places, found.parameters, found.active)
+    return ModelLayout(found.layers, found.places, found.parameters, found.active, found.rows or {})
 
 
 def layout_record(layout: ModelLayout) -> PreparedLayout:
@@ -23,6 +23,7 @@ def layout_record(layout: ModelLayout) -> PreparedLayout:
         places=layout.places,
         parameters=layout.parameters,
         active=layout.active,
+        rows=layout.rows or None,
     )
 
 

@@ -94,6 +94,24 @@ class CheckpointFolder:
         places = [fine for place in self.layout.places for fine in sorted(finer[place])]
         return replace(self.layout, places=tuple(places))
 
+    @cached_property
+    def row_layout(self) -> ModelLayout:
+        """The finest places, and of each with a matrix the number of its rows.
+
+        Not of places whose matrices differ in it, and of those with one row.
+        """
+        counts: dict[str, set[int]] = {}
+        for tensor, header in self.tensors.items():
+            if len(header.shape) > 1 and header.is_float:
+                counts.setdefault(self.tensor_places[tensor], set()).add(header.shape[0])
+        rows = {place: max(counts.get(place, {1})) for place in self.tensor_layout.places}
+        told = {p: n for p, n in rows.items() if n > 1 and len(counts[p]) == 1}
+        return replace(self.tensor_layout, rows=told)
+
+    def layout_by(self, *, tensor: bool, row: bool) -> ModelLayout:
+        """The layout, cut as fine as it is asked for."""
+        return self.row_layout if row else self.tensor_layout if tensor else self.layout
+
     @property
     def parameters(self) -> int:
         """Number of parameters; a tied head counts once."""

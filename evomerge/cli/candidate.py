@@ -175,6 +175,10 @@ def print_candidate(history: History, candidate: Candidate) -> None:
         table = Table(box=ruled(), pad_edge=False, show_edge=False)
         table.add_column("gene")
         table.add_column("value", justify="right")
-        for gene, value in zip(recorded_space(history).genes, candidate.genome, strict=True):
+        space = recorded_space(history)
+        for gene, value in zip(space.genes, candidate.genome, strict=True):
             table.add_row(gene.name, f"{value:g}")
-        console.print(table)
+        if space.layout.rows:
+            tell(f"{len(candidate.genome)} genes, most of single rows; --json has them all")
+        else:
+            console.print(table)

@@ -63,6 +63,7 @@ from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
 from evomerge.mergekit import mergekit_yaml
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import UNION, Recipe
+from evomerge.recipe.rows import rows_file
 from evomerge.versions import SCORING, library_versions
 
 __all__ = ["ExportReport", "export_candidate", "merge_recipe"]
@@ -313,6 +314,8 @@ def _describe(
     versions = library_versions(SCORING)
     published = published_recipe(recipe, merge.hubs, out)
     write_json(staged / RECIPE_FILE, published.to_json())
+    for rows in published.row_tables:
+        (staged / rows_file(rows.digest)).write_bytes(rows.content)
     references = {name: source.path for name, source in published.checkpoints.items()}
     spoken = mergekit_yaml(recipe, merge.stated, references)
     if spoken.text:

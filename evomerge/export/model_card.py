@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from evomerge.front.front import Front, Member
 from evomerge.objectives.scores import SPLITS, Metric
 from evomerge.recipe.recipe import MergedSource, Recipe, Table
+from evomerge.recipe.rows import rows_file
 
 LIBRARY = "transformers"
 TAGS = ("merge", "evomerge")
@@ -265,6 +266,11 @@ def _recipe(card: Card) -> str:
             for key, shift in source.shifts.items()
         ]
         rows.append([f"seed of {_code(name)}", str(source.seed)])
+        if source.rows is not None:
+            file = _code(rows_file(source.rows.digest))
+            rows.append(
+                [f"weights of {_code(name)} by row", f"{file}; the tables here have their means"]
+            )
         tables.append(f"Coefficients of {_code(name)}:\n\n" + _coefficients(source))
     rows.append(["layers", _path(recipe, card.layers)])
     text = "## Recipe\n\n" + _table(["", ""], rows)

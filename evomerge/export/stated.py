@@ -17,6 +17,7 @@ from evomerge.files.staging import claim_target
 from evomerge.mergekit import read_mergekit
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION, CheckpointSource, Recipe
+from evomerge.recipe.rows import read_rows
 
 
 def refuse_export(directory: Path, choice: str, out: Path, *, overwrite: bool) -> None:
@@ -77,7 +78,10 @@ def read_recipe(file: Path) -> StatedMerge:
         return _from_mergekit(file, content)
     if isinstance(data, dict) and "search_space" in data:
         raise _is_a_campaign(file)
-    return stated_merge(recipe_from_json(data, str(file)), file.parent, str(file))
+    recipe = recipe_from_json(
+        data, str(file), lambda digest, where: read_rows(file.parent, digest, where)
+    )
+    return stated_merge(recipe, file.parent, str(file))
 
 
 def stated_merge(recipe: Recipe, folder: Path, file: str = "") -> StatedMerge:

@@ -119,6 +119,7 @@ class PreparedLayout:
     places: tuple[str, ...]
     parameters: int
     active: Mapping[str, tuple[str, ...]] | None = None
+    rows: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,11 +278,16 @@ class BaselinesEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AskedCandidate:
-    """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to."""
+    """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to.
+
+    A genome of rows is too long for a line: `values` says where it lies among the per-item results. In the
+    ledger's JSON `genome` is empty then; events in memory have it whole.
+    """
 
     id: str
     genome: tuple[float, ...]
     recipe: str
+    values: ItemReference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

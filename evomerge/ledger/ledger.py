@@ -6,23 +6,35 @@ A file of records (see `records`), each of which holds an event (see `events`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from evomerge.errors import LedgerDamaged, Problem
-from evomerge.ledger.events import Event, event_from_json
+from evomerge.ledger.events import AskedCandidate, AskedEvent, Event, event_from_json
+from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.records import RecordFile, read_records
 
+GENOMES, GENOME = "genomes", "genome"
+"""Name of the side file among the per-item results, and of its arrays."""
 
-def read_events(path: str | Path) -> list[Event]:
+
+def read_events(path: str | Path, *, whole: bool = True) -> list[Event]:
     """The events of a ledger, in order, without a lock; a torn tail is left out.
 
+    Without `whole`, genomes that lie in a side file are left empty.
+
     Raises:
-        LedgerDamaged: E502 damage before the tail or a record that is no event, E503 a newer format.
+        LedgerDamaged: E502 damage before the tail or a record that is no event, or a genome that cannot be
+            read; E503 a newer format.
         FileNotFoundError: if there is no ledger.
     """
-    return _events(read_records(path), Path(path))
+    events = _events(read_records(path), Path(path))
+    return [with_genomes(event, _store(Path(path))) for event in events] if whole else events
 
 
 class Ledger:
@@ -34,7 +46,8 @@ class Ledger:
 
     def __init__(self, file: RecordFile) -> None:
         self._file = file
-        self.events = _events(file.records, file.path)
+        self._store = _store(file.path)
+        self.events = [with_genomes(event, self._store) for event in _events(file.records, file.path)]
         file.records.clear()
 
     @staticmethod
@@ -63,7 +76,8 @@ class Ledger:
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """
-        written = type(event).from_json(self._file.append(event.to_json()))
+        record = self._file.append(_without_genomes(event).to_json())
+        written = with_genomes(type(event).from_json(record), self._store)
         self.events.append(written)
         return written
 
@@ -81,6 +95,44 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _store(ledger: Path) -> ItemStore:
+    return ItemStore(ledger.parent / ITEMS_FOLDER)
+
+
+def keep_genome(candidate: AskedCandidate, store: ItemStore) -> AskedCandidate:
+    """The candidate with its genome in the side file, on the disk when this returns.
+
+    Raises:
+        EnvironmentFault: as `ItemStore.append`.
+    """
+    values = np.array(candidate.genome, dtype=np.float64)
+    return replace(candidate, values=store.append(GENOMES, {GENOME: values}))
+
+
+def with_genomes(event: Event, store: ItemStore) -> Event:
+    """The event with the genomes that lie in the side file.
+
+    Raises:
+        LedgerDamaged: E502, one cannot be read.
+    """
+    if not isinstance(event, AskedEvent) or all(each.values is None for each in event.candidates):
+        return event
+    candidates = [
+        each
+        if each.values is None
+        else replace(each, genome=tuple(store.read(each.values)[GENOME].tolist()))
+        for each in event.candidates
+    ]
+    return replace(event, candidates=tuple(candidates))
+
+
+def _without_genomes(event: Event) -> Event:
+    if not isinstance(event, AskedEvent):
+        return event
+    bare = [each if each.values is None else replace(each, genome=()) for each in event.candidates]
+    return replace(event, candidates=tuple(bare))
 
 
 def _events(records: Iterable[Mapping[str, Any]], path: Path) -> list[Event]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import staged_folder
-from evomerge.ledger.events import Event, ScoredEvent
+from evomerge.ledger.events import AskedEvent, Event, ScoredEvent
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
-from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.ledger import read_events
 from evomerge.ledger.records import Repair, repair
 
@@ -68,7 +68,7 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
         failpoint("repair.items")
         whole = staged / f"{LEDGER_FILE}.whole"
         copied = repair(path, whole)
-        events = read_events(whole)
+        events = read_events(whole, whole=False)
         if not events:
             wrong = "the ledger holds not one sound record"
             raise LedgerDamaged(Problem("E502", wrong, "", "start a new campaign", str(path)))
@@ -90,10 +90,16 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
     )
 
 
+def _references(event: Event) -> list[ItemReference]:
+    if isinstance(event, AskedEvent):
+        return [each.values for each in event.candidates if each.values is not None]
+    return list(event.items.values()) if isinstance(event, ScoredEvent) else []
+
+
 def _first_damaged(events: Iterable[Event], store: ItemStore) -> int | None:
-    """Number of the first event whose per-item results are not what it says; None if all are."""
+    """Number of the first event whose side files are not what it says; None if all are."""
     for number, event in enumerate(events):
-        for reference in event.items.values() if isinstance(event, ScoredEvent) else ():
+        for reference in _references(event):
             try:
                 store.read(reference)
             except LedgerDamaged:

@@ -32,6 +32,7 @@ from evomerge.merge.plan import TensorPlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import MergedSource, Recipe, lookup
 from evomerge.recipe.registered import find_method
+from evomerge.search_space.genes import ModelLayout
 
 
 def sloped_source(recipe: Recipe, layers: int) -> MergedSource:
@@ -62,7 +63,7 @@ class Slopes:
 
     Attributes:
         experts: in the order of the recipe's inputs.
-        places: leaf places in the order of the prepared layout.
+        places: leaves in the order of the prepared layout.
     """
 
     def __init__(
@@ -72,12 +73,13 @@ class Slopes:
         folders: Mapping[str, CheckpointFolder | AdapterFolder],
         statistics: WeightStatistics,
         readers: Mapping[str, Reader],
-        places: tuple[str, ...],
+        layout: ModelLayout,
     ) -> None:
         self._source = sloped_source(recipe, live.folder.layers)
         self._live, self._readers = live, readers
         self.experts = self._source.inputs
-        self.places = places
+        self.places = layout.leaves
+        self._spans = _spans(layout)
         plan = make_plan(recipe, folders, statistics, directions=True)
         parameters = dict(live.model.named_parameters(remove_duplicate=False))
         # An entry without inputs has no expert that touches it.
@@ -92,8 +94,16 @@ class Slopes:
         self._forget()
 
     def _forget(self) -> None:
-        tensors = [part.tensor for parts in self._parts.values() for part, _ in parts]
-        self._sums = {tensor: dict.fromkeys(self.experts, 0.0) for tensor in tensors}
+        self._sums = {
+            entry.name: dict.fromkeys(self.experts, np.zeros(self._rows(entry)))
+            for parts in self._parts.values()
+            for _, entry in parts
+        }
+
+    def _rows(self, entry: TensorPlan) -> int:
+        """How many rows of a tensor are told apart; 1 where it has one weight."""
+        start, stop = lookup(self._spans, entry.place)
+        return stop - start if entry.shape and entry.shape[0] == stop - start else 1
 
     def receive(self, name: str, parameter: torch.nn.Parameter) -> None:
         """Contract a parameter's gradient and free it."""
@@ -103,24 +113,25 @@ class Slopes:
         scratch = self._live.scratch(gradient.device)
         for binding, entry in self._parts[name]:
             flat = binding.view(gradient).contiguous().view(-1)
-            found = contract(entry, self._readers, flat, scratch)
+            found = contract(entry, self._readers, flat, scratch, self._rows(entry))
             sums = self._sums[binding.tensor]
             for one, value in zip(entry.inputs, found, strict=True):
-                sums[one.source] += value
+                sums[one.source] = sums[one.source] + value
 
     def take(self) -> np.ndarray:
         """The gradient since the last call: float64 [experts, places]; zeros where an expert has no part."""
-        at = {place: index for index, place in enumerate(self.places)}
         total = np.zeros((len(self.experts), len(self.places)))
         for tensor, sums in self._sums.items():
             split = self._live.folder.names.split(tensor)
             leaf = f"{self._live.folder.places[tensor]}.{tensor if split is None else split[1]}"
-            own = self._by_weight([sums[expert] for expert in self.experts], leaf)
-            total[:, lookup(at, leaf)] += own
+            own = np.stack(self._by_weight([sums[expert] for expert in self.experts], leaf))
+            start, stop = lookup(self._spans, leaf)
+            # A tensor of another length has the mean of the rows.
+            total[:, start:stop] += own if own.shape[1] == stop - start else own / (stop - start)
         self._forget()
         return total
 
-    def _by_weight(self, slopes: Sequence[float], leaf: str) -> Sequence[float]:
+    def _by_weight(self, slopes: Sequence[np.ndarray], leaf: str) -> Sequence[np.ndarray]:
         """From the gradient by the numbers that multiply task vectors to that by weights.
 
         Numbers are weights or, normalised, `n_t = w_t / S` with `S = sum w`: then
@@ -135,8 +146,18 @@ class Slopes:
         total = math.fsum(weights)
         if method.uses_base(options) and abs(total) < LEAST_DIVISOR:
             return slopes
-        mean = math.fsum(w * slope for w, slope in zip(weights, slopes, strict=True)) / total
+        mean = sum(w * slope for w, slope in zip(weights, slopes, strict=True)) / total
         return [(slope - mean) / total for slope in slopes]
+
+
+def _spans(layout: ModelLayout) -> dict[str, tuple[int, int]]:
+    """Each place to the first of its leaves and the one after its last."""
+    found, start = {}, 0
+    for place in layout.places:
+        stop = start + layout.rows.get(place, 1)
+        found[place] = (start, stop)
+        start = stop
+    return found
 
 
 @contextmanager

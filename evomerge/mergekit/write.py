@@ -110,6 +110,8 @@ class _Writer:
             return None
         for name in sorted({s.method for s in merged if s.method not in METHODS}):
             raise _Unsayable(f"its method {name} is a person's own function")
+        if any(s.rows is not None for s in merged):
+            raise _Unsayable("its weights differ by output row")
         kinds = {(s.method, tuple(sorted(s.options.items())), s.seed) for s in merged}
         if len(kinds) > 1:
             raise _Unsayable("it has several methods")

@@ -13,6 +13,7 @@ import numpy as np
 
 from evomerge.ledger.events import TaskVectors
 from evomerge.merge.passes.scalars import model_stock as stock_ratio
+from evomerge.recipe.recipe import lookup
 from evomerge.search_space import Genome, SearchSpace
 
 
@@ -72,6 +73,6 @@ def metagpt_seeds(space: SearchSpace, recorded: TaskVectors | None) -> list[Geno
     def local(coefficient: str, name: str, place: str) -> float:
         declared = space.method.coefficient(coefficient)
         assert declared is not None
-        return by_place[place][name] if coefficient == "weight" else declared.default
+        return lookup(by_place, place)[name] if coefficient == "weight" else declared.default
 
     return [space.uniform(by_place[""]), space.fit(local)]

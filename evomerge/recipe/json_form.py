@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
@@ -19,17 +20,26 @@ from evomerge.recipe.recipe import (
     Table,
     canonical_json,
 )
+from evomerge.recipe.rows import RowTable
 
 
-def recipe_from_json(data: Any, file: str = "") -> Recipe:
+def recipe_from_json(
+    data: Any, file: str = "", rows: Callable[[str, str], RowTable] | None = None
+) -> Recipe:
     """Read a recipe from JSON data as `Recipe.to_json` writes it.
 
     Whole numbers are read as the floats they stand for, so that `1` and `1.0` are one recipe.
 
+    Args:
+        data: as parsed.
+        file: for messages.
+        rows: gives the row weights with a digest; the second argument is the field that names them.
+
     Raises:
-        ConfigError: E103 missing, E104 unknown, E108 of the wrong kind, E109 not finite; every fault.
+        ConfigError: E103 missing, E104 unknown, E108 of the wrong kind, E109 not finite, E150 row weights
+            that cannot be had; every fault.
     """
-    reader = _RecipeReader(file)
+    reader = _RecipeReader(file, rows)
     recipe = reader.read(data)
     if reader.problems or recipe is None:
         raise ConfigError(reader.problems)
@@ -39,8 +49,9 @@ def recipe_from_json(data: Any, file: str = "") -> Recipe:
 class _RecipeReader:
     """Reads recipe JSON and collects what is wrong with it."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, rows: Callable[[str, str], RowTable] | None) -> None:
         self.file = file
+        self.rows = rows
         self.problems: list[Problem] = []
 
     def fault(
@@ -153,7 +164,7 @@ class _RecipeReader:
             return CheckpointSource(path, digest, on, tuple(map(str, allow)))
         kinds: dict[str, type] = {
             "method": str, "inputs": list, "base": str, "coefficients": dict, "options": dict, "seed": int,
-            "shifts": dict, "function": str,
+            "shifts": dict, "function": str, "rows": str,
         }  # fmt: skip
         if not self._fields(where, entry, kinds):
             return None
@@ -188,7 +199,20 @@ class _RecipeReader:
             # A shift of nothing is none, so that equal merges have equal digests.
             shifts={key: value for key, value in shifts.items() if value != 0},
             function=entry.get("function", ""),
+            rows=self._rows(f"{where}.rows", entry["rows"]) if "rows" in entry else None,
         )
+
+    def _rows(self, where: str, digest: str) -> RowTable | None:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            self.fault(where, "must be the SHA-256 of the row weights", digest)
+            return None
+        try:
+            if self.rows is not None:
+                return self.rows(digest, where)
+            self.fault(where, "row weights lie in a file beside the recipe's", code="E150")
+        except ConfigError as error:
+            self.problems += error.problems
+        return None
 
     def _fields(self, where: str, entry: Mapping[str, Any], kinds: Mapping[str, type]) -> bool:
         before = len(self.problems)

@@ -25,6 +25,8 @@ from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any, TypeVar
 
+from evomerge.recipe.rows import RowTable
+
 OUTER_PLACES = ("embed", "final_norm", "head")
 MODULES = ("attn", "mlp", "norm", "other")
 ALLOWANCES = ("rope",)
@@ -66,6 +68,8 @@ class MergedSource:
     layer `I + shifts[name]` of every other; inputs that are not in `shifts` give layer I.
 
     `function` is the SHA-256 of the source of a method that a person registered; empty for others.
+
+    `rows` holds weights of single output rows, which go before those of `coefficients`. JSON has its digest.
     """
 
     method: str
@@ -76,6 +80,7 @@ class MergedSource:
     seed: int = 0
     shifts: Mapping[str, int] = field(default_factory=dict)
     function: str = ""
+    rows: RowTable | None = None
 
     @property
     def reference(self) -> str:
@@ -149,6 +154,17 @@ class Recipe:
     def checkpoints(self) -> dict[str, CheckpointSource]:
         """The checkpoint sources by name."""
         return {n: s for n, s in self.sources.items() if isinstance(s, CheckpointSource)}
+
+    @property
+    def row_tables(self) -> tuple[RowTable, ...]:
+        """The side files it names."""
+        found = (s.rows for s in self.sources.values() if isinstance(s, MergedSource))
+        return tuple(rows for rows in found if rows is not None)
+
+    @property
+    def row_content(self) -> bytes:
+        """That of the one side file that a genome's recipe has; empty without."""
+        return b"".join(rows.content for rows in self.row_tables)
 
     def is_identity_path(self, layers: int) -> bool:
         """Whether the path is the `layers` layers of one source, in order and unscaled."""
@@ -278,6 +294,8 @@ def _source_to_json(source: Source) -> dict[str, Any]:
         data["shifts"] = dict(source.shifts)
     if source.function:
         data["function"] = source.function
+    if source.rows is not None:
+        data["rows"] = source.rows.digest
     return data
 
 

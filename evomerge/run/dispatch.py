@@ -286,6 +286,7 @@ class Dispatcher:
                     entry.split,
                     deadline,
                     race,
+                    rows=entry.recipe.row_content,
                 )
             )
             self.running.add(entry.id)

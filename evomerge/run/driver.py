@@ -267,6 +267,7 @@ def worker_setup(
         functions=shipped(_evaluator_kinds(campaign)),
         own_methods=shipped_methods([campaign.space.method]),
         by_tensor=campaign.space.by_tensor,
+        by_row=campaign.space.by_row,
     )
 
 

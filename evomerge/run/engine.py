@@ -36,6 +36,7 @@ from evomerge.objectives.scores import SPLITS, Scores
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION, Recipe
 from evomerge.recipe.registered import install_methods
+from evomerge.recipe.rows import parse_rows
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 from evomerge.run.slope import measure_slope
@@ -112,7 +113,7 @@ class Engine:
     @property
     def layout(self) -> ModelLayout:
         """The layout that `prepare` records, but for what experts touch."""
-        return self.base.tensor_layout if self.setup.by_tensor else self.base.layout
+        return self.base.layout_by(tensor=self.setup.by_tensor, row=self.setup.by_row)
 
     def live(self) -> LiveModel:
         """The resident model, built once."""
@@ -226,7 +227,7 @@ class Engine:
         assert job.slope is not None
         merged = self._merge(job)
         slopes = Slopes(
-            merged.live, merged.recipe, self.folders, self.statistics, self.readers, self.layout.places
+            merged.live, merged.recipe, self.folders, self.statistics, self.readers, self.layout
         )
         subject = self._subject(merged.live.model, merged.recipe)
         found = measure_slope(subject, self.evaluators, job.split, job.slope, merged.live, slopes)
@@ -237,7 +238,9 @@ class Engine:
         """Bring a job's merge into the live model."""
         assert job.recipe is not None
         start = time.perf_counter()
-        recipe = recipe_from_json(dict(job.recipe))
+        recipe = recipe_from_json(
+            dict(job.recipe), rows=lambda digest, where: parse_rows(job.rows, digest, "the job", where)
+        )
         known = recipe.checkpoints.items()
         digests = {name: source.digest for name, source in known if source.digest}
         self.weights.check(digests)

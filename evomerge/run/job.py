@@ -42,8 +42,8 @@ class MeasuredSlope:
 
     Attributes:
         losses: metric to mean loss; metrics without items are left out.
-        gradient: float64 [experts, places], of the weighted sum of losses by each expert's weight at each
-            place, experts in the order of the recipe's inputs, places in that of the prepared layout; zeros
+        gradient: float64 [experts, leaves], of the weighted sum of losses by each expert's weight at each
+            leaf, experts in the order of the recipe's inputs, leaves in that of the prepared layout; zeros
             where an expert has no part; empty [0, 0] if all weights are 0.
     """
 
@@ -70,6 +70,7 @@ class WorkerSetup:
         functions: evaluators that the person registered in the driver's process.
         own_methods: merge methods likewise.
         by_tensor: whether the places of the layout are single weight matrices, and not modules of layers.
+        by_row: whether their rows are told apart too.
     """
 
     sources: Mapping[str, str]
@@ -91,6 +92,7 @@ class WorkerSetup:
     functions: tuple[Shipped, ...] = ()
     own_methods: tuple[ShippedMethod, ...] = ()
     by_tensor: bool = False
+    by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Job:
 
     With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`,
     and the recipe that `SearchSpace.spelled_out` gives of a genome: that of `decode` leaves out experts and
-    numbers that have no effect where the genome is, and yet have a gradient.
+    numbers that have no effect where the genome is, and yet have a gradient. `rows` is the content of the
+    table of row weights that the recipe names, if it names one.
     """
 
     id: str
@@ -109,6 +112,7 @@ class Job:
     deadline: float | None = None
     race: Race | None = None
     slope: SlopeWork | None = None
+    rows: bytes = b""
 
 
 @dataclass(frozen=True)

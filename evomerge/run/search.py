@@ -16,6 +16,7 @@ from evomerge.failpoint import failpoint
 from evomerge.ledger.events import AskedCandidate, AskedEvent, FailedEvent, ScoredEvent, ToldEvent
 from evomerge.ledger.history import Candidate, History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import keep_genome
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
@@ -233,6 +234,8 @@ class Search:
         for number, genome in enumerate(genomes, first):
             recipe = self._recipes[number] = self.space.decode(genome)
             asked = AskedCandidate(id=candidate_id(number), genome=tuple(genome), recipe=recipe.digest)
+            if self.space.layout.rows:
+                asked = keep_genome(asked, self.dispatcher.items)
             entries.append(asked)
         failpoint("driver.before_asked")
         generation = len(self.history.generations)

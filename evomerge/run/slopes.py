@@ -165,12 +165,14 @@ class SlopeDesk:
             items={m: items for m, items in zip(metrics, request.items, strict=True) if items},
         )
         deadline = deadline_seconds(self._dispatcher.campaign.config.workers.deadline, self._history)
+        recipe = self._space.spelled_out(request.genome)
         return Job(
             f"slope.{batch}.{number}",
             "slope",
-            self._space.spelled_out(request.genome).to_json(),
+            recipe.to_json(),
             deadline=deadline,
             slope=work,
+            rows=recipe.row_content,
         )
 
     def _record(self, batch: int, number: int, request: SlopeRequest, result: JobResult) -> None:

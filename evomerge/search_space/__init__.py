@@ -2,7 +2,8 @@
 
 A declaration (a YAML file in `search_spaces/`) states a method and, for each of its coefficients, a
 *field*: one value for the whole model, a band of layers, each layer, each module of each layer, each
-weight matrix, or a curve over depth. Together with the layout of the base model it becomes a `SearchSpace`.
+weight matrix or its rows, or a curve over depth. Together with the layout of the base model it becomes a
+`SearchSpace`.
 """
 
 from evomerge.search_space.declaration import (

@@ -11,15 +11,16 @@ from evomerge.errors import ConfigError
 from evomerge.files.yaml_file import load_yaml, validate
 from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
 from evomerge.recipe.registered import changed_method, find_method, own_methods
+from evomerge.recipe.rows import MOST_STEPS
 
-FieldKind = Literal["model", "band", "layer", "layer_module", "tensor", "depth_curve", "lines"]
+FieldKind = Literal["model", "band", "layer", "layer_module", "tensor", "row", "depth_curve", "lines"]
 
 
 class CoefficientField(BaseModel):
     """How one coefficient varies over the model; either searched in [low, high] or fixed at value.
 
     `tensor` is a value for each weight matrix, with its bias, and one for the norms of a layer; the experts
-    of a mixture share that of a matrix.
+    of a mixture share that of a matrix. `row` is a value for each output row (first axis) of a matrix.
     `depth_curve` interpolates linearly between `knots` values spread evenly over the layers; `lines`
     (LiNeS, Wang et al. 2025, arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha
     in [low, high] and beta in [slope_low, slope_high].
@@ -99,8 +100,13 @@ class SearchSpaceDeclaration(BaseModel):
 
     @property
     def by_tensor(self) -> bool:
-        """Whether it is laid over single weight matrices: some coefficient has a `tensor` field."""
-        return any(field.field == "tensor" for field in self.coefficients.values())
+        """Whether it is laid over single weight matrices: some coefficient has a `tensor` or `row` field."""
+        return any(field.field in ("tensor", "row") for field in self.coefficients.values())
+
+    @property
+    def by_row(self) -> bool:
+        """Whether it is laid over single rows."""
+        return any(field.field == "row" for field in self.coefficients.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +144,8 @@ class SearchSpaceDeclaration(BaseModel):
                     f"bounds of `{name}`: [{low}, {high}] with step {field.step} hold one value only"
                 )
                 raise ValueError("E110", wrong)
+        if self.by_row:
+            self._refuse_rows(method)
         if method.sparsify == "ranked":
             density, epsilon = self._extent(method, "density"), self._extent(method, "epsilon")
             rule = ranked_out_of_range(*density, epsilon[1])
@@ -146,6 +154,21 @@ class SearchSpaceDeclaration(BaseModel):
                     "E111", f"{rule}; density in {list(density)}, epsilon up to {epsilon[1]}"
                 )
         return self
+
+    def _refuse_rows(self, method: MergeMethod) -> None:
+        """A row's weight is a factor of its task vector, and nothing else."""
+        searched = [name for name, field in self.coefficients.items() if field.value is None]
+        plain = method.scalars_with(method.resolve(self.options)) == "weights"
+        if method.name != "task_arithmetic" or not plain or searched != ["weight"]:
+            wrong = "`field: row` goes with the weight of task_arithmetic, and nothing else searched"
+            raise ValueError("E119", wrong)
+        field, declared = self.coefficients["weight"], method.coefficient("weight")
+        assert declared is not None
+        low, high = field.bounds(declared)
+        if (high - low) / field.step > MOST_STEPS:
+            raise ValueError(
+                "E110", f"`field: row` has at most {MOST_STEPS} steps; take a larger `step`"
+            )
 
     def _weight_rule(self, method: MergeMethod, name: str, value: float) -> str:
         """Why a weight may not be negative, where it may not."""

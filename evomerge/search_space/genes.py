@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -28,12 +28,38 @@ class ModelLayout:
             `layers.0.attn.self_attn.q_proj`.
         parameters: number of parameters.
         active: expert to the places its task vector touches; None before `prepare` has looked.
+        rows: place to the number of its rows, where a field is `row`.
     """
 
     layers: int
     places: tuple[str, ...]
     parameters: int
     active: Mapping[str, tuple[str, ...]] | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def leaves(self) -> tuple[str, ...]:
+        """The places that have values of their own: where rows are told apart, `PLACE.ROW` for each."""
+        return self._leaves(self.places) if self.rows else self.places
+
+    @cached_property
+    def active_leaves(self) -> Mapping[str, frozenset[str]] | None:
+        """`active`, as leaves."""
+        if self.active is None:
+            return None
+        return {name: frozenset(self._leaves(places)) for name, places in self.active.items()}
+
+    def row_of(self, leaf: str) -> int:
+        """The row that a leaf is; -1 of one that is no row."""
+        place, _, row = leaf.rpartition(".")
+        return int(row) if place in self.rows else -1
+
+    def _leaves(self, places: Iterable[str]) -> tuple[str, ...]:
+        found: list[str] = []
+        for place in places:
+            rows = self.rows.get(place)
+            found += [place] if rows is None else [f"{place}.{row}" for row in range(rows)]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,7 @@ def make_genes(
     field: CoefficientField,
     layout: ModelLayout,
     experts: Sequence[str],
-    active: Mapping[str, tuple[str, ...]] | None,
+    active: Mapping[str, Collection[str]] | None,
     file: str,
 ) -> list[Gene]:
     """The genes of one coefficient.
@@ -210,10 +236,20 @@ def _curve_part(
     return _Part(label, tuple(p for p, _ in kept), low, high, tuple(f for _, f in kept))
 
 
+def _label(place: str, layout: ModelLayout) -> str:
+    """What a gene of a matrix or a row is called: by the names inside its layer."""
+    if not place.startswith("layers."):
+        return place
+    _, index, *inner = place.split(".", 3)
+    return f"layers.{int(index):0{len(str(layout.layers - 1))}d}.{inner[-1]}"
+
+
 def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tuple[str, ...]]]:
     """(label, places) of the groups of a field, in model order."""
     if field.field == "model" and field.outside_layers == "shared":
-        return [("", layout.places)]
+        return [("", layout.leaves)]
+    if field.field == "row":
+        return [(_label(leaf, layout), (leaf,)) for leaf in layout.leaves]
     inside = [place for place in layout.places if place.startswith("layers.")]
     outer = [(place, (place,)) for place in layout.places if not place.startswith("layers.")]
     width = len(str(layout.layers - 1))
@@ -231,8 +267,7 @@ def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tup
             grouped.append((f"layers.{int(index):0{width}d}.{module}", tuple(own)))
     elif field.field == "tensor":
         for place in inside:
-            _, index, *inner = place.split(".", 3)
-            grouped.append((f"layers.{int(index):0{width}d}.{inner[-1]}", (place,)))
+            grouped.append((_label(place, layout), (place,)))
     else:
         count = {"model": 1, "layer": layout.layers}.get(field.field, field.bands or 1)
         edges = [band * layout.layers // count for band in range(count + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,9 +28,11 @@ from evomerge.recipe.recipe import (
 from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, Genome, ModelLayout, basis_matrix, make_genes
+from evomerge.search_space.rows import gather
 from evomerge.search_space.spread import PlaceValues, Spread
 
 MAX_GENES = 10_000
+MAX_ROW_GENES = 1_000_000
 
 NEAR_SHARE = 5e-4
 """Half a step of the usual grid: a coarser grid's nearest point is another merge than the average."""
@@ -90,14 +93,14 @@ class SearchSpace:
         return self._merge(self._spread.values(genome))
 
     def _merge(self, values: PlaceValues) -> Recipe:
-        places = self.layout.places
+        by_place, rows = gather(values, self.layout, self.genes[0])
         merged = MergedSource(
             method=self.method.name,
             inputs=self.experts,
             base="base" if self.method.uses_base(self.options) else None,
             coefficients={
-                name: {key: compact(places, table) for key, table in by_input.items()}
-                for name, by_input in values.items()
+                name: {key: compact(self.layout.places, table) for key, table in by_input.items()}
+                for name, by_input in by_place.items()
                 if not self._is_left_out(name, by_input)
             },
             options={
@@ -108,6 +111,7 @@ class SearchSpace:
             # Only random masks have a use for it; without them, equal merges have equal recipes.
             seed=self.seed if self.method.is_random else 0,
             function=self.method.function,
+            rows=rows,
         )
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
         return self._stated(single_source_recipe(sources, MERGED, self.layout.layers, self.dtype))
@@ -123,15 +127,29 @@ class SearchSpace:
         return Spread(self.method, self.genes, self.fixed, self.layout, self.experts)
 
     @cached_property
+    def weight_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Where genes of weights have a part: gene, expert and leaf, int64 [n], and the part, float64 [n]."""
+        at = {leaf: index for index, leaf in enumerate(self.layout.leaves)}
+        found = [
+            (index, self.experts.index(name), at[leaf], part)
+            for index, gene in enumerate(self.genes)
+            if gene.coefficient == "weight"
+            for name in (self.experts if gene.input == "*" else (gene.input,))
+            for leaf, part in zip(gene.places, gene.basis or itertools.repeat(1.0), strict=False)
+        ]
+        table = np.array(found, dtype=np.float64).reshape(-1, 4)
+        genes, experts, leaves = table[:, :3].T.astype(np.int64)
+        return genes, experts, leaves, table[:, 3]
+
+    @cached_property
     def _idle(self) -> dict[str, list[int]]:
         """Expert to the indices of places where its weight does nothing."""
-        active = self.layout.active
+        active = self.layout.active_leaves
         if active is None or not _only_where_active(self.method, self.options):
             return {}
-        places = {name: set(active[name]) for name in self.experts}
         return {
-            name: [i for i, place in enumerate(self.layout.places) if place not in own]
-            for name, own in places.items()
+            name: [i for i, place in enumerate(self.layout.leaves) if place not in active[name]]
+            for name in self.experts
         }
 
     def _is_left_out(self, name: str, by_input: Mapping[str, Sequence[float]]) -> bool:
@@ -184,8 +202,8 @@ class SearchSpace:
         if scalars != "weights":
             shares = self.options.normalise != "no"
             return used[0] if shares and all(table) else None
-        places = self.layout.places
-        needed = set(places if self.layout.active is None or not based else self.layout.active[used[0]])
+        places, active = self.layout.leaves, self.layout.active_leaves
+        needed = set(places) if active is None or not based else active[used[0]]
         ones = all(v == 1.0 for place, v in zip(places, table, strict=True) if place in needed)
         return used[0] if ones else None
 
@@ -206,11 +224,11 @@ class SearchSpace:
             return share if alike and all(tables[self.experts[0]]) else None
         if scalars != "weights" or not based:
             return None
-        active = self.layout.active
+        active = self.layout.active_leaves
         found = {
             value
             for name, table in tables.items()
-            for place, value in zip(self.layout.places, table, strict=True)
+            for place, value in zip(self.layout.leaves, table, strict=True)
             if active is None or place in active[name]
         }
         if len(found) != 1:
@@ -253,6 +271,13 @@ class SearchSpace:
             table = by_input.get(name) or by_input.get("*")
             if table is None and name == "*" and by_input:
                 table = next(iter(by_input.values()))
+            if coefficient == "weight" and source.rows is not None:
+                own = source.rows.weights(name, place)
+                if own:
+                    row = self.layout.row_of(place)
+                    if not 0 <= row < len(own):
+                        raise KeyError(place)
+                    return own[row]
             return lookup(table or {}, place)
 
         try:
@@ -347,14 +372,15 @@ def build_search_space(
         if field.value is not None:
             fixed[coefficient.name] = field.value
             continue
-        active = layout.active if _only_where_active(method, options) else None
+        active = layout.active_leaves if _only_where_active(method, options) else None
         genes += make_genes(coefficient, field, layout, experts, active, file)
     if not genes:
         raise ConfigError(
             Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
         )
-    if len(genes) > MAX_GENES:
-        found = f"found {len(genes)}, the limit is {MAX_GENES}"
+    most = MAX_ROW_GENES if declaration.by_row else MAX_GENES
+    if len(genes) > most:
+        found = f"found {len(genes)}, the limit is {most}"
         todo = "use a coarser field"
         raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
     return SearchSpace(

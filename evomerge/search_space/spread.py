@@ -56,7 +56,7 @@ class Spread:
             _Alike(tuple(genes[i] for i in indices), picker(indices), set())
             for indices in alike.values()
         ]
-        at = {place: index for index, place in enumerate(layout.places)}
+        at = {place: index for index, place in enumerate(layout.leaves)}
         self._starts: list[float] = []
         self._tables: list[_Table] = []
         for coefficient in method.coefficients:
@@ -65,7 +65,7 @@ class Spread:
             start = len(genes) + len(self._starts)
             self._starts.append(fixed.get(coefficient.name, unset))
             for name in experts if coefficient.per_input else ("*",):
-                chosen = [start] * len(layout.places)
+                chosen = [start] * len(layout.leaves)
                 curves = []
                 for index, gene in enumerate(genes):
                     if gene.coefficient != coefficient.name or gene.input not in (name, "*"):

@@ -23,6 +23,7 @@ from evomerge.recipe.recipe import (
     checkpoint_recipe,
     single_source_recipe,
 )
+from evomerge.recipe.rows import RowTable
 from evomerge.run.job import Job, JobResult, MeasuredSlope, SlopeWork, WorkerSetup
 from evomerge.run.worker import Worker
 from tests.shared import made_once
@@ -65,7 +66,8 @@ class Bed:
     places: tuple[str, ...]
 
     def run(self, recipe: Recipe, work: SlopeWork = WORK) -> JobResult:
-        return self.worker.run(Job("s", "slope", recipe.to_json(), slope=work))
+        job = Job("s", "slope", recipe.to_json(), slope=work, rows=recipe.row_content)
+        return self.worker.run(job)
 
     def slope(self, recipe: Recipe, work: SlopeWork = WORK) -> MeasuredSlope:
         result = self.run(recipe, work)
@@ -103,7 +105,7 @@ class Bed:
         return (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * STEP)
 
 
-def bed_of(root: Path, dtype: str = "float64", by_tensor: bool = False) -> Bed:
+def bed_of(root: Path, dtype: str = "float64", by_tensor: bool = False, by_row: bool = False) -> Bed:
     folders = {name: str(root / name) for name in ("base", *EXPERTS)}
     evaluators = tuple(str(root / f"{name}.yaml") for name in ("pets", "birds"))
     cache = root / "cache"
@@ -112,11 +114,11 @@ def bed_of(root: Path, dtype: str = "float64", by_tensor: bool = False) -> Bed:
     setup = WorkerSetup(
         sources=folders, evaluators=evaluators, methods=methods, trims=("tensor",),
         dtype=dtype, storage="float32", device="cpu", threads=1, batch_size=4, cache=str(cache),
-        by_tensor=by_tensor,
+        by_tensor=by_tensor, by_row=by_row,
     )  # fmt: skip
     sources = {n: CheckpointSource(p, on="base" if n == "lora" else "") for n, p in folders.items()}
     base = open_folder(root / "base", "base")
-    return Bed(Worker(setup), sources, (base.tensor_layout if by_tensor else base.layout).places)
+    return Bed(Worker(setup), sources, base.layout_by(tensor=by_tensor, row=by_row).places)
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +189,42 @@ def test_gradients_by_weight_matrix() -> None:
     along = np.random.default_rng(2).normal(size=varied.shape)
     along /= np.linalg.norm(along)
     assert np.sum(found * along) == pytest.approx(fine.difference(varied, along, "linear"), rel=1e-3)
+
+
+def test_gradients_by_row() -> None:
+    root = made_once("slopes-True", lambda folder: make(folder, True))
+    fine, by_row = bed_of(root, by_tensor=True), bed_of(root, by_tensor=True, by_row=True)
+    layout = open_folder(root / "base", "base").row_layout
+    counts = np.array([layout.rows.get(place, 1) for place in fine.places])
+    weights = some_weights(fine)
+    recipe = fine.recipe(weights, "task_arithmetic", **{"lambda": 0.7})
+    found = by_row.slope(recipe).gradient
+    assert found.shape == (len(EXPERTS), counts.sum()) == (len(EXPERTS), len(layout.leaves))
+    summed = np.add.reduceat(found, np.cumsum(counts) - counts, axis=1)
+    # Factors are multiplied in another order.
+    np.testing.assert_allclose(summed, fine.slope(recipe).gradient, rtol=1e-5)
+
+    # Where rows differ: weights on the grid of a table, in its steps.
+    rng = np.random.default_rng(3)
+    steps = rng.integers(11_000, 16_000, found.shape)
+    single = np.array([leaf in fine.places for leaf in layout.leaves])
+    along = np.where(single, 0, rng.choice([-1, 1], found.shape))
+
+    def moved(by: int) -> Recipe:
+        tables: dict[str, dict[str, np.ndarray]] = {}
+        for name, row in zip(EXPERTS, steps + by * along, strict=True):
+            parts = np.split(row, np.cumsum(counts)[:-1])
+            tables[name] = {
+                place: part.astype(np.int16)
+                for place, part in zip(fine.places, parts, strict=True)
+                if place in layout.rows
+            }
+        source = replace(recipe.sources[MERGED], rows=RowTable(-1.0, 1e-4, tables))  # type: ignore[type-var]
+        return replace(recipe, sources={**recipe.sources, MERGED: source})
+
+    losses = {by: by_row.loss(moved(by)) for by in (-20, -10, 10, 20)}
+    expected = (8 * (losses[10] - losses[-10]) - (losses[20] - losses[-20])) / (12 * 10 * 1e-4)
+    assert np.sum(by_row.slope(moved(0)).gradient * along) == pytest.approx(expected, rel=1e-3)
 
 
 LINEAR: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evomerge.search_space import SearchSpace, gene_gradient
-from tests.search_space.test_search_space import EXPERTS, layout, space, tensor_layout
+from tests.search_space.test_search_space import EXPERTS, layout, row_layout, space, tensor_layout
 
 FIELDS: dict[str, dict[str, Any]] = {
     "model": {"field": "model", "outside_layers": "shared"},
@@ -20,6 +20,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "depth_curve_shared": {"field": "depth_curve", "knots": 3, "outside_layers": "shared"},
     "lines": {"field": "lines", "outside_layers": "shared"},
     "tensor": {"field": "tensor"},
+    "row": {"field": "row"},
 }
 
 
@@ -45,11 +46,11 @@ def differences(found: SearchSpace, gradient: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("part", [False, True], ids=["everywhere", "part"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_the_gradient_by_gene_is_that_of_finite_differences(field: str, part: bool) -> None:
-    over = tensor_layout() if field == "tensor" else layout()
+    over = {"tensor": tensor_layout(), "row": row_layout()}.get(field, layout())
     if part:
         over = replace(over, active={"math": over.places[1:9], "code": over.places})
     found = space(over=over, weight=FIELDS[field])
-    gradient = np.random.default_rng(3).normal(size=(len(EXPERTS), len(over.places)))
+    gradient = np.random.default_rng(3).normal(size=(len(EXPERTS), len(over.leaves)))
     slopes = gene_gradient(found, gradient)
     assert slopes.shape == (len(found.genes),)
     assert slopes.dtype == np.float64

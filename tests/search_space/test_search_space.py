@@ -55,6 +55,14 @@ def tensor_layout(
     return ModelLayout(layers, leaf_places(layers, MATRICES, outer), 1000, active)
 
 
+def row_layout() -> ModelLayout:
+    """Two layers whose matrices have rows of their own, one of them not touched by `math`."""
+    over = tensor_layout(2, outer=("embed", "final_norm"))
+    rows = {place: 3 for place in over.places if not place.endswith("norm")}
+    active = {"math": over.places[:3] + over.places[4:], "code": over.places}
+    return replace(over, active=active, rows=rows)
+
+
 def space(
     method: str = "task_arithmetic",
     over: ModelLayout | None = None,
@@ -81,7 +89,7 @@ def values_of(recipe: Recipe, found: SearchSpace) -> dict[tuple[str, str, str], 
         (coefficient, name, place): lookup(table, place)
         for coefficient, by_input in source.coefficients.items()
         for name, table in by_input.items()
-        for place in found.layout.places
+        for place in found.layout.leaves
     }
 
 
@@ -272,6 +280,92 @@ def test_matrices_that_share_a_value_have_the_recipe_of_their_module() -> None:
         assert coarse.encode(fine.decode(found)) == genome
     moved = (*found[:1], fine.genes[1].snap(0.05), *found[2:])
     assert coarse.encode(fine.decode(moved)) is None
+
+
+ROWS = space(over=row_layout(), weight={"field": "row", "low": -0.5})
+
+
+def rows_of(recipe: Recipe) -> dict[tuple[str, str], tuple[float, ...]]:
+    source = recipe.sources[MERGED]
+    assert isinstance(source, MergedSource)
+    assert source.rows is not None
+    return {(e, place): source.rows.weights(e, place) for e in EXPERTS for place in ROWS.layout.places}
+
+
+def test_a_row_field_has_a_gene_for_each_row_and_one_for_norms() -> None:
+    assert names(ROWS)[:5] == [
+        "weight.math.embed.0",
+        "weight.math.embed.1",
+        "weight.math.embed.2",
+        "weight.math.layers.0.self_attn.k_proj.0",
+        "weight.math.layers.0.self_attn.k_proj.1",
+    ]
+    assert "weight.code.layers.1.norm" in names(ROWS)
+    # Of `math` one matrix less.
+    assert len(ROWS.genes) == 2 * (3 + 2 * (3 * 3 + 1) + 1) - 3
+
+
+def test_rows_that_differ_go_to_a_table_and_come_back() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        genome = list(ROWS.snap(rng.uniform(-0.5, 1.5, len(ROWS.genes)).tolist()))
+        at = names(ROWS).index("weight.code.layers.1.mlp.up_proj.0")
+        genome[at : at + 3] = [genome[at]] * 3
+        recipe = ROWS.decode(genome)
+        found = rows_of(recipe)
+        assert found["code", "layers.1.mlp.mlp.up_proj"] == ()
+        assert found["code", "final_norm"] == found["math", ROWS.layout.places[3]] == ()
+        for gene, value in zip(ROWS.genes, genome, strict=True):
+            place, _, row = gene.places[0].rpartition(".")
+            own = found.get((gene.input, place), ())
+            assert not own or own[int(row)] == value
+        assert ROWS.encode(recipe) == tuple(genome)
+        source = recipe.sources[MERGED]
+        assert isinstance(source, MergedSource)
+        shown = lookup(source.coefficients["weight"]["code"], "embed")
+        assert shown == pytest.approx(np.mean(found["code", "embed"]), abs=1e-12)
+
+
+def test_rows_that_share_a_value_have_the_recipe_of_their_matrix() -> None:
+    fine = space(over=replace(row_layout(), rows={}), weight={"field": "tensor", "low": -0.5})
+    rng = np.random.default_rng(4)
+    genome = fine.snap(rng.uniform(-0.5, 1.5, len(fine.genes)).tolist())
+    recipe = fine.decode(genome)
+    found = ROWS.encode(recipe)
+    assert found is not None
+    assert ROWS.decode(found) == recipe
+    assert fine.encode(ROWS.decode((*found[:1], ROWS.genes[1].snap(0.123), *found[2:]))) is None
+    for baseline in baseline_recipes(SOURCES, EXPERTS, [0.4], 2, "bfloat16").values():
+        genome = ROWS.encode(baseline)
+        assert genome is not None
+        assert ROWS.decode(genome) == baseline
+
+
+@pytest.mark.parametrize(
+    ("method", "coefficients", "options", "words"),
+    [
+        ("ties", {"weight": {"field": "row"}}, {}, "goes with the weight of task_arithmetic"),
+        ("linear", {"weight": {"field": "row"}}, {"normalise": "no"}, "goes with the weight of task"),
+        (
+            "task_arithmetic",
+            {"weight": {"field": "row"}, "lambda": {"low": 0.5}},
+            {},
+            "nothing else searched",
+        ),
+        (
+            "task_arithmetic",
+            {"weight": {"field": "row"}},
+            {"divisor": "weight"},
+            "goes with the weight",
+        ),
+        ("task_arithmetic", {"weight": {"field": "row", "step": 1e-5}}, {}, "at most 32767 steps"),
+    ],
+)
+def test_a_row_field_where_it_cannot_be_is_refused(
+    method: str, coefficients: dict[str, Any], options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        space(method, options=options, **coefficients)
 
 
 @pytest.mark.parametrize("name", ["model", "layer", "layer_module", "tensor"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from evomerge.checkpoint.reader import Reader
@@ -27,8 +28,12 @@ from evomerge.merge.plan import TensorPlan
 
 
 def contract(
-    entry: TensorPlan, readers: Mapping[str, Reader], gradient: torch.Tensor, scratch: Scratch
-) -> list[float]:
+    entry: TensorPlan,
+    readers: Mapping[str, Reader],
+    gradient: torch.Tensor,
+    scratch: Scratch,
+    rows: int = 1,
+) -> np.ndarray:
     """The derivative of a loss by each input's weight, of an entry planned with `directions`.
 
     Products are float32, their sums float64. A low-rank delta `L R` that nothing is dropped from stays
@@ -39,34 +44,34 @@ def contract(
         readers: by source name.
         gradient: [n] contiguous, of the loss by the tensor, on the scratch's device.
         scratch: reused over entries.
+        rows: 1, or the extent of the first axis, for a derivative by the weight of each row.
 
     Returns:
-        One number an input.
+        float64 [inputs, rows].
     """
     weights = scratch.weights
     operands = [operand_of(readers[one.source], one.tensor, weights) for one in entry.inputs]
     base = None if entry.base is None else weights.read(readers[entry.base[0]], entry.base[1])
-    totals = torch.zeros(len(operands), dtype=torch.float64, device=gradient.device)
+    totals = torch.zeros(len(operands), rows, dtype=torch.float64, device=gradient.device)
     if entry.is_sparse:
         assert base is not None
         _sparse(entry, base, readers, operands, gradient, scratch, totals)
     else:
         streamed = []
         for number, operand in enumerate(operands):
-            if base is not None and isinstance(operand, LowRankDelta):
+            if base is not None and isinstance(operand, LowRankDelta) and rows == 1:
                 _factored(operand, gradient, scratch, totals[number])
             else:
                 streamed.append(number)
         _plain(base, operands, streamed, gradient, scratch, totals)
-    factor = entry.factor * entry.scale
-    return [
-        value * one.weight * factor for value, one in zip(totals.tolist(), entry.inputs, strict=True)
-    ]
+    weights_of = np.array([one.weight for one in entry.inputs])
+    found: np.ndarray = totals.cpu().numpy() * weights_of[:, None] * (entry.factor * entry.scale)
+    return found
 
 
 def _add(total: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor) -> None:
-    """Add the inner product of two float32 blocks; the second is overwritten."""
-    total.add_(direction.mul_(gradient).sum(dtype=torch.float64))
+    """Add the inner product of two float32 blocks, row by row; the second is overwritten."""
+    total.add_(direction.mul_(gradient).view(len(total), -1).sum(1, dtype=torch.float64))
 
 
 def _plain(
@@ -81,7 +86,10 @@ def _plain(
     if not numbers:
         return
     origin_of = None if base is None else Dense(base)
-    for start, stop in block_ranges(gradient.numel(), [operands[number] for number in numbers]):
+    columns = gradient.numel() // totals.shape[1] if totals.shape[1] > 1 else 1
+    for start, stop in block_ranges(gradient.numel(), [operands[n] for n in numbers], columns):
+        # All elements of the block are of these rows, or there is one sum.
+        rows = slice(start // columns, stop // columns) if totals.shape[1] > 1 else slice(0, 1)
         slope, origin, term = scratch.rows(3, stop - start)
         slope.copy_(gradient[start:stop])
         if origin_of is not None:
@@ -91,7 +99,7 @@ def _plain(
                 operands[number].value(term, start, stop)
             else:
                 operands[number].delta(term, origin, start, stop)
-            _add(totals[number], slope, term)
+            _add(totals[number, rows], slope, term)
 
 
 def _factored(

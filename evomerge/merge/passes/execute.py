@@ -18,7 +18,7 @@ from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.fused import is_bounded, run_compiled
 from evomerge.merge.passes.placement import Weights
 from evomerge.merge.passes.sparsified_sum import sparsified_sum
-from evomerge.merge.passes.weighted_sum import weighted_sum
+from evomerge.merge.passes.weighted_sum import weighted_rows, weighted_sum
 from evomerge.merge.plan import PlanInput, TensorPlan
 from evomerge.recipe.registered import own_methods
 
@@ -60,6 +60,11 @@ def execute(
         return merge_by_row(
             base, operands, entry.rule, entry.shape, entry.scale, target, storage, scratch
         )
+    if entry.by_row:
+        # Here and in an export by the same blocks: there is no compiled form.
+        factors = [row_factors(one, scratch.device) for one in entry.inputs]
+        assert base is not None
+        return weighted_rows(base, operands, factors, entry.scale, size, target, storage, scratch)
     ranks = [ranks_of(entry, one, scratch) for one in entry.inputs]
     bounded = scratch.kernels is not None and is_bounded(entry, readers, scratch)
     if bounded and run_compiled(entry, base, operands, target, scratch):
@@ -104,6 +109,11 @@ def _called(
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch
     )
+
+
+def row_factors(one: PlanInput, device: torch.device) -> torch.Tensor:
+    """The factor of each row, float32 [rows], or [1] of all."""
+    return torch.tensor(one.rows or (one.weight,), dtype=torch.float32, device=device)
 
 
 def ranks_of(entry: TensorPlan, one: PlanInput, scratch: Scratch) -> torch.Tensor | None:

@@ -62,3 +62,48 @@ def weighted_sum(
             total.mul_(scale)
         sink.store(total, start, stop)
     return sink.is_finite()
+
+
+def weighted_rows(
+    base: torch.Tensor,
+    operands: Sequence[Operand],
+    factors: Sequence[torch.Tensor],
+    scale: float,
+    size: int,
+    out: torch.Tensor,
+    storage: torch.dtype,
+    scratch: Scratch,
+) -> bool:
+    """`weighted_sum` with a weight a row: `out[r] = scale * (base[r] + sum_t w_t[r] (x_t[r] - base[r]))`.
+
+    Rows have the bits that `weighted_sum` gives with their weights.
+
+    Args:
+        base: [size].
+        operands: the experts, at least one.
+        factors: float32 [rows] or [1] an operand.
+        scale: factor of the whole result.
+        size: number of elements.
+        out: [size] contiguous.
+        storage: dtype the result is rounded to before it is held in `out`.
+        scratch: on the device of `out`.
+
+    Returns:
+        Whether every element is finite.
+    """
+    columns = size // max(len(each) for each in factors)
+    ranges = list(block_ranges(size, operands, columns))
+    sink = Sink(out, storage, scratch, len(ranges))
+    origin_of = Dense(base)
+    for start, stop in ranges:
+        total, origin, term = scratch.rows(3, stop - start)
+        origin_of.value(origin, start, stop)
+        total.copy_(origin)
+        for operand, each in zip(operands, factors, strict=True):
+            operand.delta(term, origin, start, stop)
+            own = each if len(each) == 1 else each[start // columns : stop // columns, None]
+            total.add_(term.view(-1, columns).mul_(own).view(-1))
+        if scale != 1.0:
+            total.mul_(scale)
+        sink.store(total, start, stop)
+    return sink.is_finite()

@@ -19,6 +19,7 @@ class PlanInput:
     Attributes:
         source: name of a checkpoint source; `tensor` the tensor's name in it.
         weight: factor in the sum.
+        rows: a factor for each row (along the first axis), which `weight` then is not.
         threshold, ceiling, keep, spread, unbiased, rescale, key: see `Sparsity`.
     """
 
@@ -32,6 +33,7 @@ class PlanInput:
     unbiased: bool = False
     rescale: float = 1.0
     key: int = 0
+    rows: tuple[float, ...] = ()
 
     @property
     def sparsity(self) -> Sparsity:
@@ -90,12 +92,17 @@ class TensorPlan:
     def is_copy(self) -> bool:
         """Whether the result is one source tensor, rounded to the storage dtype."""
         plain = self.base is None and len(self.inputs) == 1 and self.scale == 1.0
-        return plain and self.inputs[0].weight == 1.0 and not self.elect
+        return plain and self.inputs[0].weight == 1.0 and not self.by_row and not self.elect
 
     @property
     def is_sparse(self) -> bool:
         """Whether the sparsified pass is needed."""
         return self.elect or any(entry.is_sparse for entry in self.inputs)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether some input has a factor for each row."""
+        return any(entry.rows for entry in self.inputs)
 
     @property
     def columns(self) -> int:

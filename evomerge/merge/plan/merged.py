@@ -177,7 +177,7 @@ class Merger:
             return Merged(None, (PlanInput(self._base, tensor),))
         if len(inputs) == 1 and merged.election == "none":
             only = inputs[0]
-            if only.weight == 1.0 and not only.is_sparse:
+            if only.weight == 1.0 and not only.is_sparse and not only.rows:
                 return Merged(None, inputs)
         return merged
 
@@ -253,6 +253,11 @@ class Merger:
         self, name: str, tensor: str, place: str, shape: tuple[int, ...], weight: float
     ) -> PlanInput:
         plain = PlanInput(name, tensor, weight)
+        rows = self._row_weights(name, place, shape)
+        if rows:
+            strength = self._coefficient("lambda", None, place)
+            scaled = rows if strength == 1.0 else tuple(each * strength for each in rows)
+            return replace(plain, weight=1.0, rows=scaled)
         kind = self._method.sparsify
         density = 1.0 if kind == "none" else self._coefficient("density", name, place)
         if density == 1.0 or self._base is None:
@@ -281,6 +286,14 @@ class Merger:
             factor = self._statistics.l1_factor(self._base, name, tensor, found.sparsity, columns)
             return replace(found, rescale=factor)
         return found
+
+    def _row_weights(self, name: str, place: str, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """A weight for each row; none where rows share one, and where a bias has another length."""
+        rows = self._source.rows
+        if rows is None or self._directions:
+            return ()
+        found = rows.weights(name, place)
+        return found if shape and shape[0] == len(found) else ()
 
     def _banded(self, plain: PlanInput, density: float, gamma: float, binary: bool) -> PlanInput:
         assert self._base is not None
@@ -346,6 +359,9 @@ def checked_method(source: MergedSource, where: str) -> MergeMethod:
     problems += [
         Problem("E111", fault, field=f"{where}.options") for fault in method.faults(source.options)
     ]
+    if source.rows is not None and method.name != "task_arithmetic":
+        wrong, todo = f"{method.name} has no weights by row", "task_arithmetic has"
+        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
     if not problems and method.uses_base(method.resolve(source.options)) and source.base is None:
         problems.append(Problem("E115", f"{method.name} needs a base", field=f"{where}.base"))
     if problems:

@@ -1,0 +1,116 @@
+"""A campaign with a gene for each row, from its first line to its export and back."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evomerge.checkpoint.folder import open_folder
+from evomerge.ledger.events import AskedCandidate, AskedEvent
+from evomerge.ledger.ledger import read_events
+from evomerge.recipe.recipe import canonical_json
+from tests.cli.terminal import call
+from tests.tiny_models import EXPERTS, write_campaign
+from tests.tiny_runs import events_of, forked, run_file
+
+SPACE = {
+    "schema": 1,
+    "method": "task_arithmetic",
+    "coefficients": {"weight": {"field": "row", "low": 0.0, "high": 1.5}},
+}
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign folder whose run was killed among its candidates, and gone on with."""
+    root = tmp_path_factory.mktemp("rows")
+    file = write_campaign(
+        root, evaluators=("pets",), space=SPACE, optimizer={"kind": "random"}, budget={"evaluations": 6}
+    )
+    killed = forked(lambda: run_file(file, root / "run"), "ledger.after_fsync=kill@11")
+    assert killed == -signal.SIGKILL
+    run_file(file, root / "run")
+    return root
+
+
+def asked(run: Path) -> list[AskedCandidate]:
+    """Every candidate, its genome whole."""
+    events = read_events(run / "ledger.jsonl")
+    return [c for event in events if isinstance(event, AskedEvent) for c in event.candidates]
+
+
+def varied(run: Path) -> str:
+    """A candidate whose rows differ: the baselines are among the candidates."""
+    return next(candidate.id for candidate in asked(run) if len(set(candidate.genome)) > 200)
+
+
+def test_genomes_lie_beside_the_ledger(campaign: Path) -> None:
+    events = events_of(campaign / "run")
+    (prepared,) = [e for e in events if e["event"] == "prepared"]
+    layout = open_folder(campaign / "models" / "base", "base").row_layout
+    assert prepared["layout"]["rows"] == layout.rows
+    assert tuple(prepared["layout"]["places"]) == layout.places
+    genes = len(EXPERTS) * len(layout.leaves)
+    assert call("check", campaign / "campaign.yaml", "--json").json["genes"] == genes > 1000
+    recorded = [c for e in events if e["event"] == "asked" for c in e["candidates"]]
+    assert all(c["genome"] == [] and c["values"]["segment"] == "genomes.bin" for c in recorded)
+    assert max(len(canonical_json(e)) for e in events if e["event"] == "asked") < 3000
+    assert {len(candidate.genome) for candidate in asked(campaign / "run")} == {genes}
+    shown = call("show", campaign / "run", varied(campaign / "run"))
+    assert f"{genes} genes, most of single rows" in shown.out
+    verified = call("verify", campaign / "run", "--json")
+    assert verified.code == 0, verified.out
+
+
+def test_an_export_has_its_rows_beside_it_and_is_made_again_from_them(
+    campaign: Path, tmp_path: Path
+) -> None:
+    exported = call("export", campaign / "run", varied(campaign / "run"), tmp_path / "ours", "--json")
+    assert exported.code == 0, exported.out + exported.err
+    (rows,) = (tmp_path / "ours").glob("rows-*.bin")
+    assert rows.name in exported.json["files"]
+    assert not (tmp_path / "ours" / "mergekit_config.yml").exists()
+    card = (tmp_path / "ours" / "README.md").read_text()
+    assert "mergekit has no word for this merge: its weights differ by output row" in card
+    assert f"`{rows.name}`; the tables here have their means" in card
+    recipe = tmp_path / "ours" / "recipe.json"
+    merged = call("merge", recipe, tmp_path / "again", "--json")
+    assert merged.code == 0, merged.out + merged.err
+    assert merged.json["recipe"] == exported.json["recipe"]
+    ours, again = (load_file(tmp_path / n / "model.safetensors") for n in ("ours", "again"))
+    assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
+    assert (tmp_path / "again" / rows.name).read_bytes() == rows.read_bytes()
+    rows.write_bytes(rows.read_bytes()[:-2])
+    damaged = call("merge", recipe, tmp_path / "third")
+    assert damaged.code == 3
+    assert f"error[E150] {rows} sources.merged.rows: the row weights are not those" in damaged.err
+    rows.unlink()
+    missing = call("merge", recipe, tmp_path / "third")
+    assert missing.code == 3
+    assert "the row weights that the recipe names are not beside it" in missing.err
+    assert not (tmp_path / "third").exists()
+
+
+def test_damaged_genomes_are_found_and_what_is_sound_is_kept(campaign: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(campaign / "run", run)
+    segment = run / "items" / "genomes.bin"
+    # What was exported may be lost.
+    (run / "exports.jsonl").unlink(missing_ok=True)
+    reference = asked(run)[3].values
+    assert reference is not None
+    content = bytearray(segment.read_bytes())
+    content[reference.offset + 500] ^= 1
+    segment.write_bytes(content)
+    for words in (("verify", run), ("front", run)):
+        found = call(*words)
+        assert found.code == 7
+        assert f"error[E502] {segment}" in found.out + found.err
+    repaired = call("repair", run, tmp_path / "sound", "--json")
+    assert repaired.code == 0, repaired.out + repaired.err
+    assert call("verify", tmp_path / "sound").code == 0
