@@ -3,8 +3,8 @@
 In comes JSON or a decoded genome; out goes a frozen `Recipe` with a canonical JSON form and a digest,
 which is the same for equal merges. No tensor is touched here.
 
-Read `recipe` first, then `rows` (the side file of weights by row), `json_form` (recipes from JSON, every fault
-named by its field) and `method` (the merge methods as data: their coefficients, options, operators and papers).
+Read `recipe` first, then `rows` (the side file of weights by row), `json_form` (recipes from JSON, every
+fault named by its field) and `method` (the merge methods as data: coefficients, options, operators, papers).
 """
 
 from evomerge.recipe.json_form import recipe_from_json
