@@ -34,7 +34,7 @@ from evomerge.evaluators.margins import signs as signs_of
 from evomerge.evaluators.margins import smooth_values
 from evomerge.evaluators.packed import Layout, Request, answer
 from evomerge.evaluators.packing import choose_layout
-from evomerge.evaluators.questions import questions
+from evomerge.evaluators.questions import has_questions, questions
 from evomerge.evaluators.requests import (
     Recorder,
     Requests,
@@ -162,7 +162,8 @@ class LmEvalTasks:
 
     def has_losses(self, split: Split) -> bool:
         """See `Differentiable.has_losses`."""
-        return self._split(split).task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood")
+        loaded = self._split(split)
+        return has_questions(loaded.task, loaded.docs)
 
     def losses(
         self, subject: Subject, split: Split, items: Sequence[int]

@@ -8,13 +8,36 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.task import ConfigurableTask
 
 from evomerge.evaluators.losses import Question
-from evomerge.evaluators.margins import right_choices
+from evomerge.evaluators.margins import reference_answers, right_choices
 from evomerge.evaluators.perplexity import rolling_requests
 from evomerge.evaluators.requests import Recorder, Requests, language_model, reference_requests
 
 if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
     from evomerge.evaluators.packed import Request
+
+
+def has_questions(task: Any, docs: Sequence[Any]) -> bool:
+    """Whether `questions` knows what is right for each of some items; looks at no model."""
+    kind = task.OUTPUT_TYPE
+    try:
+        if kind == "generate_until":
+            return all(reference_answers(task, doc) for doc in docs)
+        if kind == "loglikelihood_rolling":
+            return True
+        if not _is_plain(task):
+            return False
+        return kind == "loglikelihood" or all(
+            right_choices(task, doc, task.doc_to_choice(doc)) for doc in docs
+        )
+    except Exception:
+        # Templates and code of a task fail in any way they like on what no score of it asks for.
+        return False
+
+
+def _is_plain(task: Any) -> bool:
+    """Whether no Python of the task's own decides what is right."""
+    return isinstance(task, ConfigurableTask) and not task.config.process_results
 
 
 def questions(
@@ -49,7 +72,7 @@ def questions(
         if references is None or references.tokens is None:
             raise ValueError("an item has no reference answer")
         return [Question((references.tokens[item][0],)) for item in items], references.tokens
-    if requests.tokens is None or not isinstance(task, ConfigurableTask) or task.config.process_results:
+    if requests.tokens is None or not _is_plain(task):
         raise ValueError(f"a `{kind}` task with Python of its own does not tell what is right")
     if kind == "loglikelihood":
         return [Question(tuple(requests.tokens[item])) for item in items], requests.tokens

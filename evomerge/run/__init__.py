@@ -2,8 +2,8 @@
 
 In comes a checked campaign; out goes a ledger. The driver's half (`driver`, `search`, `dispatch`,
 `result_events`, `safeguards`, `racing_references`, `progress`) loads neither torch nor lm-eval; the
-worker's half (`worker`, `engine`, `scoring`, `slope`) knows neither ledgers nor optimizers. Between them
-`job` is plain data, and `pool/` decides where jobs run.
+worker's half (`worker`, `engine`, `scoring`, `slope_measurement`) knows neither ledgers nor optimizers.
+Between them `job` is plain data, and `pool/` decides where jobs run.
 
 Read `job`, `worker`, `engine`, then `driver`, `search` and `dispatch`.
 """

@@ -39,7 +39,7 @@ from evomerge.recipe.registered import install_methods
 from evomerge.recipe.rows import parse_rows
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
-from evomerge.run.slope import measure_slope
+from evomerge.run.slope_measurement import measure_slope
 from evomerge.search_space import ModelLayout
 
 

@@ -91,6 +91,7 @@ def test_choices_have_the_cross_entropy_of_what_is_evaluated(
     path = bench()
     path.write_text(path.read_text() + f"scorer: {scorer}\n")
     evaluator: Any = open_evaluator(load_declaration(path))
+    assert evaluator.has_losses("search")
     found = losses_of(evaluator, subject, [0, 3, 4, 10, 16])
     right = {item["question"]: item["answer"] for item in make_items(0, 17)}
     requests = evaluator._requests["search"]
@@ -139,6 +140,7 @@ def test_texts_have_their_likelihood_per_token(
     bench: Bench, subject: Subject, task: str, declaration: str
 ) -> None:
     evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, counts=(9, 4, 3))))
+    assert evaluator.has_losses("search")
     found = losses_of(evaluator, subject, [1, 2, 5, 8])
     tokenizer: Any = subject.tokenizer
     for number, loss in found.items():
@@ -173,6 +175,7 @@ def test_items_without_a_right_answer_have_no_loss(
     bench: Bench, subject: Subject, task: str, declaration: str, items: Any, words: str
 ) -> None:
     evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, items=items)))
+    assert not evaluator.has_losses("search")
     with pytest.raises(ConfigError, match=rf"E148.*tasks\.search: there is no diff.* loss; {words}"):
         next(evaluator.losses(subject, "search", range(17)))
 
