@@ -127,6 +127,9 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     if now.raced:
         given_up = f"{now.raced} given up early; all cost {now.cost:.1f} evaluations"
         rows.append(("raced", given_up))
+    if now.slopes:
+        told = f"{now.slopes} gradients and losses; all cost {now.cost:.1f} evaluations"
+        rows.append(("slopes", told))
     rows.append(("failed", failures_text(now)))
     rows.append(("last event", f"{duration(age)} ago"))
     rows.append(("driver", _driver_text(holder)))

@@ -93,6 +93,8 @@ class Front:
     raced: int = 0
     failed_baselines: Mapping[str, str] = field(default_factory=dict)
     steering: tuple[Choice, ...] = ()
+    slopes: int = 0
+    slope_cost: float = 0.0
 
     @property
     def picks(self) -> dict[str, str]:
@@ -127,6 +129,8 @@ class Front:
             "infeasible": self.infeasible,
             "raced": self.raced,
         }
+        if self.slopes:
+            data |= {"slopes": self.slopes, "slope_cost": self.slope_cost}
         if self.steering:
             pairs = zip(self.objectives, self.steering, strict=True)
             data["smooth"] = {objective.metric: choice.to_json() for objective, choice in pairs}
@@ -177,6 +181,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
         bounds=history.bounds(split),
         infeasible=len(judged) - len(pool),
         raced=history.raced,
+        slopes=sum(map(len, history.slopes)),
+        slope_cost=history.slope_cost,
         failed_baselines={
             name: f"{c.failure}: {c.message}"
             for name, c in history.candidates.items()

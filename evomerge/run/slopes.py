@@ -36,8 +36,8 @@ SEGMENT = "slopes"
 
 GRADIENT = "gradient"
 
-PASSES = 3.0
-"""Evaluations that an item with a gradient counts as: one forward pass, and a backward pass of twice that."""
+PASSES = 4.0
+"""Evaluations that an item with a gradient counts as: forward, layers recomputed, a backward of two."""
 
 
 class SlopesDiffer(Exception):

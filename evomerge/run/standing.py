@@ -56,10 +56,10 @@ class Standing:
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
-    less than `evaluations` where some were `raced`. `pace` is in evaluations per minute, `seconds_left`
-    counts to the end, what will be scored again on selection items included; both are None where too little
-    is known. With `steady`, `generation` counts populations' worth of told results, for the pace of plain
-    lines only.
+    less than `evaluations` where some were `raced`, more where there are `slopes`. `pace` is in evaluations
+    per minute, `seconds_left` counts to the end, what will be scored again on selection items included; both
+    are None where too little is known. With `steady`, `generation` counts populations' worth of told results,
+    for the pace of plain lines only.
     """
 
     campaign: str
@@ -76,6 +76,7 @@ class Standing:
     feasible: tuple[int, int] | None = None
     raced: int = 0
     cost: float = 0.0
+    slopes: int = 0
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
@@ -103,6 +104,7 @@ class Standing:
             "feasible": None if self.feasible is None else list(self.feasible),
             "raced": self.raced,
             "cost": self.cost,
+            "slopes": self.slopes,
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -169,6 +171,7 @@ def standing(
         feasible=_feasible(history),
         raced=history.raced,
         cost=history.cost,
+        slopes=sum(map(len, history.slopes)),
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
@@ -327,10 +330,12 @@ def line(now: Standing) -> str:
     if now.phase != "search":
         return f"{now.phase}: {now.evaluations} evaluations"
     of = "" if now.budget is None else f" of {now.budget}"
-    done = f"{now.cost:.1f}" if now.raced else f"{now.evaluations}"
+    done = f"{now.cost:.1f}" if now.raced or now.slopes else f"{now.evaluations}"
     parts = [f"{now.stage}: {done}{of} evaluations", *pace_text(now)]
     if now.raced:
         parts.append(f"raced: {now.raced}")
+    if now.slopes:
+        parts.append(f"slopes: {now.slopes}")
     if now.hypervolume is not None:
         parts.append(f"hypervolume {now.hypervolume:.4f}")
     if now.feasible is not None:
