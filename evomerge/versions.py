@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -17,6 +18,7 @@ def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     return {name: _version(name) for name in ("evomerge", *names)}
 
 
+@functools.cache  # a process goes on with what it has imported
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

@@ -50,7 +50,8 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     text = _read_text(path, file)
     try:
         _refuse_depth(text, file)
-        node = YAML(typ="safe", pure=True).compose(text)
+        yaml = YAML(typ="safe", pure=True)
+        node = yaml.compose(text)
     except YAMLError as error:
         raise ConfigError(_syntax(error, text, file)) from None
     if not isinstance(node, MappingNode):
@@ -62,7 +63,7 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     if walk.problems:
         raise ConfigError(walk.problems)
     try:
-        data = YAML(typ="safe", pure=True).load(text)
+        data = yaml.constructor.construct_document(node)
     except YAMLError as error:
         raise ConfigError(_syntax(error, text, file)) from None
     except ValueError as error:  # a number of thousands of digits
