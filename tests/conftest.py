@@ -35,9 +35,6 @@ RAY = (
 
 
 SLOW = (
-    "tests/faults/test_cluster",
-    "tests/run/test_driver",
-    "tests/campaign/test_launch",
     "tests/run/",
     "tests/faults/",
     "tests/evaluators/",
@@ -49,8 +46,10 @@ SLOW = (
     "tests/api/",
     "tests/campaign/test_check",
     "tests/campaign/test_items",
+    "tests/campaign/test_launch",
     "tests/campaign/test_prepared",
     "tests/campaign/test_vocabularies",
+    "tests/front/test_front",
     "tests/front/test_statistics",
     "tests/front/test_uncertainty",
     "tests/ledger/test_durability",
@@ -60,11 +59,13 @@ SLOW = (
     "tests/mergekit/test_write",
     "tests/optimizers/test_conformance",
     "tests/optimizers/test_proposals",
+    "tests/optimizers/test_surrogate",
     "tests/test_layers",
+    "tests/test_mutants",
     "tests/test_snippets",
     "tests/verify/",
 )
-"""How files begin that run campaigns, start processes or compile: not in `make quick`."""
+"""How files begin that run campaigns, start processes, compile or take many seconds: not in `make quick`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
