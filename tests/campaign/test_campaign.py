@@ -168,7 +168,7 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "E108",
             13,
             "optimizer.kind",
-            "one of nsga2, surrogate, random; found 'cma'",
+            "random-global; found 'cma'",
         ),
         (
             ("population: 6", "population: 6, options: {start: cold}"),

@@ -67,8 +67,9 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     live = LiveModel.load(folders["base"], "float32")
     readers, statistics = open_readers(folders), WeightStatistics(folders)
     live.materialize(make_plan(recipe, folders, statistics), readers)
-    places = folders["base"].layout.places
-    slopes = Slopes(live, recipe, folders, statistics, readers, places)
+    layout = folders["base"].layout
+    places = layout.leaves
+    slopes = Slopes(live, recipe, folders, statistics, readers, layout)
     with differentiable(live, slopes):
         loss = loss_of(live.model)
         loss.backward()
