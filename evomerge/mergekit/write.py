@@ -261,21 +261,25 @@ def _per_input(method: str, coefficient: str) -> bool:
 def rules(values: Mapping[str, float]) -> float | list[dict[str, float | str]]:
     """Values by tensor as a scalar, or as filters for the exceptions and a value for the rest.
 
-    A filter is a substring test, so each is one that only tensors of its value contain.
+    A filter is a substring test, and the first that fits holds: each is one that of the tensors without a
+    filter before it only those of its value contain.
     """
     usual = Counter(values.values()).most_common(1)[0][0]
     listed: list[dict[str, float | str]] = []
-    left = {name: value for name, value in values.items() if value != usual}
-    while left:
-        name, value = next(iter(left.items()))
-        text = _filter(name, value, values)
+    left = dict(values)
+    while wanted := [name for name, value in left.items() if value != usual]:
+        # A name within a longer one, as `down_proj` in `down_proj_bias`, has its turn after that.
+        found = ((_filter(name, left[name], left), left[name]) for name in wanted)
+        text, value = next(((text, value) for text, value in found if text), ("", usual))
+        if not text:
+            raise _Unsayable(f"no filter means {wanted[0]} alone")
         listed.append({"filter": text, "value": value})
         left = {other: v for other, v in left.items() if text not in other}
     return [*listed, {"value": usual}] if listed else usual
 
 
 def _filter(name: str, value: float, values: Mapping[str, float]) -> str:
-    """The part of a name, cut at dots, that most tensors of a value share and no others have."""
+    """The part of a name, cut at dots, that most tensors of a value share and no others have, or nothing."""
     parts = name.split(".")
     spans = [
         ".".join(parts[start:stop])
@@ -286,6 +290,6 @@ def _filter(name: str, value: float, values: Mapping[str, float]) -> str:
     fitting = [
         span for span in spans if all(v == value for other, v in values.items() if span in other)
     ]
-    if not fitting:
-        raise _Unsayable(f"no filter means {name} alone")
-    return max(fitting, key=lambda span: (sum(span in other for other in values), -len(span)))
+    return max(
+        fitting, key=lambda span: (sum(span in other for other in values), -len(span)), default=""
+    )

@@ -172,3 +172,11 @@ def test_filters_mean_only_what_they_should() -> None:
         matching = (e["value"] for e in found if "filter" not in e or str(e["filter"]) in name)
         assert next(matching) == value
     assert rules({"a": 1.0, "b": 1.0}) == 1.0
+
+
+def test_a_name_within_a_longer_one_has_its_filter_after_that() -> None:
+    values = {"experts.down_proj": 0.1, "experts.down_proj_bias": 0.2, "norm": 0.3, "gate": 0.3}
+    found = rules(values)
+    assert isinstance(found, list)
+    assert [each["value"] for each in found] == [0.2, 0.1, 0.3]
+    assert all(str(each["filter"]) in "experts.down_proj_bias" for each in found[:2])

@@ -25,15 +25,21 @@ SPACE = {
 }
 
 
+OPTIMIZER = {
+    "kind": "learned-front",
+    "population": 4,
+    "options": {"steps": 2, "items": 4, "preferences": 2, "look_from": 2, "look_every": 2},
+}
+
+
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign folder whose run was killed among its candidates, and gone on with."""
+    """A campaign folder whose run was killed among its slopes, and gone on with."""
     root = tmp_path_factory.mktemp("rows")
-    file = write_campaign(
-        root, evaluators=("pets",), space=SPACE, optimizer={"kind": "random"}, budget={"evaluations": 6}
+    file = write_campaign(root, space=SPACE, optimizer=OPTIMIZER, budget={"evaluations": 12})
+    assert (
+        forked(lambda: run_file(file, root / "run"), "slopes.before_record=kill@3") == -signal.SIGKILL
     )
-    killed = forked(lambda: run_file(file, root / "run"), "ledger.after_fsync=kill@11")
-    assert killed == -signal.SIGKILL
     run_file(file, root / "run")
     return root
 
