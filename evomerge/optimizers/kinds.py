@@ -7,6 +7,7 @@ function of a notebook or of `python -c` serves as well as one of a package.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib import metadata
@@ -179,7 +180,9 @@ def _qlognehvi(
     schedule: Schedule,
 ) -> Optimizer:
     try:
-        from evomerge.optimizers.qlognehvi import QLogNehvi
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what BoTorch imports uses what torch has deprecated
+            from evomerge.optimizers.qlognehvi import QLogNehvi
     except ModuleNotFoundError as error:
         todo = "pip install 'evomerge[botorch]'"
         problem = Problem("E123", "`qlognehvi` needs botorch", str(error), todo, field="optimizer.kind")

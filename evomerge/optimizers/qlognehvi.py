@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
 from botorch.fit import fit_gpytorch_mll
@@ -32,6 +33,10 @@ from evomerge.optimizers.told import Told, as_rows, learned
 from evomerge.search_space import Gene, Genome
 
 LEAST = 4
+
+# BoTorch would compile a kernel for this very machine (`-march=native`) when first used: asks would depend on
+# whether there is a compiler, and a process killed meanwhile leaves a lock that the next waits on for ever.
+logei._load_attempted = True
 
 
 class QLogNehvi:
