@@ -91,7 +91,7 @@ class OptimizerSection(_Section):
     Kinds and their options are those of `evomerge.optimizers.kinds`.
     """
 
-    kind: str = "nsga2"
+    kind: str = "auto"
     population: Annotated[int, Field(ge=4, le=10_000)] = 20
     schedule: Literal["generational", "steady_state"] = "generational"
     options: dict[str, str | float | bool] = {}

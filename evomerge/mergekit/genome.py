@@ -152,7 +152,7 @@ class _Maker:
             "search_space": "search_space.yaml",
             "evaluators": list(evaluators),
             "objectives": [self.objective(task) for task in self.found.tasks],
-            "optimizer": {"kind": "nsga2", "population": 20},
+            "optimizer": {"kind": "auto", "population": 20},
             "budget": {"evaluations": 100},
             "evaluation": {"dtype": "bfloat16", "batch_size": 32},
         }

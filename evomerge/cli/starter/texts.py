@@ -41,7 +41,7 @@ seed: 20
 {models}
 search_space: search_space.yaml
 {tasks}
-optimizer: {{kind: nsga2, population: {population}}}
+optimizer: {{kind: auto, population: {population}}}
 budget: {{evaluations: {evaluations}}}      # `hours: 8` works too; whichever ends first
 evaluation:
   dtype: {dtype}
