@@ -184,6 +184,10 @@ class SimulatedDesk:
         """Whether a worker has something to do."""
         return bool(self.under_way)
 
+    def has_learned_enough(self) -> bool:
+        """Never."""
+        return False
+
     def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
         """None of a made-up problem."""
         return [None] * len(requests)

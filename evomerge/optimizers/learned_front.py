@@ -52,6 +52,10 @@ class LearnedFront(Proposals):
         """The lesson's next step."""
         return self.lesson.slopes()
 
+    def enough(self) -> None:
+        """No further slopes can be had."""
+        self.lesson.enough()
+
     def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
         """Answers to the lesson."""
         self.lesson.tell_slopes(slopes)

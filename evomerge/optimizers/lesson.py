@@ -238,9 +238,13 @@ class Lesson:
             self._best, self._kept = (total, self._step), self.map.table
         patience = self._settings.patience * self._settings.look_every
         if self._step >= self._settings.steps or self._step - self._best[1] >= patience:
-            self._learning = False
-            if self._best[1] >= 0:
-                self.map.table = self._kept
+            self.enough()
+
+    def enough(self) -> None:
+        """Stop here: with the best map on what was held back, or the last one if that was never looked at."""
+        self._learning, self._pending = False, None
+        if self._best[1] >= 0:
+            self.map.table = self._kept
 
     def digest(self) -> str:
         """SHA-256 over the map and how far the lesson is."""

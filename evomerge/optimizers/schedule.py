@@ -46,6 +46,10 @@ class Desk(Protocol):
         """The answers to requests, put on record one by one; None if a limit comes first. Nothing is busy."""
         ...
 
+    def has_learned_enough(self) -> bool:
+        """Whether slopes have cost as much as they may."""
+        ...
+
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
         """Put newly asked genomes on record; their numbers."""
         ...
@@ -84,6 +88,9 @@ def _learn(optimizer: Optimizer, desk: Desk) -> str | None:
     """Answer an optimizer's requests for slopes until it has none; the limit that is reached, if any."""
     while (reason := desk.spent()) is None and isinstance(optimizer, SlopeOptimizer):
         requests = optimizer.slopes()
+        if requests and desk.has_learned_enough():
+            optimizer.enough()
+            continue
         if not requests:
             break
         answers = desk.slopes(requests)

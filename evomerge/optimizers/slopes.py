@@ -79,6 +79,10 @@ class SlopeOptimizer(Optimizer, Protocol):
         """
         ...
 
+    def enough(self) -> None:
+        """No further slopes can be had: go on with what was learned."""
+        ...
+
     def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
         """The answers to the last requests, in their order; None where one could not be had.
 

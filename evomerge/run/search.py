@@ -31,6 +31,9 @@ from evomerge.run.racing_references import add_references, first_references, rac
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer, recorded, slope_ground
 from evomerge.search_space import Genome, SearchSpace
 
+MOST_LEARNING = 0.5
+"""Share of the budget that slopes may cost."""
+
 
 class ReplayDiffers(Exception):
     """The optimizer does not do again what the ledger says it did; the message says where."""
@@ -136,6 +139,8 @@ def replay(
             continue
         candidates = [history.candidates[name] for name in turn.ids]
         if turn.state is None:
+            if isinstance(optimizer, SlopeOptimizer) and optimizer.slopes():
+                optimizer.enough()  # so the session did that recorded this
             if optimizer.ask() != [candidate.genome for candidate in candidates]:
                 what = turn.ids[0] if steady and turn.ids else f"generation {asked}"
                 raise ReplayDiffers(f"{what} is asked otherwise")
@@ -216,6 +221,12 @@ class Search:
     def busy(self) -> bool:
         """Whether anything is under way or waits to be told."""
         return bool(self._arrived) or self.dispatcher.open > 0
+
+    def has_learned_enough(self) -> bool:
+        """Whether slopes have cost their share of the budget; a batch that was begun is finished."""
+        budget, history = self.campaign.config.budget.evaluations, self.history
+        begun = self._slope_batches < len(history.slopes)
+        return budget is not None and not begun and history.slope_cost >= MOST_LEARNING * budget
 
     def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
         """Answers from the ledger, those missing there from the workers; None if a limit comes first."""

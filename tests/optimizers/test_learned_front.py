@@ -189,3 +189,15 @@ def test_what_is_told_of_candidates_shows_in_the_digest():
     before = optimizer.state_digest()
     optimizer.tell([Complete((0.0, 1.0), (0.0, 0.0))] * len(batch))
     assert optimizer.state_digest() != before
+
+
+def test_where_no_more_slopes_can_be_had_it_goes_on_with_what_it_has():
+    bed = Bed()
+    optimizer, never = learned(steps=100, rate=0.05), learned(steps=0)
+    for _ in range(20):
+        optimizer.tell_slopes([bed.answer(request) for request in optimizer.slopes()])
+    optimizer.enough()
+    assert optimizer.slopes() == []
+    middle = (0.5, 0.5)
+    after, before = optimizer.ask()[2], never.ask()[2]
+    assert weighted(bed, after, middle) < 0.7 * weighted(bed, before, middle)

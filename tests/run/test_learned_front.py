@@ -132,3 +132,18 @@ def test_a_method_without_gradients_is_refused_by_name(campaign: Path, tmp_path:
     file.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"E149.*learned-front has no gradients.*auto"):
         run_file(file, tmp_path / "run")
+
+
+def test_with_a_small_budget_half_is_left_for_candidates(campaign: Path, tmp_path: Path) -> None:
+    """And with a larger one the campaign goes on from there: what was recorded is what was learned."""
+    config = json.loads((campaign / "campaign.yaml").read_text()) | {"budget": {"evaluations": 4}}
+    file = campaign / "small.yaml"
+    file.write_text(json.dumps(config))
+    history = run_file(file, tmp_path / "run")
+    assert len(slopes(tmp_path / "run")) < REQUESTS
+    assert history.budget_used > 0
+    learned = slopes(tmp_path / "run")
+    file.write_text(json.dumps(config | {"budget": {"evaluations": 9}}))
+    assert run_file(file, tmp_path / "run").budget_used > history.budget_used
+    assert slopes(tmp_path / "run") == learned
+    assert call("verify", tmp_path / "run").code == 0
