@@ -37,7 +37,7 @@ SEGMENT = "slopes"
 GRADIENT = "gradient"
 
 PASSES = 3.3
-"""Evaluations that an item with a gradient counts as: what `benchmarks/slopes.py` measured, layers recomputed.
+"""Evaluations that an item with a gradient counts as, as `benchmarks/slopes.py` measured, layers recomputed.
 
 A constant, so that a campaign comes to the same on a busy machine.
 """
