@@ -17,10 +17,16 @@ def forked_workers() -> Iterator[None]:
 
     A fork has everything imported; torch and transformers take a started interpreter 8 seconds.
     """
+    strangers.update(worker.pid for worker in multiprocessing.active_children())
     with mock.patch.object(processes, "START_METHOD", "fork"):
         yield
 
 
+strangers: set[int | None] = set()
+"""Children of this process that other tests have left, or still use."""
+
+
 def local_workers() -> list[BaseProcess]:
-    """The workers that this process has now, the oldest first."""
-    return sorted(multiprocessing.active_children(), key=lambda worker: worker.pid or 0)
+    """The workers that this process has now, those apart that were there before `forked_workers`."""
+    found = [each for each in multiprocessing.active_children() if each.pid not in strangers]
+    return sorted(found, key=lambda worker: worker.pid or 0)

@@ -10,7 +10,7 @@ What holds the program, in the order in which it is put on:
 - `setrlimit`: memory, processor seconds, size of a file, open files, no core dump, no new processes;
 - capabilities are given up, where the worker runs as root;
 - Landlock (Linux 5.13): files are written in the temporary folder only and read there and where Python
-  lives, folders and links cannot be made; TCP and signals are refused where the kernel's version knows how;
+  lives, none is executed, folders and links cannot be made; TCP and signals are refused where the kernel's version knows how;
 - seccomp: no call that makes a process, thread or socket, reaches another process, changes a file's mode,
   owner or times (Landlock does not watch these), or leaves memory behind that outlives the process.
 
@@ -27,11 +27,11 @@ import struct
 import sys
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-READ = 1 | 4 | 8  # execute, read a file, list a folder
+READ = 4 | 8  # read a file, list a folder; nothing may be executed (1), whoever the interpreter is
 FILE_RIGHTS = (13, 14, 15, 15, 16)
 """Number of file rights that Landlock's versions 1 to 5 know."""
 
-FILE_ONLY = 1 | 2 | 4 | 1 << 14 | 1 << 15  # what may be granted on something that is no folder
+FILE_ONLY = 2 | 4 | 1 << 14 | 1 << 15  # what may be granted on something that is no folder
 OWN = FILE_ONLY | 8 | 1 << 5 | 1 << 8  # in its own folder also: list it, remove files, make plain files
 FILE_BYTES = 4 << 20
 REFUSED: dict[str, tuple[int | None, int | None]] = {

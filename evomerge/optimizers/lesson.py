@@ -7,8 +7,8 @@ arXiv:1412.6980) on A and B together, so that what one preference teaches serves
 hypernetworks (Navon et al. 2021, arXiv:2010.04104) one model holds the whole front; here it is a matrix, and
 its points are candidates like any other: evaluated, judged on held-out items, exported.
 
-Some search items are held back: the map that had the least loss on them is kept, and no further step is taken
-once that loss has stopped falling. Losses on search items flatter; they decide nothing else.
+Some search items are held back: the last map whose loss on them was near the least is kept, and no further
+step is taken once that loss rises. Losses on search items flatter; they decide nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ WEIGHT_FLOOR = 0.01
 
 LEVEL = 0.75
 """Sum of all experts' coefficients at the start, before preferences."""
+
+SLACK = 1.03
+"""Times the least loss on held-back items up to which a map is as good: they are few, their loss is noisy."""
 
 MANY = 500
 """Genes of an expert from which on the rate falls, since each of them matters less."""
@@ -110,7 +113,7 @@ class Lesson:
     """A map that is being learned: what is asked next, and what the answers make of it.
 
     Attributes:
-        map: as it is now; once `is_over`, the one that was best on what was held back.
+        map: as it is now; once `is_over`, the one that was kept.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class Lesson:
         self._step = 0
         self._pending: _Step | None = None
         self._looked_at = -1
-        self._best = (np.inf, -1)
+        self._least, self._kept_at = np.inf, -1
         self.map = self._new_map(self._ground)
         self._kept = self.map.table
         self._learning = False
@@ -234,16 +237,17 @@ class Lesson:
             losses = np.full(self._objectives, np.nan) if slope is None else np.array(slope.losses)
             known = np.isfinite(losses)
             total += float(np.sum(w[known] * losses[known])) if known.any() else np.inf
-        if total < self._best[0]:
-            self._best, self._kept = (total, self._step), self.map.table
+        self._least = min(self._least, total)
+        if total <= SLACK * self._least:
+            self._kept_at, self._kept = self._step, self.map.table
         patience = self._settings.patience * self._settings.look_every
-        if self._step >= self._settings.steps or self._step - self._best[1] >= patience:
+        if self._step >= self._settings.steps or self._step - self._kept_at >= patience:
             self.enough()
 
     def enough(self) -> None:
-        """Stop here: with the best map on what was held back, or the last one if that was never looked at."""
+        """Stop here: with the map that was kept, or the last one if there was no look yet."""
         self._learning, self._pending = False, None
-        if self._best[1] >= 0:
+        if self._kept_at >= 0:
             self.map.table = self._kept
 
     def digest(self) -> str:

@@ -67,7 +67,7 @@ class LearnedFrontSettings:
         concentration: of the Dirichlet distribution that preferences are drawn from.
         held_back: share of the search items that no step sees.
         look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
-        patience: after so many looks without a smaller loss it stops.
+        patience: after so many looks with a larger loss it stops.
     """
 
     steps: Annotated[int, Between(0, 10_000)] = 30

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,10 @@ def test_a_run_goes_on_and_a_member_is_exported(
     assert set(done.scores) == {"search", "selection", "test"}
     assert "pets.acc" in repr(done)
     scores = em.score(tmp_path / "out", tmp_path / "evaluators" / "pets.yaml")
-    assert scores.metrics["pets.acc"] == done.scores["test"]["pets.acc"]
+    found, kept = scores.metrics["pets.acc"], done.scores["test"]["pets.acc"]
+    # Other batches: log-likelihoods differ in their last bits.
+    assert found.smooth == pytest.approx(kept.smooth, rel=1e-5)
+    assert replace(found, smooth=kept.smooth) == kept
     assert repr(scores).startswith("<Scores pets.acc ")
     merged = em.merge(tmp_path / "out" / "recipe.json", tmp_path / "again")
     em.merge(member.recipe, tmp_path / "third")

@@ -40,7 +40,7 @@ def job(name: str, deadline: float | None = None) -> Job:
     return Job(name, "evaluate", deadline=deadline)
 
 
-def take(pool: Pool, timeout: float = 60.0) -> JobResult:
+def take(pool: Pool, timeout: float = 200.0) -> JobResult:
     result = pool.next(timeout)
     assert result is not None, f"no result within {timeout} s"
     return result
@@ -102,7 +102,7 @@ def test_workers_share_have_or_span_devices(gpus: float, asked: int, placed: dic
     pool = RayPool(SETUP, asked, gpus=gpus, runner=ToyRunner)
     try:
         devices: dict[int, str] = {}
-        end = time.monotonic() + 60
+        end = time.monotonic() + 200
         for number in itertools.count():
             for place in range(asked):  # as many at once as may be needed to see every worker
                 pool.submit(job(f"sleep:0.2#{number}.{place}"))
