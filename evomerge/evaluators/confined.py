@@ -10,7 +10,8 @@ What holds the program, in the order in which it is put on:
 - `setrlimit`: memory, processor seconds, size of a file, open files, no core dump, no new processes;
 - capabilities are given up, where the worker runs as root;
 - Landlock (Linux 5.13): files are written in the temporary folder only and read there and where Python
-  lives, none is executed, folders and links cannot be made; TCP and signals are refused where the kernel's version knows how;
+  lives, none is executed, folders and links cannot be made; TCP and signals are refused where the kernel's
+  version knows how;
 - seccomp: no call that makes a process, thread or socket, reaches another process, changes a file's mode,
   owner or times (Landlock does not watch these), or leaves memory behind that outlives the process.
 
