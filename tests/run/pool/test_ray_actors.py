@@ -55,13 +55,17 @@ def test_jobs_start_in_order_and_go_to_whoever_is_free(monkeypatch: pytest.Monke
     pool = RayPool(SETUP, 2, runner=ToyRunner)
     try:
         assert pool.size == 2
-        for name in ("add:1", "add:2"):
-            pool.submit(job(name))
-        pids = {answer_of(take(pool))["pid"] for _ in range(2)}
+        pids: set[int] = set()
+        for number in itertools.count():  # until both have started, which may take one of them long
+            for place in range(2):
+                pool.submit(job(f"sleep:0.2#{number}.{place}"))
+            pids |= {answer_of(take(pool))["pid"] for _ in range(2)}
+            if len(pids) == 2:
+                break
         assert os.getpid() not in pids
-        for name in ("sleep:1.5", "add:3", "add:4"):
+        for name in ("sleep:4", "add:3", "add:4"):
             pool.submit(job(name))
-        assert [take(pool).id for _ in range(3)] == ["add:3", "add:4", "sleep:1.5"]
+        assert [take(pool).id for _ in range(3)] == ["add:3", "add:4", "sleep:4"]
         assert pool.next(0.1) is None
     finally:
         pool.close()
