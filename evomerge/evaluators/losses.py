@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 
 from evomerge.evaluators.evaluator import Evaluator
-from evomerge.evaluators.packed import Layout, Request, likelihoods, pack
+from evomerge.evaluators.packed import Layout, Request, likelihoods, pack_for
 from evomerge.objectives.scores import Split
 
 if TYPE_CHECKING:
@@ -58,17 +58,10 @@ def question_losses(
 
     A text without a token that another stands before has no loss and is left out.
     """
-    head = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for chosen in _chunks(questions, layout, subject.batch_size):
         requests = [questions[place].requests for place in chosen]
-        block = pack(
-            requests,
-            layout,
-            batch_size=subject.batch_size,
-            max_length=max_length,
-            vocabulary=head.weight.shape[0],
-            hidden=head.weight.shape[1],
-            device=subject.model.device,
+        block = pack_for(
+            subject.model, requests, layout, batch_size=subject.batch_size, max_length=max_length
         )
         owners = [place for place in chosen for _ in questions[place].requests]
         found = likelihoods(subject.model, block)

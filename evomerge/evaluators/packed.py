@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -168,6 +168,27 @@ def pack(
         grown = [grow([flat[number] for number in owner], max_length) for owner in owners]
         batches.append(_batch(owners, grown, device))
     return PackedBlock(tuple(batches), len(flat), layout)
+
+
+def pack_for(
+    model: PreTrainedModel,
+    items: Sequence[Sequence[Request]],
+    layout: Layout,
+    *,
+    batch_size: int,
+    max_length: int,
+) -> PackedBlock:
+    """`pack` for a model, by the size of its output layer and where it lies."""
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return pack(
+        items,
+        layout,
+        batch_size=batch_size,
+        max_length=max_length,
+        vocabulary=head.weight.shape[0],
+        hidden=head.weight.shape[1],
+        device=model.device,
+    )
 
 
 def _shared_rows(trees: dict[int, Tree], hidden: int, max_length: int) -> list[list[int]]:

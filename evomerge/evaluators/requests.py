@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge.evaluators.data import quiet
 from evomerge.evaluators.margins import reference_answers
-from evomerge.evaluators.packed import Layout, PackedBlock, Request, pack
+from evomerge.evaluators.packed import Layout, PackedBlock, Request, pack_for
 
 if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
@@ -97,15 +97,12 @@ def packed_block(
     assert requests.tokens is not None
     key = (layout, part.start, part.stop, subject.batch_size, max_length, str(subject.model.device))
     if key not in requests.packed:
-        head: Any = subject.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        requests.packed[key] = pack(
+        requests.packed[key] = pack_for(
+            subject.model,
             requests.tokens[part],
             layout,
             batch_size=subject.batch_size,
             max_length=max_length,
-            vocabulary=head.weight.shape[0],
-            hidden=head.weight.shape[1],
-            device=subject.model.device,
         )
     return requests.packed[key]
 

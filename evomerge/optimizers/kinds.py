@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
@@ -37,21 +37,31 @@ from evomerge.recipe.functions import load_installed
 from evomerge.search_space import Gene, Genome
 
 
-class Maker(Protocol):
-    """Makes an optimizer; loads its library only now."""
+@dataclass(frozen=True)
+class Blueprint:
+    """What an optimizer is made from; fields as the arguments of `make_optimizer`, `settings` of its kind."""
 
-    def __call__(
-        self,
-        genes: Sequence[Gene],
-        objectives: Sequence[Objective],
-        population: int,
-        seed: int,
-        initial: Sequence[Genome],
-        settings: Any,
-        schedule: Schedule,
-    ) -> Optimizer:
-        """An optimizer that was asked nothing yet; arguments as in `make_optimizer`."""
-        ...
+    genes: Sequence[Gene]
+    objectives: Sequence[Objective]
+    population: int
+    seed: int
+    initial: Sequence[Genome]
+    settings: Any
+    schedule: Schedule
+
+    @property
+    def steady(self) -> bool:
+        """Whether one candidate is asked at a time."""
+        return self.schedule == "steady_state"
+
+    def proposing(self, propose: Propose) -> Optimizer:
+        """The optimizer whose points a function proposes."""
+        parts = (self.genes, self.objectives, self.population, self.seed, self.initial, self.settings)
+        return Proposals(propose, *parts, steady=self.steady)
+
+
+Maker = Callable[[Blueprint], Optimizer]
+"""Makes an optimizer that was asked nothing yet; loads its library only then."""
 
 
 @dataclass(frozen=True)
@@ -63,122 +73,53 @@ class OptimizerKind:
     make: Maker
 
 
-def _nsga2(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: Nsga2Settings,
-    schedule: Schedule,
-) -> Optimizer:
-    if schedule == "steady_state":
+def _nsga2(plan: Blueprint) -> Optimizer:
+    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.initial, plan.settings)
+    if plan.steady:
         from evomerge.optimizers.steady_nsga2 import SteadyNsga2
 
-        return SteadyNsga2(genes, len(objectives), population, seed, initial, settings)
+        return SteadyNsga2(*parts)
     from evomerge.optimizers.nsga2 import Nsga2
 
-    return Nsga2(genes, len(objectives), population, seed, initial, settings)
+    return Nsga2(*parts)
 
 
-def _random(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: RandomSettings,
-    schedule: Schedule,
-) -> Optimizer:
-    steady = schedule == "steady_state"
-    return RandomSearch(genes, len(objectives), population, seed, initial, settings, steady=steady)
+def _random(plan: Blueprint) -> Optimizer:
+    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.initial, plan.settings)
+    return RandomSearch(*parts, steady=plan.steady)
 
 
-def _surrogate(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: SurrogateSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _random_global(plan: Blueprint) -> Optimizer:
+    return _random(replace(plan, settings=RandomSettings("global")))
+
+
+def _surrogate(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.surrogate import Surrogate
 
-    steady = schedule == "steady_state"
-    propose = Surrogate(genes, initial)
-    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+    return plan.proposing(Surrogate(plan.genes, plan.initial))
 
 
-def _random_global(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: NoSettings,
-    schedule: Schedule,
-) -> Optimizer:
-    return _random(genes, objectives, population, seed, initial, RandomSettings("global"), schedule)
-
-
-def _cma_es(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: CmaEsSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _cma_es(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.cma_es import CmaEs
 
-    steady = schedule == "steady_state"
-    propose = CmaEs(genes, len(objectives), seed, initial, settings)
-    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+    propose = CmaEs(plan.genes, len(plan.objectives), plan.seed, plan.initial, plan.settings)
+    return plan.proposing(propose)
 
 
-def _optuna(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: OptunaSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _optuna(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.optuna_samplers import OptunaSampler
 
-    steady = schedule == "steady_state"
-    propose = OptunaSampler(genes, len(objectives), seed, population, settings)
-    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+    parts = (plan.genes, len(plan.objectives), plan.seed, plan.population, plan.settings)
+    return plan.proposing(OptunaSampler(*parts))
 
 
-def _mmmo(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: MmmoSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _mmmo(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.mmmo import Mmmo
 
-    steady = schedule == "steady_state"
-    propose = Mmmo(genes, initial)
-    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+    return plan.proposing(Mmmo(plan.genes, plan.initial))
 
 
-def _qlognehvi(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: QLogNehviSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _qlognehvi(plan: Blueprint) -> Optimizer:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what BoTorch imports uses what torch has deprecated
@@ -187,37 +128,19 @@ def _qlognehvi(
         todo = "pip install 'evomerge[botorch]'"
         problem = Problem("E123", "`qlognehvi` needs botorch", str(error), todo, field="optimizer.kind")
         raise ConfigError(problem) from error
-    steady = schedule == "steady_state"
-    propose = QLogNehvi(genes, initial)
-    return Proposals(propose, genes, objectives, population, seed, initial, settings, steady=steady)
+    return plan.proposing(QLogNehvi(plan.genes, plan.initial))
 
 
-def _learned_front(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: LearnedFrontSettings,
-    schedule: Schedule,
-) -> Optimizer:
-    steady = schedule == "steady_state"
-    return LearnedFront(genes, objectives, population, seed, initial, settings, steady=steady)
+def _learned_front(plan: Blueprint) -> Optimizer:
+    parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
+    return LearnedFront(*parts, steady=plan.steady)
 
 
-def _auto(
-    genes: Sequence[Gene],
-    objectives: Sequence[Objective],
-    population: int,
-    seed: int,
-    initial: Sequence[Genome],
-    settings: AutoSettings,
-    schedule: Schedule,
-) -> Optimizer:
+def _auto(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.auto import Auto
 
-    steady = schedule == "steady_state"
-    return Auto(genes, objectives, population, seed, initial, settings, steady=steady)
+    parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
+    return Auto(*parts, steady=plan.steady)
 
 
 KINDS: dict[str, OptimizerKind] = {
@@ -292,19 +215,8 @@ def optimizer(
         raise UsageError(Problem("E512", f"settings of `{name}` must be a dataclass", found))
 
     def register(propose: Propose) -> Propose:
-        def make(
-            genes: Sequence[Gene],
-            objectives: Sequence[Objective],
-            population: int,
-            seed: int,
-            initial: Sequence[Genome],
-            settings: Any,
-            schedule: Schedule,
-        ) -> Optimizer:
-            steady = schedule == "steady_state"
-            return Proposals(
-                propose, genes, objectives, population, seed, initial, settings, steady=steady
-            )
+        def make(plan: Blueprint) -> Optimizer:
+            return plan.proposing(propose)
 
         line = about or (propose.__doc__ or "").strip().partition("\n")[0]
         _REGISTERED[name] = OptimizerKind(line, settings, make)
@@ -379,4 +291,4 @@ def make_optimizer(
     chosen = found.settings() if settings is None else settings
     if not isinstance(chosen, found.settings):
         raise TypeError(f"{kind} takes {found.settings.__name__}, not {type(chosen).__name__}")
-    return found.make(genes, objectives, population, seed, initial, chosen, schedule)
+    return found.make(Blueprint(genes, objectives, population, seed, initial, chosen, schedule))
