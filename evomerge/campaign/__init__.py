@@ -5,8 +5,8 @@ What needs weights or a loaded task is found later, by the `prepare` job.
 
 Read `file` (sections, fields, bounds), `campaign` (the loaded whole and its identity), `check` (all
 faults that headers and declarations show; `check_objectives` those of the metrics), `estimates`,
-`devices`, `prepared` (what the `prepare` job found, and the search space over it) and `launch` (job
-files for clusters).
+`devices`, `prepared` (what the `prepare` job found, and the search space over it), `recorded` (the same
+from a ledger, and the recipes of candidates) and `launch` (job files for clusters).
 """
 
 from evomerge.campaign.campaign import Campaign, load_campaign

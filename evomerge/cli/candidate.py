@@ -5,55 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from evomerge.campaign.campaign import campaign_from_json
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.output import plain, table_console
-from evomerge.errors import CheckpointError
 from evomerge.front.tables import ruled, scores_table
 from evomerge.ledger.history import Candidate, History
 from evomerge.objectives.scores import SPLITS
-from evomerge.optimizers.baselines import baseline_recipes
-from evomerge.recipe.recipe import Recipe
 from evomerge.run.standing import is_steady
-from evomerge.search_space import SearchSpace
-
-
-def _paths(history: History) -> dict[str, str]:
-    from evomerge.campaign.check import locate
-
-    campaign = campaign_from_json(history.config)
-    paths = {}
-    for name, reference in campaign.references().items():
-        try:
-            paths[name] = locate(name, reference)
-        except CheckpointError:
-            paths[name] = ""  # a digest stands for it; the cache may have been emptied since
-    return paths
-
-
-def recorded_space(history: History) -> SearchSpace:
-    """The search space a campaign recorded; it must be prepared."""
-    assert history.prepared is not None
-    campaign = campaign_from_json(history.config)
-    return prepared_space(campaign, history.prepared, _paths(history))
-
-
-def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
-    """The recipe of a candidate or baseline, from what the ledger holds."""
-    assert history.prepared is not None
-    space = recorded_space(history)
-    if candidate.genome is not None:
-        return space.decode(candidate.genome)
-    campaign = campaign_from_json(history.config)
-    recipes = baseline_recipes(
-        prepared_sources(campaign, history.prepared, _paths(history)),
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared.storage,
-        campaign.tokenizer,
-    )
-    return recipes[candidate.id]
 
 
 def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def study(
 ) -> None:
     """Write an Optuna study of a campaign, to look at with optuna-dashboard."""
     from evomerge.campaign.campaign import campaign_from_json
-    from evomerge.cli.candidate import recorded_space
+    from evomerge.campaign.recorded import recorded_space
     from evomerge.front.folder import open_campaign_folder
     from evomerge.optimizers.study import write_study
 
