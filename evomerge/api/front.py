@@ -122,8 +122,8 @@ class Front:
         """The member a person asks for.
 
         Args:
-            choice: the id of a member or baseline, `knee`, `best:METRIC`, `prefer:A=0.7,B=0.3` or a bound
-                such as `math.acc>=0.6`.
+            choice: the id of a member or baseline, `knee`, `best:METRIC`, `best:mean`,
+                `prefer:A=0.7,B=0.3` or a bound such as `math.acc>=0.6`.
 
         Raises:
             UsageError: E506 for an unknown one, E507 if none satisfies a bound.

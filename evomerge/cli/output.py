@@ -29,7 +29,7 @@ AllowTaskCode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-PICK_HELP = "An id, knee, best:METRIC, prefer:A=0.7,B=0.3, or METRIC>=VALUE."
+PICK_HELP = "An id, knee, best:METRIC, best:mean, prefer:A=0.7,B=0.3, or METRIC>=VALUE."
 
 UNBOUNDED_WIDTH = 250
 """Columns where no terminal says how many there are: wide enough not to cut a table."""

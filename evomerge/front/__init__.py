@@ -4,8 +4,9 @@ In comes a history with its per-item results; out go members, baselines, picks, 
 is. Nothing is computed on a model here, and nothing is written.
 
 Read `front` first, then `statistics` (bootstraps over items), `selection` (which candidates deserve
-held-out items), `uncertainty` (how far a whole front may be believed) and `folder` (a campaign folder
-opened for reading while a run goes on).
+held-out items), `uncertainty` (how far a whole front may be believed), `spanning` and `decision` (a few
+members to choose from, and what each claims over the baselines, read from `draws`), and `folder` (a campaign
+folder opened for reading while a run goes on).
 """
 
 from evomerge.front.folder import OpenedFolder, open_campaign_folder

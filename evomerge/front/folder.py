@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import Problem, UsageError
+from evomerge.front.decision import Decision, decide
+from evomerge.front.draws import draw
 from evomerge.front.front import Front, compute_front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.events import Event
@@ -29,6 +31,10 @@ class OpenedFolder:
     def front(self) -> Front:
         """The front as it stands; see `compute_front`."""
         return compute_front(self.history, ItemStore(self.path / ITEMS_FOLDER))
+
+    def decision(self, front: Front) -> Decision:
+        """That front made ready to decide by; see `decide`."""
+        return decide(front, draw(front, self.history, ItemStore(self.path / ITEMS_FOLDER)))
 
     def front_uncertainty(self, front: Front) -> FrontUncertainty:
         """How far that front may be believed; see `front_uncertainty`."""

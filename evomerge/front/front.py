@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
+from evomerge.front.measures import mean_score, worst_score
 from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
@@ -26,6 +27,8 @@ from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, knee, non_dominated, preferred
 from evomerge.objectives.scores import Metric, Split
 from evomerge.objectives.steering import Choice, steering
+
+Score = Callable[[Sequence[Objective], Mapping[str, Metric]], float | None]
 
 ONE_SIDED_95 = 1.645
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -98,10 +101,14 @@ class Front:
 
     @property
     def picks(self) -> dict[str, str]:
-        """`knee` and `best:METRIC` of every objective to the member's id; empty where the front is."""
+        """`knee`, `best:METRIC` of every objective, `best:mean` and `best:worst` to the member's id.
+
+        Empty where the front is; with one objective the last two say nothing new and are left out.
+        """
         if not self.members:
             return {}
-        texts = ("knee", *(f"best:{objective.metric}" for objective in self.objectives))
+        over_all = ("best:mean", "best:worst") if len(self.objectives) > 1 else ()
+        texts = ("knee", *(f"best:{objective.metric}" for objective in self.objectives), *over_all)
         return {text: pick(self, text).id for text in texts}
 
     def __repr__(self) -> str:
@@ -282,7 +289,7 @@ def _member(
     )
 
 
-PICKS = "knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
+PICKS = "knee, best:METRIC, best:mean, best:worst, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
 """What names a member by its scores."""
 
 
@@ -292,9 +299,10 @@ def pick(front: Front, text: str) -> Member:
     Args:
         front: the front to pick from.
         text: the id of a member or of a baseline beside it; `knee`; `best:METRIC`;
-            `prefer:math=0.7,code=0.3` (weights of objectives); or a constraint such as
-            `math.acc>=0.6` (several joined by commas), which must hold at the one-sided 95 % bound,
-            and among those the knee.
+            `best:mean` and `best:worst` (the highest mean, the highest of lowest scores; where objectives
+            are no fractions to maximise, of scaled objectives); `prefer:math=0.7,code=0.3` (weights of
+            objectives); or a constraint such as `math.acc>=0.6` (several joined by commas), which must
+            hold at the one-sided 95 % bound, and among those the knee.
 
     Raises:
         UsageError: E506 for an unknown id, metric or form, E507 if nothing satisfies a constraint.
@@ -308,6 +316,10 @@ def pick(front: Front, text: str) -> Member:
     if text == "knee":
         return front.members[knee(scaled)]
     kind, _, rest = text.partition(":")
+    if text == "best:mean":
+        return front.members[_best_over_all(front, mean_score, scaled.sum(axis=1))]
+    if text == "best:worst":
+        return front.members[_best_over_all(front, worst_score, scaled.max(axis=1))]
     if kind == "best" and rest:
         return front.members[int(np.argmin(scaled[:, _objective_index(front, rest)]))]
     if kind == "prefer" and rest:
@@ -320,6 +332,13 @@ def pick(front: Front, text: str) -> Member:
     found = f"members: {ids}{more}; baselines: {beside}"
     todo = f"give an id of these, {PICKS}"
     raise UsageError(Problem("E506", f"`{text}` is no member of the front", found, todo))
+
+
+def _best_over_all(front: Front, score: Score, otherwise: np.ndarray) -> int:
+    """The member with the highest score; by `otherwise` [members], minimised, where there is none."""
+    found = [score(front.objectives, member.metrics[front.split]) for member in front.members]
+    values = [-value for value in found if value is not None]
+    return int(np.argmin(values if len(values) == len(found) else otherwise))
 
 
 def why_empty(front: Front) -> str:

@@ -228,6 +228,25 @@ def optimism(
     return Optimism(tuple(intervals), overall)
 
 
+def resampled_means(
+    items: Sequence[np.ndarray],
+    signs: Sequence[float],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    tasks: Sequence[Hashable] | None = None,
+) -> np.ndarray:
+    """Mean results of all candidates in every resample; arguments as in `probability_non_dominated`.
+
+    Returns:
+        float64 [resamples, candidates, objectives], minimised form.
+
+    Raises:
+        ValueError: if shapes do not fit or a result is not finite.
+    """
+    arrays = _checked(items, signs)
+    return np.concatenate(list(_resampled_means(arrays, signs, resamples, seed, tasks)))
+
+
 def _pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if np.shape(a) != np.shape(b) or np.ndim(a) != 1:
         raise ValueError(f"paired results need equal lengths, found {np.shape(a)} and {np.shape(b)}")

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from evomerge.front.front import Front, Member, broken_by, why_empty
+from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.objectives.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from evomerge.front.statistics import Interval
     from evomerge.front.uncertainty import FrontUncertainty
 
-ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
-"""How names of metrics begin that are fractions and read better as percent."""
-
-
-def is_fraction(metric: str) -> bool:
-    """Whether a metric (`math.acc`, or the `mean` of such) is a fraction that is shown as percent."""
-    return metric == "mean" or metric.partition(".")[2].startswith(ACCURACIES)
+BASELINES: dict[BaselineKind, str] = {
+    "base": "base",
+    "expert": "expert",
+    "average": "average of the experts",
+    "single": "best single coefficient",
+}
+"""Kinds of baselines in words."""
 
 
 def shown_value(metric: str, value: float) -> str:
@@ -60,11 +61,7 @@ def labels(front: Front) -> dict[str, str]:
 
 def mean(front: Front, member: Member) -> float | None:
     """Mean of the objectives on the deciding split, where they are fractions to maximise."""
-    alike = all(o.direction == "maximize" and is_fraction(o.metric) for o in front.objectives)
-    metrics = member.metrics.get(front.split, {})
-    if not alike or any(o.metric not in metrics for o in front.objectives):
-        return None
-    return sum(metrics[o.metric].value for o in front.objectives) / len(front.objectives)
+    return mean_score(front.objectives, member.metrics.get(front.split, {}))
 
 
 def front_title(front: Front, believed: FrontUncertainty) -> str:
@@ -190,9 +187,7 @@ def _cell(front: Front, member: Member, metric: str) -> str:
 
 
 def _baseline_label(front: Front, member: Member) -> str:
-    label = {"base": "base", "uniform": "average of the experts"}.get(member.id, "expert")
-    if member.id.startswith("single-"):
-        label = "best single coefficient"
+    label = BASELINES[baseline_kind(member.id)]
     bounds = broken_by(front, member)
     return f"{label}; breaks {', '.join(map(str, bounds))}" if bounds else label
 

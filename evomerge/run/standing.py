@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.campaign.estimates import RESCORED
-from evomerge.front.tables import is_fraction
+from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
 from evomerge.ledger.events import Event, FailedEvent, ScoredEvent, StoppedEvent
 from evomerge.ledger.history import Candidate, History

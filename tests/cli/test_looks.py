@@ -126,7 +126,7 @@ def test_other_metrics_are_not_percent_and_have_no_mean(campaign):
     console.print(front_table(front))
     text = console.export_text()
     assert "pets.loss (less is better)" in text
-    assert "mean" not in text
+    assert "mean " not in text
     assert "%" not in text
 
 
@@ -267,7 +267,10 @@ def test_show_an_unknown_id(campaign, name, near):
     found = call("show", campaign.directory, name)
     assert found.code == 2
     assert "error[E506]" in found.err
-    assert f"did you mean {near}? give an id, knee, best:METRIC, prefer:" in found.err
+    assert (
+        f"did you mean {near}? give an id, knee, best:METRIC, best:mean, best:worst, prefer:"
+        in found.err
+    )
 
 
 @pytest.mark.parametrize("choice", ["knee", "best:pets", "prefer:pets=1,birds=2", "pets.acc>=0"])

@@ -123,6 +123,8 @@ def test_with_nothing_searched_the_front_is_empty(store: ItemStore) -> None:
         ("best:a.acc", "c00000"),
         ("best:a", "c00000"),
         ("best:b", "c00002"),
+        ("best:mean", "c00001"),
+        ("best:worst", "c00001"),
         ("prefer:a=1", "c00000"),
         ("prefer:a=0.5, b=0.5", "c00001"),
         ("prefer:a.acc=0.1,b.acc=0.9", "c00002"),
@@ -146,7 +148,8 @@ def test_the_json_names_the_picks_and_the_baselines_a_member_equals(store: ItemS
     front = compute_front(history, store)
     data = front.to_json()
     assert data["picks"] == {
-        text: pick(front, text).id for text in ("knee", "best:a.acc", "best:b.acc")
+        text: pick(front, text).id
+        for text in ("knee", "best:a.acc", "best:b.acc", "best:mean", "best:worst")
     }
     equals = {member["id"]: member["equals"] for member in data["members"]}
     assert equals.pop("c00005") == ["math"]
@@ -179,7 +182,8 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
         (
             "c99999",
             r"E506.*`c99999` is no member of the front; members: c000.*; baselines: base, math; "
-            r"give an id of these, knee, best:METRIC, prefer:A=0.7,B=0.3 or METRIC>=VALUE",
+            r"give an id of these, knee, best:METRIC, best:mean, best:worst, prefer:A=0.7,B=0.3 or "
+            r"METRIC>=VALUE",
         ),
         ("c00003", "`c00003` is no member of the front"),
         ("best:c", r"`c` is no objective; objectives: a.acc, b.acc"),
