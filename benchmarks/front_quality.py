@@ -22,7 +22,7 @@ from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
 from evomerge.campaign.file import BaselinesSection, OptimizerSection
 from evomerge.campaign.prepared import prepared_sources, prepared_space
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.front.statistics import (
     hypervolume_interval,
     paired_bootstrap_of_mean,

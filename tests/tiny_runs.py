@@ -16,7 +16,8 @@ from typing import Any
 
 from evomerge import failpoint
 from evomerge.campaign.campaign import load_campaign
-from evomerge.front.front import Front, compute_front
+from evomerge.front.compute import compute_front
+from evomerge.front.front import Front
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.records import read_records

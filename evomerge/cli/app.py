@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, cluster, looks, models, splits, start
+from evomerge.cli import campaigns, cluster, front, looks, models, splits, start
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -35,7 +35,7 @@ for verb in (
     campaigns.check,
     campaigns.run,
     looks.status,
-    looks.front,
+    front.front,
     looks.show,
     looks.study,
     models.export,

@@ -127,7 +127,7 @@ def run(
     )
     if not ran:
         say("this campaign is finished; raise its `budget` to go on")
-    from evomerge.cli.looks import print_front
+    from evomerge.cli.front import print_front
     from evomerge.front.folder import open_campaign_folder
 
     opened = open_campaign_folder(directory)

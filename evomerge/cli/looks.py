@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli.output import PICK_HELP, Json, fits, print_json, say, table_console
-from evomerge.cli.results import LmEvalJson
+from evomerge.cli.output import PICK_HELP, Folder, Json, print_json, say, table_console
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
     from evomerge.front.folder import OpenedFolder
-    from evomerge.front.front import Front
     from evomerge.ledger.history import Candidate
     from evomerge.run.standing import Standing
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
-
-
-def front(
-    directory: Folder,
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
-    lm_eval_json: LmEvalJson = None,
-) -> None:
-    """Show the front with the baselines beside it."""
-    from evomerge.front.folder import open_campaign_folder
-
-    if as_json and as_csv:
-        raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
-    opened = open_campaign_folder(directory)
-    found = opened.front()
-    if lm_eval_json is not None:
-        from evomerge.cli.results import write_front_results
-
-        write_front_results(opened, found, lm_eval_json)
-    if as_csv:
-        from evomerge.front.tables import front_csv
-
-        sys.stdout.write(front_csv(found))
-        return
-    print_front(opened, found, as_json)
-
-
-def print_front(opened: OpenedFolder, found: Front, as_json: bool) -> None:
-    """The front of a folder and how far it may be believed on stdout, as tables or as JSON."""
-    believed = opened.front_uncertainty(found)
-    if as_json:
-        print_json({**found.to_json(), "statistics": believed.to_json()})
-        return
-    from evomerge.front.tables import front_table, front_title, optimism_table, smooth_line
-
-    console = table_console()
-    console.print(front_title(found, believed), markup=False, soft_wrap=True)
-    table = front_table(found)
-    if not fits(console, table):
-        table = front_table(found, narrow=True)
-    console.print(table)
-    if believed.optimism is not None:
-        console.print()
-        console.print(optimism_table(believed))
-    if found.steering:
-        console.print()
-        console.print(smooth_line(found), markup=False, soft_wrap=True)
 
 
 def status(directory: Folder, as_json: Json = False) -> None:

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,8 @@ AllowTaskCode = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)]
 
 PICK_HELP = "An id, knee, best:METRIC, best:mean, prefer:A=0.7,B=0.3, or METRIC>=VALUE."
 

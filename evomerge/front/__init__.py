@@ -9,8 +9,9 @@ members to choose from, and what each claims over the baselines, read from `draw
 folder opened for reading while a run goes on).
 """
 
+from evomerge.front.compute import compute_front, read_front
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
-from evomerge.front.front import Front, Member, compute_front, pick, read_front
+from evomerge.front.front import Front, Member, pick
 
 __all__ = [
     "Front",

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import Problem, UsageError
+from evomerge.front.compute import compute_front
 from evomerge.front.decision import Decision, decide
 from evomerge.front.draws import draw
-from evomerge.front.front import Front, compute_front
+from evomerge.front.front import Front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.events import Event
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History

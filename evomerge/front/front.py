@@ -10,23 +10,17 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.measures import mean_score, worst_score
-from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
-from evomerge.front.statistics import probability_non_dominated
-from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
-from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import read_events
 from evomerge.objectives.constraint import Bound, broken
-from evomerge.objectives.objective import Objective, Scaling, complete
-from evomerge.objectives.pareto import hypervolume, knee, non_dominated, preferred
+from evomerge.objectives.objective import Objective, Scaling
+from evomerge.objectives.pareto import knee, preferred
 from evomerge.objectives.scores import Metric, Split
-from evomerge.objectives.steering import Choice, steering
+from evomerge.objectives.steering import Choice
 
 Score = Callable[[Sequence[Objective], Mapping[str, Metric]], float | None]
 
@@ -144,151 +138,6 @@ class Front:
         return data
 
 
-def compute_front(history: History, store: ItemStore) -> Front:
-    """The front of a history.
-
-    Raises:
-        UsageError: E507, if no baseline has been evaluated yet, so that nothing can be compared.
-    """
-    scaling = history.scaling
-    if scaling is None:
-        raise UsageError(
-            Problem("E507", "there is no front yet", "the baselines are not evaluated", "run on")
-        )
-    config = history.config
-    objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
-    split = _deciding_split(history)
-    parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
-    judged = distinct(_scored(history, split), split)
-    pool = history.feasible(judged, split)
-    values = _values(pool, objectives, split)
-    stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
-    chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
-    probabilities = _probabilities(chosen, objectives, split, store, int(config["seed"]))
-    members = [
-        _member(
-            candidate, objectives, scaling, split, probability, history.baselines_equal_to(candidate)
-        )
-        for candidate, probability in zip(chosen, probabilities, strict=True)
-    ]
-    members.sort(key=lambda member: (sum(member.scaled), member.id))
-    return Front(
-        campaign=config["name"],
-        split=split,
-        objectives=objectives,
-        members=tuple(members),
-        references=tuple(
-            _member(history.candidates[name], objectives, scaling, split)
-            for name in history.reference_ids()
-        ),
-        scaling=scaling,
-        hypervolume={part: _hypervolume(history, objectives, scaling, part) for part in parts},
-        evaluations=history.budget_used,
-        failures=history.failures(),
-        bounds=history.bounds(split),
-        infeasible=len(judged) - len(pool),
-        raced=history.raced,
-        slopes=sum(map(len, history.slopes)),
-        slope_cost=history.slope_cost,
-        failed_baselines={
-            name: f"{c.failure}: {c.message}"
-            for name, c in history.candidates.items()
-            if c.is_baseline and c.failure is not None
-        },
-        steering=_steering(history, objectives),
-    )
-
-
-def _steering(history: History, objectives: Sequence[Objective]) -> tuple[Choice, ...]:
-    searched = distinct(history.searched(), "search")
-    outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in searched]
-    return steering(outcomes).choices if any(outcome.smooth for outcome in outcomes) else ()
-
-
-def _hypervolume(
-    history: History, objectives: Sequence[Objective], scaling: Scaling, split: Split
-) -> float:
-    kept = history.feasible(_scored(history, split), split)
-    return hypervolume(scaling.scale(_values(kept, objectives, split)))
-
-
-def read_front(directory: Path) -> Front:
-    """The front of a campaign folder, also while a run goes on in it.
-
-    Raises:
-        UsageError: E507, as `compute_front` says.
-        LedgerDamaged: E502.
-    """
-    history = History.fold(read_events(directory / LEDGER_FILE))
-    return compute_front(history, ItemStore(directory / ITEMS_FOLDER))
-
-
-def _deciding_split(history: History) -> Split:
-    if history.selection is None:
-        return "search"
-    wanted = (*history.selection, *history.reference_ids())
-    done = all(
-        "selection" in {*history.candidates[name].evaluations, *history.candidates[name].failed_splits}
-        for name in wanted
-    )
-    return "selection" if done else "search"
-
-
-def _scored(history: History, split: Split) -> list[Candidate]:
-    """Candidates with scores on a split; on `selection` only those the last selection chose.
-
-    A campaign whose budget grew has scores of earlier selections, which one run to the end has not.
-    """
-    found = [c for c in history.searched() if split in c.evaluations]
-    chosen = set(history.selection or ())
-    return [c for c in found if c.id in chosen] if split == "selection" else found
-
-
-def _values(
-    candidates: Sequence[Candidate], objectives: Sequence[Objective], split: Split
-) -> np.ndarray:
-    rows = [complete(objectives, c.evaluations[split].metrics).values for c in candidates]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
-
-
-def _probabilities(
-    members: Sequence[Candidate],
-    objectives: Sequence[Objective],
-    split: Split,
-    store: ItemStore,
-    seed: int,
-) -> list[float | None]:
-    arrays = item_arrays(members, objectives, split, store) if members else None
-    if arrays is None:
-        return [None] * len(members)
-    signs = [objective.sign for objective in objectives]
-    found = probability_non_dominated(
-        arrays, signs, resamples=RESAMPLES, seed=seed, tasks=tasks(objectives)
-    )
-    return [round(float(p), 4) for p in found]
-
-
-def _member(
-    candidate: Candidate,
-    objectives: Sequence[Objective],
-    scaling: Scaling,
-    split: Split,
-    probability: float | None = None,
-    equals: tuple[str, ...] = (),
-) -> Member:
-    # A baseline that could not be scored on the deciding split still has search scores.
-    known = split if split in candidate.evaluations else "search"
-    scaled = scaling.scale(_values([candidate], objectives, known))[0]
-    return Member(
-        id=candidate.id,
-        recipe=candidate.recipe,
-        metrics={s: e.metrics for s, e in sorted(candidate.evaluations.items())},
-        scaled=tuple(scaled.tolist()),
-        probability=probability,
-        equals=equals,
-    )
-
-
 PICKS = "knee, best:METRIC, best:mean, best:worst, prefer:A=0.7,B=0.3 or METRIC>=VALUE"
 """What names a member by its scores."""
 
@@ -321,7 +170,7 @@ def pick(front: Front, text: str) -> Member:
     if text == "best:worst":
         return front.members[_best_over_all(front, worst_score, scaled.max(axis=1))]
     if kind == "best" and rest:
-        return front.members[int(np.argmin(scaled[:, _objective_index(front, rest)]))]
+        return front.members[int(np.argmin(scaled[:, objective_index(front, rest)]))]
     if kind == "prefer" and rest:
         return front.members[preferred(scaled, _weights(front, rest))]
     if re.search(r"[<>]", text):
@@ -355,7 +204,12 @@ def broken_by(front: Front, member: Member) -> list[Bound]:
     return broken(front.bounds, metrics)
 
 
-def _objective_index(front: Front, name: str) -> int:
+def objective_index(front: Front, name: str) -> int:
+    """Which objective a name means: a metric, or an evaluator with one objective.
+
+    Raises:
+        UsageError: E506, if it is none or more than one.
+    """
     metrics = [objective.metric for objective in front.objectives]
     if name in metrics:
         return metrics.index(name)
@@ -372,7 +226,7 @@ def _weights(front: Front, text: str) -> np.ndarray:
     weights = np.zeros(len(front.objectives))
     for part in text.split(","):
         name, _, value = part.partition("=")
-        index = _objective_index(front, name.strip())
+        index = objective_index(front, name.strip())
         try:
             weights[index] = float(value)
         except ValueError:
@@ -384,21 +238,54 @@ def _weights(front: Front, text: str) -> np.ndarray:
 
 
 def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:
-    keep = np.ones(len(front.members), dtype=bool)
+    asked: list[_Asked] = []
     for part in text.split(","):
         match = re.fullmatch(rf"\s*([\w.-]+)\s*([<>]=)\s*({_NUMBER})\s*", part)
         if match is None:
             raise UsageError(Problem("E506", f"`{part}` must be METRIC>=VALUE or METRIC<=VALUE"))
-        objective = front.objectives[_objective_index(front, match[1])]
-        for index, member in enumerate(front.members):
-            metric = member.metrics[front.split][objective.metric]
-            margin = ONE_SIDED_95 * metric.stderr
-            if match[2] == ">=":
-                keep[index] &= metric.value - margin >= float(match[3])
-            else:
-                keep[index] &= metric.value + margin <= float(match[3])
+        objective = front.objectives[objective_index(front, match[1])]
+        side = 1.0 if match[2] == ">=" else -1.0
+        sure = [_at_the_bound(front, member, objective.metric, side) for member in front.members]
+        missing = side * (float(match[3]) - np.array(sure))
+        asked.append(_Asked(part.strip(), objective.metric, sure, missing))
+    keep = np.all([each.missing <= 0 for each in asked], axis=0)
     if not keep.any():
-        todo = "loosen it; it must hold at the 95 % bound, not only at the value"
-        raise UsageError(Problem("E507", f"no member satisfies `{text}`", todo=todo))
+        raise _nearest(front, text, asked)
     allowed = np.flatnonzero(keep)
     return front.members[int(allowed[knee(scaled[allowed])])]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One part of a constraint: each member's score at the 95 % bound, and what it misses (<= 0: nothing)."""
+
+    text: str
+    metric: str
+    sure: list[float]
+    missing: np.ndarray
+
+
+def _at_the_bound(front: Front, member: Member, metric: str, side: float) -> float:
+    found = member.metrics[front.split][metric]
+    return found.value - side * ONE_SIDED_95 * found.stderr
+
+
+def _nearest(front: Front, text: str, asked: Sequence[_Asked]) -> UsageError:
+    """The refusal of a constraint that nobody satisfies: who misses least, in units of the ranges."""
+    names = [objective.metric for objective in front.objectives]
+    ranges = np.abs(np.subtract(front.scaling.nadir, front.scaling.ideal))
+    spans = [ranges[names.index(each.metric)] or 1.0 for each in asked]
+    short = np.array(
+        [np.maximum(each.missing, 0) / span for each, span in zip(asked, spans, strict=True)]
+    )
+    row = int(np.argmin(short.sum(axis=0)))
+    member = front.members[row]
+    misses = [
+        f"{each.metric} {member.metrics[front.split][each.metric].value:.4g}, "
+        f"{each.sure[row]:.4g} at the 95 % bound, misses `{each.text}` by {each.missing[row]:.2g}"
+        for each in asked
+        if each.missing[row] > 0
+    ]
+    found = f"the nearest is {member.id}: {'; '.join(misses)}"
+    todo = "loosen it; it must hold at the 95 % bound, not only at the value"
+    return UsageError(Problem("E507", f"no member satisfies `{text}`", found, todo))

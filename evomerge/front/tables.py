@@ -1,4 +1,4 @@
-"""A front as a table for people and as CSV."""
+"""What is shown of a front, cell by cell; as CSV, and as HTML tables for notebooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from evomerge.front.front import Front, Member, broken_by, why_empty
+from evomerge.front.front import Front, Member, broken_by
 from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.objectives.scores import SPLITS, Metric
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evomerge.front.statistics import Interval
-    from evomerge.front.uncertainty import FrontUncertainty
 
 BASELINES: dict[BaselineKind, str] = {
     "base": "base",
@@ -52,7 +51,7 @@ def marks(front: Front) -> dict[str, list[str]]:
 def labels(front: Front) -> dict[str, str]:
     """Id to what stands beside it in a table: picks and the baselines it equals, or what baseline it is."""
     named = marks(front)
-    found = {member.id: _baseline_label(front, member) for member in front.references}
+    found = {member.id: baseline_label(front, member) for member in front.references}
     for member in front.members:
         same = [f"= {name}" for name in member.equals]
         found[member.id] = " ".join([*named.get(member.id, []), *same])
@@ -64,109 +63,12 @@ def mean(front: Front, member: Member) -> float | None:
     return mean_score(front.objectives, member.metrics.get(front.split, {}))
 
 
-def front_title(front: Front, believed: FrontUncertainty) -> str:
-    """Two lines: campaign, size and hypervolume; which split decides, on how many items."""
-    first = (front.members or front.references)[0]
-    metrics = first.metrics.get(front.split) or first.metrics["search"]
-    counts = {o.metric: metrics[o.metric].items for o in front.objectives}
-    if len(set(counts.values())) == 1:
-        items = f"{next(iter(counts.values()))} of each task"
-    else:
-        items = ", ".join(f"{count} of {name}" for name, count in counts.items())
-    volume = f"hypervolume {front.hypervolume.get(front.split, 0.0):.4f}"
-    if front.split in believed.hypervolume:
-        interval = believed.hypervolume[front.split]
-        volume += f" [{interval.low:.4f}, {interval.high:.4f}]"
-    if front.split != "search":
-        volume += f" (on search items {front.hypervolume['search']:.4f})"
-    decided = f"scores and front on {front.split} items, {items}, with standard errors"
-    if front.split == "search":
-        decided = f"not final: scores and front on the search's own items, {items}"
-    if front.bounds:
-        kept = ", ".join(map(str, front.bounds))
-        decided += f"\nall members keep {kept}; {front.infeasible} other models do not"
-    if not front.members and front.infeasible:
-        decided = why_empty(front)
-    for name, why in front.failed_baselines.items():
-        decided += f"\nthe baseline {name} failed, {why}"
-    models = "1 model" if len(front.members) == 1 else f"{len(front.members)} models"
-    return f"{front.campaign}: front of {models}, {volume}\n{decided}\n"
-
-
-def smooth_line(front: Front) -> str:
-    """How smooth values rank the candidates of the search beside each objective's metric."""
-    shown = []
-    for objective, choice in zip(front.objectives, front.steering, strict=True):
-        number = "none" if choice.correlation is None else f"{choice.correlation:.2f}"
-        why = "" if choice.reason == "correlated" else f" ({choice.reason})"
-        shown.append(f"{objective.metric} {number}{why}")
-    return f"rank correlation of smooth and reported values: {', '.join(shown)}"
-
-
 def ruled() -> Box:
     """Rules under the head and between sections, nothing else."""
     from rich.box import Box
 
     blank, rule = "    ", " ── "
     return Box("\n".join((blank, blank, rule, blank, rule, blank, blank, blank)) + "\n")
-
-
-def front_table(front: Front, *, narrow: bool = False) -> Table:
-    """Members first, then the baselines under a rule; `narrow` with as little room as they need."""
-    from rich.table import Table
-
-    with_mean = mean(front, front.members[0] if front.members else front.references[0]) is not None
-    table = Table(box=ruled(), pad_edge=False, show_edge=False, padding=(0, 1, 0, 0 if narrow else 1))
-    table.add_column("model", no_wrap=True)
-    for objective in front.objectives:
-        unit = " %" if is_fraction(objective.metric) else ""
-        better = "" if objective.direction == "maximize" else " (less is better)"
-        table.add_column(f"{objective.metric}{unit}{better}", justify="right", no_wrap=True)
-    if with_mean:
-        table.add_column("mean %", justify="right", no_wrap=True)
-    probable = "P(non-\ndominated)" if narrow else "P(non-dominated)"
-    table.add_column(probable, justify="right", no_wrap=True)
-    # A pick is typed again as it stands: where it does not fit it goes on in the next line.
-    table.add_column("pick", overflow="fold")
-    beside = labels(front)
-    for group in (front.members, front.references):
-        for member in group:
-            cells = [_cell(front, member, o.metric) for o in front.objectives]
-            if with_mean:
-                average = mean(front, member)
-                cells.append("" if average is None else f"{100 * average:.1f}")
-            probability = "" if member.probability is None else f"{member.probability:.2f}"
-            table.add_row(member.id, *cells, probability, beside[member.id])
-        table.add_section()
-    return table
-
-
-def optimism_table(believed: FrontUncertainty) -> Table:
-    """How much the search's own scores flatter: objectives down; raw, then net of the baselines'."""
-    from rich.table import Table
-
-    assert believed.optimism is not None
-    count = len(believed.best_on_search)
-    models = "the best model" if count == 1 else f"the {count} best models"
-    table = Table(box=ruled(), pad_edge=False, show_edge=False)
-    table.add_column(f"optimism of {models} on search items")
-    table.add_column("search − selection", justify="right", no_wrap=True)
-    table.add_column("beyond the baselines'", justify="right", no_wrap=True)
-    names = [objective.metric for objective in believed.objectives]
-    rows = [(name, index) for index, name in enumerate(names)]
-    for name, index in rows:
-        cells = [
-            "" if found is None else shown_interval(name, found.objectives[index])
-            for found in (believed.optimism, believed.shrinkage)
-        ]
-        table.add_row(f"{name} %" if is_fraction(name) else name, *cells)
-    if len(names) > 1 and all(map(is_fraction, names)):
-        cells = [
-            "" if found is None else shown_interval("mean", found.mean)
-            for found in (believed.optimism, believed.shrinkage)
-        ]
-        table.add_row("mean %", *cells)
-    return table
 
 
 def shown_interval(metric: str, interval: Interval) -> str:
@@ -186,7 +88,8 @@ def _cell(front: Front, member: Member, metric: str) -> str:
     return f"{shown_metric(metric, member.metrics['search'][metric])} (search)"
 
 
-def _baseline_label(front: Front, member: Member) -> str:
+def baseline_label(front: Front, member: Member) -> str:
+    """What baseline it is, in words, and the bounds that it breaks."""
     label = BASELINES[baseline_kind(member.id)]
     bounds = broken_by(front, member)
     return f"{label}; breaks {', '.join(map(str, bounds))}" if bounds else label

@@ -17,7 +17,7 @@ import numpy as np
 
 from evomerge.campaign.campaign import campaign_from_json, identity_digest
 from evomerge.errors import LedgerDamaged, Problem
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.ledger.events import (
     AskedEvent,
     BaselinesEvent,

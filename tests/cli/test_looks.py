@@ -11,7 +11,8 @@ import socket
 import pytest
 
 from evomerge.front.front import Front, pick
-from evomerge.front.tables import front_csv, front_table, front_title, mean, safe_cell
+from evomerge.front.tables import front_csv, mean, safe_cell
+from evomerge.front.terminal import title_lines
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.records import RecordFile
 from tests.cli.terminal import call, in_terminal
@@ -29,7 +30,7 @@ def _renamed(front: Front, name: str) -> Front:
 
 
 def test_front_table(campaign):
-    found = call("front", campaign.directory)
+    found = call("front", campaign.directory, "--all")
     assert found.code == 0
     assert found.err == ""
     lines = found.out.splitlines()
@@ -38,16 +39,17 @@ def test_front_table(campaign):
     assert f"hypervolume {campaign.front.hypervolume['selection']:.4f}" in lines[0]
     assert lines[1].startswith(f"scores and front on selection items, {items} of each task")
     # The second table says how much the search's scores flatter.
-    lines, believed = lines[: lines.index("", 4)], lines[lines.index("", 4) :]
+    assert lines[2].startswith(f"all {len(campaign.front.members)} members, ordered by the mean")
+    lines, believed = lines[: lines.index("", 5)], lines[lines.index("", 5) :]
     assert re.match(r"optimism of .* on search items +search − selection", believed[1])
     rows = [line for line in believed if line.startswith(("pets.acc %", "birds.acc %", "mean %"))]
     assert len(rows) == 3
     assert all(re.search(r"%( +[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]){2}$", row) for row in rows)
     assert believed[-1].startswith("rank correlation of smooth and reported values: pets.acc ")
-    ids = [line.split()[0] for line in lines[4:] if line.strip("─ ")]
+    ids = [line.split()[0] for line in lines[6:] if line.strip("─ ")]
     assert ids == [m.id for m in (*campaign.front.members, *campaign.front.references)]
     rules = [index for index, line in enumerate(lines) if line.startswith("─")]
-    assert rules == [4, 5 + len(campaign.front.members)]
+    assert rules == [6, 7 + len(campaign.front.members)]
     first = campaign.front.members[0]
     row = next(line for line in lines if line.startswith(first.id))
     for metric in first.metrics["selection"].values():
@@ -75,7 +77,9 @@ def test_front_json_is_the_front_and_stable(campaign):
     )
     assert first.out == second.out
     found = first.json
-    statistics = found.pop("statistics")
+    statistics, decision = found.pop("statistics"), found.pop("decision")
+    assert [card["pick"] for card in decision["cards"]] == ["knee", "best:mean", "best:worst"]
+    assert set(decision["dominates"]) == {member["id"] for member in found["members"]}
     assert found == json.loads(json.dumps(campaign.front.to_json()))
     assert set(statistics["hypervolume"]) == {"search", "selection"}
     for split, interval in statistics["hypervolume"].items():
@@ -101,33 +105,23 @@ def test_csv_names_are_no_formulas(campaign, name):
     assert safe_cell("c00001") == "c00001"
 
 
-def test_other_metrics_are_not_percent_and_have_no_mean(campaign):
-    from rich.console import Console
+def test_a_front_of_a_few_and_by_wish(campaign):
+    members = campaign.front.members
+    found = call("front", campaign.directory, members[1].id)
+    assert f"\n{members[1].id} " in found.out
+    assert f"\n{members[0].id} " not in found.out
+    assert f"{len(members) - 1} more members" in found.out
+    assert call("front", campaign.directory, "--min", "pets=2").code == 0
+    assert "E506" in call("front", campaign.directory, "--min", "speed=2").err
+    refused = call("front", campaign.directory, "--json", "--all")
+    assert refused.code == 2
+    assert "--json and --csv hold every member" in refused.json["errors"][0]["wrong"]
 
-    objectives = tuple(
-        dataclasses.replace(o, metric=o.metric.replace(".acc", ".loss"), direction="minimize")
-        for o in campaign.front.objectives
-    )
 
-    def change(member):
-        metrics = {
-            split: {name.replace(".acc", ".loss"): metric for name, metric in known.items()}
-            for split, known in member.metrics.items()
-        }
-        return dataclasses.replace(member, metrics=metrics)
-
-    front = dataclasses.replace(
-        campaign.front,
-        objectives=objectives,
-        members=tuple(map(change, campaign.front.members)),
-        references=tuple(map(change, campaign.front.references)),
-    )
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(front_table(front))
-    text = console.export_text()
-    assert "pets.loss (less is better)" in text
-    assert "mean " not in text
-    assert "%" not in text
+@pytest.mark.parametrize("columns", [60, 100])
+def test_two_objectives_are_drawn_where_the_terminal_has_room(campaign, columns):
+    _, text = in_terminal("front", campaign.directory, columns=columns)
+    assert ("K knee" in text) == (columns == 100)
 
 
 def test_an_unfinished_front_says_so(campaign, tmp_path):
@@ -161,7 +155,8 @@ def test_title_counts_differing_items(campaign):
     metrics["pets.acc"] = dataclasses.replace(metrics["pets.acc"], items=7)
     member = dataclasses.replace(first, metrics={**first.metrics, "selection": metrics})
     unknown = FrontUncertainty({}, (), None, None, front.objectives)
-    title = front_title(dataclasses.replace(front, members=(member,)), unknown)
+    title = title_lines(dataclasses.replace(front, members=(member,)), unknown, 250)[0:2]
+    title = "\n".join(title)
     assert "7 of pets.acc" in title
     assert "front of 1 model," in title
 

@@ -27,7 +27,7 @@ from evomerge.evaluators.racing import (
     spread_out,
 )
 from evomerge.export.choice import _candidate
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.ledger.events import (
     AskedCandidate,
     AskedEvent,

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
-from evomerge.front.front import compute_front, pick
+from evomerge.front.compute import compute_front
+from evomerge.front.front import pick
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.records import RecordFile, read_records

@@ -15,7 +15,7 @@ from evomerge.errors import (
 )
 from evomerge.export import export
 from evomerge.export.export import export_candidate
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.records import RecordFile

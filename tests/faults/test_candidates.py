@@ -19,7 +19,7 @@ import torch
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.scores import Scores
 from evomerge.run import driver, engine, search

@@ -8,41 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evomerge.front.compute import compute_front
 from evomerge.front.decision import CARDS, Decision, claims, decide
 from evomerge.front.draws import Draws, draw
-from evomerge.front.front import Front, Member, compute_front, pick
+from evomerge.front.front import Front, Member, pick
 from evomerge.front.measures import baseline_kind
 from evomerge.front.spanning import MOST, close, groups, spanning
 from evomerge.front.statistics import probability_dominates
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.objectives.objective import Objective, Scaling
-from evomerge.objectives.scores import Metric
+from evomerge.objectives.objective import Objective
+from tests.front.fronts import made
 from tests.hand_made import asked, begin, scored
-
-
-def made(points: dict[str, tuple[float, ...]], error: float = 0.01, **fields: object) -> Front:
-    """A front of models with these accuracies, all with one standard error."""
-    count = len(next(iter(points.values())))
-    objectives = tuple(Objective(f"t{number}.acc", "maximize") for number in range(count))
-    scaling = Scaling((-1.0,) * count, (0.0,) * count)
-
-    def member(name: str, values: tuple[float, ...]) -> Member:
-        found = {o.metric: Metric(v, error, 100) for o, v in zip(objectives, values, strict=True)}
-        return Member(name, f"recipe-{name}", {"search": found}, tuple(1 - v for v in values))
-
-    every = [member(name, values) for name, values in points.items()]
-    beside = [m for m in every if not m.id.startswith("c0")]
-    usual = {"hypervolume": {"search": 0.5}, "evaluations": len(points), "failures": {}}
-    return Front(
-        "hand",
-        "search",
-        objectives,
-        tuple(m for m in every if m.id.startswith("c0")),
-        tuple(beside),
-        scaling,
-        **{**usual, **fields},  # type: ignore[arg-type]
-    )
 
 
 def row(count: int) -> dict[str, tuple[float, float]]:

@@ -9,8 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from evomerge.errors import UsageError
-from evomerge.front.front import Front, compute_front, pick
-from evomerge.front.tables import labels, smooth_line
+from evomerge.front.compute import compute_front
+from evomerge.front.front import Front, pick
+from evomerge.front.tables import labels
+from evomerge.front.terminal import smooth_lines
 from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -172,7 +174,10 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
     metric = pick(front, "c00000").metrics["search"]["a.acc"]
     bound = metric.value - 1.645 * metric.stderr
     assert pick(front, f"a>={bound - 1e-6:.6f}").id == "c00000"
-    with pytest.raises(UsageError, match=r"E507.*no member satisfies `a>=.*95 % bound"):
+    nearest = (
+        r"E507.*no member satisfies `a>=.*the nearest is c00000: a.acc 0.9, .*misses `a>=.*95 % bound"
+    )
+    with pytest.raises(UsageError, match=nearest):
         pick(front, f"a>={bound + 1e-4:.6f}")
 
 
@@ -262,4 +267,4 @@ def test_it_says_how_smooth_values_rank_the_candidates() -> None:
     assert list(data["smooth"]) == [objective.metric for objective in done.front.objectives]
     assert all("smooth" in m for m in data["members"][0]["metrics"]["search"].values())
     line = f"rank correlation of smooth and reported values: {', '.join(shown)}"
-    assert smooth_line(done.front) == line.replace(" (correlated)", "")
+    assert " ".join(smooth_lines(done.front, 100)) == line.replace(" (correlated)", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evomerge.front.front import compute_front
+from evomerge.front.compute import compute_front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History

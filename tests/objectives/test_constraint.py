@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.front.front import compute_front, pick
+from evomerge.front.compute import compute_front
+from evomerge.front.front import pick
 from evomerge.front.selection import worth_rescoring
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore

@@ -480,7 +480,7 @@ def test_a_merge_that_overflows_is_a_failure_and_never_in_the_front(folder: Path
         n: str(folder / "models" / n) for n in ("base", "math", "code")
     }
     from evomerge.campaign.campaign import load_campaign
-    from evomerge.front.front import compute_front
+    from evomerge.front.compute import compute_front
     from evomerge.ledger.item_store import ItemStore
     from evomerge.run.driver import run
 

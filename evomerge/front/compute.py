@@ -1,0 +1,165 @@
+"""The front of a history: which complete evaluations nobody dominates, on the split that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evomerge.errors import Problem, UsageError
+from evomerge.front.front import Front, Member
+from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
+from evomerge.front.statistics import probability_non_dominated
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.ledger import read_events
+from evomerge.objectives.objective import Objective, Scaling, complete
+from evomerge.objectives.pareto import hypervolume, non_dominated
+from evomerge.objectives.scores import Split
+from evomerge.objectives.steering import Choice, steering
+
+
+def compute_front(history: History, store: ItemStore) -> Front:
+    """The front of a history.
+
+    Raises:
+        UsageError: E507, if no baseline has been evaluated yet, so that nothing can be compared.
+    """
+    scaling = history.scaling
+    if scaling is None:
+        raise UsageError(
+            Problem("E507", "there is no front yet", "the baselines are not evaluated", "run on")
+        )
+    config = history.config
+    objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
+    split = _deciding_split(history)
+    parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
+    judged = distinct(_scored(history, split), split)
+    pool = history.feasible(judged, split)
+    values = _values(pool, objectives, split)
+    stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
+    chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
+    probabilities = _probabilities(chosen, objectives, split, store, int(config["seed"]))
+    members = [
+        _member(
+            candidate, objectives, scaling, split, probability, history.baselines_equal_to(candidate)
+        )
+        for candidate, probability in zip(chosen, probabilities, strict=True)
+    ]
+    members.sort(key=lambda member: (sum(member.scaled), member.id))
+    return Front(
+        campaign=config["name"],
+        split=split,
+        objectives=objectives,
+        members=tuple(members),
+        references=tuple(
+            _member(history.candidates[name], objectives, scaling, split)
+            for name in history.reference_ids()
+        ),
+        scaling=scaling,
+        hypervolume={part: _hypervolume(history, objectives, scaling, part) for part in parts},
+        evaluations=history.budget_used,
+        failures=history.failures(),
+        bounds=history.bounds(split),
+        infeasible=len(judged) - len(pool),
+        raced=history.raced,
+        slopes=sum(map(len, history.slopes)),
+        slope_cost=history.slope_cost,
+        failed_baselines={
+            name: f"{c.failure}: {c.message}"
+            for name, c in history.candidates.items()
+            if c.is_baseline and c.failure is not None
+        },
+        steering=_steering(history, objectives),
+    )
+
+
+def _steering(history: History, objectives: Sequence[Objective]) -> tuple[Choice, ...]:
+    searched = distinct(history.searched(), "search")
+    outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in searched]
+    return steering(outcomes).choices if any(outcome.smooth for outcome in outcomes) else ()
+
+
+def _hypervolume(
+    history: History, objectives: Sequence[Objective], scaling: Scaling, split: Split
+) -> float:
+    kept = history.feasible(_scored(history, split), split)
+    return hypervolume(scaling.scale(_values(kept, objectives, split)))
+
+
+def read_front(directory: Path) -> Front:
+    """The front of a campaign folder, also while a run goes on in it.
+
+    Raises:
+        UsageError: E507, as `compute_front` says.
+        LedgerDamaged: E502.
+    """
+    history = History.fold(read_events(directory / LEDGER_FILE))
+    return compute_front(history, ItemStore(directory / ITEMS_FOLDER))
+
+
+def _deciding_split(history: History) -> Split:
+    if history.selection is None:
+        return "search"
+    wanted = (*history.selection, *history.reference_ids())
+    done = all(
+        "selection" in {*history.candidates[name].evaluations, *history.candidates[name].failed_splits}
+        for name in wanted
+    )
+    return "selection" if done else "search"
+
+
+def _scored(history: History, split: Split) -> list[Candidate]:
+    """Candidates with scores on a split; on `selection` only those the last selection chose.
+
+    A campaign whose budget grew has scores of earlier selections, which one run to the end has not.
+    """
+    found = [c for c in history.searched() if split in c.evaluations]
+    chosen = set(history.selection or ())
+    return [c for c in found if c.id in chosen] if split == "selection" else found
+
+
+def _values(
+    candidates: Sequence[Candidate], objectives: Sequence[Objective], split: Split
+) -> np.ndarray:
+    rows = [complete(objectives, c.evaluations[split].metrics).values for c in candidates]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+
+
+def _probabilities(
+    members: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    split: Split,
+    store: ItemStore,
+    seed: int,
+) -> list[float | None]:
+    arrays = item_arrays(members, objectives, split, store) if members else None
+    if arrays is None:
+        return [None] * len(members)
+    signs = [objective.sign for objective in objectives]
+    found = probability_non_dominated(
+        arrays, signs, resamples=RESAMPLES, seed=seed, tasks=tasks(objectives)
+    )
+    return [round(float(p), 4) for p in found]
+
+
+def _member(
+    candidate: Candidate,
+    objectives: Sequence[Objective],
+    scaling: Scaling,
+    split: Split,
+    probability: float | None = None,
+    equals: tuple[str, ...] = (),
+) -> Member:
+    # A baseline that could not be scored on the deciding split still has search scores.
+    known = split if split in candidate.evaluations else "search"
+    scaled = scaling.scale(_values([candidate], objectives, known))[0]
+    return Member(
+        id=candidate.id,
+        recipe=candidate.recipe,
+        metrics={s: e.metrics for s, e in sorted(candidate.evaluations.items())},
+        scaled=tuple(scaled.tolist()),
+        probability=probability,
+        equals=equals,
+    )
