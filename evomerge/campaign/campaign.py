@@ -92,6 +92,8 @@ class Campaign:
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         if not self.space.function:
             del data["search_space"]["function"]
+        if self.space.layer_path is None:
+            del data["search_space"]["layer_path"]
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
         data["base"], data["experts"] = references.pop("base"), references

@@ -31,6 +31,7 @@ from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
 from evomerge.checkpoint.open import open_source
+from evomerge.checkpoint.residual import residual_writers
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import Declaration, OpenedItems
@@ -123,6 +124,7 @@ def check_campaign(
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
         genes = _count_genes(campaign, layout, paths, problems)
+        problems += _cannot_be_scaled(campaign, base)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
             wrong = (
                 f"merges are stored as {storage} and scored in float16, whose largest number is 65504"
@@ -261,6 +263,24 @@ def _count_genes(
         problems += error.problems
         return 0
     return len(space.genes)
+
+
+def _cannot_be_scaled(campaign: Campaign, base: CheckpointFolder) -> list[Problem]:
+    """E234, where a path has scales that no weights can hold."""
+    section = campaign.space.layer_path
+    if section is None or section.scale is None:
+        return []
+    try:
+        for layer in range(base.layers):
+            residual_writers(base, layer)
+    except CheckpointError as error:
+        todo = "leave out `layer_path.scale`"
+        where = str(campaign.space_file)
+        found = f"{error.problems[0].found}: {base.path}"
+        return [
+            replace(error.problems[0], found=found, todo=todo, file=where, field="layer_path.scale")
+        ]
+    return []
 
 
 def _open_evaluators(

@@ -6,6 +6,7 @@ The model counts as the one item of each split, so that what is computed of per-
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class WholeModelDeclaration(Declaration):
 
 
 class SizeDeclaration(WholeModelDeclaration):
-    """Number of parameters (tied ones once) and of layers."""
+    """Number of parameters (tied ones once, of repeated layers each time) and of layers."""
 
     metric_directions: ClassVar[Mapping[str, bool | None]] = {"parameters": False, "layers": False}
 
@@ -128,7 +129,10 @@ class Size(WholeModel):
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[float]]:
         """Parameters and layers."""
-        parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+        # A layer that stands in a path twice is one in memory and two in an export.
+        every = subject.model.named_parameters(remove_duplicate=False)
+        sizes = {(id(p), *re.findall(r"\.(\d+)\.", name)[:1]): p.numel() for name, p in every}
+        parameters = sum(sizes.values())
         layers = subject.model.config.get_text_config().num_hidden_layers
         return {"parameters": [float(parameters)], "layers": [float(layers)]}
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,13 +17,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from evomerge.checkpoint.folder import CheckpointFolder, layer_lists
+from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import layer_names
 from evomerge.checkpoint.reader import Reader, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.merge.binding import Binding, bind
 from evomerge.merge.device_map import connect, make_device_map
+from evomerge.merge.layer_bank import LayerBank
 from evomerge.merge.passes.blocks import BLOCK, Ranks, Scratch
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.execute import execute, prefetch
@@ -54,8 +56,9 @@ class PlanStatistics:
 class LiveModel:
     """A resident model whose parameters are rewritten for each candidate.
 
-    It has room for a number of layers; a plan with fewer uses the first of them, each written for
-    itself. The model object stays the same, its list of layers and its config follow the plan.
+    It has room for a number of layers, to which a path refers (`LayerBank`): what is resident is not
+    written again, wherever it stands. The model object stays the same, its list of layers and its config
+    follow the plan.
 
     Attributes:
         model: the transformers model, in eval mode, without gradients.
@@ -87,10 +90,8 @@ class LiveModel:
         self._resident: dict[str, TensorPlan] = {}
         self._distances: dict[str, tuple[float, float]] = {}
         self._readers: dict[str, Reader] = {}
-        self._layers_name = layer_names(name for name, _ in model.named_parameters()).prefix
-        self._layers = list(model.get_submodule(self._layers_name).children())
-        self._room = len(self._layers)
-        self._lists = layer_lists(model.config.get_text_config().to_dict(), self._room)
+        names = layer_names(name for name, _ in model.named_parameters())
+        self._bank = LayerBank(model, names.prefix)
 
     @staticmethod
     def load(
@@ -109,7 +110,7 @@ class LiveModel:
             base: the opened base; only its config and headers are read.
             dtype: evaluation dtype.
             device: where the model lives.
-            max_layers: the most layers a plan will have; those of the base by default.
+            max_layers: for how many layers there is room; those of the base at least.
             kernels: compiled passes for this device; the plain path without.
             ranks: prepared ranks for DELLA (`WeightStatistics.ranks`); it sorts in the pass without.
             placement: where experts lie for another device than the CPU.
@@ -139,7 +140,7 @@ class LiveModel:
     @property
     def layers(self) -> list[torch.nn.Module]:
         """The modules of the layers that the last plan had."""
-        return list(self.model.get_submodule(self._layers_name).children())
+        return self._bank.modules
 
     @torch.no_grad()
     def materialize(
@@ -155,18 +156,34 @@ class LiveModel:
         Raises:
             CandidateError: `nonfinite_weights`; nothing in the model can be trusted then, and the next
                 plan rewrites all of it.
-            CheckpointError: E234 a path with more layers than there is room for, or of layers that differ
-                in kind from those in their place; E220 a parameter without entry.
+            CheckpointError: E234 a path with more different layers than there is room for, of some kind; E220
+                a parameter without entry.
         """
         started = time.perf_counter()
-        self._take_path(plan)
         if any(self._readers.get(name) is not reader for name, reader in readers.items()):
             self._forget()
             for scratch in self._scratches.values():
                 scratch.weights.forget()
             self._readers = dict(readers)
-        entries = plan.by_name
-        slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, plan.layers)}
+        contents = self._contents(plan)
+        if contents is None:
+            places = self._bank.in_order(plan.layers)
+        else:
+            places = self._bank.assign(contents, [layer for _, layer, _ in plan.path])
+        self._bank.show(places)
+        entries: dict[str, TensorPlan] = {}
+        origins: dict[str, str] = {}
+        times: Counter[str] = Counter()
+        for entry in plan.tensors:
+            split = self.folder.names.split(entry.name)
+            name = origin = entry.name
+            if split is not None:
+                name = self.folder.names.join(places[split[0]], split[1])
+                origin = self.folder.names.join(plan.path[split[0]][1], split[1])
+            entries[name], origins[name] = entry, origin
+            times[name] += 1
+        used = set(places)
+        slots = {name: slot for name, slot in self._slots.items() if self._is_used(name, used)}
         missing = [name for name in slots if name not in entries]
         if missing:
             raise CheckpointError(
@@ -175,7 +192,8 @@ class LiveModel:
         changed = [
             name
             for name in slots
-            if self._resident.get(name) != entries[name] or (distance and name not in self._distances)
+            if not _alike(self._resident.get(name), entries[name])
+            or (distance and name not in self._distances)
         ]
         written = bytes_written = 0
         for name, following in zip_longest(changed, changed[1:]):
@@ -187,19 +205,34 @@ class LiveModel:
             try:
                 self._write(entry, slot, readers)
                 if distance:
-                    self._distances[name] = self._distance(plan, name, slot, readers)
+                    base = readers[self._base_name(readers)].read(origins[name])
+                    self._distances[name] = _distance(slot, base, self.scratch(slot.device))
             except BaseException:
                 self._forget()
                 raise
             self._resident[name] = entry
             written += 1
             bytes_written += slot.numel() * slot.element_size()
+        if contents is not None:
+            self._bank.hold(contents, places)
         l1 = l2 = None
         if distance:
-            l1 = math.fsum(self._distances[name][0] for name in slots)
-            l2 = math.sqrt(math.fsum(self._distances[name][1] for name in slots))
+            l1 = math.fsum(self._distances[name][0] * times[name] for name in slots)
+            l2 = math.sqrt(math.fsum(self._distances[name][1] * times[name] for name in slots))
         seconds = time.perf_counter() - started
         return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
+
+    def _contents(self, plan: MergePlan) -> list[Hashable] | None:
+        """What each layer of a path holds; None for layers in order, where there is room for no others."""
+        order = [layer for _, layer, _ in plan.path]
+        if self._bank.room == self.folder.layers and order == list(range(plan.layers)):
+            return None
+        found: list[list[Hashable]] = [[] for _ in order]
+        for entry in plan.tensors:
+            split = self.folder.names.split(entry.name)
+            if split is not None:
+                found[split[0]].append((split[1], _content(entry)))
+        return [tuple(layer) for layer in found]
 
     def _write(self, entry: TensorPlan, slot: torch.Tensor, readers: Mapping[str, Reader]) -> None:
         scratch = self.scratch(slot.device)
@@ -215,6 +248,7 @@ class LiveModel:
     def _forget(self) -> None:
         self._resident.clear()
         self._distances.clear()
+        self._bank.forget()
 
     def _base_name(self, readers: Mapping[str, Reader]) -> str:
         for name, reader in readers.items():
@@ -222,43 +256,19 @@ class LiveModel:
                 return name
         raise ValueError("the distance to the base needs a reader of the base")
 
-    def _distance(
-        self, plan: MergePlan, name: str, slot: torch.Tensor, readers: Mapping[str, Reader]
-    ) -> tuple[float, float]:
+    def _is_used(self, name: str, places: Collection[int]) -> bool:
         split = self.folder.names.split(name)
-        origin = name if split is None else self.folder.names.join(plan.path[split[0]][1], split[1])
-        base = readers[self._base_name(readers)].read(origin)
-        return _distance(slot, base, self.scratch(slot.device))
+        return split is None or split[0] in places
 
-    def _is_used(self, name: str, layers: int) -> bool:
-        split = self.folder.names.split(name)
-        return split is None or split[0] < layers
 
-    def _take_path(self, plan: MergePlan) -> None:
-        """Give the model as many layers as the plan has."""
-        count = plan.layers
-        order = [layer for _, layer, _ in plan.path]
-        unlike = [
-            key
-            for key, kinds in self._lists.items()
-            if kinds[:count] != [kinds[layer] for layer in order]
-        ]
-        if count > self._room or unlike:
-            found = f"{count} layers, room for {self._room}"
-            if unlike:
-                found = f"layers in other places differ in {', '.join(unlike)}"
-            todo = "export the recipe and score the checkpoint"
-            raise CheckpointError(
-                Problem("E234", "the live model cannot take this path of layers", found, todo)
-            )
-        owner, _, attribute = self._layers_name.rpartition(".")
-        parent = self.model.get_submodule(owner)
-        if len(getattr(parent, attribute)) != count:
-            setattr(parent, attribute, torch.nn.ModuleList(self._layers[:count]))
-            part = self.model.config.get_text_config()
-            part.num_hidden_layers = count
-            for key, kinds in self._lists.items():
-                setattr(part, key, kinds[:count])
+def _content(entry: TensorPlan) -> TensorPlan:
+    """An entry without where it stands in the result."""
+    return replace(entry, name="", place="")
+
+
+def _alike(one: TensorPlan | None, other: TensorPlan) -> bool:
+    """Whether two entries write the same bits."""
+    return one is not None and (one == other or _content(one) == _content(other))
 
 
 def _not_finite(tensor: str) -> CandidateError:

@@ -24,6 +24,8 @@ class Grid:
         groups: for each (coefficient, input) the indices of its genes, in model order.
         inputs: for each input (expert, or `*`) the indices of all its genes.
         depth: where a gene stands from embeddings (0) to head, int64 [genes]; equal for one layer.
+        paths: the paths of layers that some genes spell, or None; their columns are `path_columns`.
+        plain: the grid of the other genes, or None where there are none.
     """
 
     def __init__(self, genes: Sequence[Gene]) -> None:
@@ -58,12 +60,16 @@ class Grid:
             by_input.setdefault(gene.input, []).append(index)
         self.groups = [np.array(by_group[key]) for key in sorted(by_group)]
         self.inputs = [np.array(by_input[key]) for key in sorted(by_input)]
+        self.paths = next((gene.paths for gene in genes if gene.paths is not None), None)
+        self.path_columns = np.array([gene.paths is not None for gene in genes])
+        others = [gene for gene in genes if gene.paths is None]
+        self.plain = (self if self.paths is None else Grid(others)) if others else None
 
     def __len__(self) -> int:
         return len(self.genes)
 
     def snap(self, values: np.ndarray) -> np.ndarray:
-        """The nearest grid points within the bounds, float64 [n, genes]."""
+        """The nearest grid points within the bounds, paths spelled in the one way: float64 [n, genes]."""
         index = np.clip(np.rint((values - self.low) / self._step), 0, self._steps).astype(np.int64)
         snapped = np.empty(values.shape, dtype=np.float64)
         for columns, table in self._alike:
@@ -71,6 +77,9 @@ class Grid:
         for column in self._fine:
             snap = self.genes[column].snap
             snapped[:, column] = [snap(value) for value in values[:, column].tolist()]
+        if self.paths is not None and len(snapped):
+            rows = snapped[:, self.path_columns].tolist()
+            snapped[:, self.path_columns] = [self.paths.canonical(row) for row in rows]
         return snapped
 
     def from_unit(self, unit: np.ndarray) -> np.ndarray:
@@ -79,18 +88,29 @@ class Grid:
         return self.snap(self.low + index * self._step)
 
     def global_from_unit(self, unit: np.ndarray) -> np.ndarray:
-        """Points with one value per group in every place, from [n, groups] numbers in [0, 1)."""
+        """Points with one value per group in every place, from [n, groups] numbers in [0, 1).
+
+        A path is that of all layers in order.
+        """
         full = np.empty((len(unit), len(self)))
         for column, group in enumerate(self.groups):
             full[:, group] = unit[:, [column]]
-        return self.from_unit(full)
+        found = self.from_unit(full)
+        if self.paths is not None:
+            found[:, self.path_columns] = self.paths.spell(self.paths.home)
+        return found
 
     def all_points(self) -> Iterable[Genome] | None:
         """Every genome in lexicographic order, or None if there are too many to list."""
         if math.prod((int(steps) + 1 for steps in self._steps), start=1) > _TABLE_LIMIT:
             return None
         axes = [table.tolist() for table in self._tables if table is not None]
-        return itertools.product(*axes)
+        points: Iterable[Genome] = itertools.product(*axes)
+        if self.paths is None:
+            return points
+        every = list(points)
+        known = self.snap(np.array(every)).tolist()
+        return [point for point, own in zip(every, known, strict=True) if list(point) == own]
 
 
 def _depths(genes: Sequence[Gene]) -> np.ndarray:

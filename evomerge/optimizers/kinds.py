@@ -137,6 +137,9 @@ def _learned_front(plan: Blueprint) -> Optimizer:
 
 
 def _auto(plan: Blueprint) -> Optimizer:
+    if any(gene.paths is not None for gene in plan.genes):
+        # Gradients and Gaussian processes say nothing about paths of layers.
+        return _nsga2(replace(plan, settings=Nsga2Settings()))
     from evomerge.optimizers.auto import Auto
 
     parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
@@ -145,7 +148,7 @@ def _auto(plan: Blueprint) -> Optimizer:
 
 KINDS: dict[str, OptimizerKind] = {
     "nsga2": OptimizerKind(
-        "NSGA-II with a structured start and operators that know experts and layers",
+        "NSGA-II with a structured start and operators that know experts, layers and paths of them",
         Nsga2Settings,
         _nsga2,
     ),
@@ -160,7 +163,8 @@ KINDS: dict[str, OptimizerKind] = {
         _learned_front,
     ),
     "auto": OptimizerKind(
-        "a learned front where gradients can be had, then a surrogate around it; else the surrogate alone",
+        "a learned front where gradients can be had, then a surrogate around it; else the surrogate alone; "
+        "on paths of layers NSGA-II",
         AutoSettings,
         _auto,
     ),

@@ -2,7 +2,8 @@
 
 Bergstra and Bengio (2012), "Random Search for Hyper-Parameter Optimization". With `structure: global`
 all genes of one expert and coefficient share a value, which is a strong baseline for merges: most of
-what one coefficient per expert can reach is found by 100 random points.
+what one coefficient per expert can reach is found by 100 random points. Paths of layers are then random
+edits of the layers in order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.path_operators import start_rows
 from evomerge.optimizers.settings import RandomSettings
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -68,7 +70,12 @@ class RandomSearch:
 
     def _draw(self, count: int, spread: bool) -> np.ndarray:
         if spread:
-            return self._grid.global_from_unit(self._rng.random((count, len(self._grid.groups))))
+            grid = self._grid
+            points = grid.global_from_unit(self._rng.random((count, len(grid.groups))))
+            if grid.paths is not None:
+                none = np.empty((0, len(grid.paths)))
+                points[:, grid.path_columns] = start_rows(grid.paths, none, count, self._rng)
+            return points
         return self._grid.from_unit(self._rng.random((count, len(self._grid))))
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:

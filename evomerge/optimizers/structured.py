@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.path_operators import start_rows
 
 GLOBAL_SHARE, NEAR_SHARE = 0.65, 0.25
 """Of the points added to the given ones: global points, and jittered copies; the rest is Sobol."""
@@ -29,8 +30,16 @@ def start_points(grid: Grid, given: np.ndarray, count: int, rng: np.random.Gener
     """`count` points on the grid to start from besides the `given` ones, float64 [count, genes].
 
     Most are global (one value per group: Sobol points, and blends of given ones where there are two),
-    then come jittered copies of given and global points, and a few Sobol points over all genes.
+    then come jittered copies of given and global points, and a few Sobol points over all genes. Paths of
+    layers are edits of those in order.
     """
+    if grid.paths is not None:
+        points = np.empty((count, len(grid)))
+        columns = grid.path_columns
+        points[:, columns] = start_rows(grid.paths, given[:, columns], count, rng)
+        if grid.plain is not None:
+            points[:, ~columns] = start_points(grid.plain, given[:, ~columns], count, rng)
+        return points
     number_global = round(GLOBAL_SHARE * count)
     number_near = round(NEAR_SHARE * count)
     spread = grid.global_from_unit(_sobol(number_global, len(grid.groups), rng))

@@ -268,6 +268,7 @@ def worker_setup(
         own_methods=shipped_methods([campaign.space.method]),
         by_tensor=campaign.space.by_tensor,
         by_row=campaign.space.by_row,
+        layer_path=campaign.space.layer_path,
     )
 
 

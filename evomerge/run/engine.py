@@ -40,7 +40,10 @@ from evomerge.recipe.rows import parse_rows
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 from evomerge.run.slope_measurement import measure_slope
-from evomerge.search_space import ModelLayout
+from evomerge.search_space import ModelLayout, build_layer_paths
+
+RESIDENT_BYTES = 4 << 30
+"""Up to here all layers that a path may take are resident; beyond, as many as the longest path has."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Engine:
                 self.base,
                 dtype=dtype,
                 device=devices[0],
+                max_layers=self._room(elements * dtype.itemsize),
                 spread=devices if len(devices) > 1 else (),
                 kernels=kernels,
                 ranks=self.statistics.ranks,
@@ -143,6 +147,18 @@ class Engine:
                 ),
             )
         return self._live
+
+    def _room(self, model_bytes: int) -> int | None:
+        """For how many layers the live model has room; None where layers stay in their places."""
+        section = self.setup.layer_path
+        if section is None:
+            return None
+        experts = [name for name in self.setup.sources if name != "base"]
+        paths = build_layer_paths(section, self.base.layers, experts, "")
+        every = len(paths.choices)
+        if model_bytes * every <= RESIDENT_BYTES * self.base.layers:
+            return every
+        return min(paths.most, every)
 
     def _stored_bytes(self) -> int:
         """Bytes of base and experts; adapters are small beside them."""

@@ -19,6 +19,7 @@ from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import Metric, Split
 from evomerge.recipe.functions import Shipped
 from evomerge.recipe.registered import ShippedMethod
+from evomerge.search_space import LayerPathSection
 
 JobKind = Literal["prepare", "evaluate", "slope"]
 
@@ -71,6 +72,7 @@ class WorkerSetup:
         own_methods: merge methods likewise.
         by_tensor: whether the places of the layout are single weight matrices, and not modules of layers.
         by_row: whether their rows are told apart too.
+        layer_path: the paths of layers that are searched; None where all layers stay in their places.
     """
 
     sources: Mapping[str, str]
@@ -93,6 +95,7 @@ class WorkerSetup:
     own_methods: tuple[ShippedMethod, ...] = ()
     by_tensor: bool = False
     by_row: bool = False
+    layer_path: LayerPathSection | None = None
 
 
 @dataclass(frozen=True)

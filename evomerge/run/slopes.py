@@ -48,9 +48,12 @@ class SlopesDiffer(Exception):
 
 
 def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
-    """What slopes can be asked of in a campaign whose baselines are known; nothing of some methods."""
+    """What slopes can be asked of in a campaign whose baselines are known.
+
+    Nothing of methods that have none, and of paths of layers.
+    """
     assert history.prepared is not None
-    linear = space.method.has_slopes(space.options)
+    linear = space.paths is None and space.method.has_slopes(space.options)
     experts = space.experts
     evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
     base, *values = [

@@ -2,10 +2,11 @@
 
 A declaration (a YAML file in `search_spaces/`) states a method and, for each of its coefficients, a
 *field*: one value for the whole model, a band of layers, each layer, each module of each layer, each
-weight matrix or its rows, or a curve over depth. Together with the layout of the base model it becomes a
-`SearchSpace`.
+weight matrix or its rows, or a curve over depth; and which paths of layers there are. Together with the
+layout of the base model it becomes a `SearchSpace`.
 """
 
+from evomerge.search_space.build import MAX_GENES, build_search_space, describe
 from evomerge.search_space.declaration import (
     CoefficientField,
     FieldKind,
@@ -14,7 +15,8 @@ from evomerge.search_space.declaration import (
 )
 from evomerge.search_space.genes import Gene, Genome, ModelLayout
 from evomerge.search_space.gradient import gene_gradient
-from evomerge.search_space.space import MAX_GENES, SearchSpace, build_search_space, describe
+from evomerge.search_space.layer_path import LayerPaths, LayerPathSection, Step, build_layer_paths
+from evomerge.search_space.space import SearchSpace
 
 __all__ = [
     "MAX_GENES",
@@ -22,9 +24,13 @@ __all__ = [
     "FieldKind",
     "Gene",
     "Genome",
+    "LayerPathSection",
+    "LayerPaths",
     "ModelLayout",
     "SearchSpace",
     "SearchSpaceDeclaration",
+    "Step",
+    "build_layer_paths",
     "build_search_space",
     "describe",
     "gene_gradient",

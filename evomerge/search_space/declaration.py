@@ -12,6 +12,7 @@ from evomerge.files.yaml_file import load_yaml, validate
 from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
 from evomerge.recipe.registered import changed_method, find_method, own_methods
 from evomerge.recipe.rows import MOST_STEPS
+from evomerge.search_space.layer_path import LayerPathSection
 
 FieldKind = Literal["model", "band", "layer", "layer_module", "tensor", "row", "depth_curve", "lines"]
 
@@ -85,6 +86,8 @@ class CoefficientField(BaseModel):
 class SearchSpaceDeclaration(BaseModel):
     """A search-space file.
 
+    With a `layer_path` the path of layers is searched too; the method is that of the source `merged`.
+
     `function` is the SHA-256 of the source of a registered method, filled in when the file is read. Where a
     ledger states it, the declaration can be read without the method, to look at a folder; to build the space
     it must be registered.
@@ -97,6 +100,7 @@ class SearchSpaceDeclaration(BaseModel):
     coefficients: dict[str, CoefficientField] = {}
     options: dict[str, str | bool | float] = {}
     function: str = ""
+    layer_path: LayerPathSection | None = None
 
     @property
     def by_tensor(self) -> bool:
@@ -157,6 +161,8 @@ class SearchSpaceDeclaration(BaseModel):
 
     def _refuse_rows(self, method: MergeMethod) -> None:
         """A row's weight is a factor of its task vector, and nothing else."""
+        if self.layer_path is not None:
+            raise ValueError("E119", "`field: row` does not go with a `layer_path`")
         searched = [name for name, field in self.coefficients.items() if field.value is None]
         plain = method.scalars_with(method.resolve(self.options)) == "weights"
         if method.name != "task_arithmetic" or not plain or searched != ["weight"]:

@@ -13,6 +13,7 @@ import numpy as np
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.method import Coefficient
 from evomerge.search_space.declaration import CoefficientField
+from evomerge.search_space.layer_path import LayerPaths
 
 Genome = tuple[float, ...]
 
@@ -75,6 +76,7 @@ class Gene:
         places: the finest places it sets, or has a part in.
         basis: its part in each place's value, which is the sum of `gene * part` over genes; empty where
             the gene is the value.
+        paths: the paths of layers that it is a slot of; None for coefficients.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Gene:
     input: str
     places: tuple[str, ...]
     basis: tuple[float, ...] = ()
+    paths: LayerPaths | None = None
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""
@@ -141,6 +144,24 @@ def make_genes(
                 )
             )  # fmt: skip
         _refuse_ambiguous([gene for gene in genes if gene.input == name and gene.basis], file)
+    return genes
+
+
+def path_genes(paths: LayerPaths) -> list[Gene]:
+    """The genes of a path, in the order of its rows."""
+    width = len(str(paths.slots - 1))
+    if paths.form == "indicator":
+        series = [paths.choices[slot % len(paths.choices)] for slot in range(paths.slots)]
+        labels = [f"{slot:0{width}d}.{name}.{layer}" for slot, (name, layer) in enumerate(series)]
+        most = 1.0
+    else:
+        labels = [f"{slot:0{width}d}" for slot in range(paths.slots)]
+        most = float(len(paths.choices))
+    genes = [Gene(f"path.{label}", 0.0, most, 1.0, "path", "*", (), paths=paths) for label in labels]
+    if paths.scale is not None:
+        genes += [
+            Gene(f"scale.{label}", *paths.scale, "scale", "*", (), paths=paths) for label in labels
+        ]
     return genes
 
 

@@ -6,11 +6,9 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.method import MergeMethod, MethodOptions
 from evomerge.recipe.recipe import (
     MERGED,
@@ -25,14 +23,16 @@ from evomerge.recipe.recipe import (
     single_coefficient_recipe,
     single_source_recipe,
 )
-from evomerge.recipe.registered import changed_method, find_method
-from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
-from evomerge.search_space.genes import Gene, Genome, ModelLayout, basis_matrix, make_genes
+from evomerge.search_space.genes import (
+    Gene,
+    Genome,
+    ModelLayout,
+    basis_matrix,
+)
+from evomerge.search_space.layer_path import LayerPaths
+from evomerge.search_space.path_recipe import along, merge_of
 from evomerge.search_space.rows import gather
 from evomerge.search_space.spread import PlaceValues, Spread
-
-MAX_GENES = 10_000
-MAX_ROW_GENES = 1_000_000
 
 NEAR_SHARE = 5e-4
 """Half a step of the usual grid: a coarser grid's nearest point is another merge than the average."""
@@ -44,6 +44,8 @@ class SearchSpace:
 
     `fixed` holds coefficients that are not searched: name to value. `one_with_baselines` is False only for
     ledgers from before it: there only base and experts are one with the genomes that are them.
+
+    With `paths` the genes of the path stand after those of the merge that it takes its layers from.
     """
 
     method: MergeMethod
@@ -57,17 +59,31 @@ class SearchSpace:
     seed: int
     tokenizer: str | None = None
     one_with_baselines: bool = True
+    paths: LayerPaths | None = None
 
     def snap(self, values: Sequence[float]) -> Genome:
-        """Every value on its gene's grid."""
-        return tuple(gene.snap(value) for gene, value in zip(self.genes, values, strict=True))
+        """Every value on its gene's grid, and a path spelled in the one way there is."""
+        found = tuple(gene.snap(value) for gene, value in zip(self.genes, values, strict=True))
+        if self.paths is None:
+            return found
+        own = len(found) - len(self.paths)
+        return (*found[:own], *self.paths.canonical(found[own:]))
+
+    @cached_property
+    def merging(self) -> SearchSpace:
+        """The space of the merge alone, without a path."""
+        own = tuple(gene for gene in self.genes if gene.paths is None)
+        return replace(self, genes=own, paths=None)
 
     def decode(self, genome: Sequence[float]) -> Recipe:
         """The recipe of a genome. What has no effect is canonicalised: equal merges, equal digests.
 
         Raises:
-            ValueError: if the genome has another length or a value off the grid.
+            ValueError: if the genome has another length, a value off the grid, or a path spelled otherwise.
         """
+        if self.paths is not None:
+            own, row = self._parts(genome)
+            return along(self.paths, self.paths.steps(row), self.merging.decode(own), self.sources)
         values = self._spread.values(genome)
         self._canonicalise(values)
         plain = self._plain_source(values)
@@ -90,10 +106,24 @@ class SearchSpace:
         Raises:
             ValueError: as `decode`.
         """
+        if self.paths is not None:
+            own, row = self._parts(genome)
+            merge = self.merging.spelled_out(own)
+            return along(self.paths, self.paths.steps(row), merge, self.sources)
         return self._merge(self._spread.values(genome))
 
+    def _parts(self, genome: Sequence[float]) -> tuple[Genome, Genome]:
+        """The genes of the merge, and those of the path."""
+        assert self.paths is not None
+        if len(genome) != len(self.genes):
+            raise ValueError(f"a genome has {len(self.genes)} genes here, found {len(genome)}")
+        if self.snap(genome) != tuple(genome):
+            raise ValueError("a genome is not on its grid; snap genomes first")
+        own = len(genome) - len(self.paths)
+        return tuple(genome[:own]), tuple(genome[own:])
+
     def _merge(self, values: PlaceValues) -> Recipe:
-        by_place, rows = gather(values, self.layout, self.genes[0])
+        by_place, rows = gather(values, self.layout, self.genes[0]) if self.genes else (values, None)
         merged = MergedSource(
             method=self.method.name,
             inputs=self.experts,
@@ -145,7 +175,7 @@ class SearchSpace:
     def _idle(self) -> dict[str, list[int]]:
         """Expert to the indices of places where its weight does nothing."""
         active = self.layout.active_leaves
-        if active is None or not _only_where_active(self.method, self.options):
+        if active is None or not only_where_active(self.method, self.options):
             return {}
         return {
             name: [i for i, place in enumerate(self.layout.leaves) if place not in active[name]]
@@ -239,6 +269,8 @@ class SearchSpace:
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
+        if self.paths is not None:
+            return self._encode_path(recipe, self.paths)
         plain = {step.source for step in recipe.path}
         if plain <= {"base", *self.experts}:
             genome = self.uniform({e: float(e in plain) for e in self.experts})
@@ -286,13 +318,30 @@ class SearchSpace:
             return None
         return genome if self.decode(genome).digest == recipe.digest else None
 
+    def _encode_path(self, recipe: Recipe, paths: LayerPaths) -> Genome | None:
+        """A plain source in order may be the merge, too; any other path is read step by step."""
+        merge = merge_of(recipe, self.layout.layers)
+        own = self.merging.encode(recipe if merge is None else merge)
+        tries = [(own, paths.identity(MERGED) if MERGED in paths.sources else None)]
+        tries.append(
+            (own or self.merging.snap([0.0] * len(self.merging.genes)), paths.read(recipe.path))
+        )
+        for start, steps in tries:
+            if start is not None and steps is not None and paths.is_spelled(steps):
+                genome = (*start, *paths.spell(steps))
+                if self.decode(genome).digest == recipe.digest:
+                    return genome
+        return None
+
     def fit(self, value: Callable[[str, str, str], float]) -> Genome:
-        """The genome nearest to given values.
+        """The genome nearest to given values; its path is that of all layers in order.
 
         Args:
             value: of a coefficient (by name) of an expert (or `*`) at a place. A gene takes its first
                 place's, a curve the least-squares fit over its places.
         """
+        if self.paths is not None:
+            return (*self.merging.fit(value), *self.paths.spell(self.paths.home))
         values = [0.0] * len(self.genes)
         curves: dict[tuple[str, str], list[int]] = {}
         for index, gene in enumerate(self.genes):
@@ -324,88 +373,6 @@ def _all_equal(by_input: Mapping[str, Sequence[float]], value: float) -> bool:
     return all(table.count(value) == len(table) for table in by_input.values())
 
 
-def _only_where_active(method: MergeMethod, options: MethodOptions) -> bool:
+def only_where_active(method: MergeMethod, options: MethodOptions) -> bool:
     """Whether a weight does nothing where its expert equals the base; shares count everywhere."""
     return method.uses_base(options) and method.scalars_with(options) == "weights"
-
-
-def build_search_space(
-    declaration: SearchSpaceDeclaration,
-    layout: ModelLayout,
-    sources: Mapping[str, CheckpointSource],
-    experts: Sequence[str],
-    dtype: str,
-    seed: int,
-    file: str = "",
-    tokenizer: str | None = None,
-    one_with_baselines: bool = True,
-) -> SearchSpace:
-    """Lay a declaration over a model. `sources` holds `base` and the experts.
-
-    With a `tokenizer` (a source's name, or `UNION`) every recipe brings vocabularies into its order.
-
-    Raises:
-        ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
-            too many; of a registered method E114, if it is not, and E514, if its function has changed.
-    """
-    method = find_method(declaration.method)
-    changed = changed_method(method, declaration.function)
-    if changed is not None:
-        raise ConfigError(replace(changed, file=file))
-    least, most = method.inputs
-    if len(experts) < least or (most is not None and len(experts) > most):
-        wanted = f"{least}" if most == least else f"{least} or more"
-        found = f"found {len(experts)}"
-        raise ConfigError(
-            Problem("E118", f"{method.name} takes {wanted} experts", found, file=file, field="method")
-        )
-    options = method.resolve(declaration.options)
-    genes: list[Gene] = []
-    fixed: dict[str, float] = {}
-    for coefficient in method.coefficients:
-        field = declaration.coefficients.get(coefficient.name)
-        if field is None and not coefficient.free:
-            if not coefficient.may_be_left_out:
-                fixed[coefficient.name] = coefficient.default
-            continue
-        field = field or CoefficientField()
-        if field.value is not None:
-            fixed[coefficient.name] = field.value
-            continue
-        active = layout.active_leaves if _only_where_active(method, options) else None
-        genes += make_genes(coefficient, field, layout, experts, active, file)
-    if not genes:
-        raise ConfigError(
-            Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
-        )
-    most = MAX_ROW_GENES if declaration.by_row else MAX_GENES
-    if len(genes) > most:
-        found = f"found {len(genes)}, the limit is {most}"
-        todo = "use a coarser field"
-        raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
-    return SearchSpace(
-        method=method,
-        genes=tuple(genes),
-        fixed=fixed,
-        options=options,
-        layout=layout,
-        sources={name: sources[name] for name in ("base", *experts)},
-        experts=tuple(experts),
-        dtype=dtype,
-        seed=seed,
-        tokenizer=tokenizer,
-        one_with_baselines=one_with_baselines,
-    )
-
-
-def describe(space: SearchSpace) -> dict[str, Any]:
-    """Genes, bounds and fixed coefficients as plain JSON data."""
-    return {
-        "method": space.method.name,
-        "genes": [
-            {"name": gene.name, "low": gene.low, "high": gene.high, "step": gene.step}
-            for gene in space.genes
-        ],
-        "fixed": dict(space.fixed),
-        "options": space.options.to_json(),
-    }

@@ -298,22 +298,38 @@ def test_paths_live_and_exported_are_the_same_model(engine, tmp_path):
 def test_paths_the_live_model_cannot_take(engine):
     family, _, readers = engine
     live = LiveModel.load(family["base"], "bfloat16")
-    with pytest.raises(CheckpointError, match=r"E234.*3 layers, room for 2"):
-        live.materialize(path_plan(engine, [("a", 0)] * 3), readers)
+    live.materialize(path_plan(engine, [("a", 0)] * 3), readers)
+    with pytest.raises(CheckpointError, match=r"E234.*3 different layers.*room for 2"):
+        live.materialize(path_plan(engine, [("a", 0), ("a", 1), ("b", 0)]), readers)
 
 
-def test_layers_of_another_kind_are_refused(tmp_path):
+def test_layers_of_several_kinds_take_residents_of_their_kind(tmp_path):
     fields = {**SIZES, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
-    AutoModelForCausalLM.from_config(Gemma2Config(**fields)).save_pretrained(tmp_path)
-    family = {"base": open_folder(tmp_path, "base")}
-    live = LiveModel.load(family["base"], "float32", max_layers=4)
+    family = {}
+    for seed, name in enumerate(("base", "other")):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(Gemma2Config(**fields)).save_pretrained(tmp_path / name)
+        family[name] = open_folder(tmp_path / name, name)
+    readers = open_readers(family)
     outer = dict.fromkeys(("embed", "final_norm"), "base")
-    for order, fits in (((0, 1, 0, 1), True), ((0, 1, 0), True), ((1, 0), False)):
-        steps = tuple(LayerStep("base", layer) for layer in order)
-        recipe = Recipe(checkpoints(family), steps, outer)
-        plan = make_plan(recipe, family, WeightStatistics(family))
-        if fits:
-            assert live.materialize(plan, open_readers(family)).tensors_written
-        else:
-            with pytest.raises(CheckpointError, match=r"E234.*differ in layer_types"):
-                live.materialize(plan, open_readers(family))
+
+    def plan(*steps):
+        recipe = Recipe(
+            checkpoints(family), tuple(LayerStep(*step) for step in steps), outer, "float32"
+        )
+        return make_plan(recipe, family, WeightStatistics(family))
+
+    live = LiveModel.load(family["base"], "float32")
+    for number, steps in enumerate(
+        ([("base", 1), ("other", 0), ("base", 1)], [("base", 1), ("base", 0)])
+    ):
+        found = plan(*steps)
+        live.materialize(found, readers)
+        folder = export(found, readers, tmp_path / f"out{number}")
+        config = json.loads((folder / "config.json").read_text()) | dict(found.config)
+        (folder / "config.json").write_text(json.dumps(config))
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        long = torch.arange(40)[None]
+        assert torch.equal(live.model(long).logits, reloaded(long).logits)
+    with pytest.raises(CheckpointError, match=r"E234.*2 different layers of kinds by layer_types"):
+        live.materialize(plan(("base", 1), ("other", 1)), readers)

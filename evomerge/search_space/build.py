@@ -1,0 +1,105 @@
+"""From a declaration and a layout to a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.recipe.recipe import CheckpointSource
+from evomerge.recipe.registered import changed_method, find_method
+from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
+from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
+from evomerge.search_space.layer_path import build_layer_paths
+from evomerge.search_space.space import SearchSpace, only_where_active
+
+MAX_GENES = 10_000
+MAX_ROW_GENES = 1_000_000
+
+
+def build_search_space(
+    declaration: SearchSpaceDeclaration,
+    layout: ModelLayout,
+    sources: Mapping[str, CheckpointSource],
+    experts: Sequence[str],
+    dtype: str,
+    seed: int,
+    file: str = "",
+    tokenizer: str | None = None,
+    one_with_baselines: bool = True,
+) -> SearchSpace:
+    """Lay a declaration over a model. `sources` holds `base` and the experts.
+
+    With a `tokenizer` (a source's name, or `UNION`) every recipe brings vocabularies into its order.
+
+    Raises:
+        ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
+            too many; of a registered method E114, if it is not, and E514, if its function has changed.
+    """
+    method = find_method(declaration.method)
+    changed = changed_method(method, declaration.function)
+    if changed is not None:
+        raise ConfigError(replace(changed, file=file))
+    least, most = method.inputs
+    if len(experts) < least or (most is not None and len(experts) > most):
+        wanted = f"{least}" if most == least else f"{least} or more"
+        found = f"found {len(experts)}"
+        raise ConfigError(
+            Problem("E118", f"{method.name} takes {wanted} experts", found, file=file, field="method")
+        )
+    options = method.resolve(declaration.options)
+    genes: list[Gene] = []
+    fixed: dict[str, float] = {}
+    for coefficient in method.coefficients:
+        field = declaration.coefficients.get(coefficient.name)
+        if field is None and not coefficient.free:
+            if not coefficient.may_be_left_out:
+                fixed[coefficient.name] = coefficient.default
+            continue
+        field = field or CoefficientField()
+        if field.value is not None:
+            fixed[coefficient.name] = field.value
+            continue
+        active = layout.active_leaves if only_where_active(method, options) else None
+        genes += make_genes(coefficient, field, layout, experts, active, file)
+    paths = None
+    if declaration.layer_path is not None:
+        paths = build_layer_paths(declaration.layer_path, layout.layers, experts, file)
+        genes += path_genes(paths)
+    if not genes:
+        raise ConfigError(
+            Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
+        )
+    most = MAX_ROW_GENES if declaration.by_row else MAX_GENES
+    if len(genes) > most:
+        found = f"found {len(genes)}, the limit is {most}"
+        todo = "use a coarser field"
+        raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
+    return SearchSpace(
+        method=method,
+        genes=tuple(genes),
+        fixed=fixed,
+        options=options,
+        layout=layout,
+        sources={name: sources[name] for name in ("base", *experts)},
+        experts=tuple(experts),
+        dtype=dtype,
+        seed=seed,
+        tokenizer=tokenizer,
+        one_with_baselines=one_with_baselines,
+        paths=paths,
+    )
+
+
+def describe(space: SearchSpace) -> dict[str, Any]:
+    """Genes, bounds and fixed coefficients as plain JSON data."""
+    return {
+        "method": space.method.name,
+        "genes": [
+            {"name": gene.name, "low": gene.low, "high": gene.high, "step": gene.step}
+            for gene in space.genes
+        ],
+        "fixed": dict(space.fixed),
+        "options": space.options.to_json(),
+    }

@@ -1,0 +1,99 @@
+"""Campaigns that search paths of layers: objectives of quality and size, resume, verify, export and back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from evomerge.cli.candidate import recorded_space
+from evomerge.ledger.history import History
+from evomerge.ledger.ledger import read_events
+from evomerge.recipe.json_form import recipe_from_json
+from tests.cli.terminal import call
+from tests.tiny_models import write_campaign
+from tests.tiny_runs import events_of, forked, run_file
+
+SPACE = {
+    "schema": 1,
+    "method": "task_arithmetic",
+    "coefficients": {"weight": {"field": "model", "low": 0.0, "high": 1.0, "outside_layers": "shared"}},
+    "layer_path": {
+        "sources": ["merged", "experts"],
+        "max_layers": 4,
+        "scale": {"low": 0.5, "high": 1.5, "step": 0.1},
+    },
+}
+
+IN_A_CLEAN_PROCESS = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+print([round(value, 4) for value in model(torch.arange(3, 11)[None]).logits[0, -1, :5].tolist()])
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign whose run was killed, and gone on with: accuracy against parameters and latency."""
+    root = tmp_path_factory.mktemp("paths")
+    (root / "evaluators").mkdir()
+    for kind, rest in (("size", {}), ("latency", {"prompt_tokens": 4, "tokens": 2, "repeats": 1})):
+        (root / f"{kind}.yaml").write_text(
+            json.dumps({"schema": 1, "name": kind, "kind": kind, **rest})
+        )
+    file = write_campaign(
+        root,
+        evaluators=["pets"],
+        space=SPACE,
+        optimizer={"kind": "auto", "population": 6},
+        budget={"evaluations": 14},
+    )
+    config = json.loads(file.read_text())
+    config["evaluators"] += ["size.yaml", "latency.yaml"]
+    config["objectives"] += [
+        {"metric": f"{name}", "direction": "minimize"}
+        for name in ("size.parameters", "latency.seconds_per_token")
+    ]
+    file.write_text(json.dumps(config))
+    killed = forked(lambda: run_file(file, root / "run"), "driver.before_tell=kill@2")
+    assert killed == -signal.SIGKILL
+    run_file(file, root / "run")
+    return root
+
+
+def test_paths_are_searched_and_sizes_known(root: Path) -> None:
+    events = events_of(root / "run")
+    asked = [c for e in events if e["event"] == "asked" for c in e["candidates"]]
+    assert len({tuple(candidate["genome"]) for candidate in asked}) == len(asked) >= 14
+    layers = {
+        e["id"]: e["metrics"]["size.layers"]["value"]
+        for e in events
+        if e["event"] == "evaluated" and "metrics" in e and e["id"].startswith("c")
+    }
+    assert len(set(layers.values())) > 1
+    assert call("verify", root / "run").code == 0
+
+
+def test_a_path_is_exported_and_scores_the_same_in_a_clean_process(root: Path, tmp_path: Path) -> None:
+    space = recorded_space(History.fold(read_events(root / "run" / "ledger.jsonl")))
+    asked = [c for e in events_of(root / "run") if e["event"] == "asked" for c in e["candidates"]]
+    paths = {c["id"]: space.decode(c["genome"]).path for c in asked}
+    chosen = next(name for name, path in paths.items() if len(path) != 2)
+    exported = call("export", root / "run", chosen, tmp_path / "out", "--json")
+    assert exported.code == 0, exported.out + exported.err
+    recipe = recipe_from_json(json.loads((tmp_path / "out" / "recipe.json").read_text()))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert recipe.path == paths[chosen]
+    assert config["num_hidden_layers"] == len(recipe.path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    ours = model(torch.arange(3, 11)[None]).logits[0, -1, :5].tolist()
+    command = [sys.executable, "-c", IN_A_CLEAN_PROCESS, str(tmp_path / "out")]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(theirs) == [round(value, 4) for value in ours]
