@@ -20,7 +20,8 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, dotted, load_yaml, position, validate
 from evomerge.objectives.constraint import Constraint, faults_between, parse_constraint
 from evomerge.objectives.objective import Objective
-from evomerge.optimizers.kinds import optimizer_settings
+from evomerge.objectives.preference import preference
+from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
 from evomerge.recipe.recipe import UNION, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
@@ -53,6 +54,12 @@ class Campaign:
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives in file order."""
         return tuple(Objective(o.metric, o.direction) for o in self.config.objectives)
+
+    @property
+    def focus(self) -> tuple[float, ...] | None:
+        """Weights of the objectives near which the budget is spent; None for everywhere."""
+        stated = self.config.optimizer.focus
+        return None if stated is None else preference(self.objectives, stated)
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
@@ -89,6 +96,8 @@ class Campaign:
             del data["tokenizer"]
         if self.config.racing is None:
             del data["racing"]
+        if self.config.optimizer.focus is None:
+            del data["optimizer"]["focus"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         if not self.space.function:
             del data["search_space"]["function"]
@@ -173,6 +182,8 @@ def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> 
             where = _place(positions, path, "evaluators", index)
             todo = _nearest_file(evaluator_files[-1])
             problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", todo, *where))
+    if config is not None:
+        problems += _focus_faults(config, positions, path)
     if problems or config is None or space is None:
         raise ConfigError(problems)
     evaluators = tuple(file.resolve() for file in evaluator_files)
@@ -264,6 +275,24 @@ def _optimizer_faults(section: Mapping[str, Any], positions: Positions, file: Pa
             name, line, column, field = _place(positions, file, "optimizer", *path)
             faults.append(replace(problem, file=name, line=line, column=column, field=field))
         return faults
+    return []
+
+
+def _focus_faults(config: CampaignFile, positions: Positions, file: Path) -> list[Problem]:
+    """A focus of an optimizer that knows none, or on objectives that there are not."""
+    section = config.optimizer
+    if section.focus is None:
+        return []
+    where = _place(positions, file, "optimizer", "focus")
+    try:
+        preference([Objective(o.metric, o.direction) for o in config.objectives], section.focus)
+        refuse_focus(section.kind, True)
+    except ValueError as error:
+        return [Problem("E108", str(error), "", "", *where)]
+    except ConfigError as error:
+        # An unknown kind is told of elsewhere.
+        refused = [problem for problem in error.problems if problem.field == "optimizer.focus"]
+        return [Problem(p.code, p.wrong, p.found, p.todo, *where) for p in refused]
     return []
 
 

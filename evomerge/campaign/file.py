@@ -88,13 +88,15 @@ class OptimizerSection(_Section):
     """Which optimizer asks, how many candidates make a generation, and when it is told of them.
 
     `generational`: when a generation is whole, in ask order. `steady_state`: each as it arrives.
-    Kinds and their options are those of `evomerge.optimizers.kinds`.
+    Kinds and their options are those of `evomerge.optimizers.kinds`. `focus` is a preference near which the
+    budget is spent: weights of objectives, the same as `math=0.7,code=0.3`, or `knee`.
     """
 
     kind: str = "auto"
     population: Annotated[int, Field(ge=4, le=10_000)] = 20
     schedule: Literal["generational", "steady_state"] = "generational"
     options: dict[str, str | float | bool] = {}
+    focus: str | dict[str, float] | None = None
 
 
 class BudgetSection(_Section):

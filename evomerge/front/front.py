@@ -6,7 +6,6 @@ it, search scores, and the front says so. Baselines stand beside the front, not 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from evomerge.front.measures import mean_score, worst_score
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.pareto import knee, preferred
+from evomerge.objectives.preference import index_of, preference
 from evomerge.objectives.scores import Metric, Split
 from evomerge.objectives.steering import Choice
 
@@ -210,31 +210,17 @@ def objective_index(front: Front, name: str) -> int:
     Raises:
         UsageError: E506, if it is none or more than one.
     """
-    metrics = [objective.metric for objective in front.objectives]
-    if name in metrics:
-        return metrics.index(name)
-    short = [index for index, metric in enumerate(metrics) if metric.split(".")[0] == name]
-    if len(short) == 1:
-        return short[0]
-    wrong = f"`{name}` is {'more than one' if short else 'no'} objective"
-    near = difflib.get_close_matches(name, metrics, n=1)
-    todo = f"did you mean `{near[0]}`?" if near and not short else ""
-    raise UsageError(Problem("E506", wrong, f"objectives: {', '.join(metrics)}", todo))
+    try:
+        return index_of(front.objectives, name)
+    except ValueError as error:
+        raise UsageError(Problem("E506", str(error))) from None
 
 
 def _weights(front: Front, text: str) -> np.ndarray:
-    weights = np.zeros(len(front.objectives))
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        index = objective_index(front, name.strip())
-        try:
-            weights[index] = float(value)
-        except ValueError:
-            raise UsageError(Problem("E506", f"`{part}` must be NAME=NUMBER")) from None
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
-        raise UsageError(Problem("E506", "weights must be at least 0 and not all 0", f"found `{text}`"))
-    shares: np.ndarray = weights / weights.sum()
-    return shares
+    try:
+        return np.array(preference(front.objectives, text))
+    except ValueError as error:
+        raise UsageError(Problem("E506", str(error))) from None
 
 
 def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:

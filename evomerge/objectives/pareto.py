@@ -48,10 +48,16 @@ def knee(scaled: np.ndarray) -> int:
     return preferred(scaled, np.full(scaled.shape[1], 1.0 / scaled.shape[1]))
 
 
-def preferred(scaled: np.ndarray, weights: np.ndarray, rho: float = 1e-3) -> int:
-    """Row that minimises the augmented Chebyshev function for `weights` [objectives].
+def preferred(scaled: np.ndarray, weights: np.ndarray) -> int:
+    """Row that minimises `chebyshev` for `weights` [objectives]."""
+    return int(np.argmin(chebyshev(_checked(scaled), np.asarray(weights, dtype=np.float64))))
 
-    max_k w_k g_k + rho * sum_k w_k g_k (Steuer and Choo 1983) on scaled objectives g.
+
+def chebyshev(scaled: np.ndarray, weights: np.ndarray, rho: float = 1e-3) -> np.ndarray:
+    """The augmented Chebyshev function (Steuer and Choo 1983): less is nearer to what is preferred.
+
+    max_k w_k g_k + rho * sum_k w_k g_k on scaled objectives g, float64 [..., objectives] to [...].
     """
-    weighted = _checked(scaled) * np.asarray(weights, dtype=np.float64)
-    return int(np.argmin(weighted.max(axis=1) + rho * weighted.sum(axis=1)))
+    weighted = scaled * weights
+    found: np.ndarray = weighted.max(axis=-1) + rho * weighted.sum(axis=-1)
+    return found

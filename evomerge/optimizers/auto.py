@@ -15,8 +15,8 @@ import numpy as np
 
 from evomerge.objectives.objective import Objective, Outcome
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.learned_front import LearnedFront
-from evomerge.optimizers.preferences import lattice
+from evomerge.optimizers.learned_front import REACH, LearnedFront
+from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
 from evomerge.optimizers.surrogate import Surrogate
@@ -82,9 +82,12 @@ class Auto(LearnedFront):
         settings: AutoSettings = AutoSettings(),
         *,
         steady: bool = False,
+        focus: Sequence[float] | None = None,
     ) -> None:
         learned = LearnedFrontSettings(steps=settings.steps, items=settings.items)
-        super().__init__(genes, objectives, population, seed, initial, learned, steady=steady)
+        super().__init__(
+            genes, objectives, population, seed, initial, learned, steady=steady, focus=focus
+        )
         self._points_first = settings.preferences
         self._inner = SurrogateSettings(
             generations=settings.generations,
@@ -93,8 +96,8 @@ class Auto(LearnedFront):
         )
         self._chart = Chart(self, self._grid, len(objectives))
         self._on_chart: dict[Genome, Genome] = {}
-        self._by_chart = Surrogate(self._chart.genes, ())
-        self._by_genes = Surrogate(genes, initial)
+        self._by_chart = Surrogate(self._chart.genes, (), focus)
+        self._by_genes = Surrogate(genes, initial, focus)
 
     def _points(self, asked: Asked) -> np.ndarray:
         if not self.lesson.has_taken_steps:
@@ -104,10 +107,8 @@ class Auto(LearnedFront):
         known = {genome for genome, _ in asked.told} | set(asked.pending)
         found: list[Genome] = []
         if len(charted) + len(pending) < self._points_first:
-            places = [
-                self._chart.at(w)
-                for _, w in zip(range(10_000), lattice(len(self._objectives)), strict=False)
-            ]
+            first = around(len(self._objectives), self._focus, REACH)
+            places = [self._chart.at(w) for _, w in zip(range(10_000), first, strict=False)]
         else:
             chosen = self._ask(self._by_chart, self._inner, asked, charted, pending, self._chart.genes)
             places = [tuple(row) for row in Grid(self._chart.genes).snap(chosen).tolist()]

@@ -16,7 +16,12 @@ DIRECTIONS = 256
 
 
 def greedy(
-    front: np.ndarray, pending: np.ndarray, pool: np.ndarray, count: int, rng: np.random.Generator
+    front: np.ndarray,
+    pending: np.ndarray,
+    pool: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+    nearness: np.ndarray | None = None,
 ) -> list[int]:
     """Indices of up to `count` points, each adding most hypervolume to all before it, on average over draws.
 
@@ -26,6 +31,7 @@ def greedy(
         pool: draws of the points to choose from, float64 [draws, m, objectives].
         count: how many are wanted.
         rng: draws the directions of the scalarizations.
+        nearness: what the gain of each point counts, by draw, float64 [draws, m]; alike if None.
     """
     objectives = pool.shape[2]
     directions = np.abs(rng.normal(size=(DIRECTIONS, objectives)))
@@ -49,7 +55,8 @@ def greedy(
     left = np.ones(pool.shape[1], dtype=bool)
     chosen: list[int] = []
     for _ in range(min(count, len(left))):
-        gain = np.maximum(offered - best[:, None, :], 0.0).mean(axis=(0, 2))
+        added = np.maximum(offered - best[:, None, :], 0.0).mean(axis=2)
+        gain = (added if nearness is None else added * nearness).mean(axis=0)
         pick = int(np.argmax(np.where(left, gain, -1.0)))
         chosen.append(pick)
         left[pick] = False

@@ -48,6 +48,7 @@ class Blueprint:
     initial: Sequence[Genome]
     settings: Any
     schedule: Schedule
+    focus: tuple[float, ...] | None = None
 
     @property
     def steady(self) -> bool:
@@ -66,11 +67,19 @@ Maker = Callable[[Blueprint], Optimizer]
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """A kind of optimizer: one line about it, the dataclass of its settings, and what makes one."""
+    """A kind of optimizer.
+
+    Attributes:
+        about: one line about it.
+        settings: the dataclass of its settings.
+        make: makes one.
+        focuses: whether it can spend its budget near a preference.
+    """
 
     about: str
     settings: type
     make: Maker
+    focuses: bool = False
 
 
 def _nsga2(plan: Blueprint) -> Optimizer:
@@ -96,7 +105,7 @@ def _random_global(plan: Blueprint) -> Optimizer:
 def _surrogate(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.surrogate import Surrogate
 
-    return plan.proposing(Surrogate(plan.genes, plan.initial))
+    return plan.proposing(Surrogate(plan.genes, plan.initial, plan.focus))
 
 
 def _cma_es(plan: Blueprint) -> Optimizer:
@@ -133,7 +142,7 @@ def _qlognehvi(plan: Blueprint) -> Optimizer:
 
 def _learned_front(plan: Blueprint) -> Optimizer:
     parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
-    return LearnedFront(*parts, steady=plan.steady)
+    return LearnedFront(*parts, steady=plan.steady, focus=plan.focus)
 
 
 def _auto(plan: Blueprint) -> Optimizer:
@@ -143,7 +152,7 @@ def _auto(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.auto import Auto
 
     parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
-    return Auto(*parts, steady=plan.steady)
+    return Auto(*parts, steady=plan.steady, focus=plan.focus)
 
 
 KINDS: dict[str, OptimizerKind] = {
@@ -156,17 +165,20 @@ KINDS: dict[str, OptimizerKind] = {
         "NSGA-II on Gaussian processes of the objectives; evaluates what adds most hypervolume",
         SurrogateSettings,
         _surrogate,
+        focuses=True,
     ),
     "learned-front": OptimizerKind(
         "one map from preference to merge, fitted by gradients of the coefficients on search items",
         LearnedFrontSettings,
         _learned_front,
+        focuses=True,
     ),
     "auto": OptimizerKind(
         "a learned front where gradients can be had, then a surrogate around it; else the surrogate alone; "
         "on paths of layers NSGA-II",
         AutoSettings,
         _auto,
+        focuses=True,
     ),
     "cma-es": OptimizerKind(
         "CMA-ES on weighted sums from the uniform average, as mergekit-evolve", CmaEsSettings, _cma_es
@@ -274,6 +286,7 @@ def make_optimizer(
     initial: Sequence[Genome] = (),
     settings: Any = None,
     schedule: Schedule = "generational",
+    focus: Sequence[float] | None = None,
 ) -> Optimizer:
     """An optimizer of a kind.
 
@@ -286,13 +299,31 @@ def make_optimizer(
         initial: genomes to ask first, for example experts and averages; put on the grid.
         settings: of that kind's class; its defaults if None.
         schedule: whether it asks for generations or for one candidate at a time.
+        focus: weights of the objectives, summing to 1, near which the budget is spent; everywhere if None.
 
     Raises:
-        ConfigError: E108 for an unknown kind; E123 for one whose library is not installed.
+        ConfigError: E108 for an unknown kind; E123 for one whose library is not installed; E151 for a focus
+            that it cannot have.
         TypeError: if the settings are those of another kind.
     """
     found = optimizer_kind(kind)
     chosen = found.settings() if settings is None else settings
     if not isinstance(chosen, found.settings):
         raise TypeError(f"{kind} takes {found.settings.__name__}, not {type(chosen).__name__}")
-    return found.make(Blueprint(genes, objectives, population, seed, initial, chosen, schedule))
+    refuse_focus(kind, focus is not None)
+    towards = None if focus is None else tuple(focus)
+    return found.make(
+        Blueprint(genes, objectives, population, seed, initial, chosen, schedule, towards)
+    )
+
+
+def refuse_focus(kind: str, wanted: bool) -> None:
+    """Refuse a focus of a kind that has none.
+
+    Raises:
+        ConfigError: E108 for an unknown kind; E151.
+    """
+    if wanted and not optimizer_kind(kind).focuses:
+        able = ", ".join(name for name, each in KINDS.items() if each.focuses)
+        todo = f"take {able}, or leave it out and `evomerge refine` afterwards"
+        raise ConfigError(Problem("E151", f"`{kind}` cannot focus", "", todo, field="optimizer.focus"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.lesson import Lesson
-from evomerge.optimizers.preferences import drawn, lattice
+from evomerge.optimizers.preferences import around, drawn, pulled
 from evomerge.optimizers.proposals import Asked, Proposals
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
@@ -20,10 +20,14 @@ TRIES = 50
 """Preferences, beyond as many as there are known points, that are looked at for new ones."""
 
 
+REACH = 0.3
+"""With a focus, how much of the way from it to other preferences points are asked at."""
+
+
 class LearnedFront(Proposals):
     """A map that is learned before the first candidate is asked, then its points; see `SlopeOptimizer`.
 
-    The given genomes are asked first, then preferences from coarse to fine.
+    The given genomes are asked first, then preferences from coarse to fine, around a focus if there is one.
     """
 
     def __init__(
@@ -36,9 +40,11 @@ class LearnedFront(Proposals):
         settings: LearnedFrontSettings = LearnedFrontSettings(),
         *,
         steady: bool = False,
+        focus: Sequence[float] | None = None,
     ) -> None:
-        self.lesson = Lesson(genes, len(objectives), seed, settings)
-        self._preferences = lattice(len(objectives))
+        self.lesson = Lesson(genes, len(objectives), seed, settings, focus)
+        self._focus = focus
+        self._preferences = around(len(objectives), focus, REACH)
         self._known_points: list[Genome] = []
         super().__init__(
             self._points, genes, objectives, population, seed, initial, settings, steady=steady
@@ -75,7 +81,8 @@ class LearnedFront(Proposals):
             if len(found) == asked.count:
                 return np.array(found)
         # So much of the map is known that points beside it are drawn.
-        points = self.lesson.map.points(drawn(asked.count, len(self._objectives), 1.0, asked.rng))
+        preferences = drawn(asked.count, len(self._objectives), 1.0, asked.rng)
+        points = self.lesson.map.points(pulled(preferences, self._focus, REACH))
         beside = 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
         return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
 

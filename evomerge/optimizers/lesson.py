@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.preferences import drawn
+from evomerge.optimizers.preferences import drawn, pulled
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.search_space import Gene
@@ -35,6 +35,9 @@ LEVEL = 0.75
 
 SLACK = 1.03
 """Times the least loss on held-back items up to which a map is as good: they are few, their loss is noisy."""
+
+LESSON_REACH = 0.5
+"""With a focus, how much of the way from it to other preferences a lesson goes."""
 
 MANY = 500
 """Genes of an expert from which on the rate falls, since each of them matters less."""
@@ -117,9 +120,15 @@ class Lesson:
     """
 
     def __init__(
-        self, genes: Sequence[Gene], objectives: int, seed: int, settings: LearnedFrontSettings
+        self,
+        genes: Sequence[Gene],
+        objectives: int,
+        seed: int,
+        settings: LearnedFrontSettings,
+        focus: Sequence[float] | None = None,
     ) -> None:
         self._grid = Grid(genes)
+        self._focus = focus
         self._objectives, self._seed, self._settings = objectives, seed, settings
         self._ground = SlopeGround((0,) * objectives, {})
         self._step = 0
@@ -175,6 +184,7 @@ class Lesson:
         rng = np.random.default_rng((self._seed, 2, self._step))
         count = int(settings.preferences)
         preferences = drawn(count, self._objectives, settings.concentration, rng)
+        preferences = pulled(preferences, self._focus, LESSON_REACH)
         points = self._grid.snap(self.map.points(preferences))
         requests = []
         for point, w in zip(points.tolist(), preferences.tolist(), strict=True):
@@ -196,6 +206,7 @@ class Lesson:
         m = self._objectives
         middle, towards = np.full((1, m), 1.0 / m), 0.7 * np.eye(m) + 0.3 / m
         preferences = middle if m == 1 else np.vstack([middle, towards])
+        preferences = pulled(preferences, self._focus, LESSON_REACH)
         points = self._grid.snap(self.map.points(preferences))
         items = tuple(
             tuple(range(known - self._held_back(known), known)) for known in self._ground.items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -33,3 +33,20 @@ def lattice(objectives: int) -> Iterator[tuple[float, ...]]:
 def drawn(count: int, objectives: int, concentration: float, rng: np.random.Generator) -> np.ndarray:
     """Preferences from a symmetric Dirichlet distribution, float64 [count, objectives]."""
     return rng.dirichlet(np.full(objectives, concentration), size=count)
+
+
+def pulled(preferences: np.ndarray, focus: Sequence[float] | None, reach: float) -> np.ndarray:
+    """Preferences [n, objectives] drawn towards a focus until `reach` of their way from it is left."""
+    if focus is None:
+        return preferences
+    middle = np.asarray(focus, dtype=np.float64)
+    near: np.ndarray = middle + reach * (preferences - middle)
+    return near
+
+
+def around(objectives: int, focus: Sequence[float] | None, reach: float) -> Iterator[tuple[float, ...]]:
+    """The lattice; with a focus that first, then the lattice drawn towards it."""
+    if focus is not None:
+        yield tuple(focus)
+    for point in lattice(objectives):
+        yield tuple(pulled(np.array(point), focus, reach).tolist())

@@ -3,7 +3,8 @@
 One Gaussian process per objective (`gaussian`) is conditioned on all that was told. NSGA-II (`nsga2`, with
 its operators for experts and layers) runs cheap generations on the model; of what it finds those points are
 asked, one after the other, that add most hypervolume in expectation over joint draws of the model, given what
-is pending and what was chosen before (`improvement`).
+is pending and what was chosen before (`improvement`). With a focus, a point's gain counts the more, the
+better it is under the augmented Chebyshev rule for that preference.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.objectives.pareto import non_dominated
+from evomerge.objectives.pareto import chebyshev, non_dominated
 from evomerge.optimizers import structured
 from evomerge.optimizers.gaussian import Fits, Levels, Process, one_thread
 from evomerge.optimizers.grid import Grid
@@ -32,13 +33,28 @@ POOL = 120
 LEAST = 4
 """Complete candidates below which there is no model."""
 
+NEAR = 0.03
+"""Of the Chebyshev function: what is so much worse than the best known counts 1/e of what is as good."""
+
+GUIDE = 3.0
+"""With a focus, what the Chebyshev function counts beside each objective in the search on the model."""
+
+MOST_AHEAD = 2.0
+"""The most of it, in `NEAR`, that being better than the best known counts."""
+
 
 class Surrogate:
     """A proposing function (see `proposals`); what it keeps between calls only saves time."""
 
-    def __init__(self, genes: Sequence[Gene], initial: Sequence[Genome]) -> None:
-        """`initial`: the genomes given to start from, among them the experts."""
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        initial: Sequence[Genome],
+        focus: Sequence[float] | None = None,
+    ) -> None:
+        """`initial`: the genomes given to start from, among them the experts; `focus`: a preference."""
         self._grid = Grid(genes)
+        self._focus = None if focus is None else np.array(focus) / max(focus)
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
         self._levels = Levels(self._grid)
         self._fits = Fits()
@@ -63,7 +79,7 @@ class Surrogate:
         seen = self._seen[1]
         turn = len(asked.told) // settings.reuse
         if self._pool is None or self._pool[0] != turn:
-            self._pool = (turn, _evolve(grid, self._levels, seen, settings, asked.rng))
+            self._pool = (turn, self._evolve(seen, settings, asked.rng))
         taken = {genome for genome, _ in asked.told} | set(asked.pending)
         fresh = as_rows(
             [row for row in map(tuple, self._pool[1].tolist()) if row not in taken], len(grid)
@@ -133,13 +149,82 @@ class Surrogate:
         if seen.feasible:
             known = self._levels(seen.best)
             front = np.stack([model.expect(known) for model in seen.models], axis=1)
-        chosen = greedy(front, drawn[:, len(fresh) :], drawn[:, : len(fresh)], asked.count, rng)
+        offered = drawn[:, : len(fresh)]
+        chosen = greedy(
+            front, drawn[:, len(fresh) :], offered, asked.count, rng, self._nearness(front, offered)
+        )
         if seen.feasible or not seen.bounds:
             return chosen
         # Nothing keeps all bounds yet: first what is expected to break them least.
         excess = np.sum([np.maximum(b.expect(rows[: len(fresh)]), 0.0) for b in seen.bounds], axis=0)
         least = np.argsort(excess, kind="stable")[: (asked.count + 1) // 2].tolist()
         return list(dict.fromkeys([*least, *chosen]))[: asked.count]
+
+    def _guided(self, values: np.ndarray) -> np.ndarray:
+        """Objectives that draw NSGA-II to a focus, float64 [n, objectives]: a bounded price for leaving it.
+
+        Guided dominance (Branke, Kaussler and Schmeck 2001), with the Chebyshev function as the guide.
+        """
+        if self._focus is None:
+            return values
+        return values + GUIDE * chebyshev(values, self._focus)[:, None]
+
+    def _nearness(self, front: np.ndarray, offered: np.ndarray) -> np.ndarray | None:
+        """What a gain counts, by how much better than the best of a front a point is for the focus.
+
+        None without a focus; otherwise float64 [draws, m] for points [draws, m, objectives].
+        """
+        if self._focus is None:
+            return None
+        possible = np.isfinite(offered).all(axis=2)
+        value = chebyshev(np.where(possible[..., None], offered, 0.0), self._focus)
+        known = chebyshev(front, self._focus) if len(front) else value[possible]
+        if not len(known):
+            return None
+        ahead = np.minimum((known.min() - value) / NEAR, MOST_AHEAD)
+        return np.where(possible, np.exp(ahead), 0.0)
+
+    def _evolve(self, seen: _Seen, settings: SurrogateSettings, rng: np.random.Generator) -> np.ndarray:
+        """The front that NSGA-II finds on the models, and its last population, float64 [n, genes]."""
+        grid, levels = self._grid, self._levels
+        inner = Nsga2(
+            grid.genes,
+            len(seen.models),
+            settings.inner_population,
+            int(rng.integers(2**31)),
+            [tuple(row) for row in seen.best.tolist()],
+            Nsga2Settings(global_generations=0.0),
+        )
+        genomes, values, excess = [], [], []
+        for _ in range(settings.generations):
+            batch = inner.ask()
+            if not batch:
+                break
+            rows = np.array(batch)
+            features = levels(rows)
+            predicted = np.stack([model.expect(features) for model in seen.models], axis=1)
+            broken = np.zeros(len(rows))
+            for bound in seen.bounds:
+                broken += np.maximum(bound.expect(features), 0.0)
+            zeros = (0.0,) * len(seen.models)
+            inner.tell(
+                [
+                    Complete(tuple(row), zeros, (over,))
+                    for row, over in zip(self._guided(predicted).tolist(), broken.tolist(), strict=True)
+                ]
+            )
+            genomes.append(rows)
+            values.append(predicted)
+            excess.append(broken)
+        rows, found, over = np.concatenate(genomes), np.concatenate(values), np.concatenate(excess)
+        kept = np.flatnonzero(over <= 0.0)
+        best = kept[non_dominated(found[kept])]
+        if len(best) > POOL:
+            offered = found[None, best]
+            near = self._nearness(found[:0], offered)
+            best = best[greedy(found[:0], found[None, :0], offered, POOL, rng, near)]
+        last = np.arange(max(len(rows) - settings.inner_population, 0), len(rows))
+        return rows[list(dict.fromkeys([*best.tolist(), *last.tolist()]))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,45 +242,3 @@ class _Seen:
     feasible: bool
     models: list[Process]
     bounds: list[Process]
-
-
-def _evolve(
-    grid: Grid, levels: Levels, seen: _Seen, settings: SurrogateSettings, rng: np.random.Generator
-) -> np.ndarray:
-    """The front that NSGA-II finds on the models, and its last population, float64 [n, genes]."""
-    inner = Nsga2(
-        grid.genes,
-        len(seen.models),
-        settings.inner_population,
-        int(rng.integers(2**31)),
-        [tuple(row) for row in seen.best.tolist()],
-        Nsga2Settings(global_generations=0.0),
-    )
-    genomes, values, excess = [], [], []
-    for _ in range(settings.generations):
-        batch = inner.ask()
-        if not batch:
-            break
-        rows = np.array(batch)
-        features = levels(rows)
-        predicted = np.stack([model.expect(features) for model in seen.models], axis=1)
-        broken = np.zeros(len(rows))
-        for bound in seen.bounds:
-            broken += np.maximum(bound.expect(features), 0.0)
-        zeros = (0.0,) * len(seen.models)
-        inner.tell(
-            [
-                Complete(tuple(row), zeros, (over,))
-                for row, over in zip(predicted.tolist(), broken.tolist(), strict=True)
-            ]
-        )
-        genomes.append(rows)
-        values.append(predicted)
-        excess.append(broken)
-    rows, found, over = np.concatenate(genomes), np.concatenate(values), np.concatenate(excess)
-    kept = np.flatnonzero(over <= 0.0)
-    best = kept[non_dominated(found[kept])]
-    if len(best) > POOL:
-        best = best[greedy(found[:0], found[None, :0], found[None, best], POOL, rng)]
-    last = np.arange(max(len(rows) - settings.inner_population, 0), len(rows))
-    return rows[list(dict.fromkeys([*best.tolist(), *last.tolist()]))]

@@ -67,6 +67,7 @@ def campaign_optimizer(
         initial=initial,
         settings=optimizer_settings(section.kind, section.options),
         schedule=section.schedule,
+        focus=campaign.focus,
     )
     if isinstance(optimizer, SlopeOptimizer):
         ground = slope_ground(history, campaign.objectives, space)

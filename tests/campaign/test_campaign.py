@@ -178,6 +178,20 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "one of structured, random; found 'cold'",
         ),
         (
+            ("nsga2, population", "nsga2, focus: knee, population"),
+            "E151",
+            13,
+            "optimizer.focus",
+            "`nsga2` cannot focus; take surrogate",
+        ),
+        (
+            ("nsga2, population", "auto, focus: {c: 1}, population"),
+            "E108",
+            13,
+            "optimizer.focus",
+            "`c` is no objective",
+        ),
+        (
             ("nsga2, population", "nsga2, options: {\n eta: 3}, population"),
             "E104",
             14,
@@ -192,7 +206,13 @@ def test_a_sound_file_is_read(file: Path) -> None:
             "than or equal to 4",
         ),
         (("population: 6", "population: 64"), "E112", 14, "budget.evaluations", "found 18"),
-        (("population: 6", "pop_size: 6"), "E104", 13, "optimizer.pop_size", "known fields: kind"),
+        (
+            ("population: 6", "pop_size: 6"),
+            "E104",
+            13,
+            "optimizer.pop_size",
+            "known fields: focus, kind",
+        ),
         (("evaluations: 18", "evaluations: 0"), "E113", 14, "budget.evaluations", "nothing to do"),
         (("evaluations: 18", "hours: -1"), "E113", 14, "budget.hours", "nothing to do"),
         (("evaluations: 18", "hours: .inf"), "E109", 14, "budget.hours", "finite"),
@@ -409,3 +429,16 @@ def test_no_shipped_yaml_is_left_untested() -> None:
     """Whatever lies in `experiments/` is a campaign; evaluators have a test of their own."""
     found = {path.name for path in (REPOSITORY / "experiments").rglob("*.yaml")}
     assert all(name.startswith("campaign") for name in found), found
+
+
+def test_a_focus_is_part_of_a_campaign_and_its_absence_is_not(file: Path) -> None:
+    without = load_campaign(file).to_json()
+    assert "focus" not in without["optimizer"]
+    found = []
+    for stated in ("{a: 3, b: 1}", "'a=0.75,b=0.25'"):
+        file.write_text(CAMPAIGN.replace("kind: nsga2", f"kind: auto, focus: {stated}"))
+        campaign = load_campaign(file)
+        assert campaign.focus == (0.75, 0.25)
+        assert campaign_from_json(campaign.to_json()).focus == (0.75, 0.25)
+        found.append(identity_digest(campaign.to_json()))
+    assert identity_digest(without) not in found

@@ -52,10 +52,15 @@ class Bed:
             optimizer.tell_slopes([self.answer(request) for request in requests])
 
 
-def learned(seed=1, population=10, ground=GROUND, genes=GENES, **options):
-    settings = optimizer_settings("learned-front", options)
+def learned(seed=1, population=10, ground=GROUND, genes=GENES, focus=None, **options):
     found = make_optimizer(
-        "learned-front", genes, OBJECTIVES, population=population, seed=seed, settings=settings
+        "learned-front",
+        genes,
+        OBJECTIVES,
+        population=population,
+        seed=seed,
+        settings=optimizer_settings("learned-front", options),
+        focus=focus,
     )
     assert isinstance(found, SlopeOptimizer)
     if ground is not None:
@@ -201,3 +206,20 @@ def test_where_no_more_slopes_can_be_had_it_goes_on_with_what_it_has():
     middle = (0.5, 0.5)
     after, before = optimizer.ask()[2], never.ask()[2]
     assert weighted(bed, after, middle) < 0.7 * weighted(bed, before, middle)
+
+
+def test_with_a_focus_it_learns_there_and_asks_the_model_of_that_preference_first():
+    """At equal steps it is better there than a map that was learned for the whole front."""
+    focus, steps = (0.9, 0.1), 40
+    gains = []
+    for seed in range(3):
+        bed = Bed(seed)
+        near, whole = learned(seed, focus=focus, steps=steps), learned(seed, steps=steps)
+        bed.learn(near)
+        asked = near.ask()
+        bed.learn(whole)
+        there = tuple(near._grid.snap(whole.lesson.map.points(np.array([focus])))[0].tolist())
+        gains.append(weighted(bed, there, focus) - weighted(bed, asked[0], focus))
+        spread = np.abs(np.array(asked) - asked[0]).max()
+        assert 0.0 < spread < np.abs(np.array(whole.ask()) - there).max()
+    assert np.median(gains) > 0.0

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.optimizers.preferences import drawn, lattice
+from evomerge.optimizers.preferences import around, drawn, lattice, pulled
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4, 6])
@@ -34,3 +34,15 @@ def test_the_first_points_are_spread():
 
 def test_with_one_objective_there_is_one_preference():
     assert list(lattice(1)) == [(1.0,)]
+
+
+def test_around_a_focus_they_are_the_lattice_drawn_near():
+    focus = (0.6, 0.3, 0.1)
+    first, *others = itertools.islice(around(3, focus, 0.3), 40)
+    assert first == focus
+    expected = pulled(np.array(list(itertools.islice(lattice(3), 39))), focus, 0.3)
+    assert np.array(others) == pytest.approx(expected)
+    assert np.abs(np.array(others) - focus).max() == pytest.approx(0.3 * 0.9)
+    assert np.array(others).sum(axis=1) == pytest.approx(np.ones(39))
+    assert np.array(others).min() >= 0.0
+    assert list(itertools.islice(around(3, None, 0.3), 9)) == list(itertools.islice(lattice(3), 9))

@@ -9,8 +9,9 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.objectives.pareto import hypervolume
+from evomerge.objectives.pareto import chebyshev, hypervolume
 from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import greedy
@@ -22,7 +23,7 @@ from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
 QUICK = SurrogateSettings(start=8, generations=6, inner_population=16)
 
 
-def searched(problem, evaluations, kind="surrogate", settings=QUICK, population=8):
+def searched(problem, evaluations, kind="surrogate", settings=QUICK, population=8, focus=None):
     """The genomes that a search of so many evaluations asks."""
     optimizer = make_optimizer(
         kind,
@@ -32,6 +33,7 @@ def searched(problem, evaluations, kind="surrogate", settings=QUICK, population=
         seed=3,
         initial=problem.initial,
         settings=settings,
+        focus=focus,
     )
     asked = []
     while len(asked) < evaluations:
@@ -183,3 +185,41 @@ def test_what_is_pending_in_steady_state_is_not_asked_next_to():
     pending = np.array([optimizer.ask()[0] for _ in range(6)])
     apart = np.abs(pending[:, None] - pending).mean(axis=2) + np.eye(6)
     assert apart.min() > 0.01
+
+
+def test_what_is_not_near_counts_less():
+    rng = np.random.default_rng(0)
+    pool = np.array([[[0.1, 0.6], [0.5, 0.5], [0.6, 0.1]]])
+    args = np.empty((0, 2)), pool[:, :0], pool, 1
+    (free,) = greedy(*args, rng)
+    assert greedy(*args, np.random.default_rng(0), np.ones((1, 3))) == [free]
+    for wanted in range(3):
+        near = np.full((1, 3), 1e-3)
+        near[0, wanted] = 1.0
+        assert greedy(*args, rng, near) == [wanted]
+
+
+def test_a_focus_draws_the_search_to_a_preference():
+    """What is asked later is better there than without, and so is the best of all."""
+    focus = np.array([0.6, 0.3, 0.1])
+    best, late = [], []
+    for seed in range(3):
+        problem = merge_like(layers=4, seed=seed)
+        corners = np.array([problem.outcome(genome).values for genome in problem.initial[:3]])
+        found = []
+        for wanted in (focus, None):
+            asked = searched(problem, 48, focus=wanted)
+            values = np.array([problem.outcome(genome).values for genome in asked])
+            unit = (values - corners.min(axis=0)) / np.ptp(corners, axis=0)
+            found.append(chebyshev(unit, focus / focus.max()))
+        near, free = found
+        best.append(free.min() - near.min())
+        late.append(np.median(free[-24:]) - np.median(near[-24:]))
+    assert np.median(best) > 0.0
+    assert min(late) > 0.0
+
+
+@pytest.mark.parametrize("kind", ["nsga2", "random", "cma-es"])
+def test_a_kind_without_a_focus_refuses_one(kind):
+    with pytest.raises(ConfigError, match=r"E151.*cannot focus; take surrogate, learned-front, auto"):
+        searched(zdt1(3), 8, kind=kind, settings=None, focus=(0.5, 0.5))
