@@ -6,7 +6,8 @@ What needs weights or a loaded task is found later, by the `prepare` job.
 Read `file` (sections, fields, bounds), `campaign` (the loaded whole and its identity), `check` (all
 faults that headers and declarations show; `check_objectives` those of the metrics), `estimates`,
 `devices`, `prepared` (what the `prepare` job found, and the search space over it), `recorded` (the same
-from a ledger, and the recipes of candidates) and `launch` (job files for clusters).
+from a ledger, and the recipes of candidates), `inputs` (every file a campaign reads), `placement` (its
+workers over machines), `launch` and `rayjob` (job files for clusters).
 """
 
 from evomerge.campaign.campaign import Campaign, load_campaign

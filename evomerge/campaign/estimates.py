@@ -39,7 +39,6 @@ def estimates_of(
     """
     config = campaign.config
     size = layout.parameters * BYTES[storage]
-    live = layout.parameters * BYTES[config.evaluation.dtype]
     workers = 1 if config.workers.pool == "inline" else config.workers.count
     items = tokens = held_out = 0
     for path, declaration in declarations.items():
@@ -52,21 +51,29 @@ def estimates_of(
         tokens += found[1]
         held_out += beside
     evaluations = config.budget.evaluations or 0
-    # Mapped experts are shared by the workers of a node; each worker holds one live model.
-    memory = workers * (WORKER_BASE_BYTES + live) + (1 + len(campaign.experts)) * size
-    folder = evaluations * (items + 4_000) + size
-    if "ranks" in find_method(campaign.space.method).statistics:
-        # A mapped file for each expert, two bytes an element.
-        ranks = 2 * layout.parameters * len(campaign.experts)
-        memory, folder = memory + ranks, folder + ranks
+    folder = evaluations * (items + 4_000) + size + _rank_bytes(campaign, layout)
     return {
         "parameters": float(layout.parameters),
         "items": float(items),
         "evaluations": float(evaluations),
-        "memory_bytes": float(memory),
+        "memory_bytes": float(memory_bytes(campaign, layout, storage, workers)),
         "disk_bytes": float(folder),
         "rescored": float(round(RESCORED * evaluations)),
     } | _seconds(campaign, layout, evaluations, tokens, held_out / items if items else 1.0, workers)
+
+
+def memory_bytes(campaign: Campaign, layout: ModelLayout, storage: str, workers: int) -> int:
+    """Bytes of memory of one machine with so many workers of a campaign, Ray's own left out."""
+    live = layout.parameters * BYTES[campaign.config.evaluation.dtype]
+    # Mapped experts are shared by the workers of a node; each worker holds one live model.
+    mapped = (1 + len(campaign.experts)) * layout.parameters * BYTES[storage]
+    return workers * (WORKER_BASE_BYTES + live) + mapped + _rank_bytes(campaign, layout)
+
+
+def _rank_bytes(campaign: Campaign, layout: ModelLayout) -> int:
+    """Where a method needs ranks: a mapped file for each expert, two bytes an element."""
+    needed = "ranks" in find_method(campaign.space.method).statistics
+    return 2 * layout.parameters * len(campaign.experts) if needed else 0
 
 
 def _seconds(

@@ -1,214 +1,206 @@
-"""Launch: the job file that runs a campaign on a cluster, made from the campaign itself.
+"""Launch: the batch script and the job command that run a campaign on a cluster, made from its file.
 
 How many workers, GPUs and threads there are is said once, in the campaign's `workers` and `evaluation`
-sections. Every value is quoted for the shell it goes through; the manifest is data and no template. Ray
-starts with token authentication: its job interface runs commands for whoever may talk to it.
+sections. Every value is quoted for the shell it goes through. Ray starts with token authentication: it runs
+commands for whoever may talk to it.
 """
 
 from __future__ import annotations
 
-import io
-import math
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.errors import ConfigError, Problem, UsageError
+from evomerge.campaign.placement import STORE_BYTES, Placement
+from evomerge.errors import Problem, UsageError
+from evomerge.ledger.events import Grant
 
-PORT = 6379
-KINDS = ("slurm", "rayjob", "job")
 STOPPED = 75
 """Exit code of a run that was stopped by SIGTERM and can be gone on with."""
 
+OURS = {
+    "nodes": "give --nodes before the `--`",
+    "N": "give --nodes before the `--`",
+    "ntasks": "each node has one task",
+    "n": "each node has one task",
+    "ntasks-per-node": "each node has one task",
+    "cpus-per-task": "set `evaluation.threads` and `workers.count`",
+    "c": "set `evaluation.threads` and `workers.count`",
+    "gpus": "set `workers.gpus` and `workers.count`",
+    "G": "set `workers.gpus` and `workers.count`",
+    "gpus-per-node": "set `workers.gpus` and `workers.count`",
+    "array": "start one job for each campaign",
+    "a": "start one job for each campaign",
+    "signal": "the run is stopped two minutes before the time limit",
+    "wrap": "the script is the job",
+}
+"""Options of sbatch that the script states itself, and what to do instead."""
 
-@dataclass(frozen=True)
-class Placement:
-    """Where workers go: `nodes` machines, each with `cpus` cores and `gpus` devices for its share."""
+SCRIPT = """
+set -u
+umask 077
+export RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1
 
-    nodes: int
-    cpus: int
-    gpus: int
+# SLURM sends SIGTERM to this script alone, two minutes before the time limit: the run stops cleanly, and
+# Ray outlives it.
+run=''
+stopping=''
+stop() {
+  trap '' TERM
+  stopping=1
+  if [ -n "$run" ]; then kill -TERM "$run"; fi
+}
+trap stop TERM
 
+# One secret for this job, readable by its owner only; Ray refuses everybody without it.
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="$HOME/.ray/evomerge-$SLURM_JOB_ID.token"
+mkdir -p "$HOME/.ray"
+head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n' > "$RAY_AUTH_TOKEN_PATH"
 
-def place(campaign: Campaign, nodes: int) -> Placement:
-    """Resources of each node, so that all workers of a campaign fit on `nodes` of them.
+# Ports and folder are this job's own: campaigns may share a node, and so may their owners.
+port=$((20000 + SLURM_JOB_ID % 12000))
+folder="/tmp/evomerge-$SLURM_JOB_ID"
+trap 'rm -rf "$RAY_AUTH_TOKEN_PATH" "$folder"' EXIT
+start=(ray start --block --disable-usage-stats @AMOUNTS@ --dashboard-agent-listen-port 0)
+@ADDRESS@
+export RAY_ADDRESS="$address:$port"
 
-    Raises:
-        ConfigError: E142, its workers are not on Ray, or would start a Ray of their own.
-        UsageError: E500, fewer than one node.
-    """
-    workers, file = campaign.config.workers, str(campaign.file)
-    if nodes < 1:
-        raise UsageError(Problem("E500", "a cluster has at least one node", f"found {nodes}"))
-    if workers.pool != "ray":
-        wrong = "a job on a cluster needs workers on Ray"
-        todo = "write `workers: {pool: ray, address: auto, ...}`"
-        found = f"found {workers.pool!r}"
-        raise ConfigError(Problem("E142", wrong, found, todo, file, field="workers.pool"))
-    if workers.address is None:
-        wrong = "the run would start a Ray of its own beside the cluster's"
-        raise ConfigError(
-            Problem("E142", wrong, "", "write `address: auto`", file, field="workers.address")
-        )
-    share = math.ceil(workers.count / nodes)
-    cpus = share * campaign.config.evaluation.threads + 1  # and one for the driver
-    # A worker with 1.5 or more devices has whole ones; smaller shares may lie on one device together.
-    gpus = share * math.ceil(workers.gpus) if workers.gpus > 1 else math.ceil(share * workers.gpus)
-    return Placement(nodes, cpus, gpus)
+"${start[@]}" --temp-dir "$folder" --head --node-ip-address "$address" --port "$port" \\
+  --include-dashboard false &
+ray=$!
+until [ -n "$stopping" ] || (exec 3<> "/dev/tcp/$address/$port") 2> /dev/null; do
+  kill -0 "$ray" 2> /dev/null || exit 5
+  sleep 1
+done
+@OTHERS@
+@RUN@ &
+run=$!
+if [ -n "$stopping" ]; then kill -TERM "$run"; fi
+wait "$run"
+code=$?
+# A signal ends the first wait; the run ends a little later.
+if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
+trap '' TERM
 
+if [ "$code" -eq @STOPPED@ ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+@LEAVE@kill "$ray" 2> /dev/null
+wait
+exit "$code"
+"""
 
-def slurm_script(campaign: Campaign, directory: Path, *, nodes: int) -> str:
-    """A batch script: one Ray over all nodes, the run on the first, requeued when it is preempted.
-
-    Raises:
-        ConfigError, UsageError: as `place`.
-    """
-    where = place(campaign, nodes)
-    run = _run_words(campaign, directory)
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={campaign.config.name}",
-        f"#SBATCH --nodes={where.nodes}",
-        "#SBATCH --ntasks-per-node=1",
-        f"#SBATCH --cpus-per-task={where.cpus}",
-    ]
-    if where.gpus:
-        lines.append(f"#SBATCH --gpus-per-node={where.gpus}")
-    lines += [
-        "#SBATCH --open-mode=append",
-        "#SBATCH --requeue",
-        "# SIGTERM two minutes before the time limit: the run stops cleanly and can be gone on with.",
-        "#SBATCH --signal=TERM@120",
-        "",
-        "set -u",
-        "# One secret for this job, readable by its owner only; Ray refuses everybody without it.",
-        "export RAY_AUTH_MODE=token",
-        'export RAY_AUTH_TOKEN_PATH="$HOME/.ray/evomerge-$SLURM_JOB_ID.token"',
-        'mkdir -p "$HOME/.ray"',
-        '(umask 077; head -c 32 /dev/urandom | od -An -v -tx1 | tr -d " \\n" > "$RAY_AUTH_TOKEN_PATH")',
-        "trap 'rm -f \"$RAY_AUTH_TOKEN_PATH\"' EXIT",
-        "export RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1",
-        "",
-        'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        'address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d" " -f1)',
-        "# SIGTERM reaches every process of a step; only the run may act on it, so that Ray outlives it.",
-        'srun bash -c \'trap "" TERM; exec "$@"\' bash ray symmetric-run \\',
-        f'  --address "$address:{PORT}" --min-nodes {where.nodes} \\',
-        f"  --num-cpus {where.cpus} --num-gpus {where.gpus} \\",
-        f"  -- {shlex.join(run)}",
-        "code=$?",
-        "",
-        f'if [ "$code" -eq {STOPPED} ]; then',
-        '  scontrol requeue "$SLURM_JOB_ID"',
-        "fi",
-        'exit "$code"',
-    ]
-    return "\n".join(lines) + "\n"
+HEAD_ONLY = "address=127.0.0.1"
+HEAD_OF_SEVERAL = """
+# The first node's address as another node sees it: on the node itself its name may mean 127.0.1.1.
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+name=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+address=$(srun --nodes=1 --ntasks=1 --exclude="$first" getent ahostsv4 "$name" | head -n 1 | cut -d' ' -f1)"""
+OTHERS = """
+# A node that is lost costs what ran on it; the others go on.
+srun --no-kill --kill-on-bad-exit=0 --nodes=@COUNT@ --ntasks=@COUNT@ --cpus-per-task=@CPUS@ \\
+  --exclude="$first" bash -c 'own="$0-$SLURM_NODEID"; trap "rm -rf $own" EXIT; "$@" --temp-dir "$own"' \\
+  "$folder" "${start[@]}" --address "$RAY_ADDRESS" &
+others=$!
+"""
 
 
-def rayjob(
-    campaign: Campaign, directory: Path, *, nodes: int, image: str, claim: str
-) -> dict[str, Any]:
-    """A KubeRay `RayJob` (ray.io/v1) as data.
+LEAVE = """\
+# Step 0 asked for the address. srun itself would kill its processes without their cleaning up.
+scancel --signal=TERM "$SLURM_JOB_ID.1" 2> /dev/null
+"""
+
+
+def slurm_script(
+    campaign: Campaign,
+    directory: Path,
+    where: Placement,
+    options: Sequence[str] = (),
+    grants: Collection[Grant] = (),
+) -> str:
+    """A batch script: one Ray over all nodes, the run on the first, requeued when it was stopped.
 
     Args:
-        campaign: its files and `directory` lie on the volume.
-        directory: the campaign folder.
-        nodes: pods with workers, beside the head.
-        image: a container image with evomerge, and with Ray of this version.
-        claim: the persistent volume claim, mounted where the campaign file lies.
+        campaign: what runs.
+        directory: its folder.
+        where: its workers.
+        options: further options of sbatch, as `--time=8:00:00`; they replace those of the same name.
+        grants: what its tasks are allowed.
 
     Raises:
-        ConfigError, UsageError: as `place`.
+        UsageError: E500, an option that the script must state itself, or that is none.
     """
-    from importlib import metadata
-
-    where = place(campaign, nodes)
-    mount = str(campaign.file.parent)
-    if not directory.absolute().is_relative_to(mount):
-        wrong = "the campaign folder does not lie on the volume"
-        todo = f"choose one below {mount}, where the claim is mounted"
-        raise UsageError(Problem("E500", wrong, f"found {directory}", todo, field="--dir"))
-
-    def pod(cpus: int, gpus: int) -> dict[str, Any]:
-        amounts: dict[str, Any] = {"cpu": str(cpus)}
-        if gpus:
-            amounts["nvidia.com/gpu"] = str(gpus)
-        container = {
-            "name": "ray",
-            "image": image,
-            "env": [
-                {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-                {"name": "HF_HUB_OFFLINE", "value": "1"},
-            ],
-            "resources": {"limits": amounts, "requests": amounts},
-            "volumeMounts": [{"name": "campaign", "mountPath": mount}],
-        }
-        volume = {"name": "campaign", "persistentVolumeClaim": {"claimName": claim}}
-        # A clean stop takes up to 10 s; the default grace of 30 s holds it.
-        return {"spec": {"containers": [container], "volumes": [volume]}}
-
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayJob",
-        "metadata": {"name": _kubernetes_name(campaign.config.name)},
-        "spec": {
-            "entrypoint": shlex.join(_run_words(campaign, directory)),
-            # A run goes on where the ledger stands: a lost cluster costs what was under way.
-            "backoffLimit": 3,
-            "shutdownAfterJobFinishes": True,
-            "rayClusterSpec": {
-                "rayVersion": metadata.version("ray"),
-                "authOptions": {"mode": "token"},
-                "headGroupSpec": {
-                    "rayStartParams": {"num-cpus": "0"},
-                    "template": pod(2, 0),
-                },
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "workers",
-                        "replicas": where.nodes,
-                        "minReplicas": 0,
-                        "maxReplicas": where.nodes,
-                        "rayStartParams": {},
-                        "template": pod(where.cpus, where.gpus),
-                    }
-                ],
-            },
-        },
+    stated = {
+        "job-name": campaign.config.name,
+        "nodes": f"{where.nodes}",
+        "ntasks-per-node": "1",
+        "cpus-per-task": f"{where.cpus}",
+        "mem": f"{where.memory_gib}G" if where.memory_gib is not None else None,
+        "gpus-per-node": f"{where.gpus}" if where.gpus else None,
+        "open-mode": "append",
+        "requeue": "",
+        "no-kill": "",
+        "signal": "B:TERM@120",
     }
+    given = [_scheduler_option(text) for text in options]
+    replaced = {name for name, _ in given}
+    if replaced & {"mem-per-cpu", "mem-per-gpu"}:
+        replaced.add("mem")
+    header = ["#!/bin/bash"]
+    for name, value in stated.items():
+        if value is not None and name not in replaced:
+            header.append(f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}")
+    header += [f"#SBATCH {text}" for _, text in given]
+    several = where.nodes > 1
+    others = OTHERS.replace("@COUNT@", f"{where.nodes - 1}").replace("@CPUS@", f"{where.cpus}")
+    script = SCRIPT
+    for name, text in {
+        "@ADDRESS@": HEAD_OF_SEVERAL if several else HEAD_ONLY,
+        "@OTHERS@": others if several else "",
+        "@LEAVE@": LEAVE if several else "",
+        "@STOPPED@": f"{STOPPED}",
+        "@AMOUNTS@": f"--num-cpus {where.slots} --num-gpus {where.gpus} --object-store-memory {STORE_BYTES}",
+        # Last: what a person wrote is not looked through.
+        "@RUN@": shlex.join(run_words(campaign, directory, grants)),
+    }.items():
+        script = script.replace(name, text)
+    return "\n".join(header) + "\n" + script
 
 
-def to_yaml(data: dict[str, Any]) -> str:
-    """Plain data as YAML text."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.width = 10_000
-    text = io.StringIO()
-    yaml.dump(data, text)
-    return text.getvalue()
+def _scheduler_option(text: str) -> tuple[str, str]:
+    """An option of sbatch as its name and the line's text, quoted as sbatch reads it."""
+    match = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.*))?|-([A-Za-z])(.*)", text)
+    if match is None:
+        todo = "write each as one word, `--time=8:00:00`"
+        raise UsageError(Problem("E500", "this is no option of sbatch", f"found {text!r}", todo))
+    name = match[1] or match[3]
+    if name in OURS:
+        wrong = f"the script states {text.partition('=')[0]} itself"
+        raise UsageError(Problem("E500", wrong, "", OURS[name]))
+    value = match[2] if match[1] else match[4]
+    head = f"--{name}" if match[1] else f"-{name}"
+    if value is None or not value:
+        return name, head
+    return name, f"{head}={shlex.quote(value)}" if match[1] else f"{head} {shlex.quote(value)}"
 
 
-def submit_command(campaign: Campaign, directory: Path) -> str:
+def submit_command(
+    campaign: Campaign, directory: Path, options: Sequence[str] = (), grants: Collection[Grant] = ()
+) -> str:
     """The `ray job submit` line for a cluster that stands already and shares the campaign's file system.
 
-    Raises:
-        ConfigError: as `place`.
+    `options` are further options of `ray job submit`.
     """
-    place(campaign, 1)
-    words = ["ray", "job", "submit", "--no-wait", "--entrypoint-num-cpus", "1"]
-    return f"RAY_AUTH_MODE=token {shlex.join([*words, '--', *_run_words(campaign, directory)])}\n"
+    words = ["ray", "job", "submit", "--no-wait", "--entrypoint-num-cpus", "1", *options]
+    return (
+        f"RAY_AUTH_MODE=token {shlex.join([*words, '--', *run_words(campaign, directory, grants)])}\n"
+    )
 
 
-def _run_words(campaign: Campaign, directory: Path) -> list[str]:
-    return ["evomerge", "run", str(campaign.file), "--dir", str(directory.absolute())]
-
-
-def _kubernetes_name(name: str) -> str:
-    """A campaign's name as a DNS label, as Kubernetes wants it; short enough for KubeRay's suffixes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "campaign"
+def run_words(campaign: Campaign, directory: Path, grants: Collection[Grant]) -> list[str]:
+    """The command that runs a campaign, with absolute paths."""
+    words = ["evomerge", "run", str(campaign.file), "--dir", str(directory.resolve())]
+    return words + [f"--allow-{grant.replace('_', '-')}" for grant in sorted(grants)]

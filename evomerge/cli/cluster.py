@@ -2,46 +2,112 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from evomerge.cli.campaigns import CampaignFile, RunFolder
-from evomerge.cli.output import Json, print_json
+from evomerge.cli.campaigns import AllowBenchmarkTest, CampaignFile, RunFolder
+from evomerge.cli.output import AllowTaskCode, Json, print_json, print_warning, say, show_log
 from evomerge.errors import Problem, UsageError
 
 
 def launch(
-    kind: Annotated[str, typer.Argument(metavar="slurm|rayjob|job", show_default=False)],
+    kind: Annotated[
+        Literal["slurm", "rayjob", "job"],
+        typer.Argument(metavar="slurm|rayjob|job", show_default=False),
+    ],
     file: CampaignFile,
     directory: RunFolder,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- OPTION...]",
+            help="Options of sbatch, or of `ray job submit`, each as one word: -- --time=8:00:00",
+            show_default=False,
+        ),
+    ] = None,
     nodes: Annotated[int, typer.Option(metavar="N", help="Machines with workers.")] = 1,
-    image: Annotated[str, typer.Option(help="rayjob: container image with evomerge.")] = "evomerge",
-    claim: Annotated[
-        str, typer.Option(help="rayjob: volume claim of the campaign's folder.")
-    ] = "campaign",
+    memory: Annotated[
+        int | None, typer.Option(metavar="GIB", help="Memory of a machine, instead of an estimate.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="rayjob: container image with evomerge.")] = None,
+    mount: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLAIM:FOLDER", help="rayjob: a volume claim and its folder; give several."
+        ),
+    ] = None,
+    values: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="rayjob: image, mounts, tolerations and so on, as YAML."),
+    ] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Models and data are only on the cluster.")
+    ] = False,
+    allow_task_code: AllowTaskCode = False,
+    allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,
 ) -> None:
-    """Print the job file that runs a campaign on a cluster.
+    """Check a campaign, and print the job file that runs it on a cluster.
 
     slurm: a script for sbatch. rayjob: a KubeRay manifest. job: a `ray job submit` command.
     """
     from evomerge.campaign.campaign import load_campaign
-    from evomerge.campaign.launch import KINDS, rayjob, slurm_script, submit_command, to_yaml
+    from evomerge.campaign.check import check_campaign, grants_of
+    from evomerge.campaign.launch import slurm_script, submit_command
+    from evomerge.campaign.placement import check_pool, place
+    from evomerge.campaign.rayjob import rayjob, read_values, to_yaml
 
-    if kind not in KINDS:
-        raise UsageError(
-            Problem("E500", f"no job file of kind `{kind}`", "", f"give {', '.join(KINDS)}")
-        )
+    show_log()
+    if options and kind == "rayjob":
+        todo = "give --values FILE"
+        raise UsageError(Problem("E500", "a manifest takes no options after `--`", "", todo))
+    if kind != "rayjob" and (image or mount or values):
+        wrong = "--image, --mount and --values are those of a rayjob"
+        raise UsageError(Problem("E500", wrong, f"found {kind}"))
     campaign = load_campaign(file)
-    if kind == "slurm":
-        text = slurm_script(campaign, directory, nodes=nodes)
-    elif kind == "job":
-        text = submit_command(campaign, directory)
+    check_pool(campaign)
+    grants = grants_of(allow_task_code, allow_benchmark_test)
+    report = None
+    if not no_check:
+        report = check_campaign(campaign, grants, data=True)
+        for warning in [] if as_json else report.warnings:
+            print_warning(warning)
+        report.raise_problems()
+    if kind == "job":
+        text = submit_command(campaign, directory, options or (), grants)
+        shown = {}
     else:
-        text = to_yaml(rayjob(campaign, directory, nodes=nodes, image=image, claim=claim))
+        where = place(campaign, nodes, report, memory)
+        shown = dataclasses.asdict(where)
+        if not as_json:
+            say(where.words)
+        if kind == "slurm":
+            text = slurm_script(campaign, directory, where, options or (), grants)
+        else:
+            flags = {"image": image, "mounts": _mounts(mount or []), "memory_gib": memory}
+            found = read_values(values, flags)
+            text = to_yaml(rayjob(campaign, directory, where, found, grants))
     if as_json:
-        print_json({"kind": kind, "text": text})
+        print_json({"kind": kind, "text": text, "placement": shown})
     else:
         sys.stdout.write(text)
+
+
+def _mounts(given: list[str]) -> dict[str, str]:
+    """Claim to absolute folder.
+
+    Raises:
+        UsageError: E500.
+    """
+    mounts = {}
+    for text in given:
+        claim, colon, folder = text.partition(":")
+        if not claim or not colon or not folder:
+            todo = "write --mount models:/data/models"
+            raise UsageError(Problem("E500", "a mount is CLAIM:FOLDER", f"found `{text}`", todo))
+        mounts[claim] = str(Path(folder).resolve())
+    return mounts

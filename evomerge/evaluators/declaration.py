@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -72,6 +73,10 @@ class Declaration(Section, ABC):
     @abstractmethod
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
         """Every fault that shows without loading a model."""
+
+    def inputs(self) -> list[tuple[str, Path]]:
+        """Every file and folder it reads besides its own, absolute, each with the field that names it."""
+        return []
 
     def local_ids(self) -> Mapping[Split, Sequence[str]]:
         """Content hash of each item by split, where items lie in local files; in no special order."""

@@ -75,6 +75,10 @@ class ItemsDeclaration(Declaration):
         paths = {split: str((folder / getattr(named, split)).resolve()) for split in SPLITS}
         return {self.source: SplitFiles(**paths)}
 
+    def inputs(self) -> list[tuple[str, Path]]:
+        """The files of its items."""
+        return [(self.source, path) for path in dict.fromkeys(self.files.values())]
+
     def splits(self) -> dict[Split, SplitItems]:
         """The items of every split.
 

@@ -116,6 +116,16 @@ class LmEvalDeclaration(Declaration):
         """As `check_evaluator`."""
         return check_evaluator(self, allow_code=allow_code)
 
+    def inputs(self) -> list[tuple[str, Path]]:
+        """The folder of task files, where it is its own, and what its tasks include and read."""
+        own = [] if self.include_path is None else [("include_path", Path(self.include_path))]
+        return own + [
+            (f"tasks.{split}", path)
+            for split, task in task_files(self).items()
+            if self.include_path is not None
+            for path in (*task.sources, *task.data_files(), *task.local_data_set)
+        ]
+
     def local_ids(self) -> dict[Split, list[str]]:
         """Content hash of each item by split, for tasks whose items lie in local JSON lines."""
         found = {split: task.local_item_ids() for split, task in task_files(self).items()}

@@ -117,6 +117,12 @@ class TaskFile:
         return None if local else str(self.config.get("dataset_path"))
 
     @property
+    def local_data_set(self) -> list[Path]:
+        """The folder of a data set that is named by its place on this machine."""
+        place = Path(str(self.config.get("dataset_path")))
+        return [place] if place.is_absolute() and place.exists() else []
+
+    @property
     def changes_items(self) -> bool:
         """Whether Python of the task's own says what its items are."""
         return any(self.config.get(key) for key in ("process_docs", "custom_dataset", "class"))

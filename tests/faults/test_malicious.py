@@ -10,6 +10,7 @@ import pickle
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,13 +253,26 @@ def a_folder_whose_name_is_a_command(place: Path) -> None:
         assert main(["launch", "slurm", str(file), "--dir", str(place / name)]) == 0
     shims = place / "shims"
     shims.mkdir()
-    for tool in ("srun", "scontrol", "ray", "evomerge", "hostname"):
-        (shims / tool).write_text("#!/bin/sh\necho 127.0.0.1\n")
+    listens = "import socket, sys, time\ns = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+    listens += "time.sleep(60)"
+    (shims / "listens.py").write_text(listens)
+    for tool, does in {
+        "scontrol": "true",
+        "ray": f'exec {sys.executable} "$(dirname "$0")/listens.py" "${{@: -3:1}}"',
+        "evomerge": 'echo "$@" > "$(dirname "$0")/ran"',
+    }.items():
+        (shims / tool).write_text(f"#!/bin/bash\n{does}\n")
         (shims / tool).chmod(0o755)
     script = place / "job.sh"
     script.write_text(out.getvalue())
-    environment = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}", "HOME": str(place)}
+    environment = {
+        **os.environ,
+        "PATH": f"{shims}:{os.environ['PATH']}",
+        "HOME": str(place),
+        "SLURM_JOB_ID": str(os.getpid()),
+    }
     subprocess.run(["bash", str(script)], env=environment, timeout=60, capture_output=True, check=False)
+    assert name in (shims / "ran").read_text(), "the line was reached"
     assert not canary.exists()
 
 
