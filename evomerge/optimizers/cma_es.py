@@ -4,6 +4,10 @@ Hansen (2016), "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772; above
 diagonal covariance (Ros and Hansen 2008). One strategy for each of several weight vectors, all from the
 uniform average; they ask in turn, each its whole generation. A strategy ranks its generation: what breaks
 constraints comes after what keeps them, then what was raced, then what failed.
+
+Paths of layers are searched as by Akiba et al. (2024, arXiv:2403.13187): numbers behind the genes, those of
+the layers in order two deviations to the side where they are taken, the others two to the other; a strategy
+learns from its own numbers, of which genes show only what they round to.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Outcome, Raced
 from evomerge.optimizers.gaussian import one_thread
+from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import CmaEsSettings
 from evomerge.optimizers.told import learned
@@ -60,7 +65,14 @@ class CmaEs:
         self._turn = 0
         self._owner: dict[Genome, _Strategy] = {}
         self._offered: dict[Genome, _Strategy] = {}
+        self._paths = next((gene.paths for gene in genes if gene.paths is not None), None)
+        self._grid = Grid(genes)
+        self._behind: dict[Genome, np.ndarray] = {}
         start = (self._average() - self._low) / self._span
+        if self._paths is not None and self._paths.form == "indicator":
+            slots = np.array([gene.coefficient == "path" for gene in genes])
+            aside = min(2.0 * settings.sigma, 0.5)
+            start[slots] = 0.5 + np.where(start[slots] > 0.5, aside, -aside)
         vectors = weight_vectors(int(settings.weights), objectives, self._rng)
         self._strategies = [_Strategy(w, self._evolution(start, settings)) for w in vectors]
 
@@ -73,6 +85,8 @@ class CmaEs:
             else min(max(1.0 / len(experts), gene.low), gene.high)
             for gene in self._genes
         ]
+        if self._paths is not None:
+            found[-len(self._paths) :] = self._paths.spell(self._paths.home)
         return np.array(found)
 
     def _evolution(self, start: np.ndarray, settings: CmaEsSettings) -> Any:
@@ -104,6 +118,16 @@ class CmaEs:
     def _adopt(self, asked: Asked) -> None:
         """Whose each genome is that was asked since."""
         known = (*(genome for genome, _ in asked.told[self._seen :]), *asked.pending)
+        if self._paths is not None and self._offered:
+            behind = np.array(list(self._offered))
+            rows = self._grid.snap(self._low + behind[:, : len(self._low)] * self._span).tolist()
+            meant = {tuple(row): offer for row, offer in zip(rows, self._offered, strict=True)}
+            for genome in known:
+                if genome in meant and genome not in self._owner:
+                    self._owner[genome] = self._offered[meant[genome]]
+                    self._owner[genome].open.add(genome)
+                    self._behind[genome] = np.array(meant[genome])
+            self._offered = {}
         for genome in known:
             owner = self._owner.get(genome)
             if owner is None and self._offered:
@@ -132,6 +156,9 @@ class CmaEs:
                 unit = (np.array([genome for genome, _ in strategy.told]) - self._low) / self._span
                 points = np.full((len(unit), max(len(self._low), 2)), 0.5)
                 points[:, : len(self._low)] = unit
+                for row, (genome, _) in enumerate(strategy.told):
+                    if genome in self._behind:
+                        points[row] = self._behind.pop(genome)
                 strategy.evolution.tell(list(points), sums)
                 strategy.told = []
 

@@ -10,6 +10,7 @@ from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.path_operators import cross_rows, crossed, edited, mutate_row, start_rows
 from evomerge.optimizers.random_search import RandomSearch
+from evomerge.optimizers.settings import CmaEsSettings
 from evomerge.testing.problems import minimised
 from tests.search_space.test_layer_path import FORMS, space
 
@@ -100,3 +101,26 @@ def test_nsga2_finds_a_path_that_chance_does_not() -> None:
     ]
     by_chance = [best(RandomSearch(found.genes, 2, 20, seed)) for seed in range(3)]
     assert max(searched) < min(by_chance)
+
+
+def test_cma_es_learns_an_indicator_array() -> None:
+    """Sakana's way: from the layers in order of the first source, to a path that lies elsewhere."""
+    found = space(4, sources=["merged", "math"], form="indicator", rounds=2, min_layers=1, max_layers=8)
+    wanted = found.paths.spell([(number, 1.0) for number in (1, 2, 4, 5, 7, 3)])
+    optimizer = make_optimizer(
+        "cma-es", found.genes, minimised(1), population=12, seed=1, settings=CmaEsSettings(weights=1)
+    )
+    means, best = [], 99.0
+    for turn in range(25):
+        batch = optimizer.ask()
+        if turn == 0:
+            shares = np.array(batch)[:, :4].mean()
+            assert shares > 0.8
+            assert np.array(batch)[:, 4:].mean() < 0.2
+        off = [sum(abs(a - b) for a, b in zip(genome, wanted, strict=True)) for genome in batch]
+        optimizer.tell([Complete((float(each),), (0.0,)) for each in off])
+        means.append(np.mean(off))
+        best = min(best, *off)
+    # No path is asked twice, so that a mean does not come to zero.
+    assert np.mean(means[-3:]) < 0.6 * means[0]
+    assert best == 0
