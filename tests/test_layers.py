@@ -55,6 +55,7 @@ DEFERRED = {
         "evomerge.evaluators.canary",
         "torch",
     ),
+    "evaluators.item_texts": ("evomerge.evaluators.data",),
     "evaluators.kinds": ("evomerge.evaluators.lm_eval_tasks",),
     "evaluators.lm_eval_declaration": (
         "evomerge.evaluators.data",

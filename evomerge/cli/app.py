@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, cluster, front, looks, models, splits, start
+from evomerge.cli import campaigns, cluster, compare, front, looks, models, splits, start
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -37,6 +37,7 @@ for verb in (
     looks.status,
     front.front,
     looks.show,
+    compare.compare,
     looks.study,
     models.export,
     models.merge,

@@ -5,8 +5,8 @@ is. Nothing is computed on a model here, and nothing is written.
 
 Read `front` first, then `statistics` (bootstraps over items), `selection` (which candidates deserve
 held-out items), `uncertainty` (how far a whole front may be believed), `spanning` and `decision` (a few
-members to choose from, and what each claims over the baselines, read from `draws`), and `folder` (a campaign
-folder opened for reading while a run goes on).
+members to choose from, and what each claims over the baselines, read from `draws`), `comparison` (two
+models item by item), and `folder` (a campaign folder opened for reading while a run goes on).
 """
 
 from evomerge.front.compute import compute_front, read_front

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.cli.app import main
 from evomerge.errors import (
     CampaignInUse,
     LedgerDamaged,
     UsageError,
 )
 from evomerge.export import export
-from evomerge.export.export import export_candidate
+from evomerge.export.export import ExportReport, export_candidate
 from evomerge.front.compute import compute_front
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemStore
@@ -53,6 +55,13 @@ def test_a_dominated_candidate_is_exported_with_a_warning(finished: Finished, tm
     report = export_candidate(finished.directory, lost, tmp_path / "out")
     assert any(f"{lost} is not on the front" in line for line in report.warnings)
     assert "This model is not one of them." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_export_can_be_compared(
+    finished: Finished, exported: tuple[Path, ExportReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(finished.directory), str(exported[0]), "base", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["a"] == finished.knee()
 
 
 def test_no_campaign_here(tmp_path: Path) -> None:
