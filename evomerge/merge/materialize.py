@@ -25,7 +25,7 @@ from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.merge.binding import Binding, bind
 from evomerge.merge.device_map import connect, make_device_map
 from evomerge.merge.layer_bank import LayerBank
-from evomerge.merge.passes.blocks import BLOCK, Ranks, Scratch
+from evomerge.merge.passes.blocks import Ranks, Scratch, block_ranges
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.execute import execute, prefetch
 from evomerge.merge.passes.placement import Placement
@@ -205,8 +205,7 @@ class LiveModel:
             try:
                 self._write(entry, slot, readers)
                 if distance:
-                    base = readers[self._base_name(readers)].read(origins[name])
-                    self._distances[name] = _distance(slot, base, self.scratch(slot.device))
+                    self._distances[name] = self._distance(origins[name], slot, readers)
             except BaseException:
                 self._forget()
                 raise
@@ -215,6 +214,10 @@ class LiveModel:
             bytes_written += slot.numel() * slot.element_size()
         if contents is not None:
             self._bank.hold(contents, places)
+        for device in self._scratches:
+            if device.type == "cuda":
+                # Nobody may look at the clock, or at the files that are copied from, before this is through.
+                torch.cuda.synchronize(device)
         l1 = l2 = None
         if distance:
             l1 = math.fsum(self._distances[name][0] * times[name] for name in slots)
@@ -256,6 +259,13 @@ class LiveModel:
                 return name
         raise ValueError("the distance to the base needs a reader of the base")
 
+    def _distance(
+        self, origin: str, slot: torch.Tensor, readers: Mapping[str, Reader]
+    ) -> tuple[float, float]:
+        reader, scratch = readers[self._base_name(readers)], self.scratch(slot.device)
+        base = scratch.weights.read(reader, origin).view(reader.read(origin).shape)
+        return _distance(slot, base, scratch)
+
     def _is_used(self, name: str, places: Collection[int]) -> bool:
         split = self.folder.names.split(name)
         return split is None or split[0] in places
@@ -293,14 +303,17 @@ def _distance(merged: torch.Tensor, base: torch.Tensor, scratch: Scratch) -> tup
     if not merged.is_floating_point() or merged.shape != base.shape:
         return 0.0, 0.0
     left, right = merged.reshape(-1), base.reshape(-1)
-    absolute = squares = 0.0
-    for start in range(0, left.numel(), BLOCK):
-        stop = min(start + BLOCK, left.numel())
+    ranges = list(block_ranges(left.numel(), [], block=scratch.block))
+    sums = torch.zeros(len(ranges), 2, dtype=torch.float64, device=left.device)
+    for own, (start, stop) in zip(sums, ranges, strict=True):
         difference, origin = scratch.rows(2, stop - start)
         difference.copy_(left[start:stop])
         difference.sub_(origin.copy_(right[start:stop]))
-        absolute += float(difference.abs_().sum(dtype=torch.float64))
-        squares += float(torch.dot(difference, difference))
+        own[0] = difference.abs_().sum(dtype=torch.float64)
+        own[1] = torch.dot(difference, difference)
+    absolute = squares = 0.0
+    for one, other in sums.tolist():
+        absolute, squares = absolute + one, squares + other
     return absolute, squares
 
 

@@ -141,11 +141,11 @@ class JobResult:
 
     Attributes:
         status: `ok`; `raced` (given up); `failed` (the candidate's own fault); `lost` (the worker died,
-            was killed at its deadline, could not be reached or ran out of memory); `fault` (no
-            candidate's fault: files, evaluators or the machine; `failure` is the name of the
+            was killed at its deadline, could not be reached, ran out of memory or lost its device);
+            `fault` (no candidate's fault: files, evaluators or the machine; `failure` is the name of the
             `EvomergeError`, `problems` are its problems).
         failure: class of a failure, for example `nonfinite_weights`, `worker_died`, `node_lost`,
-            `deadline`, `out_of_memory`.
+            `deadline`, `out_of_memory`, `device_error`.
         message: one line for people.
         traceback: of an unforeseen failure, its last `MOST_TRACEBACK` characters; else empty.
         problems: of a `fault`.

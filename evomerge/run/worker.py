@@ -52,6 +52,8 @@ class Worker:
             if _is_out_of_memory(error):
                 # Maybe only because of what this process holds: worth one more try in a fresh one.
                 return JobResult(job.id, "lost", "out_of_memory", message, whole)
+            if _has_lost_its_device(error):
+                return JobResult(job.id, "lost", "device_error", message, whole)
             return JobResult(job.id, "failed", "error", message, whole)
 
     def _loaded(self) -> Engine:
@@ -64,4 +66,14 @@ class Worker:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether the host or (without an import of torch) a device has no memory left."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # Libraries of the device take memory by themselves, and have words of their own for its end.
+    told = ("CUDA out of memory", "_ALLOC_FAILED", "error: out of memory")
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in told))
+
+
+def _has_lost_its_device(error: Exception) -> bool:
+    """Whether a device reports a fault (an illegal address, say), after which no call there succeeds."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error")
+    )

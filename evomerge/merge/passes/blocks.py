@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16
 """Elements of a block: five float32 rows of it fit a 1 to 2 MiB cache."""
 
+DEVICE_BLOCK = 1 << 21
+"""The same on a device: what starting a kernel takes, it moves in the same time; ten rows are 80 MiB.
+
+Other blocks give the same bits but for products of low-rank factors, whose sums a device orders as it likes.
+"""
+
 _ROUNDS_TO_INFINITY = {
     torch.float16: 65520.0,
     torch.bfloat16: float.fromhex("0x1.ffp127"),
@@ -96,13 +102,16 @@ def operand_of(reader: Reader, tensor: str, weights: Weights | None = None) -> O
     return LowRankDelta(flat, factors[0].to(weights.device), factors[1].to(weights.device))
 
 
-def block_ranges(size: int, operands: Sequence[Operand], columns: int = 1) -> Iterator[tuple[int, int]]:
+def block_ranges(
+    size: int, operands: Sequence[Operand], columns: int = 1, block: int = 0
+) -> Iterator[tuple[int, int]]:
     """(start, stop) of each block of a tensor with `size` elements; blocks hold whole rows.
 
-    `columns` is the length of a row that must stay whole, besides those of low-rank operands.
+    `columns` is the length of a row that must stay whole, besides those of low-rank operands; `block` how
+    many elements a block has at most, those of the processor's blocks by default.
     """
     columns = max([columns, *(operand.columns for operand in operands)])
-    step = max(1, BLOCK // columns) * columns
+    step = max(1, (block or BLOCK) // columns) * columns
     for start in range(0, size, step):
         yield start, min(start + step, size)
 
@@ -149,6 +158,11 @@ class Scratch:
         self.kernels = kernels
         self._largest: dict[tuple[Reader, str], float] = {}
 
+    @property
+    def block(self) -> int:
+        """Elements of a block here."""
+        return BLOCK if self.device.type == "cpu" else DEVICE_BLOCK
+
     def rows(self, count: int, size: int) -> list[torch.Tensor]:
         """`count` float32 rows of `size` elements; contents are undefined."""
         return _views(self._rows, count, size, torch.float32, self.device)
@@ -172,7 +186,8 @@ class Scratch:
         """Largest magnitude of a stored tensor, looked up but once; NaN if it has any."""
         found = self._largest.get((reader, tensor))
         if found is None:
-            value = reader.read(tensor)
+            # On a device the passes hold it there already, or bring it once more, once.
+            value = self.weights.read(reader, tensor)
             found = 0.0
             if value.numel():
                 least, most = torch.aminmax(value)

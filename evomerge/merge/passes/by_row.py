@@ -41,7 +41,7 @@ def merge_by_row(
     """
     size = out.numel()
     columns = math.prod(shape[-1:] if rule.along == "rows" else shape[1:])
-    ranges = list(block_ranges(size, operands, columns))
+    ranges = list(block_ranges(size, operands, columns, scratch.block))
     sink = Sink(out, storage, scratch, len(ranges))
 
     def blocks() -> Iterator[tuple[int, int, torch.Tensor, list[torch.Tensor]]]:

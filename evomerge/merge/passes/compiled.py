@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 
 from evomerge.files.storage import publish_file
 from evomerge.merge.passes.kernels import (
+    DEVICE_SETTINGS,
     MOST_ELEMENTS,
     ROW,
     VERSION,
@@ -138,7 +139,7 @@ class Kernels:
         call = self._call(spec, size)
         if call is None:
             return False
-        values = torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        values = self._moved(numbers, torch.float32)
         whole = size // ROW * ROW
         try:
             if whole == size:
@@ -160,7 +161,14 @@ class Kernels:
     def _words(self, words: Sequence[int], start: int) -> list[torch.Tensor]:
         if not words:
             return []
-        return [torch.tensor([*words, start], dtype=torch.int32, device=self.device), self._steps]
+        return [self._moved([*words, start], torch.int32), self._steps]
+
+    def _moved(self, numbers: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+        """Numbers on the device of the passes, without waiting for the passes that run there."""
+        found = torch.tensor(numbers, dtype=dtype)
+        if self.device.type == "cpu":
+            return found
+        return found.pin_memory().to(self.device, non_blocking=True)
 
     def _padded(self, index: int, rest: torch.Tensor) -> torch.Tensor:
         pad = self._pads.get((index, rest.dtype))
@@ -197,7 +205,9 @@ class Kernels:
         log.warning("compiling a merge pass failed, merging by the plain path: %s", told)
 
     def _jit(self, spec: KernelSpec) -> Call:
-        compiled: Any = torch.compile(FusedPass(spec), dynamic=True, options=settings())
+        known = set(torch._inductor.list_options())
+        options = {key: value for key, value in (settings() | DEVICE_SETTINGS).items() if key in known}
+        compiled: Any = torch.compile(FusedPass(spec), dynamic=True, options=options)
         return lambda tensors: compiled(*tensors)
 
     def _ahead(self, spec: KernelSpec) -> Call | None:

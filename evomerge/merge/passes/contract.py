@@ -13,7 +13,6 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.merge.passes.blocks import (
-    BLOCK,
     Dense,
     LowRankDelta,
     Operand,
@@ -87,7 +86,8 @@ def _plain(
         return
     origin_of = None if base is None else Dense(base)
     columns = gradient.numel() // totals.shape[1] if totals.shape[1] > 1 else 1
-    for start, stop in block_ranges(gradient.numel(), [operands[n] for n in numbers], columns):
+    streamed = [operands[n] for n in numbers]
+    for start, stop in block_ranges(gradient.numel(), streamed, columns, scratch.block):
         # All elements of the block are of these rows, or there is one sum.
         rows = slice(start // columns, stop // columns) if totals.shape[1] > 1 else slice(0, 1)
         slope, origin, term = scratch.rows(3, stop - start)
@@ -108,7 +108,7 @@ def _factored(
     """`<g, L R>` as `<L^T g, R>`, a stretch of rows at a time."""
     columns = operand.columns
     rows = gradient.view(-1, columns)
-    step = max(1, BLOCK // columns)
+    step = max(1, scratch.block // columns)
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
         (slope,) = scratch.rows(1, part.numel())
@@ -128,7 +128,7 @@ def _sparse(
     """Task vectors of which some is dropped, and which may have to agree in sign."""
     ranks = [ranks_of(entry, one, scratch) for one in entry.inputs]
     origin_of = Dense(base)
-    for start, stop in block_ranges(gradient.numel(), operands, entry.columns):
+    for start, stop in block_ranges(gradient.numel(), operands, entry.columns, scratch.block):
         slope, origin, spare, *rows = scratch.rows(3 + len(operands), stop - start)
         slope.copy_(gradient[start:stop])
         origin_of.value(origin, start, stop)

@@ -34,6 +34,10 @@ ROW = 512
 MOST_ELEMENTS = 2**31 - ROW
 """Counters of random masks are 32-bit words; longer tensors are for the plain path."""
 
+DEVICE_SETTINGS = {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
+"""Inductor's settings besides `settings`, where it has them, for a device: Triton's own division is not
+rounded to nearest, and its functions may take the smallest numbers for zero."""
+
 PER_INPUT = 4
 PER_PASS = 6
 

@@ -7,6 +7,7 @@ so that copies run beside the pass; they are the page cache's, one set for all w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +26,16 @@ Wanted = Literal["auto", "mapped", "pinned", "resident"]
 SHARE = 0.5
 """Of what is free, how much experts may take unasked: evaluating needs memory too."""
 
-_READ_ONLY = 8
-"""`cudaHostRegisterReadOnly`: the files are mapped without the right to write."""
+_HOW_LOCKED = 8 | 1
+"""`cudaHostRegisterReadOnly`, since files are mapped without the right to write, and
+`cudaHostRegisterPortable`, for all devices of this process."""
 
 _CUDA: Any = torch.cuda
 """Parts of it have no types."""
+
+_LOCKED: dict[int, torch.UntypedStorage] = {}
+"""Mapped files whose pages are locked, by address. What is locked stays mapped: where another mapping took
+the address, a device would read the pages of the first."""
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +108,7 @@ class Weights:
         self._in_place = self.device.type == "cpu" and placement == "mapped"
         self._resident: dict[tuple[Reader, str], torch.Tensor] = {}
         self._coming: dict[tuple[Reader, str], tuple[torch.Tensor, torch.cuda.Event]] = {}
-        self._pinned: dict[int, bool] = {}
+        self._refused: set[int] = set()
         self._copies = _CUDA.Stream(self.device) if self.device.type == "cuda" else None
 
     def read(self, reader: Reader, tensor: str) -> torch.Tensor:
@@ -142,17 +148,31 @@ class Weights:
                 self._coming[key] = (moved, self._copies.record_event())
 
     def forget(self) -> None:
-        """Drop what was copied: files may be others now."""
+        """Drop what was copied, and let go of locked pages: files may be others now."""
         self._resident.clear()
         self._coming.clear()
+        self._refused.clear()
+        if self._copies is not None and _LOCKED:
+            _CUDA.synchronize(self.device)
+            for where in list(_LOCKED):
+                _CUDA.cudart().cudaHostUnregister(where)
+                del _LOCKED[where]
 
     def _pin(self, stored: torch.Tensor) -> None:
-        """Lock the pages of the file a tensor lies in; where that is refused, copies only take longer."""
+        """Lock the pages of the file a tensor lies in; where that is refused, copies only take longer.
+
+        What is no view of a file (it was computed, or was misaligned) is not locked: it will not stay.
+        """
         storage = stored.untyped_storage()
         where = storage.data_ptr()
-        if where in self._pinned:
+        if where in _LOCKED or where in self._refused or storage.nbytes() == stored.nbytes:
             return
-        code = int(_CUDA.cudart().cudaHostRegister(where, storage.nbytes(), _READ_ONLY))
-        self._pinned[where] = code == 0
-        if code:
-            log.warning("the device cannot lock a file's pages (CUDA error %d): copied as mapped", code)
+        code = int(_CUDA.cudart().cudaHostRegister(where, storage.nbytes(), _HOW_LOCKED))
+        if code == 0:
+            _LOCKED[where] = storage
+            return
+        self._refused.add(where)
+        log.warning("the device cannot lock a file's pages (CUDA error %d): copied as mapped", code)
+        # The runtime remembers an error until it is asked, and torch asks after its next kernel.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=self.device)

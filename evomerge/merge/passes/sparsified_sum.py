@@ -69,7 +69,7 @@ def sparsified_sum(
     Returns:
         Whether every element is finite; true without a check.
     """
-    ranges = list(block_ranges(size, operands, columns))
+    ranges = list(block_ranges(size, operands, columns, scratch.block))
     sink = Sink(out, storage, scratch, len(ranges), check)
     origin_of = Dense(base)
     elect = election != "none"

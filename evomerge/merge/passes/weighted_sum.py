@@ -39,7 +39,7 @@ def weighted_sum(
     Returns:
         Whether every element is finite; true without a check.
     """
-    ranges = list(block_ranges(size, operands))
+    ranges = list(block_ranges(size, operands, block=scratch.block))
     sink = Sink(out, storage, scratch, len(ranges), check)
     start_dense = None if base is None else Dense(base)
     for start, stop in ranges:
@@ -92,7 +92,7 @@ def weighted_rows(
         Whether every element is finite.
     """
     columns = size // max(len(each) for each in factors)
-    ranges = list(block_ranges(size, operands, columns))
+    ranges = list(block_ranges(size, operands, columns, scratch.block))
     sink = Sink(out, storage, scratch, len(ranges))
     origin_of = Dense(base)
     for start, stop in ranges:

@@ -6,6 +6,7 @@ import torch
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import EnvironmentFault
 from evomerge.merge.materialize import LiveModel
+from evomerge.merge.passes import placement
 from evomerge.merge.passes.placement import Weights, choose_placement, free_host_bytes, place_experts
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
@@ -73,6 +74,57 @@ def test_mapped_tensors_are_read_in_place_and_resident_ones_copied_once(family):
     assert weights.read(reader, name) is found
     weights.forget()
     assert weights.read(reader, name) is not found
+
+
+class Runtime:
+    """The calls of CUDA's runtime that lock pages, and what they are told to answer."""
+
+    def __init__(self, code=0):
+        self.code, self.locked = code, []
+
+    def cudart(self):
+        return self
+
+    def synchronize(self, device):
+        pass
+
+    def cudaHostRegister(self, where, size, flags):  # noqa: N802
+        assert flags == 9, "read-only, for all devices"
+        self.locked.append(where)
+        return self.code
+
+    def cudaHostUnregister(self, where):  # noqa: N802
+        self.locked.remove(where)
+
+
+def test_only_files_are_locked_each_once_and_until_they_are_forgotten(family, monkeypatch):
+    runtime = Runtime()
+    monkeypatch.setattr(placement, "_CUDA", runtime)
+    reader, weights, other = open_readers(family)["a"], Weights(), Weights()
+    weights._copies = object()
+    names = list(family["a"].tensors)
+    for name in names:
+        weights._pin(reader.read(name))
+        other._pin(reader.read(name))
+    assert len(runtime.locked) == 1, "one file, also where two devices read it"
+    weights._pin(torch.ones(64))
+    assert len(runtime.locked) == 1, "what was computed may go, and its address may become another's"
+    weights.forget()
+    assert runtime.locked == []
+    assert placement._LOCKED == {}
+
+
+def test_a_file_that_cannot_be_locked_is_said_once(family, monkeypatch, caplog):
+    runtime = Runtime(code=801)
+    monkeypatch.setattr(placement, "_CUDA", runtime)
+    reader, weights = open_readers(family)["a"], Weights()
+    for name in family["a"].tensors:
+        weights._pin(reader.read(name))
+    assert len(runtime.locked) == 1
+    assert placement._LOCKED == {}
+    assert [record.message for record in caplog.records] == [
+        "the device cannot lock a file's pages (CUDA error 801): copied as mapped"
+    ]
 
 
 def merged(family, device, placement, case):
