@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test quick soak soak-long mutants oracles lint clean
+.PHONY: install quickstart test quick soak soak-long mutants oracles gpu gpu-wheels lint clean
 
 install: $(STAMP)
 
@@ -61,6 +61,26 @@ $(ORACLES)/.installed $(ORACLES4)/.installed:
 oracles: install $(ORACLES)/.installed $(ORACLES4)/.installed
 	$(BIN)/python -m tests.oracles.both_lines $(ORACLES4)/bin/python
 	$(BIN)/python -m tests.oracles.compare $(ORACLES)/bin/python
+
+# What is promised on a GPU, measured in GPU_MINUTES; without one a tiny version on the CPU (docs/gpu.md).
+GPU ?= runs/gpu
+GPU_MINUTES ?= 8
+
+gpu: install
+	$(BIN)/python -m benchmarks.gpu --out $(GPU) --minutes $(GPU_MINUTES)
+	$(BIN)/python -m pytest -m gpu $$(grep -rl mark.gpu tests --include='test_*.py')
+
+# Wheels of what a bare machine with a GPU lacks, for its Python 3.12.
+WHEELS := .wheels
+
+gpu-wheels: install
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-c constraints.txt -r benchmarks/gpu/wheels.txt -d $(WHEELS)
+	@test $$(du -sm $(WHEELS) | cut -f1) -lt 60 || { echo "$(WHEELS) is larger than 60 MiB"; exit 1; }
+	@du -sh $(WHEELS)
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -61,6 +61,7 @@ SLOW = (
     "tests/optimizers/test_optuna",
     "tests/optimizers/test_proposals",
     "tests/optimizers/test_surrogate",
+    "tests/test_gpu_benchmark",
     "tests/test_layers",
     "tests/test_mutants",
     "tests/test_snippets",

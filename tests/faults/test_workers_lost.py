@@ -219,8 +219,11 @@ def test_f20_a_real_device_out_of_memory(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(finished().file.parent / name)
     torch.cuda.set_per_process_memory_fraction(1e-4)
     file = write_campaign(tmp_path, evaluation={"device": "cuda"})
-    with pytest.raises(Exception, match="out_of_memory"):
-        run_file(file, tmp_path / RUN)
+    try:
+        with pytest.raises(Exception, match="out_of_memory"):
+            run_file(file, tmp_path / RUN)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.gpu
