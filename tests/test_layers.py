@@ -77,6 +77,7 @@ DEFERRED = {
         "transformers",
         "transformers.utils",
     ),
+    "front.pictures": ("matplotlib.figure",),
     "merge.device_map": ("accelerate",),
     "merge.passes.compiled": ("torch._C",),
     "merge.peft_adapters": ("peft",),

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, cluster, compare, front, looks, models, splits, start
+from evomerge.cli import campaigns, cluster, compare, front, looks, models, pictures, splits, start
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -38,6 +38,8 @@ for verb in (
     front.front,
     looks.show,
     compare.compare,
+    pictures.history,
+    pictures.plot,
     looks.study,
     models.export,
     models.merge,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli.output import Folder, Json, plain, print_json, table_console
+from evomerge.cli.output import Folder, Json, plain, print_json, say, table_console
 from evomerge.cli.results import LmEvalJson
 from evomerge.errors import Problem, UsageError
 
@@ -46,6 +47,13 @@ def front(
     ] = None,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="Print a LaTeX table of the members asked for.")
+    ] = False,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write all members as Parquet.", show_default=False),
+    ] = None,
     lm_eval_json: LmEvalJson = None,
 ) -> None:
     """Show the front: by default at most 12 members that span it, and the baselines."""
@@ -53,8 +61,10 @@ def front(
     from evomerge.front.shown import Wish
 
     wish = Wish(tuple(ids or ()), every, sort, tuple(low or ()), tuple(high or ()))
-    if as_json and as_csv:
-        raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
+    if as_json + as_csv + as_latex > 1:
+        raise UsageError(
+            Problem("E500", "--json, --csv and --latex exclude one another", todo="give one")
+        )
     if (as_json or as_csv) and wish != Wish():
         wrong = "--json and --csv hold every member in the front's order"
         raise UsageError(Problem("E500", wrong, todo="leave ids, --all, --sort, --min and --max out"))
@@ -64,6 +74,18 @@ def front(
         from evomerge.cli.results import write_front_results
 
         write_front_results(opened, found, lm_eval_json)
+    if parquet is not None:
+        from evomerge.front.tables import write_front_parquet
+
+        write_front_parquet(found, parquet)
+        say(f"wrote {parquet}")
+    if as_latex:
+        from evomerge.front.shown import choose_shown
+        from evomerge.front.tables import front_latex
+
+        members = choose_shown(found, opened.decision(found), wish).members
+        sys.stdout.write(front_latex(found, members))
+        return
     if as_csv:
         from evomerge.front.tables import front_csv
 

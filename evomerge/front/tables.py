@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.files.storage import cannot_write, publish_file
 from evomerge.front.front import Front, Member, broken_by
 from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.objectives.scores import SPLITS, Metric
@@ -166,6 +169,60 @@ def front_csv(front: Front) -> str:
             ["" if v is None else safe_cell(v) if isinstance(v, str) else repr(v) for v in row]
         )
     return out.getvalue()
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def front_latex(front: Front, members: Sequence[Member]) -> str:
+    """Some members and all baselines as a `tabular` for papers, which needs the package `booktabs`."""
+    heads = [f"{o.metric} %" if is_fraction(o.metric) else o.metric for o in front.objectives]
+    lines = [
+        rf"% {front.campaign}: {front.split} items, with standard errors; needs \usepackage{{booktabs}}",
+        rf"\begin{{tabular}}{{l{'r' * len(heads)}l}}",
+        r"\toprule",
+        " & ".join(map(latex_text, ["model", *heads, "pick"])) + r" \\",
+        r"\midrule",
+    ]
+    beside = labels(front)
+    for group in (members, front.references):
+        for member in group:
+            cells = [_cell(front, member, o.metric).replace("±", r"$\pm$") for o in front.objectives]
+            named = (latex_text(member.id), *cells, latex_text(beside[member.id]))
+            lines.append(" & ".join(named) + r" \\")
+        lines.append(r"\midrule" if group is members else r"\bottomrule")
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def write_front_parquet(front: Front, path: Path) -> None:
+    """`front_records` as a Parquet file, which appears whole.
+
+    Raises:
+        EnvironmentFault: E408, if it cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    head, rows = front_records(front)
+    columns = list(zip(*rows, strict=True)) or [()] * len(head)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        parquet.write_table(pa.table(dict(zip(head, map(list, columns), strict=True))), hidden)
+        publish_file(hidden, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:

@@ -85,7 +85,7 @@ def test_version_names_the_libraries():
         (("list", "models"), "optimizers': 'models' is not one of 'methods'"),
         (("score", "m", "e", "--batch-size", "0"), "Invalid value"),
         (("score", "m", "e", "--split", "train"), "Invalid value for '--split': 'train' is not one of"),
-        (("front", "x", "--json", "--csv"), "exclude each other"),
+        (("front", "x", "--json", "--csv"), "exclude one another"),
     ],
 )
 def test_usage_errors(words, wrong):
