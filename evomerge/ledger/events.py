@@ -281,13 +281,15 @@ class AskedCandidate:
     """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to.
 
     A genome of rows is too long for a line: `values` says where it lies among the per-item results. In the
-    ledger's JSON `genome` is empty then; events in memory have it whole.
+    ledger's JSON `genome` is empty then; events in memory have it whole. `note` is what the optimizer wants
+    to know of it again in a replay, beside the genome.
     """
 
     id: str
     genome: tuple[float, ...]
     recipe: str
     values: ItemReference | None = None
+    note: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

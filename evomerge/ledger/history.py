@@ -57,7 +57,8 @@ class Candidate:
     `lost` counts the workers lost since the last result, by split, those apart that went with their
     machine; `attempts_lost` counts all.
     `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
-    `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation.
+    `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation. `note` is the
+    optimizer's; see `AskedCandidate`.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Candidate:
     raced: Evaluation | None = None
     beaten_by: str | None = None
     seen: Mapping[str, int] = field(default_factory=dict)
+    note: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
         state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
@@ -222,7 +224,7 @@ class History:
         self.references.append(event.racing.references if event.racing is not None else ())
         for asked in event.candidates:
             self.candidates[asked.id] = Candidate(
-                asked.id, asked.recipe, asked.genome, event.generation
+                asked.id, asked.recipe, asked.genome, event.generation, note=asked.note
             )
         self.selection = None
 

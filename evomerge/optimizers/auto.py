@@ -16,6 +16,7 @@ import numpy as np
 from evomerge.objectives.objective import Objective, Outcome
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.learned_front import REACH, LearnedFront
+from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
@@ -25,6 +26,7 @@ from evomerge.search_space import Gene, Genome
 SCALES = (0.6, 1.4)
 TILTS = (-0.4, 0.4)
 CHART_STEP = 1e-3
+FIRST_KNOWN = 100
 
 
 class Chart:
@@ -96,8 +98,29 @@ class Auto(LearnedFront):
         )
         self._chart = Chart(self, self._grid, len(objectives))
         self._on_chart: dict[Genome, Genome] = {}
-        self._by_chart = Surrogate(self._chart.genes, (), focus)
-        self._by_genes = Surrogate(genes, initial, focus)
+        self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
+        self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
+
+    def notes(self, genomes: Sequence[Genome]) -> list[Note | None]:
+        """Places on the chart of those that have one."""
+        return [self._on_chart.get(genome) for genome in genomes]
+
+    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
+        """Take genomes with their places; without notes those of the first preferences are known again."""
+        if self.lesson.has_taken_steps and not any(notes):
+            first = self._first_places(FIRST_KNOWN)
+            known = dict(
+                zip(map(tuple, self._chart.points(np.array(first)).tolist()), first, strict=True)
+            )
+            notes = [known.get(genome) for genome in genomes]
+        pairs = zip(genomes, notes, strict=True)
+        self._on_chart |= {genome: note for genome, note in pairs if note is not None}
+        super().adopt(genomes, notes)
+
+    def _first_places(self, count: int) -> list[Genome]:
+        """Where preferences lie, from coarse to fine."""
+        preferences = around(len(self._objectives), self._focus, REACH)
+        return [self._chart.at(w) for _, w in zip(range(count), preferences, strict=False)]
 
     def _points(self, asked: Asked) -> np.ndarray:
         if not self.lesson.has_taken_steps:
@@ -107,8 +130,7 @@ class Auto(LearnedFront):
         known = {genome for genome, _ in asked.told} | set(asked.pending)
         found: list[Genome] = []
         if len(charted) + len(pending) < self._points_first:
-            first = around(len(self._objectives), self._focus, REACH)
-            places = [self._chart.at(w) for _, w in zip(range(10_000), first, strict=False)]
+            places = self._first_places(10_000)
         else:
             chosen = self._ask(self._by_chart, self._inner, asked, charted, pending, self._chart.genes)
             places = [tuple(row) for row in Grid(self._chart.genes).snap(chosen).tolist()]

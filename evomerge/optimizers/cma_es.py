@@ -109,13 +109,33 @@ class CmaEs:
         """Points, float64 [count, genes]."""
         with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._adopt(asked)
+            self._belong(asked)
             self._learn(asked)
             points = [self._next(asked) for _ in range(asked.count)]
         found: np.ndarray = self._low + np.array(points)[:, : len(self._low)] * self._span
         return found
 
-    def _adopt(self, asked: Asked) -> None:
+    def adopt(self, proposed: Sequence[Genome], recorded: Sequence[Genome]) -> None:
+        """Recorded genomes belong to the strategies that proposed in their place."""
+        for mine, theirs in zip(proposed, recorded, strict=False):
+            owner = self._offerer(mine)
+            if owner is not None:
+                self._owner[theirs] = owner
+                owner.open.add(theirs)
+        self._offered = {}
+
+    def _offerer(self, genome: Genome) -> _Strategy | None:
+        """The strategy that offered a point on whose place of the grid a genome lies."""
+        if not self._offered:
+            return None
+        unit = (np.array(genome) - self._low) / self._span
+        offers = list(self._offered)
+        apart = np.abs(np.array(offers)[:, : len(unit)] - unit).max(axis=1)
+        nearest = int(np.argmin(apart))
+        steps = max(gene.step / (gene.high - gene.low) for gene in self._genes)
+        return self._offered[offers[nearest]] if apart[nearest] <= steps else None
+
+    def _belong(self, asked: Asked) -> None:
         """Whose each genome is that was asked since."""
         known = (*(genome for genome, _ in asked.told[self._seen :]), *asked.pending)
         if self._paths is not None and self._offered:
@@ -129,16 +149,10 @@ class CmaEs:
                     self._behind[genome] = np.array(meant[genome])
             self._offered = {}
         for genome in known:
-            owner = self._owner.get(genome)
-            if owner is None and self._offered:
-                unit = (np.array(genome) - self._low) / self._span
-                offers = list(self._offered)
-                apart = np.abs(np.array(offers)[:, : len(unit)] - unit).max(axis=1)
-                nearest = int(np.argmin(apart))
-                steps = max(gene.step / (gene.high - gene.low) for gene in self._genes)
-                if apart[nearest] <= steps:
-                    self._owner[genome] = self._offered[offers[nearest]]
-                    self._owner[genome].open.add(genome)
+            owner = None if genome in self._owner else self._offerer(genome)
+            if owner is not None:
+                self._owner[genome] = owner
+                owner.open.add(genome)
         self._offered = {}
 
     def _learn(self, asked: Asked) -> None:

@@ -8,6 +8,7 @@ under priors, so that 24, 168 and 2,000 genes need the same handful of numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -24,6 +25,9 @@ FITTED = 160
 
 REFIT = 1.15
 """Length scales are fitted anew when there are so many times more points."""
+
+LEAST_FITTED = 4
+"""Values below which length scales are not fitted."""
 
 LEAST_NOISE = 1e-6
 _ITERATIONS = 30
@@ -229,25 +233,51 @@ def condition(
     )
 
 
+Name = tuple[str | int, ...]
+"""What a process is of: a word, and perhaps which."""
+
+Data = tuple[np.ndarray, np.ndarray]
+"""Features float64 [n, features] with values float64 [n]."""
+
+
+def fitted_at(count: int) -> int:
+    """Of `count` results, after how many the length scales in use were fitted: 4, and so on by `REFIT`."""
+    at = LEAST_FITTED
+    while (following := max(at + 1, math.ceil(REFIT * at))) <= count:
+        at = following
+    return min(at, count)
+
+
 class Fits:
     """Processes by name, whose length scales are fitted anew only when there is more to know by `REFIT`.
 
-    A function of the data given in order, as long as each name's grow.
+    A function of what is given alone: what is kept between calls only saves time, so that a search that
+    resumes need not have asked before.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str | int, ...], tuple[int, Hyperparameters]] = {}
+    def __init__(self, sizes: list[int]) -> None:
+        """`sizes`: features of each length scale, in order; see `Levels`."""
+        self._sizes = sizes
+        self._known: dict[Name, tuple[tuple[int, int], Hyperparameters]] = {}
 
-    def process(
-        self, name: tuple[str | int, ...], features: np.ndarray, sizes: list[int], values: np.ndarray
-    ) -> Process:
-        """The process given features float64 [n, features] and values float64 [n]."""
-        count = len(values)
+    def process(self, name: Name, now: Data, then: Data | None, at: tuple[int, int]) -> Process:
+        """A process given all data.
+
+        Args:
+            name: of what it predicts.
+            now: all that is known.
+            then: what was known at the last fit; None (or too little) if nothing was.
+            at: how many results were known then, and are now.
+        """
+        early = then is not None and len(then[1]) >= LEAST_FITTED
+        features, values = then if then is not None and early else now
+        key = (at[0], 0) if early else (at[1], 1)
         known = self._known.get(name)
-        if known is None or count >= REFIT * known[0]:
+        if known is None or known[0] != key:
+            count = len(values)
             some = (
                 np.arange(count) if count <= FITTED else np.linspace(0, count - 1, FITTED).astype(int)
             )
-            known = (count, fit(features[some], sizes, values[some], LEAST_NOISE))
+            known = (key, fit(features[some], self._sizes, values[some], LEAST_NOISE))
             self._known[name] = known
-        return condition(features, sizes, values, known[1])
+        return condition(now[0], self._sizes, now[1], known[1])

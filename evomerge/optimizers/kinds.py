@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Optimizer, Schedule
-from evomerge.optimizers.proposals import Proposals, Propose
+from evomerge.optimizers.proposals import Adopted, Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import (
     AutoSettings,
@@ -59,6 +59,11 @@ class Blueprint:
         """The optimizer whose points a function proposes."""
         parts = (self.genes, self.objectives, self.population, self.seed, self.initial, self.settings)
         return Proposals(propose, *parts, steady=self.steady)
+
+    def computing(self, propose: Propose) -> Optimizer:
+        """The same of a function of ours, whose asks a replay takes from the record."""
+        parts = (self.genes, self.objectives, self.population, self.seed, self.initial, self.settings)
+        return Adopted(propose, *parts, steady=self.steady)
 
 
 Maker = Callable[[Blueprint], Optimizer]
@@ -105,14 +110,15 @@ def _random_global(plan: Blueprint) -> Optimizer:
 def _surrogate(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.surrogate import Surrogate
 
-    return plan.proposing(Surrogate(plan.genes, plan.initial, plan.focus))
+    parts = (plan.genes, plan.initial, plan.seed, plan.focus)
+    return plan.computing(Surrogate(*parts, steady=plan.steady))
 
 
 def _cma_es(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.cma_es import CmaEs
 
     propose = CmaEs(plan.genes, len(plan.objectives), plan.seed, plan.initial, plan.settings)
-    return plan.proposing(propose)
+    return plan.computing(propose)
 
 
 def _optuna(plan: Blueprint) -> Optimizer:
@@ -125,7 +131,7 @@ def _optuna(plan: Blueprint) -> Optimizer:
 def _mmmo(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.mmmo import Mmmo
 
-    return plan.proposing(Mmmo(plan.genes, plan.initial))
+    return plan.computing(Mmmo(plan.genes, plan.initial))
 
 
 def _qlognehvi(plan: Blueprint) -> Optimizer:
@@ -137,7 +143,7 @@ def _qlognehvi(plan: Blueprint) -> Optimizer:
         todo = "pip install 'evomerge[botorch]'"
         problem = Problem("E123", "`qlognehvi` needs botorch", str(error), todo, field="optimizer.kind")
         raise ConfigError(problem) from error
-    return plan.proposing(QLogNehvi(plan.genes, plan.initial))
+    return plan.computing(QLogNehvi(plan.genes, plan.initial))
 
 
 def _learned_front(plan: Blueprint) -> Optimizer:

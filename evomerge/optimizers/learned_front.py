@@ -10,7 +10,7 @@ import numpy as np
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.lesson import Lesson
 from evomerge.optimizers.preferences import around, drawn, pulled
-from evomerge.optimizers.proposals import Asked, Proposals
+from evomerge.optimizers.proposals import Adopted, Asked
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
@@ -24,7 +24,7 @@ REACH = 0.3
 """With a focus, how much of the way from it to other preferences points are asked at."""
 
 
-class LearnedFront(Proposals):
+class LearnedFront(Adopted):
     """A map that is learned before the first candidate is asked, then its points; see `SlopeOptimizer`.
 
     The given genomes are asked first, then preferences from coarse to fine, around a focus if there is one.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.optimizers import structured
-from evomerge.optimizers.gaussian import Fits, Process, one_thread
+from evomerge.optimizers.gaussian import Data, Fits, Name, Process, fitted_at, one_thread
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.proposals import Asked
@@ -39,12 +39,12 @@ LEAST = 4
 
 
 class Mmmo:
-    """A proposing function (see `proposals`); what it keeps between calls are length scales."""
+    """A proposing function (see `proposals`); what it keeps between calls only saves time."""
 
     def __init__(self, genes: Sequence[Gene], initial: Sequence[Genome]) -> None:
         self._grid = Grid(genes)
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
-        self._fits = Fits()
+        self._fits = Fits([len(genes)])
         self._own = np.array([gene.input != "*" for gene in genes])
 
     def __call__(self, asked: Asked) -> np.ndarray:
@@ -55,7 +55,10 @@ class Mmmo:
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
         with one_thread():
-            models = self.models(known)
+            at = (fitted_at(len(asked.told)), len(asked.told))
+            models = self.models(
+                known, learned(asked.told[: at[0]], self._initial, len(self._grid)), at
+            )
             points = self._acquire(asked, known, models)
             if settings.weak_to_strong and len(known.genomes) >= LEAST:
                 points = self._strengthen(points, known, asked.rng)
@@ -69,13 +72,15 @@ class Mmmo:
         found: np.ndarray = (genomes - self._grid.low) / span / np.sqrt(len(self._grid))
         return found
 
-    def models(self, known: Told) -> list[Process]:
-        """One process for each objective."""
-        features, sizes = self.unit(known.genomes), [len(self._grid)]
-        return [
-            self._fits.process((k, known.used[k]), features, sizes, column)
-            for k, column in enumerate(known.values.T)
-        ]
+    def models(self, known: Told, before: Told | None, at: tuple[int, int]) -> list[Process]:
+        """One process for each objective; arguments as of `Fits.process`."""
+        now, then = self._data(known), {} if before is None else self._data(before)
+        return [self._fits.process(name, data, then.get(name), at) for name, data in now.items()]
+
+    def _data(self, known: Told) -> dict[Name, Data]:
+        features = self.unit(known.genomes)
+        columns = enumerate(known.values.T)
+        return {(k, known.used[k]): (features, column) for k, column in columns}
 
     def sparsity(self, genomes: np.ndarray) -> np.ndarray:
         """Mean size of the experts' coefficients as a share of the largest, float64 [n]."""

@@ -10,7 +10,7 @@ checks what every implementation must do; each one lives in a file that alone kn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from evomerge.objectives.objective import Outcome
 from evomerge.search_space import Genome
@@ -46,4 +46,29 @@ class Optimizer(Protocol):
 
     def state_digest(self) -> str:
         """SHA-256 (hex) over all that decides what comes next: members, values, random state."""
+        ...
+
+
+Note = tuple[float, ...]
+"""What an optimizer wants to know of a candidate beside its genome."""
+
+
+@runtime_checkable
+class AdoptingOptimizer(Optimizer, Protocol):
+    """An optimizer whose ask is worked out from its seed, its number and what was told.
+
+    A replay need not work it out again, which takes time and may round otherwise on another processor: the
+    recorded genomes are adopted.
+    """
+
+    def notes(self, genomes: Sequence[Genome]) -> list[Note | None]:
+        """What to record beside genomes that were just asked."""
+        ...
+
+    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
+        """Take recorded genomes as the next batch asked. Ledgers from before 2026-12 have no notes.
+
+        Raises:
+            RuntimeError: as `ask`.
+        """
         ...

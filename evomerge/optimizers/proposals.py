@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Objective, Outcome, Raced
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.optimizer import Note
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -73,6 +74,15 @@ Propose = Callable[[Asked], Any]
 """Gives float [points, genes], or a single point."""
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A proposing function whose state is made by its asks as well."""
+
+    def adopt(self, proposed: Sequence[Genome], recorded: Sequence[Genome]) -> None:
+        """The batch that was just proposed stands on record a little otherwise."""
+        ...
+
+
 class Proposals:
     """An `Optimizer` that asks a function for points."""
 
@@ -105,6 +115,10 @@ class Proposals:
             ValueError: if that is not finite or has not one value for each gene.
         """
         self._turns.may_ask()
+        return self._turns.asked(self._batch())
+
+    def _batch(self) -> list[Genome]:
+        """The next batch, which is not noted yet."""
         rng = np.random.default_rng((self._seed, self._turns.count))
         batch: list[Genome] = []
         limit = self._population
@@ -120,7 +134,7 @@ class Proposals:
             if len(batch) < limit:
                 drawn = self._grid.from_unit(rng.random((limit - len(batch), len(self._grid))))
                 add_new(batch, drawn, limit, self._turns)
-        return self._turns.asked(batch)
+        return batch
 
     def _proposed(self, count: int, batch: list[Genome], rng: np.random.Generator) -> np.ndarray:
         pending = (*self._turns.pending, *batch)
@@ -149,3 +163,18 @@ class Proposals:
         """SHA-256 (hex) over all that was asked and told."""
         parts = [self._turns.digest(), self._digest.hexdigest()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+class Adopted(Proposals):
+    """Proposals of which a replay adopts what is on record; see `AdoptingOptimizer`."""
+
+    def notes(self, genomes: Sequence[Genome]) -> list[Note | None]:
+        """Nothing is wanted."""
+        return [None] * len(genomes)
+
+    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
+        """Note a recorded batch as asked. A function with a state that asks make is asked again for that."""
+        self._turns.may_ask()
+        if isinstance(self._propose, Stateful):
+            self._propose.adopt(self._batch(), genomes)
+        self._turns.asked(list(genomes))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.objectives.objective import Complete, Failed, Raced
+from evomerge.objectives.objective import Complete, Failed, Outcome, Raced
 from evomerge.objectives.pareto import chebyshev, non_dominated
 from evomerge.optimizers import structured
-from evomerge.optimizers.gaussian import Fits, Levels, Process, one_thread
+from evomerge.optimizers.gaussian import Data, Fits, Levels, Name, Process, fitted_at, one_thread
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.nsga2 import Nsga2
@@ -43,6 +43,9 @@ MOST_AHEAD = 2.0
 """The most of it, in `NEAR`, that being better than the best known counts."""
 
 
+Results = Sequence[tuple[Genome, Outcome]]
+
+
 class Surrogate:
     """A proposing function (see `proposals`); what it keeps between calls only saves time."""
 
@@ -50,15 +53,20 @@ class Surrogate:
         self,
         genes: Sequence[Gene],
         initial: Sequence[Genome],
+        seed: int,
         focus: Sequence[float] | None = None,
+        *,
+        steady: bool,
     ) -> None:
-        """`initial`: the genomes given to start from, among them the experts; `focus`: a preference."""
+        """As the fields of `Blueprint`; `initial` are the genomes to start from, among them the experts."""
         self._grid = Grid(genes)
+        self._seed, self._steady = seed, steady
         self._focus = None if focus is None else np.array(focus) / max(focus)
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
         self._levels = Levels(self._grid)
-        self._fits = Fits()
-        self._seen: tuple[int, _Seen] | None = None
+        self._fits = Fits(self._levels.sizes)
+        self._then: tuple[int, dict[Name, Data]] | None = None
+        self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
 
     def __call__(self, asked: Asked) -> np.ndarray:
@@ -68,22 +76,15 @@ class Surrogate:
 
     def _propose(self, asked: Asked) -> np.ndarray:
         settings: SurrogateSettings = asked.settings
-        grid = self._grid
-        if self._seen is None or self._seen[0] != len(asked.told):
-            known = learned(asked.told, self._initial, len(grid))
-            if len(asked.told) + len(asked.pending) < settings.start or known is None:
-                return self._start(asked)
-            if len(known.genomes) < LEAST:
-                return self._start(asked)
-            self._seen = (len(asked.told), self._look(asked, known))
+        grid, told = self._grid, asked.told
+        if self._seen is None or self._seen[0] != len(told):
+            self._seen = (len(told), self._look(told))
         seen = self._seen[1]
-        turn = len(asked.told) // settings.reuse
-        if self._pool is None or self._pool[0] != turn:
-            self._pool = (turn, self._evolve(seen, settings, asked.rng))
-        taken = {genome for genome, _ in asked.told} | set(asked.pending)
-        fresh = as_rows(
-            [row for row in map(tuple, self._pool[1].tolist()) if row not in taken], len(grid)
-        )
+        if seen is None or len(told) + len(asked.pending) < settings.start:
+            return self._start(asked)
+        taken = {genome for genome, _ in told} | set(asked.pending)
+        pool = self._evolved(told, seen, settings)
+        fresh = as_rows([row for row in map(tuple, pool.tolist()) if row not in taken], len(grid))
         chosen = fresh[:0]
         if len(fresh):
             chosen = fresh[self._choose(seen, fresh, as_rows(asked.pending, len(grid)), asked)]
@@ -94,38 +95,60 @@ class Surrogate:
         ]
         return np.concatenate([chosen, np.clip(as_rows(near, len(grid)), grid.low, grid.high)])
 
+    def _evolved(self, told: Results, seen: _Seen, settings: SurrogateSettings) -> np.ndarray:
+        """What NSGA-II found on the models; in steady state on those of some results ago."""
+        base = len(told) - len(told) % settings.reuse if self._steady else len(told)
+        if self._pool is None or self._pool[0] != base:
+            then = seen if base == len(told) else self._look(told[:base])
+            if then is None:
+                base, then = len(told), seen
+            rng = np.random.default_rng((self._seed, 3, base))
+            self._pool = (base, self._evolve(then, settings, rng))
+        return self._pool[1]
+
     def _start(self, asked: Asked) -> np.ndarray:
         """One coefficient per expert, blends and jittered copies of the given genomes."""
         given = as_rows(sorted(self._initial), len(self._grid))
         return structured.start_points(self._grid, given, asked.count, asked.rng)
 
-    def _look(self, asked: Asked, known: Told) -> _Seen:
-        """The models of all that was told."""
-        features = self._levels(known.genomes)
-        models = [
-            self._model(("value", k, known.used[k]), features, column)
-            for k, column in enumerate(known.values.T)
-        ]
-        raced = of_kind(asked.told, Raced, len(self._grid))
+    def _look(self, told: Results) -> _Seen | None:
+        """The models of all that was told; None where that is too little."""
+        known = learned(told, self._initial, len(self._grid))
+        if known is None or len(known.genomes) < LEAST:
+            return None
+        at = (fitted_at(len(told)), len(told))
+        if self._then is None or self._then[0] != at[0]:
+            early = told[: at[0]]
+            before = learned(early, self._initial, len(self._grid))
+            self._then = (at[0], {} if before is None else self._data(early, before))
+        now, then = self._data(told, known), self._then[1]
+        processes = {n: self._fits.process(n, data, then.get(n), at) for n, data in now.items()}
+        names = [("value", k, known.used[k]) for k in range(known.values.shape[1])]
+        models = [processes.pop(name) for name in names]
+        raced = of_kind(told, Raced, len(self._grid))
         if len(raced):
             models = [
-                self._pessimistic(model, features, column, raced)
-                for model, column in zip(models, known.values.T, strict=True)
+                self._pessimistic(model, *now[name], raced)
+                for model, name in zip(models, names, strict=True)
             ]
-        bounds = []
+        bounds = list(processes.values())
+        return _Seen(known.genomes[known.best], bool(known.keep.any()), models, bounds)
+
+    def _data(self, told: Results, known: Told) -> dict[Name, Data]:
+        """What each process is given: values of objectives, what breaks a bound (above 0), failures (0.5)."""
+        features = self._levels(known.genomes)
+        found: dict[Name, Data] = {
+            ("value", k, known.used[k]): (features, column) for k, column in enumerate(known.values.T)
+        }
         for k, column in enumerate(known.broken.T):
             largest = float(np.abs(column).max())
             if largest > 0.0:
-                bounds.append(self._model(("bound", k), features, column / largest))
-        failed = of_kind(asked.told, Failed, len(self._grid))
+                found["bound", k] = (features, column / largest)
+        failed = of_kind(told, Failed, len(self._grid))
         if len(failed):
             both = np.concatenate([features, self._levels(failed)])
-            fails = np.repeat([-0.5, 0.5], [len(features), len(failed)])
-            bounds.append(self._model(("failure",), both, fails))
-        return _Seen(known.genomes[known.best], bool(known.keep.any()), models, bounds)
-
-    def _model(self, name: tuple[str | int, ...], features: np.ndarray, values: np.ndarray) -> Process:
-        return self._fits.process(name, features, self._levels.sizes, values)
+            found["failure",] = (both, np.repeat([-0.5, 0.5], [len(features), len(failed)]))
+        return found
 
     def _pessimistic(
         self, model: Process, features: np.ndarray, values: np.ndarray, raced: np.ndarray

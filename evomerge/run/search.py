@@ -1,8 +1,9 @@
 """Search: one campaign as a schedule sees it, replayed from its ledger and gone on with.
 
 Everything an optimizer sees has been fsynced before. On resume the recorded asks and tells are repeated
-through a fresh optimizer, in the order of the ledger; the recorded genomes win, and a difference is an
-error. What was asked and not told is evaluated again as far as it lacks results.
+through a fresh optimizer, in the order of the ledger. Optimizers that work an ask out from seed, number and
+history adopt the recorded genomes; of others a difference is an error. What was asked and not told is
+evaluated again as far as it lacks results.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import Slope, SlopeOptimizer, SlopeRequest
@@ -122,7 +123,8 @@ def replay(
 ) -> Iterator[str]:
     """Repeat every ask and tell of a history, and its slopes, through a fresh optimizer.
 
-    Yields a word for each turn that was repeated (`asked`, `told`, `slopes`).
+    Yields a word for each turn that was repeated (`asked`, `told`, `slopes`), `adopted` where the optimizer
+    takes what is on record for what it asked.
 
     Raises:
         ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
@@ -142,11 +144,15 @@ def replay(
         if turn.state is None:
             if isinstance(optimizer, SlopeOptimizer) and optimizer.slopes():
                 optimizer.enough()  # so the session did that recorded this
-            if optimizer.ask() != [candidate.genome for candidate in candidates]:
+            genomes = [candidate.genome for candidate in candidates if candidate.genome is not None]
+            adopts = isinstance(optimizer, AdoptingOptimizer)
+            if isinstance(optimizer, AdoptingOptimizer):
+                optimizer.adopt(genomes, [candidate.note for candidate in candidates])
+            elif optimizer.ask() != genomes:
                 what = turn.ids[0] if steady and turn.ids else f"generation {asked}"
                 raise ReplayDiffers(f"{what} is asked otherwise")
             asked += 1
-            yield "asked"
+            yield "adopted" if adopts else "asked"
             continue
         numbers = [candidate_number(name) for name in turn.ids]
         what = turn.ids[0] if steady and turn.ids else f"generation {told}"
@@ -243,9 +249,14 @@ class Search:
         """Record genomes under new ids."""
         first = self.history.asked
         entries = []
-        for number, genome in enumerate(genomes, first):
+        notes: Sequence[Note | None] = [None] * len(genomes)
+        if isinstance(self.optimizer, AdoptingOptimizer):
+            notes = self.optimizer.notes(genomes)
+        for number, (genome, note) in enumerate(zip(genomes, notes, strict=True), first):
             recipe = self._recipes[number] = self.space.decode(genome)
-            asked = AskedCandidate(id=candidate_id(number), genome=tuple(genome), recipe=recipe.digest)
+            asked = AskedCandidate(
+                id=candidate_id(number), genome=tuple(genome), recipe=recipe.digest, note=note
+            )
             if self.space.layout.rows:
                 asked = keep_genome(asked, self.dispatcher.items)
             entries.append(asked)

@@ -64,6 +64,7 @@ def _replay(
     steady = campaign.config.optimizer.schedule == "steady_state"
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",
+        "adopted": f"{'candidates' if steady else 'generations'} taken from the record",
         "slopes": "batches of slopes asked again",
     }
     try:

@@ -223,3 +223,31 @@ def test_with_a_focus_it_learns_there_and_asks_the_model_of_that_preference_firs
         spread = np.abs(np.array(asked) - asked[0]).max()
         assert 0.0 < spread < np.abs(np.array(whole.ask()) - there).max()
     assert np.median(gains) > 0.0
+
+
+@pytest.mark.parametrize("with_notes", [True, False])
+def test_auto_goes_on_along_its_chart_from_what_is_on_record(with_notes):
+    """Its notes are places on the chart; in ledgers from before there were any it knows the first ones."""
+    bed = Bed()
+    options = {"steps": 12, "preferences": 4, "generations": 3, "inner_population": 8}
+
+    def auto():
+        settings = optimizer_settings("auto", options)
+        found = make_optimizer("auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings)
+        found.begin(GROUND)
+        bed.learn(found)
+        return found
+
+    one, other = auto(), auto()
+    for turn in range(4):
+        batch = one.ask()
+        notes = one.notes(batch)
+        assert all(note is not None for note in notes)
+        known = with_notes or turn > 0
+        other.adopt(batch, notes if known else [None] * len(batch))
+        losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
+        outcomes = [Complete(values, (0.0, 0.0)) for values in losses]
+        one.tell(outcomes)
+        other.tell(outcomes)
+        assert one.state_digest() == other.state_digest()
+    assert one.ask() == other.ask()

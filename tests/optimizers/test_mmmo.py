@@ -33,7 +33,9 @@ def seen():
 def test_the_acquisition_is_not_zero_everywhere_as_in_the_release(seen):
     mmmo, known, rng = seen
     points = 1.5 * rng.random((200, 9))
-    drawn = mmmo.drawn(mmmo.models(known), points, True, rng)
+    drawn = mmmo.drawn(
+        mmmo.models(known, None, (len(known.genomes), len(known.genomes))), points, True, rng
+    )
     told = np.column_stack([known.values, mmmo.sparsity(known.genomes)])
     beats = (drawn[:, :, None, :] < told).any(axis=3).all(axis=2) & (drawn < REFERENCE).all(axis=2)
     assert beats.any(axis=0).mean() > 0.5, "of random points most may add hypervolume"
@@ -41,7 +43,7 @@ def test_the_acquisition_is_not_zero_everywhere_as_in_the_release(seen):
 
 def test_fisher_information_is_less_where_less_is_known(seen):
     mmmo, known, _ = seen
-    models = mmmo.models(known)
+    models = mmmo.models(known, None, (len(known.genomes), len(known.genomes)))
     there = information(models, mmmo.unit(known.genomes))
     far = information(models, mmmo.unit(np.tile([1.5, 0.0, 1.5], (1, 3))))
     assert far.max() < there.min()

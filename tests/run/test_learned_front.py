@@ -14,6 +14,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.optimizers import surrogate
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, front_text, run_file
@@ -147,3 +148,28 @@ def test_with_a_small_budget_half_is_left_for_candidates(campaign: Path, tmp_pat
     assert run_file(file, tmp_path / "run").budget_used > history.budget_used
     assert slopes(tmp_path / "run") == learned
     assert call("verify", tmp_path / "run").code == 0
+
+
+def test_a_resume_where_numbers_round_otherwise_goes_on_from_the_record(
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded genomes win: another processor's sums change what is asked next, and nothing before."""
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    options = {"start": 4, "generations": 2, "inner_population": 8}
+    config["optimizer"] = {"kind": "surrogate", "population": 4, "options": options}
+    config |= {"name": "elsewhere", "budget": {"evaluations": 12}}
+    file = campaign / "elsewhere.yaml"
+    file.write_text(json.dumps(config))
+    run_file(file, tmp_path / "run")
+    before = [e for e in events_of(tmp_path / "run") if e["event"] == "asked"]
+    chosen = surrogate.greedy
+    monkeypatch.setattr(surrogate, "greedy", lambda *args: chosen(*args)[::-1])
+    assert call("verify", tmp_path / "run").code == 0
+    file.write_text(json.dumps(config | {"budget": {"evaluations": 20}}))
+    run_file(file, tmp_path / "run")
+    asked = [e for e in events_of(tmp_path / "run") if e["event"] == "asked"]
+    assert asked[: len(before)] == before
+    assert len(asked) > len(before)
+    verified = call("verify", tmp_path / "run")
+    assert verified.code == 0, verified.err
+    assert f"{len(asked)}  generations taken from the record" in verified.out
