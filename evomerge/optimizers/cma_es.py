@@ -117,43 +117,45 @@ class CmaEs:
 
     def adopt(self, proposed: Sequence[Genome], recorded: Sequence[Genome]) -> None:
         """Recorded genomes belong to the strategies that proposed in their place."""
-        for mine, theirs in zip(proposed, recorded, strict=False):
-            owner = self._offerer(mine)
-            if owner is not None:
-                self._owner[theirs] = owner
-                owner.open.add(theirs)
+        offers = self._offers_of(proposed)
+        for offer, genome in zip(offers, recorded, strict=False):
+            self._belongs(genome, offer)
         self._offered = {}
-
-    def _offerer(self, genome: Genome) -> _Strategy | None:
-        """The strategy that offered a point on whose place of the grid a genome lies."""
-        if not self._offered:
-            return None
-        unit = (np.array(genome) - self._low) / self._span
-        offers = list(self._offered)
-        apart = np.abs(np.array(offers)[:, : len(unit)] - unit).max(axis=1)
-        nearest = int(np.argmin(apart))
-        steps = max(gene.step / (gene.high - gene.low) for gene in self._genes)
-        return self._offered[offers[nearest]] if apart[nearest] <= steps else None
 
     def _belong(self, asked: Asked) -> None:
         """Whose each genome is that was asked since."""
         known = (*(genome for genome, _ in asked.told[self._seen :]), *asked.pending)
-        if self._paths is not None and self._offered:
-            behind = np.array(list(self._offered))
-            rows = self._grid.snap(self._low + behind[:, : len(self._low)] * self._span).tolist()
-            meant = {tuple(row): offer for row, offer in zip(rows, self._offered, strict=True)}
-            for genome in known:
-                if genome in meant and genome not in self._owner:
-                    self._owner[genome] = self._offered[meant[genome]]
-                    self._owner[genome].open.add(genome)
-                    self._behind[genome] = np.array(meant[genome])
-            self._offered = {}
-        for genome in known:
-            owner = None if genome in self._owner else self._offerer(genome)
-            if owner is not None:
-                self._owner[genome] = owner
-                owner.open.add(genome)
+        fresh = [genome for genome in dict.fromkeys(known) if genome not in self._owner]
+        for genome, offer in zip(fresh, self._offers_of(fresh), strict=True):
+            self._belongs(genome, offer)
         self._offered = {}
+
+    def _belongs(self, genome: Genome, offer: Genome | None) -> None:
+        if offer is None:
+            return
+        self._owner[genome] = self._offered[offer]
+        self._owner[genome].open.add(genome)
+        if self._paths is not None:
+            self._behind[genome] = np.array(offer)
+
+    def _offers_of(self, genomes: Sequence[Genome]) -> list[Genome | None]:
+        """What was offered and became each genome: with paths exactly that, else within a step of it."""
+        if not self._offered or not genomes:
+            return [None] * len(genomes)
+        offers = list(self._offered)
+        if self._paths is not None:
+            behind = np.array(offers)[:, : len(self._low)]
+            rows = self._grid.snap(self._low + behind * self._span).tolist()
+            meant = {tuple(row): offer for row, offer in zip(rows, offers, strict=True)}
+            return [meant.get(genome) for genome in genomes]
+        steps = max(gene.step / (gene.high - gene.low) for gene in self._genes)
+        found: list[Genome | None] = []
+        for genome in genomes:
+            unit = (np.array(genome) - self._low) / self._span
+            apart = np.abs(np.array(offers)[:, : len(unit)] - unit).max(axis=1)
+            nearest = int(np.argmin(apart))
+            found.append(offers[nearest] if apart[nearest] <= steps else None)
+        return found
 
     def _learn(self, asked: Asked) -> None:
         """Tell each strategy of its generation once all of it is told."""
