@@ -71,7 +71,8 @@ def main(words: list[str] | None = None) -> int:
         print("no CUDA device: a tiny version of every step on the CPU, whose figures mean nothing")
     if device == "cpu":
         torch.set_num_threads(1)
-    logging.basicConfig(level=logging.WARNING, format="     %(name)s: %(message)s")
+    logging.basicConfig(format="     %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # whoever else lowers what is logged
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "a CPU"
     versions = {library: _version(library) for library in LIBRARIES}
     print(f"{name}; {', '.join(f'{k} {v}' for k, v in versions.items())}", flush=True)
