@@ -7,7 +7,8 @@ Read `file` (sections, fields, bounds), `campaign` (the loaded whole and its ide
 faults that headers and declarations show; `check_objectives` those of the metrics), `estimates`,
 `devices`, `prepared` (what the `prepare` job found, and the search space over it), `recorded` (the same
 from a ledger, and the recipes of candidates), `inputs` (every file a campaign reads), `placement` (its
-workers over machines), `launch` and `rayjob` (job files for clusters).
+workers over machines), `launch` and `rayjob` (job files for clusters), `bundle` (all a
+campaign reads as one folder).
 """
 
 from evomerge.campaign.campaign import Campaign, load_campaign

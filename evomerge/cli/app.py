@@ -47,6 +47,7 @@ for verb in (
     splits.split,
     looks.verify,
     looks.repair,
+    cluster.bundle,
     cluster.launch,
 ):
     app.command()(verb)

@@ -1,4 +1,4 @@
-"""`launch`: job files for clusters."""
+"""`launch` and `bundle`: job files for clusters, and a campaign as one folder that goes there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 import typer
 
 from evomerge.cli.campaigns import AllowBenchmarkTest, CampaignFile, RunFolder
-from evomerge.cli.output import AllowTaskCode, Json, print_json, print_warning, say, show_log
+from evomerge.cli.output import (
+    AllowTaskCode,
+    Json,
+    print_json,
+    print_warning,
+    say,
+    show_log,
+    table_console,
+)
 from evomerge.errors import Problem, UsageError
 
 
@@ -111,3 +119,39 @@ def _mounts(given: list[str]) -> dict[str, str]:
             raise UsageError(Problem("E500", "a mount is CLAIM:FOLDER", f"found `{text}`", todo))
         mounts[claim] = str(Path(folder).resolve())
     return mounts
+
+
+def bundle(
+    file: CampaignFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.", show_default=False)],
+    models: Annotated[
+        Literal["copy", "link"],
+        typer.Option(metavar="copy|link", help="Copy models, or link to where they lie."),
+    ] = "copy",
+    with_hub: Annotated[
+        bool, typer.Option("--with-hub", help="Copy models of the hub too, instead of id and commit.")
+    ] = False,
+    allow_task_code: AllowTaskCode = False,
+    allow_benchmark_test: AllowBenchmarkTest = False,
+    as_json: Json = False,
+) -> None:
+    """Copy all that a campaign reads into one folder that runs anywhere.
+
+    Paths in it are relative; SHA256SUMS lists every file for `sha256sum --check`.
+    """
+    from evomerge.campaign.bundle import bundle as write_bundle
+    from evomerge.campaign.campaign import load_campaign
+    from evomerge.campaign.check import check_campaign, grants_of
+
+    show_log()
+    campaign = load_campaign(file)
+    check_campaign(campaign, grants_of(allow_task_code, allow_benchmark_test)).raise_problems()
+    made = write_bundle(campaign, out, models=models, hub=with_hub)
+    if as_json:
+        print_json({**dataclasses.asdict(made), "file": str(made.file)})
+        return
+    for need in made.needs:
+        say(f"not in the bundle, and needed where it runs: {need}")
+    table_console().print(
+        f"{made.file}: {made.files} files, {made.size / 1e6:.1f} MB", markup=False, soft_wrap=True
+    )

@@ -101,6 +101,7 @@ def test_init_with_models_of_ones_own(models, tmp_path):
     }
     campaign = load_campaign(file)
     assert campaign.references()["no"].path == str(models / "code")
+    assert str(tmp_path) not in file.read_text().split("schema:")[1], "paths are relative"
     assert not (file.parent / "models").exists()
     space = (file.parent / "search_space.yaml").read_text()
     assert "bands: 2" in space  # the base has no more layers

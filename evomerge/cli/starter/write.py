@@ -114,7 +114,9 @@ def _fill(
         tell("no --task given: the evaluators are toy tasks, which say little about your models")
     text = CAMPAIGN.format(
         file=final / CAMPAIGN_FILE,
-        models=models_block(base, experts),
+        models=models_block(
+            _relative(base, final), {n: _relative(place, final) for n, place in experts.items()}
+        ),
         tasks=stated,
         population=8 if toys else 12,
         evaluations=40 if toys else 60,
@@ -170,6 +172,13 @@ def _split_tasks(folder: Path, tasks: OwnTasks, tell: Callable[[str], None]) -> 
         metric, higher = next(iter(load_evaluator(report.declaration).directions().items()))
         objectives[metric] = "minimize" if higher is False else "maximize"
     return tasks_block(OWN_TASKS, files, objectives)
+
+
+def _relative(reference: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """A reference whose path is relative to the campaign's folder, so that both move together."""
+    if not os.path.isabs(reference.get("path", "")):
+        return dict(reference)
+    return {**reference, "path": os.path.relpath(reference["path"], os.path.realpath(folder))}
 
 
 def _layers(base: Mapping[str, str]) -> int:
