@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test quick soak soak-long mutants oracles gpu gpu-wheels lint clean
+.PHONY: install quickstart test quick cluster soak soak-long mutants oracles gpu gpu-wheels lint clean
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ test: install
 # What to run between edits: all but the slow tests.
 quick: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# A SLURM of its own on this machine (Debian's slurm-wlm and munge; skipped with a word without them), minutes long.
+cluster: install
+	EVOMERGE_CLUSTER=1 $(BIN)/python -m pytest -rs tests/cluster
 
 # The faults of tests/faults with larger counts; goes on where it was stopped.
 SOAK ?= runs/soak

@@ -43,16 +43,18 @@ set -u
 umask 077
 export RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1
 
-# SLURM sends SIGTERM to this script alone, two minutes before the time limit: the run stops cleanly, and
-# Ray outlives it.
+# Two minutes before the time limit SLURM sends SIGUSR1 to this script alone: the run stops cleanly, and the
+# job goes back into the queue. SIGTERM (scancel, preemption) stops it for good, or SLURM requeues it itself.
 run=''
 stopping=''
+again=''
 stop() {
-  trap '' TERM
+  trap '' TERM USR1
   stopping=1
   if [ -n "$run" ]; then kill -TERM "$run"; fi
 }
 trap stop TERM
+trap 'again=1; stop' USR1
 
 # One secret for this job, readable by its owner only; Ray refuses everybody without it.
 export RAY_AUTH_MODE=token
@@ -83,13 +85,13 @@ wait "$run"
 code=$?
 # A signal ends the first wait; the run ends a little later.
 if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
-trap '' TERM
+trap '' TERM USR1
 
-if [ "$code" -eq @STOPPED@ ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
 @LEAVE@kill "$ray" 2> /dev/null
 wait
+if [ "$code" -eq @STOPPED@ ] && [ -n "$again" ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit "$code"
 """
 
@@ -109,8 +111,9 @@ others=$!
 
 
 LEAVE = """\
-# Step 0 asked for the address. srun itself would kill its processes without their cleaning up.
-scancel --signal=TERM "$SLURM_JOB_ID.1" 2> /dev/null
+# Told by its number: srun would kill its processes without their cleaning up.
+step=$(squeue --noheader --steps --jobs "$SLURM_JOB_ID" --format %i | grep -E '\\.[0-9]+$')
+scancel --signal=TERM $step 2> /dev/null
 """
 
 
@@ -143,7 +146,7 @@ def slurm_script(
         "open-mode": "append",
         "requeue": "",
         "no-kill": "",
-        "signal": "B:TERM@120",
+        "signal": "B:USR1@120",
     }
     given = [_scheduler_option(text) for text in options]
     replaced = {name for name, _ in given}

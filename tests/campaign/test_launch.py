@@ -189,7 +189,7 @@ SCONTROL = '#!/bin/bash\necho "$@" >> "$SHIM_LOG"\n'
 
 @pytest.mark.timeout(600)
 def test_the_batch_script_stops_cleanly_and_asks_to_be_requeued(tmp_path: Path) -> None:
-    """With a real Ray, token and all; SLURM's SIGTERM goes to the script alone, as `B:TERM` says."""
+    """With a real Ray, token and all; SLURM's SIGUSR1 goes to the script alone, as `B:USR1` says."""
     file = a_campaign(tmp_path, count=1)
     write_campaign(tmp_path, workers={"pool": "ray", "address": "auto"}, evaluation={"threads": 1})
     directory, said = tmp_path / "run", tmp_path / "said.txt"
@@ -220,7 +220,7 @@ def test_the_batch_script_stops_cleanly_and_asks_to_be_requeued(tmp_path: Path) 
                 assert batch.poll() is None, said.read_text()
                 assert time.monotonic() < end, said.read_text()
                 time.sleep(0.1)
-            batch.send_signal(signal.SIGTERM)
+            batch.send_signal(signal.SIGUSR1)
             assert batch.wait(PATIENCE) == 75, said.read_text()
         finally:
             batch.kill()

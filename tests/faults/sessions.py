@@ -17,8 +17,9 @@ from evomerge.campaign.file import WorkersSection
 from evomerge.cli.app import main
 from evomerge.ledger.records import RecordFile
 from evomerge.recipe.recipe import canonical_json
-from evomerge.run import driver
+from evomerge.run import driver, safeguards
 from evomerge.run.job import WorkerSetup
+from evomerge.run.pool import ray_actors
 from evomerge.run.pool.inline import InlinePool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.processes import ProcessPool
@@ -33,14 +34,17 @@ def toy_pool(workers: WorkersSection, setup: WorkerSetup) -> Pool:
         return InlinePool(setup, ToyWorker)
     if workers.pool == "local":
         return ProcessPool(setup, workers.count, ToyWorker)
-    from evomerge.run.pool.ray_actors import RayPool
-
-    return RayPool(setup, workers.count, address=workers.address, gpus=workers.gpus, runner=ToyWorker)
+    return ray_actors.RayPool(
+        setup, workers.count, address=workers.address, gpus=workers.gpus, runner=ToyWorker
+    )
 
 
 @contextlib.contextmanager
 def toys() -> Iterator[None]:
-    """Drivers in this process (and in its forks) take toy workers, and note what they acknowledged."""
+    """Drivers in this process (and in its forks) take toy workers, and note what they acknowledged.
+
+    They say sooner that they wait for machines, and look more often whether Ray's head is there.
+    """
     plain = RecordFile.append
 
     def append(file: RecordFile, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +56,9 @@ def toys() -> Iterator[None]:
         return written
 
     noted = mock.patch.object(RecordFile, "append", append)
-    with mock.patch.object(driver, "open_pool", toy_pool), noted:
+    soon = mock.patch.multiple(ray_actors, HEAD_SECONDS=1.0)
+    told = mock.patch.multiple(safeguards, CAPACITY_NOTICE=3.0)
+    with mock.patch.object(driver, "open_pool", toy_pool), noted, soon, told:
         yield
 
 

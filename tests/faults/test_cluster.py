@@ -30,13 +30,20 @@ VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     **SLOW_STARTS,
     **NO_WORKERS_AHEAD,
+    # A node that does not answer is dead after five looks, 3 s apart by default; each may take 10 s.
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "60",
 }
 """The environment of drivers and clusters."""
 
+HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+"""For how long Ray's processes look for a head that is gone; a minute by default."""
 
-def drive(file: Path) -> subprocess.Popen[bytes]:
+
+def drive(file: Path, **variables: str) -> subprocess.Popen[bytes]:
     """`evomerge run` with toy workers in a process of its own; its words go to `said.txt`."""
-    environment = os.environ | VARIABLES
+    environment = os.environ | VARIABLES | variables
     words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
     with (file.parent / SAID).open("ab") as said:
         return subprocess.Popen(
@@ -63,7 +70,7 @@ def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
     """No process of its Ray stays behind, and nothing is lost."""
     workers = {"workers": {"pool": "ray", "count": 2}}
     file = write_toy_campaign(trial.folder, workers, seconds=0.3)
-    driver = drive(file)
+    driver = drive(file, **HEADLESS)
     try:
         until(lambda: results_in(trial.folder) >= trial.rng.randrange(7, 14), driver, file)
         family = psutil.Process(driver.pid).children(recursive=True)
@@ -72,7 +79,7 @@ def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
     finally:
         driver.kill()
         driver.wait(10)
-    # Ray's agents try for a minute to tell a head that is gone what became of their node.
+    # Ray's agents try for a while to tell a head that is gone what became of their node.
     end = time.monotonic() + PATIENCE
     while alive := [name_of(process) for process in family if runs(process)]:
         assert time.monotonic() < end, alive
@@ -100,7 +107,7 @@ def runs(process: psutil.Process) -> bool:
 @contextlib.contextmanager
 def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     """A Ray cluster on this machine: a head without processors, and nodes with one each."""
-    with mock.patch.dict(os.environ, VARIABLES):
+    with mock.patch.dict(os.environ, VARIABLES | HEADLESS):
         from ray.cluster_utils import Cluster
 
         others = set(psutil.Process().children(recursive=True))
@@ -151,7 +158,7 @@ def test_f14_head_node_killed(trial: Trial) -> Tally:
     """Exit 5 within two minutes; the campaign goes on on another cluster."""
     with cluster(2) as (made, _):
         workers = {"workers": {"pool": "ray", "count": 2, "address": made.address}}
-        file = write_toy_campaign(trial.folder, workers, seconds=5.0)
+        file = write_toy_campaign(trial.folder, workers, seconds=2.0)
         driver = drive(file)
         try:
             # What is left takes twice as long as it takes to miss the head.

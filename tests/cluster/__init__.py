@@ -1,0 +1,1 @@
+"""Schedulers for real, on this machine; `make cluster` runs them."""
