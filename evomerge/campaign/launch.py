@@ -86,6 +86,8 @@ code=$?
 # A signal ends the first wait; the run ends a little later.
 if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
 trap '' TERM USR1
+# Before all else: after scancel there are only seconds until SIGKILL.
+rm -f "$RAY_AUTH_TOKEN_PATH"
 
 @LEAVE@kill "$ray" 2> /dev/null
 wait

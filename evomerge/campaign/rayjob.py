@@ -137,7 +137,9 @@ def unmounted(campaign: Campaign, directory: Path, values: Values) -> list[Probl
         if any(each.path.is_relative_to(folder) for folder in folders):
             continue
         place = each.path if each.path.is_dir() else each.path.parent
-        todo = f"give --mount CLAIM:{place}, or copy all it reads into one folder with `evomerge bundle`"
+        todo = (
+            f"give --mount CLAIM:{place}, or copy all it reads into one folder with `evomerge bundle`"
+        )
         if each is run:
             todo = f"choose one below {' or '.join(map(str, folders))}"
         wrong = f"{each.what} lies in no mounted folder"

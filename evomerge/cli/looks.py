@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +13,60 @@ from evomerge.cli.output import PICK_HELP, Folder, Json, print_json, say, table_
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from evomerge.cli.lock_holder import Holder
     from evomerge.front.folder import OpenedFolder
     from evomerge.ledger.history import Candidate
     from evomerge.run.standing import Standing
 
 
-def status(directory: Folder, as_json: Json = False) -> None:
-    """Show how far a campaign is."""
+def status(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Campaign folders.", show_default=False),
+    ],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="List failed candidates: class, message, traceback.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far a campaign is, or several, a line each."""
+    from evomerge.cli.failures import failures_json, print_failures
+    from evomerge.front.folder import open_campaign_folder
+
+    if failed:
+        if len(directories) > 1:
+            raise UsageError(Problem("E500", "--failed is of one campaign folder", "", "give one"))
+        history = open_campaign_folder(directories[0]).history
+        if as_json:
+            print_json({"failed": failures_json(history)})
+        else:
+            print_failures(history)
+        return
+    seen = [_status_of(directory) for directory in directories]
+    if as_json:
+        listed = [
+            {
+                **now.to_json(),
+                "folder": str(directory),
+                "last_event_seconds_ago": round(age, 1),
+                "driver": None if holder is None else dataclasses.asdict(holder),
+            }
+            for directory, (now, holder, age) in zip(directories, seen, strict=True)
+        ]
+        print_json(listed[0] if len(listed) == 1 else {"campaigns": listed})
+        return
+    console = table_console()
+    if len(seen) > 1:
+        console.print(_status_table(directories, seen))
+        return
+    for name, text in _status_rows(*seen[0]):
+        console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
+
+
+def _status_of(directory: Path) -> tuple[Standing, Holder | None, float]:
+    """Where a campaign stands, who runs it, and the seconds since its last event."""
     import time
 
     from evomerge.cli.lock_holder import lock_holder
@@ -31,15 +78,32 @@ def status(directory: Folder, as_json: Json = False) -> None:
     if budget is not None and opened.history.cost >= budget + 1:
         budget = None  # it was raised since, and the ledger keeps the first one only
     now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))
-    holder = lock_holder(directory)
-    age = max(0.0, time.time() - opened.history.last)
-    if as_json:
-        held = None if holder is None else dataclasses.asdict(holder)
-        print_json({**now.to_json(), "last_event_seconds_ago": round(age, 1), "driver": held})
-        return
-    console = table_console()
-    for name, text in _status_rows(now, holder, age):
-        console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
+    return now, lock_holder(directory), max(0.0, time.time() - opened.history.last)
+
+
+def _status_table(
+    directories: Sequence[Path], seen: Sequence[tuple[Standing, Holder | None, float]]
+) -> Table:
+    """A line for each campaign folder."""
+    from rich.table import Table
+
+    from evomerge.front.words import duration
+    from evomerge.run.standing import failures_text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("folder", "phase", "evaluations", "per min", "hypervolume", "failed", "last event"):
+        table.add_column(name)
+    for directory, (now, _, age) in zip(directories, seen, strict=True):
+        table.add_row(
+            str(directory),
+            now.phase,
+            f"{now.evaluations}" if now.budget is None else f"{now.evaluations} of {now.budget}",
+            "" if now.pace is None else f"{now.pace:.1f}",
+            "" if now.hypervolume is None else f"{now.hypervolume:.4f}",
+            failures_text(now),
+            f"{duration(age)} ago",
+        )
+    return table
 
 
 def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple[str, str]]:

@@ -178,6 +178,20 @@ def test_status(campaign):
     assert {best["metric"] for best in data["best"]} == {"pets.acc", "birds.acc", "mean"}
 
 
+def test_status_of_several_campaigns(campaign, tmp_path):
+    from tests.tiny_runs import events_of
+
+    _copy(campaign, tmp_path / "run", events_of(campaign.directory)[:3])
+    found = call("status", campaign.directory, tmp_path / "run")
+    header, done, begun = (line.split() for line in found.out.splitlines())
+    assert header[:2] == ["folder", "phase"]
+    assert done[:5] == [str(campaign.directory), "done", "18", "of", "18"]
+    assert begun[0] == str(tmp_path / "run")
+    both = call("status", campaign.directory, tmp_path / "run", "--json").json["campaigns"]
+    assert [one["folder"] for one in both] == [str(campaign.directory), str(tmp_path / "run")]
+    assert "give one" in call("status", campaign.directory, tmp_path / "run", "--failed").err
+
+
 def test_status_does_not_claim_a_budget_that_was_raised(campaign, tmp_path):
     from tests.tiny_runs import events_of
 
@@ -251,6 +265,13 @@ def test_show_a_failure(campaign, tmp_path):
     assert "1 nonfinite_weights" in call("status", tmp_path / "run").out
     trace = 'Traceback (most recent call last):\n  File "mine.py", line 7, in score\nValueError: [no]'
     _copy(campaign, tmp_path / "two", [*events[: asked + 1], failure | {"traceback": trace}])
+    listed = call("status", "--failed", tmp_path / "two").out
+    assert "nonfinite_weights: 7 NaN\n  1: " + name in listed
+    assert "ValueError: [no]" in listed
+    (failed,) = call("status", tmp_path / "two", "--failed", "--json").json["failed"]
+    assert (failed["id"], failed["class"], failed["message"]) == (name, "nonfinite_weights", "7 NaN")
+    assert failed["traceback"] == trace
+    assert "no candidate has failed" in call("status", "--failed", campaign.directory).out
     assert trace in call("show", tmp_path / "two", name).out
     assert call("show", tmp_path / "two", name, "--json").json["failure"]["traceback"] == trace
 

@@ -100,7 +100,9 @@ class Slurm:
 
     def lose(self, name: str) -> None:
         """Kill a node: its `slurmd` and all that runs there, at once and without a word."""
-        self.nodes.pop(name).kill()
+        daemon = self.nodes.pop(name)
+        daemon.kill()
+        daemon.wait(20)
         there = [process for process in psutil.process_iter() if _node_of(process) == name]
         for process in [*there, *(one.parent() for one in there)]:
             with contextlib.suppress(psutil.Error):
