@@ -58,6 +58,7 @@ SLOW = (
     "tests/mergekit/test_published",
     "tests/mergekit/test_write",
     "tests/optimizers/test_conformance",
+    "tests/optimizers/test_hm3",
     "tests/optimizers/test_optuna",
     "tests/optimizers/test_proposals",
     "tests/optimizers/test_surrogate",

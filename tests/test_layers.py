@@ -85,6 +85,7 @@ DEFERRED = {
     "optimizers.kinds": (
         "evomerge.optimizers.auto",
         "evomerge.optimizers.cma_es",
+        "evomerge.optimizers.hm3",
         "evomerge.optimizers.mmmo",
         "evomerge.optimizers.nsga2",
         "evomerge.optimizers.optuna_samplers",

@@ -39,6 +39,7 @@ from evomerge.evaluators.kinds import load_declaration
 from evomerge.evaluators.registered import registered
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
+from evomerge.optimizers.kinds import refuse_paths
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.recipe.registered import own_methods
 from evomerge.search_space import ModelLayout, build_search_space
@@ -262,6 +263,10 @@ def _count_genes(
     except ConfigError as error:
         problems += error.problems
         return 0
+    try:
+        refuse_paths(campaign.config.optimizer.kind, space.genes, campaign.focus is not None)
+    except ConfigError as error:
+        problems += [replace(problem, file=str(campaign.file)) for problem in error.problems]
     return len(space.genes)
 
 

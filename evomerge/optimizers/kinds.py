@@ -22,6 +22,7 @@ from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import (
     AutoSettings,
     CmaEsSettings,
+    Hm3Settings,
     LearnedFrontSettings,
     MmmoSettings,
     NoSettings,
@@ -121,6 +122,13 @@ def _cma_es(plan: Blueprint) -> Optimizer:
     return plan.computing(propose)
 
 
+def _hm3(plan: Blueprint) -> Optimizer:
+    from evomerge.optimizers.hm3 import Hm3
+
+    parts = (plan.genes, len(plan.objectives), plan.seed, plan.initial, plan.settings)
+    return plan.proposing(Hm3(*parts, focus=plan.focus))
+
+
 def _optuna(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.optuna_samplers import OptunaSampler
 
@@ -188,6 +196,12 @@ KINDS: dict[str, OptimizerKind] = {
     ),
     "cma-es": OptimizerKind(
         "CMA-ES on weighted sums from the uniform average, as mergekit-evolve", CmaEsSettings, _cma_es
+    ),
+    "hm3": OptimizerKind(
+        "HM3: a policy for all preferences walks paths of layers, learnt by PPO",
+        Hm3Settings,
+        _hm3,
+        focuses=True,
     ),
     "qlognehvi": OptimizerKind(
         "BoTorch's noisy expected hypervolume improvement (extra `botorch`)",
@@ -309,7 +323,7 @@ def make_optimizer(
 
     Raises:
         ConfigError: E108 for an unknown kind; E123 for one whose library is not installed; E151 for a focus
-            that it cannot have.
+            that it cannot have; E119 for `hm3` without paths of layers.
         TypeError: if the settings are those of another kind.
     """
     found = optimizer_kind(kind)
@@ -317,10 +331,28 @@ def make_optimizer(
     if not isinstance(chosen, found.settings):
         raise TypeError(f"{kind} takes {found.settings.__name__}, not {type(chosen).__name__}")
     refuse_focus(kind, focus is not None)
+    refuse_paths(kind, genes, focus is not None)
     towards = None if focus is None else tuple(focus)
     return found.make(
         Blueprint(genes, objectives, population, seed, initial, chosen, schedule, towards)
     )
+
+
+def refuse_paths(kind: str, genes: Sequence[Gene], focused: bool) -> None:
+    """Refuse what a kind cannot do with paths of layers, or without.
+
+    Raises:
+        ConfigError: E119 for `hm3` where no path can be walked; E151 for a focus of `auto` on paths.
+    """
+    paths = next((gene.paths for gene in genes if gene.paths is not None), None)
+    if kind == "hm3" and (paths is None or paths.form != "steps"):
+        todo = "give the search space a `layer_path` with `form: steps`"
+        raise ConfigError(
+            Problem("E119", "hm3 walks paths of layers", "", todo, field="optimizer.kind")
+        )
+    if kind == "auto" and paths is not None and focused:
+        wrong = "`auto` cannot focus on paths of layers"
+        raise ConfigError(Problem("E151", wrong, "", "take hm3", field="optimizer.focus"))
 
 
 def refuse_focus(kind: str, wanted: bool) -> None:

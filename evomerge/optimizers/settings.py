@@ -144,6 +144,45 @@ class CmaEsSettings:
 
 
 @dataclass(frozen=True)
+class Hm3Settings:
+    """Settings of `hm3`. Published are the discount and the parts; the other numbers are ours.
+
+    Attributes:
+        preferences: so many are drawn once from Dirichlet(1, ..., 1); 0 draws one for each candidate.
+        scalarise: what a path is worth: the weighted sum of its objectives, as published, or their weighted
+            Chebyshev distance from the best.
+        length: price of a path as long as the base's.
+        reward: paid at the end of a walk, or spread evenly over it, as published: a value of what is still to
+            come then prefers long walks.
+        nearest: at most so many steps about as near to a proto-action, among which the value network picks.
+        explore: how often any of them is picked.
+        episodes: walks from which the networks learn together.
+        epochs: passes over them.
+        discount, trace: gamma, and the factor of generalised advantages.
+        clip: of PPO.
+        value, entropy: factors of the value's error and of the entropy.
+        rate: of Adam.
+        hidden: width of the networks.
+    """
+
+    preferences: Annotated[int, Between(0, 10_000)] = 0
+    scalarise: Literal["linear", "tchebycheff"] = "linear"
+    length: Annotated[float, Between(0.0, 10.0)] = 0.02
+    reward: Literal["terminal", "spread"] = "terminal"
+    nearest: Annotated[int, Between(1, 1_000)] = 3
+    explore: Annotated[float, Between(0.0, 1.0)] = 0.1
+    episodes: Annotated[int, Between(1, 10_000)] = 16
+    epochs: Annotated[int, Between(1, 100)] = 10
+    discount: Annotated[float, Between(0.0, 1.0)] = 0.99
+    trace: Annotated[float, Between(0.0, 1.0)] = 0.95
+    clip: Annotated[float, Between(0.01, 1.0)] = 0.2
+    value: Annotated[float, Between(0.0, 10.0)] = 0.5
+    entropy: Annotated[float, Between(0.0, 1.0)] = 0.001
+    rate: Annotated[float, Between(1e-6, 1.0)] = 0.01
+    hidden: Annotated[int, Between(1, 1_024)] = 32
+
+
+@dataclass(frozen=True)
 class OptunaSettings:
     """Settings of `optuna`.
 

@@ -97,3 +97,32 @@ def test_a_path_is_exported_and_scores_the_same_in_a_clean_process(root: Path, t
     command = [sys.executable, "-c", IN_A_CLEAN_PROCESS, str(tmp_path / "out")]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(theirs) == [round(value, 4) for value in ours]
+
+
+HM3 = {
+    "schema": 1,
+    "method": "dare_ties",
+    "coefficients": {
+        "weight": {"field": "model", "low": 0.0, "high": 1.0, "outside_layers": "shared"},
+        "density": {"value": 0.7},
+    },
+    "layer_path": {"max_layers": 3},
+}
+
+
+def test_hm3_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    optimizer = {"kind": "hm3", "population": 5, "options": {"episodes": 5, "epochs": 2, "hidden": 8}}
+    file = write_campaign(tmp_path, space=HM3, optimizer=optimizer, budget={"evaluations": 12})
+    run_file(file, tmp_path / "whole")
+    killed = forked(lambda: run_file(file, tmp_path / "killed"), "driver.before_tell=kill@2")
+    assert killed == -signal.SIGKILL
+    run_file(file, tmp_path / "killed")
+
+    def asked(run: str) -> list[dict[str, object]]:
+        events = events_of(tmp_path / run)
+        return [c for e in events if e["event"] == "asked" for c in e["candidates"]]
+
+    assert asked("whole") == asked("killed")
+    weights = {tuple(candidate["genome"][:2]) for candidate in asked("whole")}  # type: ignore[index]
+    assert len(weights) > 4  # as many merges as preferences
+    assert call("verify", tmp_path / "killed").code == 0
