@@ -33,7 +33,8 @@ MODULES = ("errors", "failpoint", "versions")
 
 HEAVY = (
     "accelerate", "botorch", "datasets", "evaluate", "huggingface_hub", "lm_eval", "matplotlib", "moocore",
-    "optuna", "pandas", "peft", "plotly", "pymoo", "ray", "scipy", "tokenizers", "torch", "transformers",
+    "mlflow", "optuna", "pandas", "peft", "plotly", "pymoo", "ray", "scipy", "tensorboard", "tokenizers",
+    "torch", "transformers", "wandb",
 )  # fmt: skip
 """Libraries that cost their importer a tenth of a second or more, or that not every process needs."""
 

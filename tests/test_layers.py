@@ -32,6 +32,9 @@ HOMES = {
     "botorch": ("optimizers.qlognehvi",),
     "lm_eval": ("evaluators.",),
     "mergekit": (),
+    "mlflow": ("run.tracking.mlflow_run",),
+    "tensorboard": ("run.tracking.tensorboard_files",),
+    "wandb": ("run.tracking.wandb_run",),
     "peft": ("merge.peft_adapters",),
     "accelerate": ("merge.device_map",),
 }
@@ -99,6 +102,11 @@ DEFERRED = {
         "evomerge.merge.materialize",
         "torch",
         "transformers",
+    ),
+    "run.tracking.open": (
+        "evomerge.run.tracking.mlflow_run",
+        "evomerge.run.tracking.tensorboard_files",
+        "evomerge.run.tracking.wandb_run",
     ),
     "run.worker": ("evomerge.run.engine",),
     "testing.evaluators": (

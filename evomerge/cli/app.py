@@ -15,7 +15,18 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from evomerge.cli import campaigns, cluster, compare, front, looks, models, pictures, splits, start
+from evomerge.cli import (
+    campaigns,
+    cluster,
+    compare,
+    front,
+    looks,
+    models,
+    pictures,
+    splits,
+    start,
+    track,
+)
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
@@ -34,6 +45,7 @@ for verb in (
     start.init,
     campaigns.check,
     campaigns.run,
+    track.sync,
     looks.status,
     front.front,
     looks.show,

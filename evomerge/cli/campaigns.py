@@ -17,11 +17,15 @@ from evomerge.cli.output import (
     show_log,
     table_console,
 )
+from evomerge.cli.track import Track, Tracked
 from evomerge.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evomerge.campaign.campaign import Campaign
     from evomerge.campaign.check import CheckReport
+    from evomerge.run.progress import Display
 
 CampaignFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="The campaign file.", show_default=False)
@@ -104,6 +108,7 @@ def run(
     directory: RunFolder,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Start a search, or go on with it.
@@ -115,14 +120,23 @@ def run(
     from evomerge.campaign.check import grants_of
     from evomerge.cli.live import open_display
     from evomerge.run.session import run_session
+    from evomerge.run.tracking.open import require
 
     show_log()
+    names = tuple(dict.fromkeys(track or ()))
+    for name in names:
+        require(name.value)
+
+    def display(is_stopping: Callable[[], bool]) -> Display:
+        shown = open_display(is_stopping)
+        return Tracked(shown, names, directory) if names else shown
+
     ran = run_session(
         load_campaign(file),
         directory,
         grants_of(allow_task_code, allow_benchmark_test),
         warn=lambda warning: None if as_json else print_warning(warning),
-        open_display=open_display,
+        open_display=display,
         again=f"go on with: evomerge run {file.resolve()} --dir {directory}",
     )
     if not ran:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from evomerge.ledger.events import EvaluatedEvent, Event, FailedEvent, RacedEvent, SlopeEvent
 from evomerge.ledger.history import History
-from evomerge.objectives.objective import Objective, complete
+from evomerge.objectives.constraint import Bound
+from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume
+from evomerge.objectives.scores import Metric
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -49,10 +51,8 @@ def trace(
     scaling = history.scaling
     if scaling is None:
         return []
-    bounds, whole = history.bounds(), history.search_items
-    spent, items, volume = 0.0, 0, 0.0
-    front = np.zeros((0, len(objectives)))
-    best: list[float | None] = [None] * len(objectives)
+    whole, spent, items = history.search_items, 0.0, 0
+    found = BestSoFar(tuple(objectives), scaling, history.bounds())
     points = []
     for event in events:
         if isinstance(event, SlopeEvent):
@@ -71,20 +71,39 @@ def trace(
             items += answered
             spent += answered / whole if isinstance(event, RacedEvent) and whole else 1.0
         if isinstance(event, EvaluatedEvent):
-            outcome = complete(objectives, event.metrics, bounds)
-            if not any(violation > 0 for violation in outcome.violations):
-                row = scaling.scale(np.array([outcome.values]))
-                best = [
-                    _better(o, old, v)
-                    for o, old, v in zip(objectives, best, outcome.values, strict=True)
-                ]
-                if not (front <= row).all(axis=1).any():
-                    front = np.concatenate([front[~(row <= front).all(axis=1)], row])
-                    volume = hypervolume(front)
-        points.append(
-            TracePoint(event.id, round(spent, 4), items, event.elapsed or 0.0, volume, tuple(best))
-        )
+            found.add(event.metrics)
+        seconds = event.elapsed or 0.0
+        spot = TracePoint(event.id, round(spent, 4), items, seconds, found.hypervolume, found.best)
+        points.append(spot)
     return points
+
+
+class BestSoFar:
+    """Hypervolume and best scores of models that keep all bounds, as they come in.
+
+    `best`: per objective, in its metric's units, None before there is one.
+    """
+
+    def __init__(
+        self, objectives: tuple[Objective, ...], scaling: Scaling, bounds: Sequence[Bound]
+    ) -> None:
+        self.objectives, self.scaling, self.bounds = objectives, scaling, bounds
+        self.hypervolume = 0.0
+        self.best: tuple[float | None, ...] = (None,) * len(objectives)
+        self._front = np.zeros((0, len(objectives)))
+
+    def add(self, metrics: Mapping[str, Metric]) -> None:
+        """Take in the scores of one more model."""
+        outcome = complete(self.objectives, metrics, self.bounds)
+        if any(violation > 0 for violation in outcome.violations):
+            return
+        pairs = zip(self.objectives, self.best, outcome.values, strict=True)
+        self.best = tuple(_better(objective, old, value) for objective, old, value in pairs)
+        row = self.scaling.scale(np.array([outcome.values]))
+        front = self._front
+        if not np.any(np.all(front <= row, axis=1)):
+            self._front = np.concatenate([front[~np.all(row <= front, axis=1)], row])
+            self.hypervolume = hypervolume(self._front)
 
 
 def _better(objective: Objective, old: float | None, minimised: float) -> float:
