@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.campaign.changes import Change, changed
 from evomerge.campaign.devices import device_faults
 from evomerge.campaign.file import CampaignFile, CheckpointReference, OptimizerSection, WorkersSection
 from evomerge.errors import ConfigError, Problem
@@ -128,8 +129,12 @@ def identity_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity(config)).encode()).hexdigest()
 
 
-def load_campaign(path: Path) -> Campaign:
+def load_campaign(path: Path, changes: Sequence[Change] = ()) -> Campaign:
     """Read a campaign file and the search space it names.
+
+    Args:
+        path: the file.
+        changes: fields that are stated otherwise.
 
     Raises:
         ConfigError: with every fault of both files.
@@ -139,7 +144,8 @@ def load_campaign(path: Path) -> Campaign:
     if "merge_method" in data or {"sources", "path", "outer"} <= set(data):
         wrong, todo = "this states one merge and no search", f"evomerge merge {path} OUT"
         raise ConfigError(Problem("E102", wrong, "", todo, str(path)))
-    return read_campaign(data, path, positions)
+    stated, places = changed(data, positions, changes, str(path))
+    return read_campaign(stated, path, places)
 
 
 def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> Campaign:

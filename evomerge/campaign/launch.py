@@ -51,6 +51,8 @@ again=''
 stop() {
   trap '' TERM USR1
   stopping=1
+  # At once: after scancel there are only seconds until SIGKILL, and nothing starts any more that needs it.
+  rm -f "${RAY_AUTH_TOKEN_PATH:-}"
   if [ -n "$run" ]; then kill -TERM "$run"; fi
 }
 trap stop TERM
@@ -86,9 +88,6 @@ code=$?
 # A signal ends the first wait; the run ends a little later.
 if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
 trap '' TERM USR1
-# Before all else: after scancel there are only seconds until SIGKILL.
-rm -f "$RAY_AUTH_TOKEN_PATH"
-
 @LEAVE@kill "$ray" 2> /dev/null
 wait
 if [ "$code" -eq @STOPPED@ ] && [ -n "$again" ]; then

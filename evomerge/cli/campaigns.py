@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evomerge.campaign.campaign import Campaign
+    from evomerge.campaign.changes import Change
     from evomerge.campaign.check import CheckReport
     from evomerge.run.progress import Display
 
@@ -35,12 +37,35 @@ RunFolder = Annotated[
     typer.Option("--dir", metavar="DIR", help="The campaign folder; made if new.", show_default=False),
 ]
 
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", help="Another `seed` than the file's.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Another value of a field; optimizer.population=48, say."
+    ),
+]
+
 AllowBenchmarkTest = Annotated[
     bool,
     typer.Option(
         "--allow-benchmark-test", help="Let a search use the items a public benchmark is scored on."
     ),
 ]
+
+
+def changes_of(seed: int | None, settings: list[str] | None) -> list[Change]:
+    """Fields stated otherwise on a command line.
+
+    Raises:
+        UsageError: E500.
+    """
+    from evomerge.campaign.changes import parse_change
+
+    return [
+        parse_change(text) for text in [*([] if seed is None else [f"seed={seed}"]), *(settings or [])]
+    ]
 
 
 def check(
@@ -54,6 +79,8 @@ def check(
             "--dir", metavar="DIR", help="With --deep: the folder of a run that shall find them read."
         ),
     ] = None,
+    seed: Seed = None,
+    settings: Settings = None,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,
@@ -68,7 +95,7 @@ def check(
     if directory is not None and not deep:
         raise UsageError(Problem("E500", "--dir keeps what --deep reads", "", "give --deep as well"))
     show_log()
-    campaign = load_campaign(file)
+    campaign = load_campaign(file, changes_of(seed, settings))
     report = check_campaign(campaign, grants_of(allow_task_code, allow_benchmark_test), data=True)
     if deep:
         from evomerge.run.deep_check import check_weights
@@ -106,6 +133,8 @@ def _print_report(campaign: Campaign, report: CheckReport) -> None:
 def run(
     file: CampaignFile,
     directory: RunFolder,
+    seed: Seed = None,
+    settings: Settings = None,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
     track: Track = None,
@@ -131,13 +160,15 @@ def run(
         shown = open_display(is_stopping)
         return Tracked(shown, names, directory) if names else shown
 
+    changes = changes_of(seed, settings)
+    stated = "".join(f" --set {shlex.quote(change.words)}" for change in changes)
     ran = run_session(
-        load_campaign(file),
+        load_campaign(file, changes),
         directory,
         grants_of(allow_task_code, allow_benchmark_test),
         warn=lambda warning: None if as_json else print_warning(warning),
         open_display=display,
-        again=f"go on with: evomerge run {file.resolve()} --dir {directory}",
+        again=f"go on with: evomerge run {file.resolve()} --dir {directory}{stated}",
     )
     if not ran:
         say("this campaign is finished; raise its `budget` to go on")
