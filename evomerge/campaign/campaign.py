@@ -26,7 +26,7 @@ from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
 from evomerge.recipe.recipe import UNION, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
-CHANGEABLE = ("budget", "workers")
+CHANGEABLE = ("budget", "workers", "results")
 """Fields that may differ between two runs of one campaign folder."""
 
 
@@ -73,6 +73,12 @@ class Campaign:
         return tuple(self.config.experts)
 
     @property
+    def results(self) -> Path | None:
+        """The folder of results that it shares with other campaigns."""
+        stated = self.config.results
+        return None if stated is None else (self.file.parent / stated).resolve()
+
+    @property
     def tokenizer(self) -> str | None:
         """The source whose vocabulary merges have, or `UNION`; None where all share one."""
         return None if self.config.tokenizer is None else self.config.tokenizer.source
@@ -97,6 +103,8 @@ class Campaign:
             del data["tokenizer"]
         if self.config.racing is None:
             del data["racing"]
+        if self.config.results is None:
+            del data["results"]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)

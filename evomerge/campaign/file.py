@@ -208,6 +208,7 @@ class CampaignFile(_Section):
     baselines: BaselinesSection = BaselinesSection()
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     tokenizer: TokenizerSection | None = None
+    results: str | None = None
 
     @field_validator("name")
     @classmethod

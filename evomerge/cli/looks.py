@@ -142,6 +142,8 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
     if now.slopes:
         told = f"{now.slopes} gradients and losses; all cost {now.cost:.1f} evaluations"
         rows.append(("slopes", told))
+    if now.shared:
+        rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
     rows.append(("failed", failures_text(now)))
     rows.append(("last event", f"{duration(age)} ago"))
     rows.append(("driver", _driver_text(holder)))

@@ -192,6 +192,7 @@ class ScoredEvent(ResultEvent):
         statistics: numbers about the merge itself (`l1`, `l2`, `tensors_written`).
         seconds: phase to wall seconds; empty where the scores are another's.
         same_as: the id of the same merge that was scored first, if that was another.
+        shared: the campaign that measured it, where it was found in a folder of shared results.
     """
 
     key: str
@@ -200,6 +201,7 @@ class ScoredEvent(ResultEvent):
     statistics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     same_as: str | None = None
+    shared: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,7 @@ class History:
     `last_failure` is the last one. `by_key` and `failed_by_key` hold the first result (a failure as its
     event) of an evaluation key, `slowest_baseline` the most seconds that a baseline took. `references` holds
     whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
+    `shared` counts evaluations that were found in a folder of shared results.
     `slopes` holds the batches of slopes, each by number in its batch, `slope_cost` their cost in evaluations.
     """
 
@@ -148,6 +149,7 @@ class History:
     slowest_baseline: float | None = None
     references: list[tuple[str, ...]] = field(default_factory=list)
     raced_as: dict[str, str] = field(default_factory=dict)
+    shared: int = 0
     raced: int = 0
     raced_items: int = 0
     slopes: list[dict[int, SlopeEvent]] = field(default_factory=list)
@@ -260,6 +262,7 @@ class History:
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
         self._tally(candidate, 1)
+        self.shared += event.shared is not None
         self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
         self.failed_by_key.pop(evaluation.key, None)
         if candidate.is_baseline and evaluation.seconds:

@@ -46,6 +46,7 @@ from evomerge.run.safeguards import (
     deadline_seconds,
     too_many_failures,
 )
+from evomerge.run.shared_results import SharedResults
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Dispatcher:
         self.items = ItemStore(directory / ITEMS_FOLDER)
         racing = campaign.config.racing
         self._races = Races(campaign.objectives, racing, self.items) if racing else None
+        self._shared = _shared_results(campaign)
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
         self.running: set[str] = set()
@@ -253,9 +255,28 @@ class Dispatcher:
             self._open_keys[key].entries.append((name, recipe))
             return False
         entry = _Wanted(key, split, [(name, recipe)], references)
+        if self._found(entry):
+            return True
         self._open_keys[key] = self._waiting[name] = entry
         self._queue.append(entry)
         return False
+
+    def _found(self, entry: _Wanted) -> bool:
+        """Whether another campaign has measured it; then it is recorded as this one's.
+
+        A race is decided block by block, so that what races is computed.
+        """
+        if self._shared is None or entry.references or not self._deterministic():
+            return False
+        found = self._shared.find(entry.key, entry.id)
+        if found is None:
+            return False
+        self._record_result(found[0], entry, shared=found[1])
+        return True
+
+    def _deterministic(self) -> bool:
+        prepared = self.history.prepared
+        return prepared is not None and all(e.deterministic for e in prepared.evaluators.values())
 
     def settle(self, *, limited: bool = False) -> list[str] | None:
         """Hand out what fits and wait a while; ids settled since, None once nothing is open.
@@ -348,7 +369,7 @@ class Dispatcher:
             self.record(StoppedEvent(reason=type(stop).__name__.lower()))
             raise stop
 
-    def _record_result(self, result: JobResult, entry: _Wanted) -> None:
+    def _record_result(self, result: JobResult, entry: _Wanted, shared: str | None = None) -> None:
         self.done += 1
         first = entry.id, entry.recipe, entry.split
         if result.status not in ("ok", "raced"):
@@ -368,7 +389,9 @@ class Dispatcher:
             for name, recipe in entry.entries[1:]:
                 self.record(same_race(self.history, name, recipe))
             return
-        self.record(evaluated_event(*first, entry.key, result, stored))
+        self.record(evaluated_event(*first, entry.key, result, stored, shared))
+        if self._shared is not None and shared is None and self._deterministic():
+            self._shared.add(entry.key, result)
         for name, recipe in entry.entries[1:]:
             self.record(same_scores(self.history, name, recipe, entry.key))
 
@@ -393,3 +416,8 @@ class Dispatcher:
         if failure is not None:
             self.record(StoppedEvent(reason="breaker"))
             raise failure
+
+
+def _shared_results(campaign: Campaign) -> SharedResults | None:
+    folder, device = campaign.results, campaign.config.evaluation.device
+    return None if folder is None else SharedResults(folder, campaign.config.name, device)

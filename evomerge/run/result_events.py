@@ -25,6 +25,7 @@ def evaluated_event(
     key: str,
     result: JobResult,
     items: Mapping[str, ItemReference],
+    shared: str | None = None,
 ) -> EvaluatedEvent:
     """A candidate with scores.
 
@@ -35,6 +36,7 @@ def evaluated_event(
         key: its evaluation key.
         result: of status `ok`.
         items: by evaluator, where its per-item results are stored.
+        shared: the campaign that measured it, if that was another.
     """
     measured = result.measured
     assert measured is not None
@@ -47,6 +49,7 @@ def evaluated_event(
         items=items,
         statistics=measured.statistics,
         seconds=_rounded(result),
+        shared=shared,
     )
 
 

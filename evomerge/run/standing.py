@@ -73,6 +73,7 @@ class Standing:
     best: tuple[Best, ...]
     failures: Mapping[str, int]
     lost: int
+    shared: int
     feasible: tuple[int, int] | None = None
     raced: int = 0
     cost: float = 0.0
@@ -101,6 +102,7 @@ class Standing:
             "best": [asdict(best) for best in self.best],
             "failures": dict(self.failures),
             "lost": self.lost,
+            "shared": self.shared,
             "feasible": None if self.feasible is None else list(self.feasible),
             "raced": self.raced,
             "cost": self.cost,
@@ -172,6 +174,7 @@ def standing(
         raced=history.raced,
         cost=history.cost,
         slopes=sum(map(len, history.slopes)),
+        shared=history.shared,
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,

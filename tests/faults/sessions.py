@@ -57,7 +57,7 @@ def toys() -> Iterator[None]:
 
     noted = mock.patch.object(RecordFile, "append", append)
     soon = mock.patch.multiple(ray_actors, HEAD_SECONDS=1.0)
-    told = mock.patch.multiple(safeguards, CAPACITY_NOTICE=3.0)
+    told = mock.patch.multiple(safeguards, CAPACITY_NOTICE=10.0)
     with mock.patch.object(driver, "open_pool", toy_pool), noted, soon, told:
         yield
 

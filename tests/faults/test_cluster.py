@@ -30,9 +30,6 @@ VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     **SLOW_STARTS,
     **NO_WORKERS_AHEAD,
-    # A node that does not answer is dead after five looks, 3 s apart by default; each may take 10 s.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "60",
 }
 """The environment of drivers and clusters."""

@@ -1,0 +1,112 @@
+"""Results shared between campaigns: a folder of evaluations by key, which any number of campaigns add to.
+
+One file for each evaluation, written beside its name and then given it, never changed: safe for many writers
+on any file system that can rename, and found without an index. What stands in it is what a worker measured,
+per-item results too; a campaign that finds it records it as its own, at the same cost to its budget, so that
+its front does not depend on what the folder holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from evomerge.ledger.item_store import decode, encode
+from evomerge.objectives.scores import Metric
+from evomerge.recipe.recipe import canonical_json
+from evomerge.run.job import JobResult, Measured
+from evomerge.versions import library_versions
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class SharedResults:
+    """The store in `folder`, for a campaign called `origin` that scores on `device` (`cpu` or `cuda`).
+
+    Its keys are those of the campaign together with kind of device and versions of the libraries: what other
+    versions measured may differ in the last digits. A store that cannot be read or written costs nothing but
+    the sharing; that is logged once.
+    """
+
+    def __init__(self, folder: Path, origin: str, device: str) -> None:
+        self.folder = folder
+        self.origin = origin
+        self._where = {"device": device.partition(":")[0], "versions": library_versions()}
+        self._damaged: set[Path] = set()
+        self._troubled = False
+
+    def find(self, key: str, name: str) -> tuple[JobResult, str] | None:
+        """What was measured for an evaluation key, as a result of the job `name`, and by which campaign."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._trouble(f"cannot read {path}: {error}")
+            return None
+        try:
+            head, _, body = content.partition(b"\n")
+            data = json.loads(head)
+            if data["sha256"] != _digest(data, body):
+                raise ValueError("its SHA-256 does not fit")
+            metrics = {n: Metric.from_json(m) for n, m in data["metrics"].items()}
+            measured = Measured(metrics, data["statistics"])
+            found = JobResult(
+                name, "ok", measured=measured, items=decode(body), seconds=data["seconds"]
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._damaged.add(path)
+            self._trouble(f"{path} is damaged, and will be measured again: {error}")
+            return None
+        return found, str(data["origin"])
+
+    def add(self, key: str, result: JobResult) -> None:
+        """Add what was measured; nothing where the key is there already and sound."""
+        assert result.measured is not None
+        path = self._path(key)
+        if path not in self._damaged and path.exists():
+            return
+        body = encode(result.items)
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "origin": self.origin,
+            "metrics": {name: metric.to_json() for name, metric in result.measured.metrics.items()},
+            "statistics": dict(result.measured.statistics),
+            "seconds": {phase: round(seconds, 4) for phase, seconds in result.seconds.items()},
+        }
+        data["sha256"] = _digest(data, body)
+        made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with made.open("wb") as file:
+                file.write(canonical_json(data).encode() + b"\n" + body)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(made, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                made.unlink()
+            self._trouble(f"cannot write {path}: {error}")
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(canonical_json({"key": key, **self._where}).encode()).hexdigest()
+        return self.folder / name[:2] / name
+
+    def _trouble(self, text: str) -> None:
+        (logger.info if self._troubled else logger.warning)("results: %s", text)
+        self._troubled = True
+
+
+def _digest(data: dict[str, Any], body: bytes) -> str:
+    """SHA-256 (hex) over the head without its own digest, and the per-item results."""
+    head = {name: value for name, value in data.items() if name != "sha256"}
+    return hashlib.sha256(canonical_json(head).encode() + b"\n" + body).hexdigest()
