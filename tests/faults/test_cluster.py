@@ -35,12 +35,12 @@ VARIABLES = {
 """The environment of drivers and clusters."""
 
 HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
-"""For how long Ray's processes look for a head that is gone; a minute by default."""
+"""For how long a cluster's processes look for a head that is gone; drivers do so for a minute."""
 
 
-def drive(file: Path, **variables: str) -> subprocess.Popen[bytes]:
+def drive(file: Path) -> subprocess.Popen[bytes]:
     """`evomerge run` with toy workers in a process of its own; its words go to `said.txt`."""
-    environment = os.environ | VARIABLES | variables
+    environment = os.environ | VARIABLES
     words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
     with (file.parent / SAID).open("ab") as said:
         return subprocess.Popen(
@@ -67,7 +67,7 @@ def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
     """No process of its Ray stays behind, and nothing is lost."""
     workers = {"workers": {"pool": "ray", "count": 2}}
     file = write_toy_campaign(trial.folder, workers, seconds=0.3)
-    driver = drive(file, **HEADLESS)
+    driver = drive(file)
     try:
         until(lambda: results_in(trial.folder) >= trial.rng.randrange(7, 14), driver, file)
         family = psutil.Process(driver.pid).children(recursive=True)
