@@ -63,6 +63,7 @@ SLOW = (
     "tests/optimizers/test_proposals",
     "tests/optimizers/test_surrogate",
     "tests/test_gpu_benchmark",
+    "tests/report/test_in_chromium",
     "tests/test_layers",
     "tests/test_mutants",
     "tests/test_snippets",

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("campaign", "testing"),
     ("run", "mergekit"),
     ("export",),
-    ("verify",),
+    ("verify", "report"),
     ("cli", "api"),
 )
 """From the ground up. A room imports only rooms on lower floors, and none on its own."""

@@ -19,6 +19,7 @@ VERBS = [
     "run",
     "status",
     "front",
+    "report",
     "show",
     "export",
     "merge",

@@ -1,0 +1,254 @@
+"""What a report says: everything that is known of a campaign folder, as words and as data for the scripts."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from evomerge.campaign.recorded import recorded_space
+from evomerge.errors import Problem, UsageError
+from evomerge.front.folder import OpenedFolder, open_campaign_folder
+from evomerge.front.front import Front
+from evomerge.front.measures import is_fraction
+from evomerge.front.terminal import smooth_lines
+from evomerge.front.words import duration
+from evomerge.ledger.history import ITEMS_FOLDER, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.report.coefficients import baseline_tables, genes_json, modules_of, recipes_yaml
+from evomerge.report.experts import influence_json, task_vectors_json
+from evomerge.report.models import asked_at, items_against_experts, models_json, nearest_earlier
+from evomerge.report.progress import curve, faults, seconds_by_phase
+from evomerge.report.sentences import (
+    fewer_sentences,
+    hypervolume_words,
+    kinship_words,
+    lost_workers,
+    not_final,
+    sentences,
+    uses_of_test_items,
+)
+from evomerge.report.tables import card_row, heads, mean_word, model_rows, optimism_rows, volume_rows
+from evomerge.run.standing import phase_of
+
+MOST_COLOURS = 400
+"""Most genes that the menu of colours offers."""
+
+SMOOTH_WIDTH = 1000
+"""Columns of the line about smooth values: the page breaks it."""
+
+SECTIONS = (
+    ("decide", "Decision"),
+    ("front", "Front"),
+    ("member", "Member"),
+    ("search", "Search"),
+    ("experts", "Experts"),
+    ("belief", "Belief and provenance"),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """`context` is shown by the template, `data` drawn by the scripts."""
+
+    context: dict[str, Any]
+    data: dict[str, Any]
+
+
+def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
+    """Read a campaign folder, also while a run goes on in it.
+
+    Args:
+        directory: of the campaign.
+        rivals: other campaign folders with the same objectives, whose search is drawn beside this one's.
+
+    Raises:
+        UsageError: E509, no campaign there; E500, a rival with other objectives.
+        LedgerDamaged: E502.
+    """
+    opened = open_campaign_folder(directory)
+    history = opened.history
+    try:
+        front = opened.front()
+    except UsageError as error:
+        return _begun(opened, error)
+    store = ItemStore(directory / ITEMS_FOLDER)
+    space = recorded_space(history)
+    believed, decision = opened.front_uncertainty(front), opened.decision(front)
+    members = [member.id for member in front.members]
+    first = [card.member for card in decision.cards] + [each.id for each in decision.spanning]
+    ordered = list(dict.fromkeys([*first, *members, *history.reference_ids()]))
+    spans = np.array([gene.high - gene.low for gene in space.genes])
+    genes = genes_json(space, history, members)
+    vectors, influence = task_vectors_json(history), influence_json(history, space, front.objectives)
+    pick = decision.cards[0].member if decision.cards else ""
+    data: dict[str, Any] = {
+        "directory": shlex.quote(str(directory)),
+        "out": f"{front.campaign}-merged",
+        "split": front.split,
+        "objectives": _objectives(front),
+        "models": models_json(front, history, opened.events),
+        "shown": history.reference_ids(),
+        "genes": genes,
+        "places": list(space.layout.places),
+        "modules": modules_of(space.layout.places),
+        "baselineTables": baseline_tables(history, history.reference_ids()),
+        "items": items_against_experts(front, history, store),
+        "near": nearest_earlier(front, history, spans),
+        "recipes": recipes_yaml(history, space, [history.candidates[name] for name in ordered]),
+        "askedAt": asked_at(opened.events),
+        "search": curve(history, opened.events, front.objectives, front.scaling),
+        "rivals": [_rival(path, front) for path in rivals],
+        "time": seconds_by_phase(opened.events),
+        "taskVectors": vectors,
+        "influence": influence,
+    }
+    context = _frame(opened) | {
+        "waiting": "",
+        "final": front.split != "search",
+        "not_final": not_final(history),
+        "see": sentences(front, decision, believed, history),
+        "split": front.split,
+        "cards": [card_row(front, card, data["directory"], data["out"]) for card in decision.cards],
+        "no_cards": "No model is on the front yet.",
+        "objectives": data["objectives"],
+        "mean_word": mean_word(front),
+        "has_probability": any(member.probability is not None for member in front.members),
+        "splits": [s for s in ("search", "selection") if s in data["models"]["scores"]],
+        "genes": genes["names"][:MOST_COLOURS],
+        "pick": pick,
+        "heads": heads(front),
+        "rows": model_rows(front, decision),
+        "hypervolume_words": hypervolume_words(),
+        "time_words": f"Seconds of all workers together; the campaign ran for {duration(history.elapsed)}.",
+        "faults": faults(history),
+        "lost": lost_workers(history),
+        "has_vectors": vectors is not None,
+        "has_conflicts": bool(vectors and vectors.get("conflicts")),
+        "has_influence": influence is not None,
+        "kinship": kinship_words(vectors),
+        "optimism": optimism_rows(believed),
+        "volumes": volume_rows(front, believed),
+        "volume_words": hypervolume_words(),
+        "test_words": uses_of_test_items(directory),
+        "steering": " ".join(smooth_lines(front, SMOOTH_WIDTH)) if front.steering else "",
+    }
+    return Content(context, data)
+
+
+def _begun(opened: OpenedFolder, error: UsageError) -> Content:
+    """Of a campaign without a front: who it is, and what is known of its experts."""
+    vectors = task_vectors_json(opened.history)
+    why = error.problems[0].words if error.problems else str(error)
+    context = _frame(opened) | {
+        "waiting": f"This campaign is at its beginning ({phase_of(opened.history)}): {why}.",
+        "see": fewer_sentences(),
+        "has_vectors": vectors is not None,
+        "has_conflicts": bool(vectors and vectors.get("conflicts")),
+        "has_influence": False,
+        "kinship": kinship_words(vectors),
+        "optimism": None,
+        "volumes": [],
+        "volume_words": "",
+        "test_words": "",
+        "steering": "",
+        "sections": [SECTIONS[0], *([SECTIONS[4]] if vectors else []), SECTIONS[5]],
+    }
+    data = {"directory": shlex.quote(str(opened.path)), "taskVectors": vectors, "influence": None}
+    return Content(context, data)
+
+
+def _frame(opened: OpenedFolder) -> dict[str, Any]:
+    history = opened.history
+    prepared, config = history.prepared, history.config
+    phase = phase_of(history)
+    failed = sum(history.failed_kinds.values())
+    facts = [
+        f"{len(config['objectives'])} objectives",
+        f"{history.budget_used} evaluations",
+        *([f"{history.raced} raced"] if history.raced else []),
+        *([f"{failed} failed"] if failed else []),
+        *([f"{sum(map(len, history.slopes))} slopes"] if history.slopes else []),
+        duration(history.elapsed) + " of running time",
+        "finished" if phase == "done" else f"not finished: {phase}",
+    ]
+    stream = io.StringIO()
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.width = 110
+    writer.dump(_plain(config), stream)
+    return {
+        "name": str(config["name"]),
+        "facts": facts,
+        "evomerge": str(history.versions.get("evomerge", "")),
+        "version": "",
+        "sections": list(SECTIONS),
+        "evaluators": [
+            [
+                name,
+                *(each.items.get(split, 0) for split in ("search", "selection", "test")),
+                each.digest,
+            ]
+            for name, each in (prepared.evaluators.items() if prepared else ())
+        ],
+        "checkpoints": [
+            [name, _place(history, name), digest]
+            for name, digest in (prepared.checkpoints.items() if prepared else ())
+        ],
+        "versions": ", ".join(f"{name} {version}" for name, version in history.versions.items()),
+        "identity": history.campaign.identity if history.campaign else "",
+        "events": len(opened.events),
+        "seed": config["seed"],
+        "warnings": [problem.words for problem in prepared.warnings] if prepared else [],
+        "campaign": stream.getvalue(),
+        "no_conflicts": (
+            "Sign conflicts between the experts are not recorded in this ledger; campaigns prepared "
+            "by a later "
+            "evomerge have them."
+        ),
+        "no_influence": "Too few candidates are scored to say which layers matter to which objective.",
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences of the ledger as those a YAML writer knows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _place(history: History, name: str) -> str:
+    stated = history.config["base"] if name == "base" else history.config["experts"].get(name, {})
+    if stated.get("hub"):
+        return f"{stated['hub']}@{str(stated.get('revision', ''))[:12]}"
+    return Path(str(stated.get("path", ""))).name
+
+
+def _objectives(front: Front) -> list[dict[str, Any]]:
+    return [
+        {"metric": o.metric, "sign": o.sign, "percent": is_fraction(o.metric)} for o in front.objectives
+    ]
+
+
+def _rival(path: Path, front: Front) -> dict[str, Any]:
+    opened = open_campaign_folder(path)
+    theirs = [(o["metric"], o["direction"]) for o in opened.history.config["objectives"]]
+    if theirs != [(o.metric, o.direction) for o in front.objectives]:
+        raise UsageError(
+            Problem(
+                "E500",
+                "only a search for the same objectives can be drawn beside",
+                str(theirs),
+                "",
+                str(path),
+            )
+        )
+    found = curve(opened.history, opened.events, front.objectives, front.scaling)
+    kind = opened.history.config.get("optimizer", {}).get("kind", "")
+    return {**found, "name": f"{path.name} ({kind})" if kind else path.name}

@@ -1,0 +1,286 @@
+"""The report as a file: what stands in it, and that nothing gets out of its place, whatever there is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evomerge.cli.app import main
+from evomerge.errors import EnvironmentFault, UsageError
+from evomerge.report.write import report_html, write_report
+from tests.report.made import (
+    HOSTILE,
+    Record,
+    finished_page,
+    page_of,
+    rewritten,
+    taken_apart,
+    until,
+    with_name,
+    with_objectives,
+)
+from tests.tiny_runs import finished
+
+
+def hash_of(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def test_only_what_the_policy_names_may_run() -> None:
+    page = finished_page()
+    policy = page.policy
+    scripts = [s for s in page.all("script") if s.attributes.get("type") != "text/plain"]
+    assert policy["default-src"] == policy["connect-src"] == ["'none'"]
+    assert policy["base-uri"] == policy["form-action"] == ["'none'"]
+    assert policy["script-src"] == [hash_of(scripts[0].text), hash_of(page.unpacked("plotly"))]
+    assert [hash_of(s.text) for s in page.all("style")] == policy["style-src"][:1]
+    assert policy["style-src"][1:] == policy["style-src-attr"][1:] == [hash_of("")]
+    assert policy["img-src"] == ["data:", "blob:"]
+    assert len(scripts) == len(page.all("style")) == 1
+
+
+def test_nothing_is_asked_for_and_nothing_hangs_on_attributes() -> None:
+    page = finished_page()
+    for element in page.elements:
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), element
+            assert name != "style", element
+            assert name not in ("src", "srcset", "action", "data"), element
+            assert name != "href" or str(value).startswith("#"), element
+    assert page.all("link") == page.all("img") == page.all("iframe") == page.all("form") == []
+    assert "http://" not in page.by_id("data").text + page.words
+
+
+def test_it_says_what_there_is_to_decide() -> None:
+    page, front = finished_page(), finished().front
+    commands = [e.text for e in page.all("code") if str(e.attributes.get("id")).startswith("card-")]
+    where = finished().directory
+    assert commands == [
+        f"evomerge export {where} {text} tiny-merged" for text in ("knee", "best:mean", "best:worst")
+    ]
+    for member in (*front.members, *front.references):
+        assert member.id in page.words
+    for title in ("The decision", "The front", "A member", "The search", "The experts", "Belief and"):
+        assert any(title in e.text for e in page.all("h2"))
+    assert len(page.all("h1")) == 1
+
+
+def test_sections_can_be_reached_and_named() -> None:
+    """What a keyboard and a screen reader need: targets, labels, heads of columns, a language."""
+    page = finished_page()
+    ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+    for link in page.all("a"):
+        assert str(link.attributes["href"])[1:] in ids
+    for element in page.all("label"):
+        assert element.attributes.get("for", "wish-0") in ids
+    for name in ("aria-labelledby",):
+        assert all(e.attributes[name] in ids for e in page.elements if name in e.attributes)
+    assert page.all("html")[0].attributes["lang"] == "en"
+    assert all(head.attributes.get("scope") == "col" for head in page.all("th"))
+    assert all(b.attributes.get("type") == "button" for b in page.all("button"))
+
+
+def test_the_data_are_those_of_the_ledger() -> None:
+    data, made = finished_page().data, finished()
+    models = data["models"]
+    assert set(models["id"]) == set(made.history.candidates)
+    front = [m.id for m in made.front.members]
+    assert models["id"][: len(front)] == front
+    np.testing.assert_array_equal(models["scaled"], [m.scaled for m in made.front.members])
+    for k, objective in enumerate(made.front.objectives):
+        for split, columns in models["scores"].items():
+            for name, found in zip(models["id"], columns[k], strict=True):
+                evaluation = made.history.candidates[name].evaluations.get(split)
+                wanted = evaluation and evaluation.metrics[objective.metric]
+                assert (found is None) == (wanted is None)
+                if wanted:
+                    np.testing.assert_allclose(found, [wanted.value, wanted.stderr], rtol=1e-9)
+    genomes = {n: c.genome for n, c in made.history.candidates.items() if c.genome is not None}
+    assert data["genes"]["values"].keys() == genomes.keys()
+    assert data["search"]["hypervolume"][-1] == pytest.approx(
+        made.front.hypervolume["search"], abs=1e-5
+    )
+    assert sum(s["candidates"] for s in data["search"]["stages"]) == len(made.history.searched())
+    assert max(data["search"]["evaluations"]) == made.history.budget_used
+
+
+def test_coefficients_by_place_are_those_of_the_recipe() -> None:
+    from evomerge.campaign.recorded import recorded_recipe
+    from evomerge.recipe.recipe import MergedSource, lookup
+
+    data, made = finished_page().data, finished()
+    genes = data["genes"]
+    checked = 0
+    for name, genome in genes["values"].items():
+        recipe = recorded_recipe(made.history, made.history.candidates[name])
+        merged = [s for s in recipe.sources.values() if isinstance(s, MergedSource)]
+        if not merged:
+            continue
+        found: dict[tuple[str, str, int], float] = {}
+        for k, value in enumerate(genome):
+            for place, part in genes["parts"][k]:
+                key = (genes["coefficient"][k], genes["input"][k], place)
+                found[key] = found.get(key, 0.0) + value * part
+        for (coefficient, of, place), value in found.items():
+            table = merged[0].coefficients[coefficient].get(of)
+            if table is not None:
+                wanted = lookup(table, genes["places"][place])
+                assert value == pytest.approx(wanted, rel=1e-3, abs=1e-9)
+                checked += 1
+    assert checked > 50
+
+
+def test_items_won_and_lost_are_counted_from_the_records() -> None:
+    data, made = finished_page().data, finished()
+    front = made.front
+    for member in front.members:
+        for k, objective in enumerate(front.objectives):
+            expert = data["items"]["expert"][objective.metric]
+            won, lost, same = data["items"]["counts"][member.id][k]
+            own, other = (
+                made.history.candidates[n].evaluations[front.split].metrics[objective.metric]
+                for n in (member.id, expert)
+            )
+            assert won + lost + same == own.items
+            assert (won - lost) / own.items == pytest.approx(own.value - other.value)
+
+
+def test_recipes_are_those_of_an_export() -> None:
+    recipes = finished_page().data["recipes"]
+    pick = finished().front.picks["knee"]
+    assert recipes[pick]["text"].startswith("# The merge as a mergekit file")
+    assert str(finished().file.parent) not in json.dumps(recipes)
+
+
+def test_equal_campaigns_give_equal_bytes() -> None:
+    assert report_html(finished().directory) == finished_page().html
+
+
+def test_experts_that_went_away_cost_the_recipes_only(tmp_path: Path) -> None:
+    def away(records: list[Record]) -> list[Record]:
+        for stated in (records[0]["config"]["base"], *records[0]["config"]["experts"].values()):
+            stated["path"] = "/nowhere/model"
+        return records
+
+    data = page_of(rewritten(tmp_path / "run", away)).data
+    assert list(data["recipes"]) == [""]
+    assert "the checkpoints cannot be read here" in data["recipes"][""]["differences"][0]
+    assert data["genes"]["values"]
+
+
+def test_no_name_gets_out_of_its_place(tmp_path: Path) -> None:
+    page = page_of(rewritten(tmp_path / "run", with_name(HOSTILE)))
+    plain = finished_page()
+    assert [e.name for e in page.all("script")] == [e.name for e in plain.all("script")]
+    assert page.all("img") == page.all("b") == []
+    assert not any(n.startswith("on") for e in page.elements for n in e.attributes)
+    assert page.policy.keys() == plain.policy.keys()
+    assert page.policy["script-src"] == plain.policy["script-src"]
+    assert "<b>bad</b>" in page.words
+    assert f"{HOSTILE} & more" in page.words
+    assert page.data["objectives"][0]["metric"] == f"{HOSTILE}.acc"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
+def test_one_to_six_objectives(count: int, tmp_path: Path) -> None:
+    page = page_of(rewritten(tmp_path / "run", with_objectives(count)))
+    assert len(page.data["objectives"]) == count
+    assert len([e for e in page.all("input") if e.attributes.get("type") == "range"]) == count
+    views = [e.attributes["data-view"] for e in page.all("button") if "data-view" in e.attributes]
+    wanted = {1: [], 2: ["pair", "lines"]}.get(count, ["pair", "solid", "matrix", "lines"])
+    assert views == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "said"),
+    [
+        ("campaign", 1, "This campaign is at its beginning (prepare)"),
+        ("prepared", 1, "This campaign is at its beginning (baselines)"),
+        ("baselines", 1, "No model is on the front yet"),
+        ("asked", 1, "No model is on the front yet"),
+        ("told", 1, "Not final (search)"),
+        ("selection", 1, "Not final (selection)"),
+    ],
+)
+def test_a_campaign_that_still_runs_shows_what_is_there(
+    kind: str, count: int, said: str, tmp_path: Path
+) -> None:
+    page = page_of(rewritten(tmp_path / "run", until(kind, count)))
+    assert said in page.words
+    assert page.all("h1")[0].text == "tiny"
+
+
+def test_raced_and_failed_candidates_stand_by_class(tmp_path: Path) -> None:
+    def change(records: list[Record]) -> list[Record]:
+        changed, number = [], 0
+        for record in records:
+            own = record["event"] == "evaluated" and record["id"].startswith("c0")
+            if own and record["split"] == "search" and number < 5:
+                number += 1
+                kept = {k: record[k] for k in ("id", "recipe", "key", "split")}
+                if number <= 3:
+                    message = "layer 3" if number < 3 else "layer 5"
+                    record = {
+                        "event": "failed",
+                        **kept,
+                        "failure": "nonfinite_weights",
+                        "message": message,
+                    }
+                else:
+                    scores = {k: record[k] for k in ("metrics", "items", "statistics", "seconds")}
+                    seen = dict.fromkeys(record["items"], 8)
+                    record = {"event": "raced", **kept, **scores, "beaten_by": "uniform", "seen": seen}
+            changed.append(record)
+        return changed
+
+    page = page_of(rewritten(tmp_path / "run", change))
+    assert "nonfinite_weights 3 layer 3 (2 times) layer 5" in page.words
+    assert re.search(
+        r"raced 2 uniform was better on every task after about \d+ % of the items", page.words
+    )
+    states = dict(zip(page.data["models"]["id"], page.data["models"]["state"], strict=True))
+    assert sorted(states.values()).count("failed") == 3
+    assert sorted(states.values()).count("raced") == 2
+
+
+def test_cards_of_an_old_ledger_without_task_vectors(tmp_path: Path) -> None:
+    def change(records: list[Record]) -> list[Record]:
+        for record in records:
+            record.pop("task_vectors", None)
+        return records
+
+    page = page_of(rewritten(tmp_path / "run", change))
+    assert page.data["taskVectors"] is None
+    assert page.data["models"]["id"] == finished_page().data["models"]["id"]
+
+
+def test_a_rival_is_drawn_beside_and_must_seek_the_same(tmp_path: Path) -> None:
+    where = finished().directory
+    data = taken_apart(report_html(where, [where])).data
+    assert data["rivals"][0]["hypervolume"] == data["search"]["hypervolume"]
+    other = rewritten(tmp_path / "run", with_objectives(3))
+    with pytest.raises(UsageError, match=r"E500.*only a search for the same objectives"):
+        report_html(where, [other])
+
+
+def test_the_verb_writes_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", str(finished().directory), "-o", str(out)]) == 0
+    assert capsys.readouterr().err == f"wrote {out}\n"
+    assert out.read_text(encoding="utf-8") == finished_page().html
+    assert len(out.read_bytes()) < 3_000_000
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"E408.*no/page\.html: cannot write"):
+        write_report(finished().directory, tmp_path / "no" / "page.html")
+    with pytest.raises(UsageError, match=r"E509.*no campaign here"):
+        write_report(tmp_path)
