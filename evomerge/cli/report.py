@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evomerge.cli.output import Json, print_json, say
+from evomerge.errors import Problem, UsageError
 
 
 def report(
@@ -32,9 +34,20 @@ def report(
             show_default=False,
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Serve it on this machine until Ctrl-C; it follows the run."),
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --watch; 0 takes a free one.", min=0, max=65535)] = 0,
     as_json: Json = False,
 ) -> None:
     """Write a campaign as one HTML page that needs no network."""
+    if watch:
+        if output is not None or as_json:
+            problem = Problem("E500", "--watch serves the page and writes nothing", todo="leave -o out")
+            raise UsageError(problem)
+        _watch(directory, against or [], port)
+        return
     from evomerge.report.write import write_report
 
     written = write_report(directory, output, against or [])
@@ -42,3 +55,11 @@ def report(
         print_json({"file": str(written), "bytes": written.stat().st_size})
         return
     say(f"wrote {written}")
+
+
+def _watch(directory: Path, against: list[Path], port: int) -> None:
+    from evomerge.report.serve import ReportServer
+
+    with contextlib.suppress(KeyboardInterrupt), ReportServer(directory, against, port, say) as server:
+        say(f"serving {server.address} until Ctrl-C")
+        server.wait()

@@ -42,13 +42,17 @@ class TracePoint:
 
 
 def trace(
-    history: History, events: Sequence[Event], objectives: Sequence[Objective]
+    history: History,
+    events: Sequence[Event],
+    objectives: Sequence[Objective],
+    scaling: Scaling | None = None,
 ) -> list[TracePoint]:
     """One point for each result of the search: a score, a candidate given up, a failure.
 
-    Empty before the baselines, which scale the hypervolume, are known.
+    Empty before the baselines, which scale the hypervolume, are known. `scaling`: of another campaign, to
+    compare with it.
     """
-    scaling = history.scaling
+    scaling = scaling or history.scaling
     if scaling is None:
         return []
     whole, spent, items = history.search_items, 0.0, 0

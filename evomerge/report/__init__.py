@@ -5,5 +5,6 @@ ledger and the per-item results: nothing is computed on a model.
 
 Read `content` first (all that a report says, as words for the template and data for the scripts), then where
 these come from: `tables` and `sentences` (words), `models`, `coefficients`, `progress` and `experts` (data);
-`page` (the template, the scripts in `assets/` and the security policy made one file) and `write`.
+`page` (the template, the scripts in `assets/` and the security policy made one file), `write`, and
+`serve` (on loopback, while a campaign runs).
 """

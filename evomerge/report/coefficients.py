@@ -23,7 +23,7 @@ MOST_VALUES = 400_000
 MOST_GENES = 5_000
 """Most genes of one model that are shown one by one; beyond it, a mean for each place."""
 
-MOST_RECIPES = 100
+MOST_RECIPES = 24
 """Most recipes that are written into the page."""
 
 _MODULE = re.compile(r"layers\.\d+\.?(.*)")

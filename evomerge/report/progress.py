@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from evomerge.front.selection import distinct
+from evomerge.front.trace import spread_out, trace
 from evomerge.ledger.events import (
     AskedEvent,
-    EvaluatedEvent,
     Event,
-    FailedEvent,
-    RacedEvent,
     ScoredEvent,
     SlopeEvent,
 )
@@ -38,102 +36,50 @@ def curve(
 
     Returns:
         `evaluations` (spent of the budget, slopes included), `seconds` (running time) and `hypervolume`,
-        one a
-        point; `stages`: names with what each brought; `baselines`: hypervolume of all baselines together.
+        one a point; `stages`: names with what each brought; `baselines`: hypervolume of all of them.
     """
-    bounds = history.bounds()
-    spent, stage = 0.0, -1
-    names: list[str] = []
-    counts: list[int] = []
-    steps: list[tuple[float, float, int]] = []
-    rows: list[tuple[float, ...] | None] = []
-    slopes = last_slopes = asked = next_stage = 0
-    size = _stage_size(history)
-    for event in events:
-        if isinstance(event, SlopeEvent):
-            spent += event.cost
-            slopes += 1
-        elif isinstance(event, AskedEvent):
-            if slopes > last_slopes or asked >= next_stage:
-                names.append(f"after {slopes} slopes" if slopes > last_slopes else "")
-                counts.append(0)
-                last_slopes, stage, next_stage = slopes, stage + 1, asked + size
-            asked += len(event.candidates)
-        elif isinstance(event, ScoredEvent | FailedEvent) and event.split == "search":
-            candidate = history.candidates[event.id]
-            if candidate.is_baseline:
-                continue
-            counts[stage] += 1
-            spent += _cost(event, history)
-            steps.append((spent, event.elapsed or 0.0, stage))
-            rows.append(_row(event, objectives, bounds))
-    volumes = _volumes(rows, scaling, len(objectives))
-    keep = _thinned(len(steps))
-    gains = [0.0] * len(names)
-    for k, (_, _, own) in enumerate(steps):
-        gains[own] += volumes[k] - (volumes[k - 1] if k else 0.0)
+    points = trace(history, events, objectives, scaling)
+    drawn = spread_out(points, POINTS)
+    stages = _stages(history, events)
+    counts, gains, before = [0] * len(stages), [0.0] * len(stages), 0.0
+    of = {name: number for number, (_, names) in enumerate(stages) for name in names}
+    for point in points:
+        counts[of[point.id]] += 1
+        gains[of[point.id]] += point.hypervolume - before
+        before = point.hypervolume
     ends = np.cumsum(counts).tolist()
     return {
-        "evaluations": [round(steps[k][0], 2) for k in keep],
-        "seconds": [round(steps[k][1], 1) for k in keep],
-        "hypervolume": [round(volumes[k], 5) for k in keep],
+        "evaluations": [round(point.evaluations, 2) for point in drawn],
+        "seconds": [round(point.seconds, 1) for point in drawn],
+        "hypervolume": [round(point.hypervolume, 5) for point in drawn],
         "stages": [
             {
                 "name": f"{end - count + 1}–{end}" + (f", {name}" if name else ""),
                 "candidates": count,
                 "gain": round(gain, 5),
             }
-            for name, count, end, gain in zip(names, counts, ends, gains, strict=True)
+            for (name, _), count, end, gain in zip(stages, counts, ends, gains, strict=True)
             if count
         ],
         "baselines": round(_baselines(history, objectives, scaling), 5),
     }
 
 
-def _stage_size(history: History) -> int:
-    """Candidates of a stage: a population, or several of a long search."""
+def _stages(history: History, events: Sequence[Event]) -> list[tuple[str, list[str]]]:
+    """Name and candidates of each stage: a population's worth or more, cut where slopes were measured."""
     population = int(history.config.get("optimizer", {}).get("population") or 1)
-    return population * -(-history.asked // (population * MOST_STAGES)) or 1
-
-
-def _cost(event: ScoredEvent | FailedEvent, history: History) -> float:
-    if event.same_as is not None:
-        return 0.0
-    if isinstance(event, RacedEvent):
-        return sum(event.seen.values()) / max(1, history.search_items)
-    return 1.0
-
-
-def _row(
-    event: ScoredEvent | FailedEvent, objectives: Sequence[Objective], bounds: Sequence[Any]
-) -> tuple[float, ...] | None:
-    if not isinstance(event, EvaluatedEvent):
-        return None
-    outcome = complete(objectives, event.metrics, bounds)
-    return None if any(violation > 0 for violation in outcome.violations) else outcome.values
-
-
-def _volumes(
-    rows: Sequence[tuple[float, ...] | None], scaling: Scaling, objectives: int
-) -> list[float]:
-    """Hypervolume after each row, as it stood at the last of the points that are drawn."""
-    wanted = set(_thinned(len(rows)))
-    front = np.zeros((0, objectives))
-    volumes, volume, stale = [], 0.0, False
-    for k, row in enumerate(rows):
-        if row is not None:
-            point = scaling.scale(np.array([row]))
-            if not ((front <= point).all(axis=1)).any():
-                front = np.concatenate([front[~(point <= front).all(axis=1)], point])
-                stale = True
-        if stale and (k in wanted or k == len(rows) - 1):
-            volume, stale = hypervolume(front), False
-        volumes.append(volume)
-    return volumes
-
-
-def _thinned(count: int) -> list[int]:
-    return sorted({round(k) for k in np.linspace(0, count - 1, min(count, POINTS))}) if count else []
+    size = population * max(1, -(-history.asked // (population * MOST_STAGES)))
+    stages: list[tuple[str, list[str]]] = []
+    slopes = known = 0
+    for event in events:
+        if isinstance(event, SlopeEvent):
+            slopes += 1
+        elif isinstance(event, AskedEvent):
+            if slopes > known or not stages or len(stages[-1][1]) >= size:
+                stages.append((f"after {slopes} slopes" if slopes > known else "", []))
+                known = slopes
+            stages[-1][1].extend(candidate.id for candidate in event.candidates)
+    return stages
 
 
 def _baselines(history: History, objectives: Sequence[Objective], scaling: Scaling) -> float:
