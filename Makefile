@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test quick cluster soak soak-long mutants oracles gpu gpu-wheels lint clean
+.PHONY: install quickstart test quick cluster image soak soak-long mutants oracles gpu gpu-wheels lint clean
 
 install: $(STAMP)
 
@@ -36,6 +36,12 @@ quick: install
 # A SLURM of its own on this machine (Debian's slurm-wlm and munge; skipped with a word without them), minutes long.
 cluster: install
 	EVOMERGE_CLUSTER=1 $(BIN)/python -m pytest -rs tests/cluster
+
+# An image for Kubernetes; see the Dockerfile.
+IMAGE ?= evomerge
+
+image:
+	docker build --tag $(IMAGE) .
 
 # The faults of tests/faults with larger counts; goes on where it was stopped.
 SOAK ?= runs/soak
