@@ -23,6 +23,7 @@ from evomerge.objectives.constraint import Constraint, faults_between, parse_con
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
 from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
+from evomerge.optimizers.stage import Stage, stage_kind
 from evomerge.recipe.recipe import UNION, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
@@ -55,6 +56,16 @@ class Campaign:
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives in file order."""
         return tuple(Objective(o.metric, o.direction) for o in self.config.objectives)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the search; none where there is one optimizer for all."""
+        found = []
+        for section in self.config.stages:
+            kind = stage_kind(section.searches, section.kind)
+            settings = optimizer_settings(kind, section.options)
+            found.append(Stage(section.searches, kind, settings, section.evaluations))
+        return tuple(found)
 
     @property
     def focus(self) -> tuple[float, ...] | None:
@@ -105,6 +116,8 @@ class Campaign:
             del data["racing"]
         if self.config.results is None:
             del data["results"]
+        if not self.config.stages:
+            del data["stages"]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
@@ -198,6 +211,8 @@ def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> 
             problems.append(Problem("E101", "no such evaluator file", f"found {name!r}", todo, *where))
     if config is not None:
         problems += _focus_faults(config, positions, path)
+        if space is not None:
+            problems += _stage_faults(config, space, positions, path)
     if problems or config is None or space is None:
         raise ConfigError(problems)
     evaluators = tuple(file.resolve() for file in evaluator_files)
@@ -290,6 +305,38 @@ def _optimizer_faults(section: Mapping[str, Any], positions: Positions, file: Pa
             faults.append(replace(problem, file=name, line=line, column=column, field=field))
         return faults
     return []
+
+
+def _stage_faults(
+    config: CampaignFile, space: SearchSpaceDeclaration, positions: Positions, file: Path
+) -> list[Problem]:
+    """Stages that cannot follow one another, or of kinds that cannot search their part."""
+    if not config.stages:
+        return []
+    where = _place(positions, file, "stages")
+    problems = []
+    if space.layer_path is None:
+        todo = "give the search space a `layer_path`, or leave out `stages`"
+        problems.append(Problem("E119", "stages search merges and paths of layers", "", todo, *where))
+    if config.optimizer.schedule != "generational" or config.optimizer.focus is not None:
+        wrong = "stages go by generations, and know no focus"
+        problems.append(
+            Problem("E119", wrong, "", "leave out `optimizer.schedule` and `focus`", *where)
+        )
+    for index, stage in enumerate(config.stages):
+        where = _place(positions, file, "stages", index)
+        if stage.evaluations is None and index + 1 < len(config.stages):
+            wrong = "only the last stage takes what is left"
+            problems.append(Problem("E119", wrong, "", "give `evaluations`", *where))
+        kind = stage_kind(stage.searches, stage.kind)
+        if kind == "learned-front" or (kind == "hm3" and stage.searches == "merge"):
+            wrong = f"`{kind}` cannot search a stage of {stage.searches}"
+            problems.append(Problem("E119", wrong, "", "take another kind", *where))
+        try:
+            optimizer_settings(kind, stage.options)
+        except ConfigError as error:
+            problems += [Problem(p.code, p.wrong, p.found, p.todo, *where) for p in error.problems]
+    return problems
 
 
 def _focus_faults(config: CampaignFile, positions: Positions, file: Path) -> list[Problem]:

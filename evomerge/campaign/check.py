@@ -40,6 +40,7 @@ from evomerge.evaluators.registered import registered
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
 from evomerge.optimizers.kinds import refuse_paths
+from evomerge.optimizers.stage import refuse_stages
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.recipe.registered import own_methods
 from evomerge.search_space import ModelLayout, build_search_space
@@ -265,6 +266,7 @@ def _count_genes(
         return 0
     try:
         refuse_paths(campaign.config.optimizer.kind, space.genes, campaign.focus is not None)
+        refuse_stages(campaign.stages, space.genes)
     except ConfigError as error:
         problems += [replace(problem, file=str(campaign.file)) for problem in error.problems]
     return len(space.genes)

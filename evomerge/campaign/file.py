@@ -99,6 +99,19 @@ class OptimizerSection(_Section):
     focus: str | dict[str, float] | None = None
 
 
+class StageSection(_Section):
+    """One stage of a search over merges and paths of layers: what it searches, how, with how many candidates.
+
+    Kinds and options are those of `optimizer`; by default a surrogate for merges, NSGA-II for paths. The last
+    stage takes what is left of the budget.
+    """
+
+    searches: Literal["merge", "path", "both"]
+    kind: str | None = None
+    options: dict[str, str | float | bool] = {}
+    evaluations: PositiveInt | None = None
+
+
 class BudgetSection(_Section):
     """When to stop: whichever limit is reached first."""
 
@@ -201,6 +214,7 @@ class CampaignFile(_Section):
     objectives: list[ObjectiveSection]
     constraints: list[ConstraintText] = []
     optimizer: OptimizerSection = OptimizerSection()
+    stages: list[StageSection] = []
     budget: BudgetSection
     evaluation: EvaluationSection = EvaluationSection()
     racing: RacingSection | None = None

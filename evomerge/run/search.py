@@ -26,6 +26,7 @@ from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import Slope, SlopeOptimizer, SlopeRequest
+from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.racing_references import add_references, first_references, racing_record
@@ -59,6 +60,15 @@ def campaign_optimizer(
         ConfigError: E149, if it can only learn from gradients, and there are none.
     """
     section = campaign.config.optimizer
+    if campaign.stages:
+        return Stages(
+            campaign.stages,
+            space.genes,
+            campaign.objectives,
+            section.population,
+            campaign.config.seed,
+            initial,
+        )
     optimizer = make_optimizer(
         section.kind,
         space.genes,

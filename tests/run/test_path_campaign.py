@@ -12,7 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.candidate import recorded_space
+from evomerge.errors import ConfigError
 from evomerge.ledger.history import History
 from evomerge.ledger.ledger import read_events
 from evomerge.recipe.json_form import recipe_from_json
@@ -126,3 +128,51 @@ def test_hm3_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     weights = {tuple(candidate["genome"][:2]) for candidate in asked("whole")}  # type: ignore[index]
     assert len(weights) > 4  # as many merges as preferences
     assert call("verify", tmp_path / "killed").code == 0
+
+
+def test_stages_share_a_ledger_and_go_on_where_they_were_killed(tmp_path: Path) -> None:
+    stages = [
+        {"searches": "merge", "kind": "nsga2", "evaluations": 5},
+        {"searches": "path", "evaluations": 5},
+        {"searches": "both", "kind": "hm3", "options": {"episodes": 4, "epochs": 1, "hidden": 4}},
+    ]
+    space = {**SPACE, "layer_path": {"sources": ["merged", "math"], "max_layers": 3}}
+    file = write_campaign(
+        tmp_path, space=space, optimizer={"population": 5}, stages=stages, budget={"evaluations": 15}
+    )
+    run_file(file, tmp_path / "whole")
+    killed = forked(lambda: run_file(file, tmp_path / "killed"), "driver.before_tell=kill@3")
+    assert killed == -signal.SIGKILL
+    run_file(file, tmp_path / "killed")
+
+    def batches(run: str) -> list[list[list[float]]]:
+        events = events_of(tmp_path / run)
+        return [[c["genome"] for c in e["candidates"]] for e in events if e["event"] == "asked"]
+
+    assert batches("whole") == batches("killed")
+    asked = batches("whole")
+    every = [tuple(genome) for batch in asked for genome in batch]
+    assert len(set(every)) == len(every)
+    home = asked[0][0][2:]
+    assert all(genome[2:] == home for genome in asked[0])
+    # Merges of the second stage are those of the first.
+    assert {tuple(genome[:2]) for genome in asked[1]} <= {tuple(genome[:2]) for genome in asked[0]}
+    assert any(genome[2:] != home for genome in asked[1])
+    assert call("verify", tmp_path / "killed").code == 0
+
+
+@pytest.mark.parametrize(
+    ("stages", "match"),
+    [
+        ([{"searches": "merge"}, {"searches": "path"}], "only the last stage takes what is left"),
+        ([{"searches": "merge", "kind": "hm3"}], "`hm3` cannot search a stage of merge"),
+        ([{"searches": "path", "options": {"start": "never"}}], "must be one of structured, random"),
+        ([{"searches": "layers"}], "E108"),
+    ],
+)
+def test_stages_that_cannot_be(stages: list[dict[str, object]], match: str, root: Path) -> None:
+    file = root / "campaign.yaml"
+    other = root / "stages.yaml"
+    other.write_text(json.dumps(json.loads(file.read_text()) | {"stages": stages}))
+    with pytest.raises(ConfigError, match=match):
+        load_campaign(other)

@@ -1,0 +1,42 @@
+"""A stage of a search as data: which part of a genome it searches, and how. `stages` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evomerge.errors import ConfigError, Problem
+from evomerge.search_space import Gene
+
+Searched = Literal["merge", "path", "both"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage searches, how, and how many candidates it asks for; None for all that are left."""
+
+    searches: Searched
+    kind: str
+    settings: Any = None
+    evaluations: int | None = None
+
+
+def refuse_stages(stages: Sequence[Stage], genes: Sequence[Gene]) -> None:
+    """Refuse a stage that has nothing to search.
+
+    Raises:
+        ConfigError: E121.
+    """
+    there = {"path" if gene.paths is not None else "merge" for gene in genes}
+    for index, stage in enumerate(stages):
+        if stage.searches != "both" and stage.searches not in there:
+            wrong = f"a stage of {stage.searches} has no free gene"
+            raise ConfigError(Problem("E121", wrong, field=f"stages.{index}"))
+
+
+def stage_kind(searches: Searched, kind: str | None) -> str:
+    """The kind that a stage has: what it says, else a surrogate for merges and NSGA-II for paths."""
+    if kind is not None and kind != "auto":
+        return kind
+    return "surrogate" if searches == "merge" else "nsga2"

@@ -1,0 +1,159 @@
+"""Stages: the merge, then the path of layers, or the other way round, or both, one after another.
+
+Each stage searches its part of the genome with an optimizer of its own, from the front of all that was told
+before it. What it does not search is that of a member of the front, and one more gene says of which. What was
+evaluated in an earlier stage is told to the next at no cost. It is one sequence of asks and tells, so that a
+campaign has one ledger, one front and one resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.objectives.objective import Complete, Objective, Outcome
+from evomerge.objectives.pareto import non_dominated
+from evomerge.optimizers.grid import Grid, Turns
+from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.stage import Stage, refuse_stages
+from evomerge.recipe.recipe import canonical_json
+from evomerge.search_space import Gene, Genome
+
+MEMBERS = 16
+"""Most members of a front that a stage starts from, spread evenly over the first objective."""
+
+TRIES = 20
+"""Batches without a new genome before a stage is over."""
+
+
+class Stages:
+    """An `Optimizer` in generations that is several, one after the other.
+
+    Raises:
+        ConfigError: E121, as `refuse_stages`.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        genes: Sequence[Gene],
+        objectives: Sequence[Objective],
+        population: int,
+        seed: int,
+        initial: Sequence[Genome] = (),
+    ) -> None:
+        refuse_stages(stages, genes)
+        self._stages, self._objectives = tuple(stages), tuple(objectives)
+        self._population, self._seed = population, seed
+        self._grid = Grid(genes)
+        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
+        self._given: list[Genome] = [tuple(row) for row in self._grid.snap(given).tolist()]
+        self._turns = Turns(len(objectives), whole=True)
+        self._known: dict[Genome, Outcome] = {}
+        self._number = -1
+        self._asked = 0
+        self._inner_batch: list[Genome] = []
+        self._next()
+
+    def ask(self) -> list[Genome]:
+        """The next batch of the stage, or the first of the next one."""
+        self._turns.may_ask()
+        limit = self._stages[self._number].evaluations
+        last = self._number + 1 == len(self._stages)
+        if not last and limit is not None and self._asked >= limit:
+            self._next()
+        while True:
+            for _ in range(TRIES):
+                self._inner_batch = self._whole(self._inner.ask())
+                new = [genome for genome in self._inner_batch if genome not in self._known]
+                if new:
+                    self._asked += len(new)
+                    return self._turns.asked(list(dict.fromkeys(new)))
+                if not self._inner_batch:
+                    break
+                self._tell_inner()
+            if self._number + 1 == len(self._stages):
+                return self._turns.asked([])
+            self._next()
+
+    def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
+        """The outcomes of the last batch."""
+        told = self._turns.told(outcomes, numbers)
+        self._known.update((genome, o) for (_, genome), o in zip(told, outcomes, strict=True))
+        self._tell_inner()
+
+    def state_digest(self) -> str:
+        """SHA-256 (hex) of the stage, of its optimizer, and of all that was asked and told."""
+        told = [[*genome, *getattr(outcome, "values", ())] for genome, outcome in self._known.items()]
+        parts = [self._number, self._asked, self._inner.state_digest(), self._turns.digest(), told]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def _tell_inner(self) -> None:
+        if self._inner_batch:
+            self._inner.tell([self._known[genome] for genome in self._inner_batch])
+        self._inner_batch = []
+
+    def _next(self) -> None:
+        """Begin the next stage from the front so far."""
+        self._number += 1
+        self._asked = 0
+        stage = self._stages[self._number]
+        members = self._front() or self._given
+        paths = self._grid.path_columns
+        columns = {"merge": ~paths, "path": paths, "both": np.ones(len(self._grid), dtype=bool)}
+        # HM3 chooses the merge by preference itself, from those of the front.
+        self._columns = columns["both" if stage.kind == "hm3" else stage.searches]
+        rows = np.array(members, dtype=np.float64).reshape(-1, len(self._grid))
+        frozen = [tuple(row) for row in rows[:, ~self._columns].tolist()]
+        self._frozen = list(dict.fromkeys(frozen)) or [self._home()]
+        genes = [gene for gene, own in zip(self._grid.genes, self._columns, strict=True) if own]
+        initial = [tuple(row) for row in rows[:, self._columns].tolist()]
+        self._chooses = len(self._frozen) > 1
+        if self._chooses:
+            last = float(len(self._frozen) - 1)
+            genes.insert(0, Gene("member", 0.0, last, 1.0, "member", "*", ()))
+            numbers = [float(self._frozen.index(each)) for each in frozen]
+            initial = [(number, *row) for number, row in zip(numbers, initial, strict=True)]
+        self._inner = make_optimizer(
+            stage.kind,
+            genes,
+            self._objectives,
+            population=self._population,
+            seed=self._seed + self._number,
+            initial=list(dict.fromkeys(initial)),
+            settings=stage.settings,
+        )
+        self._inner_batch = []
+
+    def _home(self) -> Genome:
+        """What is not searched, where nothing was given: all layers in order, coefficients in the middle."""
+        row = (self._grid.low + self._grid.high) / 2.0
+        if self._grid.paths is not None:
+            row[self._grid.path_columns] = self._grid.paths.spell(self._grid.paths.home)
+        return tuple(self._grid.snap(row[None])[0][~self._columns].tolist())
+
+    def _front(self) -> list[Genome]:
+        """Non-dominated genomes that keep all bounds, by the first objective; `MEMBERS` of them at most."""
+        found = [
+            (outcome.values, genome)
+            for genome, outcome in self._known.items()
+            if isinstance(outcome, Complete) and all(v <= 0.0 for v in outcome.violations)
+        ]
+        if not found:
+            return []
+        best = non_dominated(np.array([values for values, _ in found]))
+        chosen = sorted(each for each, good in zip(found, best, strict=True) if good)
+        places = np.unique(
+            np.linspace(0, len(chosen) - 1, min(MEMBERS, len(chosen))).round().astype(int)
+        )
+        return [chosen[place][1] for place in places.tolist()]
+
+    def _whole(self, batch: Sequence[Genome]) -> list[Genome]:
+        """Genomes of a stage as those of the campaign."""
+        rows = np.empty((len(batch), len(self._grid)))
+        for row, genome in zip(rows, batch, strict=True):
+            number, own = (int(genome[0]), genome[1:]) if self._chooses else (0, genome)
+            row[self._columns], row[~self._columns] = own, self._frozen[number]
+        return [tuple(row) for row in self._grid.snap(rows).tolist()]
