@@ -15,6 +15,7 @@ from evomerge.cli.output import (
     print_warning,
     problem_json,
     say,
+    say_json,
     show_log,
     table_console,
 )
@@ -138,6 +139,9 @@ def run(
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
     track: Track = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Progress and warnings on stderr as JSON, a line each.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start a search, or go on with it.
@@ -151,14 +155,20 @@ def run(
     from evomerge.run.session import run_session
     from evomerge.run.tracking.open import require
 
-    show_log()
+    show_log(log_json)
     names = tuple(dict.fromkeys(track or ()))
     for name in names:
         require(name.value)
 
     def display(is_stopping: Callable[[], bool]) -> Display:
-        shown = open_display(is_stopping)
+        shown = open_display(is_stopping, as_json=log_json)
         return Tracked(shown, names, directory) if names else shown
+
+    def warn(warning: Problem) -> None:
+        if log_json:
+            say_json("warning", warning.words, problem=problem_json(warning))
+        elif not as_json:
+            print_warning(warning)
 
     changes = changes_of(seed, settings)
     stated = "".join(f" --set {shlex.quote(change.words)}" for change in changes)
@@ -166,7 +176,7 @@ def run(
         load_campaign(file, changes),
         directory,
         grants_of(allow_task_code, allow_benchmark_test),
-        warn=lambda warning: None if as_json else print_warning(warning),
+        warn=warn,
         open_display=display,
         again=f"go on with: evomerge run {file.resolve()} --dir {directory}{stated}",
     )

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from evomerge.cli.output import log_console, say
+from evomerge.cli.output import log_console, say, say_json
 from evomerge.front.tables import ruled, shown_value
+from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
 from evomerge.run.progress import Display
 from evomerge.run.standing import Standing, Watch, failures_text, line, pace_text
@@ -25,17 +26,26 @@ REFRESH = 4
 
 MOST_RUNNING = 8
 
+SPARKLINE = 24
+"""Columns of the hypervolume's line."""
 
-def open_display(is_stopping: Callable[[], bool]) -> Display:
-    """The display that suits stderr; `is_stopping` tells whether a stop was asked for."""
-    return Live(is_stopping) if log_console().is_terminal else Lines()
+
+def open_display(is_stopping: Callable[[], bool], *, as_json: bool = False) -> Display:
+    """The display that suits stderr; `is_stopping` tells whether a stop was asked for.
+
+    With `as_json` the lines are JSON objects, also in a terminal.
+    """
+    if as_json:
+        return Lines(lambda now: say_json("info", line(now), progress=now.to_json()))
+    console = log_console()
+    return Live(is_stopping) if console.is_terminal and not console.is_dumb_terminal else Lines()
 
 
 class Lines:
     """One plain line for each phase and generation (or as many results), for logs."""
 
-    def __init__(self) -> None:
-        self.watch = Watch()
+    def __init__(self, tell: Callable[[Standing], None] = lambda now: say(line(now))) -> None:
+        self.watch, self.tell = Watch(), tell
         self.last: tuple[str, int] = ("", -1)
 
     def __call__(self, history: History, progress: Progress) -> None:
@@ -46,7 +56,7 @@ class Lines:
         state = (now.phase, now.generation if now.phase == "search" else -1)
         if state != self.last:
             self.last = state
-            say(line(now))
+            self.tell(now)
 
     def __enter__(self) -> Lines:
         return self
@@ -70,6 +80,8 @@ class Live:
         self.watch = Watch()
         self.now: Standing | None = None
         self.running: tuple[str, ...] = ()
+        self.volumes: tuple[float, ...] = ()
+        self.workers = ""
         self.began = time.monotonic()
         self.live = RichLive(
             console=log_console(),
@@ -82,6 +94,7 @@ class Live:
         """Keep where things stand for the next redraw."""
         if history.campaign:
             self.now, self.running = self.watch(history, progress), progress.running
+            self.volumes, self.workers = self.watch.volumes, workers_text(progress, self.watch.busy)
 
     def __enter__(self) -> Live:
         self.live.start()
@@ -110,7 +123,8 @@ class Live:
             parts.append(best_table(now))
         notes = []
         if now.hypervolume is not None:
-            notes.append(f"hypervolume {now.hypervolume:.4f} (search scores)")
+            drawn = sparkline(self.volumes, SPARKLINE)
+            notes.append(f"hypervolume {now.hypervolume:.4f} {drawn} (search scores)")
         if now.feasible is not None:
             notes.append(f"feasible: {now.feasible[0]} of {now.feasible[1]}")
         notes.append(f"failed: {failures_text(now)}")
@@ -118,6 +132,8 @@ class Live:
             notes.append(f"raced: {now.raced}")
         if now.lost:
             notes.append(f"workers lost: {now.lost}")
+        if self.workers:
+            notes.append(self.workers)
         parts.append(Text("   ".join(notes)))
         if running:
             more = len(running) - MOST_RUNNING
@@ -126,6 +142,14 @@ class Live:
         if self.is_stopping():
             parts.append(Text("stopping; Ctrl-C again stops at once", style="bold"))
         return Group(*parts)
+
+
+def workers_text(progress: Progress, busy: float | None) -> str:
+    """How many workers there are, and the share of the session in which they had work."""
+    if not progress.workers:
+        return ""
+    known = "" if busy is None else f", {100 * busy:.0f} % busy"
+    return f"workers: {progress.workers}{known}"
 
 
 def head(now: Standing, passed: str) -> RenderableType:

@@ -29,6 +29,9 @@ def status(
     failed: Annotated[
         bool, typer.Option("--failed", help="List failed candidates: class, message, traceback.")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show it again as it goes on, until nothing runs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show how far a campaign is, or several, a line each."""
@@ -44,17 +47,14 @@ def status(
         else:
             print_failures(history)
         return
+    if follow:
+        from evomerge.cli.follow import follow as follow_on
+
+        follow_on(directories, _status_of, _status_rows, _status_json if as_json else None)
+        return
     seen = [_status_of(directory) for directory in directories]
     if as_json:
-        listed = [
-            {
-                **now.to_json(),
-                "folder": str(directory),
-                "last_event_seconds_ago": round(age, 1),
-                "driver": None if holder is None else dataclasses.asdict(holder),
-            }
-            for directory, (now, holder, age) in zip(directories, seen, strict=True)
-        ]
+        listed = [_status_json(*pair) for pair in zip(directories, seen, strict=True)]
         print_json(listed[0] if len(listed) == 1 else {"campaigns": listed})
         return
     console = table_console()
@@ -63,6 +63,16 @@ def status(
         return
     for name, text in _status_rows(*seen[0]):
         console.print(f"{name:<13} {text}", markup=False, soft_wrap=True)
+
+
+def _status_json(directory: Path, seen: tuple[Standing, Holder | None, float]) -> dict[str, Any]:
+    now, holder, age = seen
+    return {
+        **now.to_json(),
+        "folder": str(directory),
+        "last_event_seconds_ago": round(age, 1),
+        "driver": None if holder is None else dataclasses.asdict(holder),
+    }
 
 
 def _status_of(directory: Path) -> tuple[Standing, Holder | None, float]:

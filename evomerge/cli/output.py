@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,13 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(plain(text) + "\n")
         sys.stderr.flush()
+
+
+def say_json(level: str, message: str, **more: Any) -> None:
+    """A remark for a collector of logs: one JSON object on a line of stderr, with the time in UTC."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    data = {"time": now, "level": level, "message": plain(message), **more}
+    say(json.dumps(data, sort_keys=True, ensure_ascii=False))
 
 
 def to_json(data: Any) -> str:
@@ -116,14 +124,22 @@ def _console(*, stderr: bool) -> Console:
 class _Remarks(logging.Handler):
     """Log records as remarks. Looks `sys.stderr` up each time: a live display replaces it."""
 
+    as_json = False
+
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
+        if self.as_json:
+            say_json(record.levelname.lower(), text, logger=record.name)
+            return
         known = text.startswith(("warning[", "error["))
         say(text if known else f"{record.levelname.lower()}: {text}")
 
 
-def show_log() -> None:
-    """Send warnings of all libraries to stderr, a line each."""
+def show_log(as_json: bool = False) -> None:
+    """Send warnings of all libraries to stderr, a line each, or one JSON object a line."""
     root = logging.getLogger()
-    if not any(isinstance(handler, _Remarks) for handler in root.handlers):
-        root.addHandler(_Remarks(logging.WARNING))
+    known = [handler for handler in root.handlers if isinstance(handler, _Remarks)]
+    if not known:
+        known = [_Remarks(logging.WARNING)]
+        root.addHandler(known[0])
+    known[0].as_json = as_json

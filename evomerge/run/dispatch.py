@@ -130,7 +130,9 @@ class Dispatcher:
             budget = self.campaign.config.budget.evaluations
             running = tuple(sorted(self.running))
             try:
-                self.observer(self.history, Progress(self.phase, running, budget, self.done, seconds))
+                workers = self.pool.size
+                now = Progress(self.phase, running, budget, self.done, seconds, workers)
+                self.observer(self.history, now)
             except OSError as error:
                 # A terminal that is gone or a log without room: no reason to stop a campaign.
                 self.observer = None

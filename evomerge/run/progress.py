@@ -15,7 +15,8 @@ from evomerge.ledger.history import History
 class Progress:
     """What is going on right now, for a live display.
 
-    `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way.
+    `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way; `workers` how
+    many jobs run side by side.
     """
 
     phase: str
@@ -23,6 +24,7 @@ class Progress:
     budget: int | None
     done_in_session: int
     seconds_in_session: float
+    workers: int = 0
 
 
 Observer = Callable[[History, Progress], None]

@@ -38,6 +38,9 @@ BEFORE_SELECTION = ("prepare", "baselines", "search")
 
 MEAN = "mean"
 
+MOST_VOLUMES = 2000
+"""Hypervolumes of a session that are kept for its display."""
+
 
 @dataclass(frozen=True)
 class Best:
@@ -301,6 +304,10 @@ class Watch:
         self.done = 0
         self.seen = -1
         self.volume: float | None = None
+        self.volumes: tuple[float, ...] = ()
+        self.busy_seconds = 0.0
+        self.worker_seconds = 0.0
+        self._last: Progress | None = None
 
     def __call__(self, history: History, progress: Progress) -> Standing:
         """Where things stand now. The hypervolume is computed again only after a new score."""
@@ -311,6 +318,9 @@ class Watch:
         if searched != self.seen:
             self.seen = searched
             self.volume = search_hypervolume(history)
+            if self.volume is not None:
+                self.volumes = (*self.volumes[-MOST_VOLUMES:], self.volume)
+        self._count_busy(progress)
         return standing(
             history,
             budget=progress.budget,
@@ -318,6 +328,20 @@ class Watch:
             pace=pace_of(self.times),
             known_hypervolume=self.volume,
         )
+
+    def _count_busy(self, progress: Progress) -> None:
+        """Add up how long how many workers had something to do."""
+        before, self._last = self._last, progress
+        if before is None or not before.workers:
+            return
+        passed = max(0.0, progress.seconds_in_session - before.seconds_in_session)
+        self.busy_seconds += passed * min(len(before.running), before.workers)
+        self.worker_seconds += passed * before.workers
+
+    @property
+    def busy(self) -> float | None:
+        """The share of the session's worker time in which there was work; None before any has passed."""
+        return self.busy_seconds / self.worker_seconds if self.worker_seconds else None
 
 
 def line(now: Standing) -> str:

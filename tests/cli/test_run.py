@@ -102,7 +102,7 @@ def test_the_live_display(folder, tmp_path):
     assert code == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", received)
     assert "10/10 evaluations" in text
-    assert re.search(r"hypervolume \d\.\d{4} \(search scores\)", text)
+    assert re.search(r"hypervolume \d\.\d{4} [▁-█]* \(search scores\)", text)
     assert re.search(r"pets\.acc +[\d.]+ % +\w+ +[\d.]+ % +(math|code)", text)
     assert "failed: none" in text
     assert "tiny: front of " in text

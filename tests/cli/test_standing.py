@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import logging
 
 import numpy as np
 import pytest
 
 from evomerge.cli.candidate import candidate_json, print_candidate
-from evomerge.cli.live import Lines, Live
+from evomerge.cli.live import Lines, Live, open_display
 from evomerge.cli.looks import _status_rows
+from evomerge.cli.output import show_log
 from evomerge.ledger.events import StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
@@ -136,6 +139,31 @@ def test_lines_are_one_a_generation(capsys):
     assert heads == ["prepare", "baselines", *numbers, "selection", "done"]
 
 
+def test_lines_for_a_collector_of_logs_are_json(capsys):
+    show_log(as_json=True)
+    try:
+        with open_display(lambda: False, as_json=True) as display:
+            display(finished().history, Progress("search", (), 18, 3, 1.0))
+        logging.getLogger("evomerge.run").warning("tracking with %s is given up", "wandb")
+    finally:
+        show_log()
+    told = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert [each["level"] for each in told] == ["info", "warning"]
+    assert told[0]["progress"]["evaluations"] == 18
+    assert told[1]["message"] == "tracking with wandb is given up"
+    assert told[1]["logger"] == "evomerge.run"
+    assert all(each["time"].endswith("+00:00") for each in told)
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm-256color", Live), ("dumb", Lines)])
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch, term, kind):
+    from rich.console import Console
+
+    console = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": term})
+    monkeypatch.setattr("evomerge.cli.live.log_console", lambda: console)
+    assert isinstance(open_display(lambda: False), kind)
+
+
 def test_steady_state_has_no_generations(capsys):
     """Neither in lines, status, nor in what `show` says of a candidate."""
     history = fold_records([_in_steady_state(event) for event in events_of(finished().directory)])
@@ -183,6 +211,38 @@ def test_the_watch_computes_hypervolume_only_for_new_scores(monkeypatch):
         now = watch(finished().history, Progress("search", (), 18, 3, 1.0))
     assert len(calls) == 1
     assert now.hypervolume == finished().front.hypervolume["search"]
+
+
+def test_the_watch_knows_how_busy_the_workers_are():
+    watch = Watch()
+    history = finished().history
+    assert watch.busy is None
+    for seconds, running in (
+        (0.0, ()),
+        (1.0, ("a", "b")),
+        (3.0, ("a", "b", "c")),
+        (4.0, ("a",)),
+        (6.0, ()),
+    ):
+        watch(history, Progress("search", running, 18, 3, seconds, 2))
+    # 1 s with nothing, 3 s with both (a third lay ready), 2 s with one of two workers.
+    assert watch.busy == pytest.approx((0 + 3 * 2 + 2 * 1) / (6 * 2))
+    assert watch.volumes == (finished().front.hypervolume["search"],)
+
+
+def test_the_live_display_shows_workers_and_the_way_of_the_hypervolume():
+    from rich.console import Console
+
+    live = Live(lambda: False)
+    for _, history in _prefixes():
+        if history.campaign:
+            now = Progress(phase_of(history), ("a",), 18, 0, float(history.settled), 4)
+            live(history, now)
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(live.draw())
+    text = console.export_text()
+    assert "workers: 4, 25 % busy" in text
+    assert "█ (search scores)" in text
 
 
 @pytest.mark.parametrize("phase", ["prepare", "baselines", "search", "selection", "done"])
