@@ -78,6 +78,7 @@ DEFERRED = {
         "evomerge.evaluators.canary",
         "torch",
     ),
+    "export.push": ("huggingface_hub", "huggingface_hub.errors"),
     "export.verify": (
         "transformers",
         "transformers.utils",

@@ -241,7 +241,7 @@ function solid() {
   const traces = [
     {
       ...common, mode: "markers", ...at(members), customdata: ids(members), text: members.map(hover),
-      marker: { size: 5, color: colorValues(members), colorscale: plotScale(), colorbar: { title: { text: plain(colorName()), side: "right" }, thickness: 11, outlinewidth: 0 } },
+      marker: { size: 5, color: colorValues(members), colorscale: plotScale(), colorbar: { title: { text: plain(colorName()), side: "right" }, thickness: 11, outlinewidth: 0, len: 0.8, y: 0.45 } },
     },
     {
       ...common, mode: "markers+text", ...at(baselines), customdata: ids(baselines), hovertext: baselines.map(hover),

@@ -99,7 +99,7 @@ function drawCoefficients() {
   const color = low < 0 ? (v) => signed(v / Math.max(high, -low)) : (v) => amount(v / high);
   heatMap(place, `${name} of ${chosen} by expert and layer`, rows, layers.map(shortLayer), cells, color, { high: flat ? 30 : 20 });
   const means = flat ? "Means over the modules of a layer. " : "";
-  place.append(el("p", { class: "small" }, `${means}From ${number(low, 3)} (${low < 0 ? "blue" : "dark"}) to ${number(high, 3)} (${low < 0 ? "red" : "yellow"}).`));
+  place.append(el("p", { class: "small" }, `${means}From ${number(low, 3)} (blue) to ${number(high, 3)} (${low < 0 ? "red" : "yellow"}).`));
 }
 function shortLayer(layer) {
   return layer.replace("layers.", "").replace("final_norm", "norm");
