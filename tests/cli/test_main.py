@@ -118,7 +118,7 @@ def _all_errors() -> list[type[EvomergeError]]:
 
 @pytest.mark.parametrize("kind", _all_errors())
 def test_every_error_has_its_exit_code(kind, monkeypatch, tmp_path):
-    def fail(path):
+    def fail(path, changes):
         raise kind(
             [
                 Problem("E104", "unknown field", "", "did you mean `seed`?", "a.yaml", 3, 1, "sed"),
@@ -148,7 +148,7 @@ def test_exit_codes_are_those_of_the_epilog():
 
 
 def test_an_unexpected_exception_is_called_a_bug(monkeypatch):
-    def fail(path):
+    def fail(path, changes):
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr("evomerge.campaign.campaign.load_campaign", fail)
@@ -164,7 +164,7 @@ def test_an_unexpected_exception_is_called_a_bug(monkeypatch):
 
 
 def test_an_interrupt_outside_a_run(monkeypatch):
-    def fail(path):
+    def fail(path, changes):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("evomerge.campaign.campaign.load_campaign", fail)
