@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lm_eval.tasks import TaskManager
 
 from benchmarks.gpu.bed import Bed, done
 from benchmarks.gpu.report import Report
-from evomerge.evaluators.generation import live_generator
+from evomerge.evaluators.continuous import live_generator
 
 METRIC = "bench.acc"
 STOCK_SIZES = (16, 64, 128)
@@ -87,6 +88,16 @@ def generating(bed: Bed, report: Report) -> None:
         ours=tokens / ours,
         looped=looped,
     )
+    paged = live_generator(replace(subject, generation="continuous"))
+    paged.generate(requests[:4])
+    written: list[Any] = []
+    took = bed.seconds(lambda: written.extend(paged.generate(requests)))
+    same = sum(one.text == other.text for one, other in zip(answers, written, strict=True))
+    report.say(
+        f"continuous batching: {took:.2f} s for the same, {same} of {count} texts equal",
+        continuous=tokens / took,
+        continuous_equal=same,
+    )
     lm = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size)
     instances = [Instance("generate_until", {}, request, n) for n, request in enumerate(requests)]
     texts: list[str] = []
@@ -95,8 +106,9 @@ def generating(bed: Bed, report: Report) -> None:
     same = sum(answer.text == text for answer, text in zip(answers, texts, strict=True))
     report.say(
         f"lm-eval's hf: {theirs:.2f} s for the same, {same} of {count} texts equal; ours over it "
-        f"{report.asked(theirs / ours, 3, least=True)}",
+        f"{report.asked(theirs / ours, 3, least=True)}, continuous {theirs / took:.2f}",
         ratio=theirs / ours,
+        continuous_ratio=theirs / took,
         equal_texts=same,
     )
 

@@ -118,6 +118,8 @@ class Campaign:
             del data["results"]
         if not self.config.stages:
             del data["stages"]
+        if self.config.evaluation.generation == "padded":
+            del data["evaluation"]["generation"]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)

@@ -139,6 +139,7 @@ class EvaluationSection(_Section):
     batch_size: PositiveInt = 32
     threads: PositiveInt = 1
     device: str = "cpu"
+    generation: Literal["auto", "padded", "continuous"] = "padded"
 
     @field_validator("device")
     @classmethod

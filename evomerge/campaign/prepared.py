@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.evaluators.evaluator import GenerationEngine
 from evomerge.ledger.events import PreparedEvent, PreparedLayout
 from evomerge.recipe.recipe import CheckpointSource
 from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
@@ -25,6 +27,15 @@ def layout_record(layout: ModelLayout) -> PreparedLayout:
         active=layout.active,
         rows=layout.rows or None,
     )
+
+
+def generation_of(stated: str, prepared: PreparedEvent | None) -> GenerationEngine:
+    """The engine that writes a campaign's answers; by `auto`, the one that was faster in `prepare`."""
+    if stated == "auto":
+        seconds = (prepared.generation if prepared else None) or {}
+        faster = seconds.get("continuous", math.inf) < seconds.get("padded", math.inf)
+        return "continuous" if faster else "padded"
+    return "continuous" if stated == "continuous" else "padded"
 
 
 def prepared_sources(

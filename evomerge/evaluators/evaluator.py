@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from evomerge.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+GenerationEngine = Literal["padded", "continuous"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Subject:
         statistics: numbers known of the merge (norms, layer counts) by name.
         device: torch device the model is on.
         batch_size: rows of a batch (items, where an item is one row).
+        generation: which engine writes the answers of generation tasks.
     """
 
     model: PreTrainedModel
@@ -35,6 +39,18 @@ class Subject:
     statistics: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
     batch_size: int = 32
+    generation: GenerationEngine = "padded"
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """An evaluator that may have answers written by an engine of the subject's choice."""
+
+    def writes(self, split: Split) -> bool:
+        """Whether the items of a split are answered in writing."""
+
+    def evaluate(self, subject: Subject, split: Split, blocks: Sequence[int] | None = None) -> Scores:
+        """See `Evaluator.evaluate`."""
 
 
 class Evaluator(Protocol):

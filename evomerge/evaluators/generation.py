@@ -53,13 +53,6 @@ class Generator(Protocol):
 GeneratorFactory = Callable[["Subject"], Generator]
 
 
-def live_generator(subject: Subject) -> Generator:
-    """A generator on the live model of a subject."""
-    return LiveGenerator(
-        pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size
-    )
-
-
 class _Reports:
     """lm-eval tells its cache hook of each answer, in the order of the rows of a batch."""
 
@@ -93,10 +86,23 @@ class LiveGenerator(HFLM):  # type: ignore[misc]
             settings["do_sample"] = False
         if not settings.get("do_sample") and not settings.get("temperature"):
             settings.pop("temperature", None)
-        begin = context.shape[1]
         final = settings.get("eos_token_id", self.model.generation_config.eos_token_id)
         final = final if isinstance(final, list) else [final]
-        ends = _RowEnds(self.tokenizer, stop, final, begin, context.shape[0])
+        begin = context.shape[1]
+        filled = torch.full((len(context), max_length), self.tokenizer.pad_token_id)
+        rows = self._written(context, max_length, stop, final, **settings)
+        for row, (kept, period) in enumerate(rows):
+            if period:
+                kept = kept + (kept[-period:] * (max_length // period + 1))[: max_length - len(kept)]
+            filled[row, : len(kept)] = torch.tensor(kept)
+            self.cache_hook.rows.append((len(kept) - begin, period > 0))
+        return filled
+
+    def _written(
+        self, context: torch.Tensor, max_length: int, stop: list[str], final: list[int], **settings: Any
+    ) -> list[tuple[list[int], int]]:
+        """Each row's prompt (padded on the left) and answer; the period of a loop it ends in, or 0."""
+        ends = _RowEnds(self.tokenizer, stop, final, context.shape[1], context.shape[0])
         written = self.model.generate(
             input_ids=context,
             max_length=max_length,
@@ -105,15 +111,10 @@ class LiveGenerator(HFLM):  # type: ignore[misc]
             use_cache=True,
             **settings,
         )
-        filled = torch.full((len(written), max_length), self.tokenizer.pad_token_id)
-        for row, tokens in enumerate(written.tolist()):
-            end, period = ends.end[row] or len(tokens), ends.period[row]
-            kept = tokens[:end]
-            if period:
-                kept += (kept[-period:] * (max_length // period + 1))[: max_length - end]
-            filled[row, : len(kept)] = torch.tensor(kept)
-            self.cache_hook.rows.append((len(kept) - begin, period > 0))
-        return filled
+        return [
+            (tokens[: end or len(tokens)], period)
+            for tokens, end, period in zip(written.tolist(), ends.end, ends.period, strict=True)
+        ]
 
 
 class _RowEnds(StoppingCriteria):

@@ -23,8 +23,9 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
 from evomerge.evaluators.canary import check_logits
+from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.data import quiet
-from evomerge.evaluators.generation import Generation, GeneratorFactory, live_generator
+from evomerge.evaluators.generation import Generation, GeneratorFactory
 from evomerge.evaluators.item_evaluator import chosen_blocks, chosen_items
 from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, shared_items, task_files
@@ -159,6 +160,10 @@ class LmEvalTasks:
             if block != chosen[-1]:
                 yield Scores({}, self._items(loaded.task, values), self._named(smooth)).arrays()
         return self._scores(loaded.task, values).with_smooth(self._named(smooth))
+
+    def writes(self, split: Split) -> bool:
+        """See `Writer.writes`."""
+        return bool(self._split(split).task.OUTPUT_TYPE == "generate_until")
 
     def has_losses(self, split: Split) -> bool:
         """See `Differentiable.has_losses`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.campaign.check import locate
+from evomerge.campaign.prepared import generation_of
 from evomerge.errors import CandidateError, ConfigError, ExportCheckFailed, Problem
 from evomerge.evaluators.evaluator import Evaluator, Subject
 from evomerge.evaluators.judge import score_subject
@@ -84,6 +85,7 @@ def score_export(
         statistics=distance_statistics(evaluators, folder, base, evaluation.dtype),
         device=device,
         batch_size=evaluation.batch_size,
+        generation=generation_of(evaluation.generation, chosen.prepared),
     )
     measured = _measure(subject, evaluators, split)
     clocked = {

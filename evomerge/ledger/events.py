@@ -146,6 +146,7 @@ class PreparedEvent(Event):
         evaluators: by name.
         task_vectors: seed the search; None in ledgers from before they were recorded.
         warnings: faults that stop nothing.
+        generation: engine to the seconds it took for some answers of the base; None where nobody asked.
         one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
             baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
     """
@@ -159,6 +160,7 @@ class PreparedEvent(Event):
     task_vectors: TaskVectors | None = None
     warnings: tuple[Problem, ...] = ()
     one_with_baselines: bool = False
+    generation: Mapping[str, float] | None = None
 
     def digest_of(self, evaluator: str) -> str | None:
         """The digest of an evaluator and its items; None of one it did not have."""

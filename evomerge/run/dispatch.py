@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.prepared import generation_of
 from evomerge.errors import EnvironmentFault, Problem
+from evomerge.evaluators.evaluator import GenerationEngine
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import Event, StoppedEvent
 from evomerge.ledger.history import ITEMS_FOLDER, History
@@ -150,6 +152,11 @@ class Dispatcher:
         hours = self.campaign.config.budget.hours
         return hours is not None and self.elapsed() >= 3600 * hours
 
+    @property
+    def generation(self) -> GenerationEngine:
+        """The engine that writes answers."""
+        return generation_of(self.campaign.config.evaluation.generation, self.history.prepared)
+
     def key(self, recipe: Recipe, split: Split, seen: Mapping[str, int] | None = None) -> str:
         """Evaluation key: what the scores depend on, and nothing else.
 
@@ -165,6 +172,8 @@ class Dispatcher:
             "dtype": evaluation.dtype,
             "batch_size": evaluation.batch_size,
         }
+        if self.generation != "padded":
+            parts["generation"] = self.generation
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
     def run_once(self, job: Job) -> JobResult:
@@ -310,6 +319,7 @@ class Dispatcher:
                     deadline,
                     race,
                     rows=entry.recipe.row_content,
+                    generation=self.generation,
                 )
             )
             self.running.add(entry.id)

@@ -146,7 +146,10 @@ class Driver:
 
     def prepare(self) -> None:
         """Look at the weights once; on resume, see that they are still the same."""
-        found = self.dispatcher.run_once(Job("prepare", "prepare")).prepared
+        stated = self.campaign.config.evaluation.generation
+        if self.history.prepared is not None:
+            stated = self.dispatcher.generation  # whoever is faster today
+        found = self.dispatcher.run_once(Job("prepare", "prepare", generation=stated)).prepared
         assert found is not None
         if self.history.prepared is None:
             self.dispatcher.record(found)

@@ -37,6 +37,7 @@ from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION, Recipe
 from evomerge.recipe.registered import install_methods
 from evomerge.recipe.rows import parse_rows
+from evomerge.run.generation_times import base_recipe, time_engines, writing
 from evomerge.run.job import Job, JobResult, Measured, WorkerSetup
 from evomerge.run.scoring import load_tokenizer, open_evaluators, reads_distance, torch_dtype
 from evomerge.run.slope_measurement import measure_slope
@@ -205,6 +206,7 @@ class Engine:
             task_vectors=found.task_vectors,
             warnings=found.warnings,
             one_with_baselines=True,
+            generation=self._generation_seconds() if job.generation == "auto" else None,
         )
         seconds = {"prepare": time.perf_counter() - start}
         return JobResult(job.id, "ok", prepared=prepared, seconds=seconds)
@@ -217,6 +219,9 @@ class Engine:
         if report.l1 is not None and report.l2 is not None:
             statistics |= {"l1": report.l1, "l2": report.l2}
         subject = self._subject(merged.live.model, merged.recipe, statistics)
+        subject = replace(
+            subject, generation="continuous" if job.generation == "continuous" else "padded"
+        )
         if job.race is None:
             found: Scores | Beaten = score_subject(subject, self.evaluators, job.split)
         else:
@@ -249,6 +254,14 @@ class Engine:
         found = measure_slope(subject, self.evaluators, job.split, job.slope, merged.live, slopes)
         seconds = {**merged.seconds, "slope": time.perf_counter() - merged.at}
         return JobResult(job.id, "ok", slope=found, seconds=seconds)
+
+    def _generation_seconds(self) -> dict[str, float] | None:
+        """Seconds of each engine that can write answers, on the base; None where no task is written."""
+        if not any(writing(self.evaluators)):
+            return None
+        recipe = base_recipe(self.base, self.setup.storage)
+        self.live().materialize(make_plan(recipe, self.folders, self.statistics), self.readers)
+        return time_engines(self._subject(self.live().model, recipe), self.evaluators)
 
     def _merge(self, job: Job, distance: bool = False) -> _Merged:
         """Bring a job's merge into the live model."""

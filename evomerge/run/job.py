@@ -105,7 +105,8 @@ class Job:
     With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`,
     and the recipe that `SearchSpace.spelled_out` gives of a genome: that of `decode` leaves out experts and
     numbers that have no effect where the genome is, and yet have a gradient. `rows` is the content of the
-    table of row weights that the recipe names, if it names one.
+    table of row weights that the recipe names, if it names one. `generation` is the engine that writes
+    answers; `auto`, of a `prepare` job, asks for their times.
     """
 
     id: str
@@ -116,6 +117,7 @@ class Job:
     race: Race | None = None
     slope: SlopeWork | None = None
     rows: bytes = b""
+    generation: Literal["auto", "padded", "continuous"] = "padded"
 
 
 @dataclass(frozen=True)

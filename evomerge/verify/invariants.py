@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.campaign.campaign import campaign_from_json, identity_digest
+from evomerge.campaign.prepared import generation_of
 from evomerge.errors import LedgerDamaged, Problem
 from evomerge.front.compute import compute_front
 from evomerge.ledger.events import (
@@ -236,6 +237,7 @@ def _check_keys(events: Events, config: Mapping[str, Any], result: Verification)
         return
     settings = config["evaluation"]
     digests = {name: each.digest for name, each in prepared.evaluators.items()}
+    engine = generation_of(settings.get("generation", "padded"), prepared)
     for event in events:
         if not isinstance(event, ScoredEvent | FailedEvent):
             continue
@@ -247,6 +249,8 @@ def _check_keys(events: Events, config: Mapping[str, Any], result: Verification)
             "dtype": settings["dtype"],
             "batch_size": settings["batch_size"],
         }
+        if engine != "padded":
+            parts["generation"] = engine
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         if hashlib.sha256(text.encode()).hexdigest() != event.key:
             where = f"event {event.n}, {event.id}"

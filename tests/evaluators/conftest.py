@@ -151,3 +151,18 @@ def bench(tmp_path: Path) -> Bench:
         return path
 
     return write
+
+
+@pytest.fixture
+def parrot(tokenizer: Any) -> Any:
+    """A model that goes round the tokens 4 to 8 in order, whatever it reads."""
+    model = build_llama(len(tokenizer), num_hidden_layers=1, hidden_size=64, num_attention_heads=1,
+                        num_key_value_heads=1, tie_word_embeddings=False)  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.zero_()
+        for token in range(len(tokenizer)):
+            model.model.embed_tokens.weight[token, token] = 1.0
+            model.lm_head.weight[4 + (token - 3) % 5, token] = 1.0
+    return model

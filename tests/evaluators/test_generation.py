@@ -5,17 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import ConfigError
+from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.evaluator import Subject
-from evomerge.evaluators.generation import (
-    LOOP_TOKENS,
-    Generation,
-    LiveGenerator,
-    live_generator,
-)
+from evomerge.evaluators.generation import LOOP_TOKENS, Generation, LiveGenerator
 from evomerge.evaluators.kinds import open_evaluator
 from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator, metric_directions
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
@@ -107,21 +102,6 @@ def test_chats_are_those_of_stock_lm_eval(bench: Bench, tokenizer: Any, multitur
     for sample in expected["samples"]["pets_search"]:
         assert texts[sample["arguments"][0][0]] == sample["resps"][0][0]
     assert scores.metrics["pets.tokens"].value > 0
-
-
-@pytest.fixture
-def parrot(tokenizer: Any) -> Any:
-    """A model that goes round the tokens 4 to 8 in order, whatever it reads."""
-    model = build_llama(len(tokenizer), num_hidden_layers=1, hidden_size=64, num_attention_heads=1,
-                        num_key_value_heads=1, tie_word_embeddings=False)  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.zero_()
-        for token in range(len(tokenizer)):
-            model.model.embed_tokens.weight[token, token] = 1.0
-            model.lm_head.weight[4 + (token - 3) % 5, token] = 1.0
-    return model
 
 
 def counted_steps(model: Any) -> list[int]:
