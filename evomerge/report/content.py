@@ -130,7 +130,6 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "faults": faults(history),
         "lost": lost_workers(history),
         "has_vectors": vectors is not None,
-        "has_conflicts": bool(vectors and vectors.get("conflicts")),
         "has_influence": influence is not None,
         "kinship": kinship_words(vectors),
         "optimism": optimism_rows(believed),
@@ -150,7 +149,6 @@ def _begun(opened: OpenedFolder, error: UsageError) -> Content:
         "waiting": f"This campaign is at its beginning ({phase_of(opened.history)}): {why}.",
         "see": fewer_sentences(),
         "has_vectors": vectors is not None,
-        "has_conflicts": bool(vectors and vectors.get("conflicts")),
         "has_influence": False,
         "kinship": kinship_words(vectors),
         "optimism": None,
@@ -207,11 +205,7 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
         "seed": config["seed"],
         "warnings": [problem.words for problem in prepared.warnings] if prepared else [],
         "campaign": stream.getvalue(),
-        "no_conflicts": (
-            "Sign conflicts between the experts are not recorded in this ledger; campaigns prepared "
-            "by a later "
-            "evomerge have them."
-        ),
+        "no_conflicts": "Conflicts of signs between the experts are not recorded, and so not shown.",
         "no_influence": "Too few candidates are scored to say which layers matter to which objective.",
     }
 

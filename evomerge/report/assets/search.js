@@ -50,11 +50,6 @@ function drawExperts() {
     heatMap(overall, "cosines of task vectors", vectors.experts, vectors.experts, vectors.overall, signed, { high: 30, write: (v) => v.toFixed(2) });
     cosines.replaceChildren();
     heatMap(cosines, "cosines by layer", vectors.pairs, layers, vectors.cosines, signed, { write: (v) => v.toFixed(2) });
-    if (vectors.conflicts) {
-      const conflicts = byId("conflicts");
-      conflicts.replaceChildren();
-      heatMap(conflicts, "sign conflicts by layer", vectors.pairs, layers, vectors.conflicts, (v) => amount(v), { write: (v) => v.toFixed(2) });
-    }
   }
   const influence = D.influence, maps = byId("influence-maps");
   if (!influence || !maps) return;
