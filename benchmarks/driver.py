@@ -36,7 +36,8 @@ from evomerge.recipe.recipe import leaf_places
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult, Measured
-from evomerge.run.search import Search, campaign_optimizer, replay
+from evomerge.run.replay import campaign_optimizer, refiners, replay
+from evomerge.run.search import Search
 
 EXPERTS = ("math", "code", "text")
 LAYERS, MODULES = 55, ("attn", "mlp", "norm")
@@ -198,7 +199,9 @@ def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, 
     driver, _ = opened(campaign, folder, workers)
     opened_after = time.perf_counter() - wall
     search = Search(campaign, driver.space, driver.dispatcher, driver.seeds())
-    for _ in replay(search.optimizer, driver.history, campaign.objectives, driver.dispatcher.items):
+    refine = refiners(campaign, driver.space, driver.seeds(), driver.history, search.optimizer)
+    parts = (driver.history, campaign.objectives, driver.dispatcher.items)
+    for _ in replay(search.optimizer, refine, *parts):
         pass
     if not search.untold():
         search.optimizer.ask()

@@ -102,6 +102,7 @@ DEFERRED = {
     "optimizers.optuna_samplers": ("optuna.samplers",),
     "report.page": ("plotly.offline",),
     "run.pool.ray_actors": ("ray",),
+    "run.replay": ("evomerge.optimizers.refiner",),
     "run.scoring": (
         "evomerge.merge.materialize",
         "torch",

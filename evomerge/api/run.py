@@ -41,8 +41,7 @@ class Run:
 
     def _line(self) -> str:
         history = self.history
-        budget = history.config["budget"]["evaluations"]
-        return line(standing(history, budget=budget))
+        return line(standing(history, budget=history.budget))
 
     def __repr__(self) -> str:
         name = self.history.config["name"]

@@ -84,7 +84,7 @@ def _status_of(directory: Path) -> tuple[Standing, Holder | None, float]:
     from evomerge.run.standing import recorded_pace, standing
 
     opened = open_campaign_folder(directory)
-    budget = opened.history.config["budget"]["evaluations"]
+    budget = opened.history.budget
     if budget is not None and opened.history.cost >= budget + 1:
         budget = None  # it was raised since, and the ledger keeps the first one only
     now = standing(opened.history, budget=budget, pace=recorded_pace(opened.events))
@@ -154,6 +154,7 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
         rows.append(("slopes", told))
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
+    rows += [("refined", text) for text in now.refinements]
     rows.append(("failed", failures_text(now)))
     rows.append(("last event", f"{duration(age)} ago"))
     rows.append(("driver", _driver_text(holder)))

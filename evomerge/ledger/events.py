@@ -3,7 +3,8 @@
 A campaign's events, in the order in which they first appear: `campaign`, `granted`, `prepared`, `evaluated`
 (the baselines), `baselines`; then, batch by batch, `asked`, the results (`evaluated`, `raced`, `failed`,
 `lost`) and `told`; between batches, of optimizers that learn from gradients, `slope`; at the end `selection`,
-more `evaluated`, `stopped`.
+more `evaluated`, `stopped`. A finished campaign may be gone on with near a preference: `refine`, and the
+same again.
 
 In JSON an event has its `kind` under `event`; what is None is left out.
 """
@@ -312,6 +313,7 @@ class AskedEvent(Event):
         generation: its number, from 0.
         candidates: in the order in which they were asked.
         racing: with racing, whom they race against.
+        refinement: which asks, from 0; None for the campaign's own optimizer.
     """
 
     kind = "asked"
@@ -319,11 +321,12 @@ class AskedEvent(Event):
     generation: int
     candidates: tuple[AskedCandidate, ...]
     racing: RacingRecord | None = None
+    refinement: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToldEvent(Event):
-    """The outcomes of a `generation`, or in steady state of candidate `id`, were told to the optimizer.
+    """The outcomes of a `generation`, or in steady state of candidate `id`, were told to who asked for them.
 
     Attributes:
         state: digest of the optimizer's state after it.
@@ -368,6 +371,21 @@ class SlopeEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefineEvent(Event):
+    """A further budget near a preference begins: an optimizer of its own asks from here on, in steady state.
+
+    Attributes:
+        preference: weights of the objectives in their order, summing to 1.
+        evaluations: the budget, beside the campaign's own.
+    """
+
+    kind = "refine"
+
+    preference: tuple[float, ...]
+    evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionEvent(Event):
     """Which candidates are scored on selection items."""
 
@@ -378,18 +396,22 @@ class SelectionEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppedEvent(Event):
-    """Why a session ended: `budget`, `hours`, `breaker`, `fault`, or the signal that stopped it."""
+    """Why a session ended: `budget`, `hours`, `breaker`, `fault`, or the signal that stopped it.
+
+    `refinement` is the one whose end it is.
+    """
 
     kind = "stopped"
 
     reason: str
+    refinement: int | None = None
 
 
 EVENTS: Mapping[str, type[Event]] = {
     each.kind: each
     for each in (
         CampaignEvent, GrantedEvent, PreparedEvent, EvaluatedEvent, RacedEvent, FailedEvent, LostEvent,
-        BaselinesEvent, AskedEvent, ToldEvent, SlopeEvent, SelectionEvent, StoppedEvent,
+        BaselinesEvent, AskedEvent, ToldEvent, SlopeEvent, RefineEvent, SelectionEvent, StoppedEvent,
     )
 }  # fmt: skip
 """Kind to class."""

@@ -19,6 +19,7 @@ from evomerge.ledger.events import (
     LostEvent,
     PreparedEvent,
     RacedEvent,
+    RefineEvent,
     ResultEvent,
     ScoredEvent,
     SelectionEvent,
@@ -58,7 +59,8 @@ class Candidate:
     machine; `attempts_lost` counts all.
     `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
     `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation. `note` is the
-    optimizer's; see `AskedCandidate`.
+    optimizer's; see `AskedCandidate`. `asker` is the refinement that asked for it (None: the campaign's own
+    optimizer), `number` counts from 0 what the same asked.
     """
 
     id: str
@@ -77,6 +79,8 @@ class Candidate:
     beaten_by: str | None = None
     seen: Mapping[str, int] = field(default_factory=dict)
     note: tuple[float, ...] | None = None
+    asker: int | None = None
+    number: int = -1
 
     def __repr__(self) -> str:
         state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
@@ -105,12 +109,15 @@ class Candidate:
 class Turn:
     """One ask or tell: the candidates, and after a tell the digest of the optimizer's state.
 
-    Or one batch of slopes, then its number is `slopes`.
+    Or one batch of slopes, then its number is `slopes`; or the begin of a refinement, then its number is
+    `refine`. `asker` is the refinement that asked or was told, None for the campaign's own optimizer.
     """
 
     ids: tuple[str, ...]
     state: str | None = None
     slopes: int | None = None
+    refine: int | None = None
+    asker: int | None = None
 
 
 @dataclass
@@ -127,6 +134,8 @@ class History:
     whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
     `shared` counts evaluations that were found in a folder of shared results.
     `slopes` holds the batches of slopes, each by number in its batch, `slope_cost` their cost in evaluations.
+    `refinements` holds those begun, `refined` their results counted so far, `refinements_ended` how
+    many came to their end; `asked_by` how many each asker asked for.
     """
 
     campaign: CampaignEvent | None = None
@@ -154,6 +163,10 @@ class History:
     raced_items: int = 0
     slopes: list[dict[int, SlopeEvent]] = field(default_factory=list)
     slope_cost: float = 0.0
+    refinements: list[RefineEvent] = field(default_factory=list)
+    refinements_ended: int = 0
+    refined: Counter[int] = field(default_factory=Counter)
+    asked_by: Counter[int | None] = field(default_factory=Counter)
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
@@ -202,10 +215,13 @@ class History:
             case AskedEvent():
                 self._asked(event)
             case ToldEvent():
-                whole = self.generations[len(self.told) : len(self.told) + 1]
+                number = len(self.generations) if event.generation is None else event.generation
+                whole = self.generations[number : number + 1]
                 told = (event.id,) if event.id is not None else tuple(whole[0] if whole else ())
-                self.told.append(event.state)
-                self.turns.append(Turn(told, event.state))
+                asker = self.candidates[told[0]].asker if told and told[0] in self.candidates else None
+                if asker is None:
+                    self.told.append(event.state)
+                self.turns.append(Turn(told, event.state, asker=asker))
             case SlopeEvent():
                 if event.batch == len(self.slopes):
                     self.slopes.append({})
@@ -213,21 +229,34 @@ class History:
                 self.slopes[event.batch][event.number] = event
                 self.slope_cost += event.cost
                 self.selection = None
+            case RefineEvent():
+                self.turns.append(Turn((), refine=len(self.refinements)))
+                self.refinements.append(event)
+                self.selection = None
             case SelectionEvent():
                 self.selection = event.ids
             case StoppedEvent():
                 self.stopped = event.reason
+                if event.refinement is not None:
+                    self.refinements_ended = event.refinement + 1
 
     def _asked(self, event: AskedEvent) -> None:
         ids = [candidate.id for candidate in event.candidates]
         self.generations.append(ids)
-        self.turns.append(Turn(tuple(ids)))
+        self.turns.append(Turn(tuple(ids), asker=event.refinement))
         self.asked += len(ids)
         self.references.append(event.racing.references if event.racing is not None else ())
         for asked in event.candidates:
             self.candidates[asked.id] = Candidate(
-                asked.id, asked.recipe, asked.genome, event.generation, note=asked.note
+                asked.id,
+                asked.recipe,
+                asked.genome,
+                event.generation,
+                note=asked.note,
+                asker=event.refinement,
+                number=self.asked_by[event.refinement],
             )
+            self.asked_by[event.refinement] += 1
         self.selection = None
 
     def _candidate(self, event: ResultEvent) -> Candidate:
@@ -274,6 +303,8 @@ class History:
         if candidate.is_baseline:
             return
         self.budget_used += sign * candidate.is_counted
+        if candidate.asker is not None:
+            self.refined[candidate.asker] += sign * candidate.is_counted
         self.settled += sign * candidate.is_settled
         if candidate.failure is not None:
             self.failed_kinds[candidate.failure] += sign
@@ -304,6 +335,16 @@ class History:
         if self.raced:
             cost += self.raced_items / self.search_items - self.raced
         return cost + self.slope_cost if self.slopes else cost
+
+    def cost_of(self, asker: int | None) -> float:
+        """What of `cost` a refinement has spent, or (None) the campaign's own optimizer."""
+        return self.cost - self.refined.total() if asker is None else self.refined[asker]
+
+    @property
+    def budget(self) -> int | None:
+        """Evaluations allowed when the campaign began and for each refinement; None without a limit."""
+        own = self.config["budget"]["evaluations"]
+        return None if own is None else own + sum(each.evaluations for each in self.refinements)
 
     @property
     def search_items(self) -> int:

@@ -7,7 +7,8 @@ holds; each lives in a file that alone knows its library.
 Read `optimizer` (the seam), `settings` and `kinds` (what each is called and takes), `grid` (genomes, and
 which were asked), `nsga2` and `steady_nsga2` with what they share (`genetic`, `variation`, `structured`),
 `random_search`, `proposals` (an optimizer of one function) with what a model learns from (`told`) and how a
-batch is chosen (`improvement`), `surrogate` with its models (`gaussian`), `mmmo`, `qlognehvi`, `cma_es`,
+batch is chosen (`improvement`), `surrogate` with its models (`gaussian`),
+`refiner`, `mmmo`, `qlognehvi`, `cma_es`,
 `optuna_samplers` and a campaign's `study`, `schedule` (who is asked and told when), `seeders` and `baselines`
 (where a search starts, and what it must beat).
 """

@@ -8,7 +8,7 @@ had, the surrogate searches the genes themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +100,11 @@ class Auto(LearnedFront):
         self._on_chart: dict[Genome, Genome] = {}
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
         self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
+
+    @property
+    def places(self) -> Mapping[Genome, Genome]:
+        """Where on its chart the genomes lie that it asked for by it."""
+        return self._on_chart
 
     def notes(self, genomes: Sequence[Genome]) -> list[Note | None]:
         """Places on the chart of those that have one."""

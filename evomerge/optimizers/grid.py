@@ -160,6 +160,10 @@ class Turns:
                 f"ask() again before tell(): {len(self._batch)} asked candidates wait for outcomes"
             )
 
+    def know(self, genomes: Iterable[Genome]) -> None:
+        """Genomes that others asked for: none is asked here."""
+        self._seen.update(genomes)
+
     def was_asked(self, genome: Genome) -> bool:
         """Whether this genome stood in any batch."""
         return genome in self._seen

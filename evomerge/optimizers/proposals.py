@@ -153,11 +153,13 @@ class Proposals:
         """Take note of outcomes for the asks to come."""
         told = self._turns.told(outcomes, numbers)
         for (number, genome), outcome in zip(told, outcomes, strict=True):
-            # A failure's class and a raced bound must not steer a search, so the function sees neither.
-            plain = Raced(0, (0.0,) * len(self._objectives)) if isinstance(outcome, Raced) else outcome
-            self._told.append((genome, plain))
+            self._told.append((genome, self._plain(outcome)))
             values = [*outcome.values, *outcome.violations] if isinstance(outcome, Complete) else []
             self._digest.update(canonical_json([number, type(outcome).__name__, values]).encode())
+
+    def _plain(self, outcome: Outcome) -> Outcome:
+        """What the function sees: neither a failure's class nor a raced bound must steer a search."""
+        return Raced(0, (0.0,) * len(self._objectives)) if isinstance(outcome, Raced) else outcome
 
     def state_digest(self) -> str:
         """SHA-256 (hex) over all that was asked and told."""

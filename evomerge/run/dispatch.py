@@ -111,6 +111,7 @@ class Dispatcher:
         self._clock = clock
         self._back_off: BackOff[_Wanted] = BackOff(clock)
         self._capacity = CapacityWatch()
+        self.asker: int | None = None
         self.done = 0
         self.began = clock.now()
         self.seconds_before = history.elapsed
@@ -129,7 +130,9 @@ class Dispatcher:
         """Show where things stand."""
         if self.observer is not None:
             seconds = self._clock.now() - self.began
-            budget = self.campaign.config.budget.evaluations
+            allowed, asker = self.allowed, self.asker
+            spent_by_others = self.history.cost - self.history.cost_of(asker)
+            budget = None if allowed is None else allowed + round(spent_by_others)
             running = tuple(sorted(self.running))
             try:
                 workers = self.pool.size
@@ -140,17 +143,28 @@ class Dispatcher:
                 self.observer = None
                 logger.warning("progress is shown no more: %s", error)
 
+    @property
+    def allowed(self) -> int | None:
+        """Evaluations that the refinement under way may cost, or else the campaign's own optimizer."""
+        if self.asker is not None:
+            return self.history.refinements[self.asker].evaluations
+        return self.campaign.config.budget.evaluations
+
+    def is_paid_up(self) -> bool:
+        """Whether what is done and what is open leave nothing of the budget of who asks."""
+        used = self.history.cost_of(self.asker) + self.open
+        return self.allowed is not None and used >= self.allowed
+
     def spent(self) -> str | None:
         """`budget` or `hours` if that limit is reached, counting what is open."""
-        budget = self.campaign.config.budget
-        if budget.evaluations is not None and self.history.cost + self.open >= budget.evaluations:
+        if self.is_paid_up():
             return "budget"
         return "hours" if self.out_of_time() else None
 
     def out_of_time(self) -> bool:
-        """Whether the campaign's hours are over."""
+        """Whether the campaign's hours are over; a refinement has none."""
         hours = self.campaign.config.budget.hours
-        return hours is not None and self.elapsed() >= 3600 * hours
+        return hours is not None and self.asker is None and self.elapsed() >= 3600 * hours
 
     @property
     def generation(self) -> GenerationEngine:

@@ -53,7 +53,8 @@ from evomerge.run.log import run_log
 from evomerge.run.pool.open import open_pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
-from evomerge.run.search import ReplayDiffers, Search, seeds
+from evomerge.run.replay import ReplayDiffers, seeds
+from evomerge.run.search import Refinement, Search
 from evomerge.versions import library_versions
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def run(
     storage: str,
     *,
     grants: Collection[Grant] = (),
+    refinement: Refinement | None = None,
     observer: Observer | None = None,
     stop_request: StopRequest = lambda: None,
 ) -> History:
@@ -79,6 +81,7 @@ def run(
         paths: `base` and experts to their folders.
         storage: dtype merges are rounded to.
         grants: what the person allowed by name for this session; new ones are recorded.
+        refinement: a further budget near a preference, instead of going on with the campaign's own.
         observer: called after every event and while waiting.
         stop_request: asked often; what it returns is raised after a clean stop.
 
@@ -101,7 +104,7 @@ def run(
         pool = open_pool(campaign.config.workers, setup)
         try:
             dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)
-            Driver(campaign, paths, dispatcher, grants).run()
+            Driver(campaign, paths, dispatcher, grants, refinement).run()
         finally:
             pool.close()
         return history
@@ -116,9 +119,10 @@ class Driver:
         paths: Mapping[str, str],
         dispatcher: Dispatcher,
         grants: Collection[Grant] = (),
+        refinement: Refinement | None = None,
     ) -> None:
         self.campaign, self.paths, self.dispatcher = campaign, paths, dispatcher
-        self.grants = grants
+        self.grants, self.refinement = grants, refinement
         self.history = dispatcher.history
         self.recipes: dict[str, Recipe] = {}
 
@@ -128,8 +132,9 @@ class Driver:
         reason = self.search()
         self.rescore()
         self.dispatcher.phase = "done"
-        if self.history.stopped != reason:
-            self.dispatcher.record(StoppedEvent(reason=reason))
+        asker = self.dispatcher.asker
+        if self.history.stopped != reason or asker is not None:
+            self.dispatcher.record(StoppedEvent(reason=reason, refinement=asker))
 
     def begin(self) -> None:
         """Everything before the search: the campaign on record, the weights seen, the baselines."""
@@ -213,7 +218,7 @@ class Driver:
         self.dispatcher.phase = "search"
         try:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
-            return search.run()
+            return search.run(self.refinement)
         except ReplayDiffers as error:
             then, now = self.history.versions, library_versions()
             changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]

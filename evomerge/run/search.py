@@ -1,44 +1,49 @@
 """Search: one campaign as a schedule sees it, replayed from its ledger and gone on with.
 
-Everything an optimizer sees has been fsynced before. On resume the recorded asks and tells are repeated
-through a fresh optimizer, in the order of the ledger. Optimizers that work an ask out from seed, number and
-history adopt the recorded genomes; of others a difference is an error. What was asked and not told is
-evaluated again as far as it lacks results.
+Everything an optimizer sees has been fsynced before; see `replay` for what a resume repeats. What was asked
+and not told is evaluated again as far as it lacks results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.racing import References
 from evomerge.failpoint import failpoint
-from evomerge.ledger.events import AskedCandidate, AskedEvent, FailedEvent, ScoredEvent, ToldEvent
-from evomerge.ledger.history import Candidate, History
-from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.events import (
+    AskedCandidate,
+    AskedEvent,
+    FailedEvent,
+    RefineEvent,
+    ScoredEvent,
+    ToldEvent,
+)
 from evomerge.ledger.ledger import keep_genome
-from evomerge.objectives.constraint import Bound
-from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
-from evomerge.optimizers.baselines import UNIFORM
-from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import Slope, SlopeOptimizer, SlopeRequest
 from evomerge.optimizers.stages import Stages
+from evomerge.optimizers.slopes import Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.racing_references import add_references, first_references, racing_record
-from evomerge.run.slopes import SlopeDesk, SlopesDiffer, recorded, slope_ground
+from evomerge.run.replay import ReplayDiffers, campaign_optimizer, outcomes, refiners, replay
+from evomerge.run.slopes import SlopeDesk, SlopesDiffer
 from evomerge.search_space import Genome, SearchSpace
 
 MOST_LEARNING = 0.5
 """Share of the budget that slopes may cost."""
 
 
-class ReplayDiffers(Exception):
-    """The optimizer does not do again what the ledger says it did; the message says where."""
+@dataclass(frozen=True)
+class Refinement:
+    """A further budget near a preference: weights of the objectives, summing to 1."""
+
+    preference: tuple[float, ...]
+    evaluations: int
 
 
 def candidate_id(number: int) -> str:
@@ -200,32 +205,61 @@ class Search:
         self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
         self.history = dispatcher.history
         self.optimizer = campaign_optimizer(campaign, space, initial, self.history)
+        self._refine = refiners(campaign, space, initial, self.history, self.optimizer)
         self._slopes = SlopeDesk(dispatcher, space, campaign.objectives)
         self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
         self._references: References | None = None
 
-    def run(self) -> str:
-        """Replay, then go on until a limit is reached; returns which one.
+    def run(self, refinement: Refinement | None = None) -> str:
+        """Replay, then go on until a limit is reached, near a preference if one is given.
+
+        Returns:
+            Which limit.
 
         Raises:
             ReplayDiffers: the ledger cannot be replayed.
         """
-        turns = replay(self.optimizer, self.history, self.campaign.objectives, self.dispatcher.items)
+        history, askers = self.history, dict[int | None, Optimizer]()
+        turns = replay(
+            self.optimizer,
+            self._refine,
+            history,
+            self.campaign.objectives,
+            self.dispatcher.items,
+            askers,
+        )
         self._slope_batches = sum(turn == "slopes" for turn in turns)
+        if refinement is not None:
+            number = self._begin(refinement)
+            self.dispatcher.asker = number
+            self.optimizer = askers.get(number) or self._refine(number)
+            return follow("steady_state", self.optimizer, self)
         if self.campaign.config.racing is not None:
-            self._references = first_references(self.history, self.campaign.objectives)
-            for turn in self.history.turns:
-                if turn.state is not None:
+            self._references = first_references(history, self.campaign.objectives)
+            for turn in history.turns:
+                if turn.state is not None and turn.asker is None:
                     self._add_references(turn.ids)
         return follow(self.campaign.config.optimizer.schedule, self.optimizer, self)
+
+    def _begin(self, refinement: Refinement) -> int:
+        """The number of a refinement: of the last one, if it is this and has not ended; else of a new one."""
+        begun = self.history.refinements
+        wanted = (refinement.preference, refinement.evaluations)
+        under_way = len(begun) > self.history.refinements_ended
+        if under_way and (begun[-1].preference, begun[-1].evaluations) == wanted:
+            return len(begun) - 1
+        self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1]))
+        return len(begun) - 1
 
     def untold(self) -> list[int]:
         """Candidates asked and not told, in ask order."""
         told = {name for turn in self.history.turns if turn.state is not None for name in turn.ids}
         asked = (name for batch in self.history.generations for name in batch)
-        return [candidate_number(name) for name in asked if name not in told]
+        asker, known = self.dispatcher.asker, self.history.candidates
+        open_ = [name for name in asked if name not in told and known[name].asker == asker]
+        return [candidate_number(name) for name in open_]
 
     def spent(self) -> str | None:
         """The limit that is reached, if any."""
@@ -276,21 +310,23 @@ class Search:
         if self._references is not None:
             racing = racing_record(self.history, self._references.chosen())
         self.dispatcher.record(
-            AskedEvent(generation=generation, candidates=tuple(entries), racing=racing)
+            AskedEvent(
+                generation=generation,
+                candidates=tuple(entries),
+                racing=racing,
+                refinement=self.dispatcher.asker,
+            )
         )
         return list(range(first, first + len(entries)))
 
     def start(self, numbers: Sequence[int]) -> str | None:
         """Hand candidates to the dispatcher, in order, as far as the budget pays for them."""
-        budget = self.campaign.config.budget.evaluations
         settled = [n for n in numbers if self.history.candidates[candidate_id(n)].is_settled]
         if settled:
             self._arrived += self._by_arrival(settled)
         for number in [n for n in numbers if n not in set(settled)]:
             recipe = self._recipe(number)
-            free = self.dispatcher.is_known(recipe, "search")
-            used = self.history.cost + self.dispatcher.open
-            if budget is not None and not free and used >= budget:
+            if not self.dispatcher.is_known(recipe, "search") and self.dispatcher.is_paid_up():
                 return "budget"
             name = candidate_id(number)
             references = self.history.references[self.history.candidates[name].generation]
@@ -314,11 +350,14 @@ class Search:
         names = [candidate_id(number) for number in numbers]
         candidates = [self.history.candidates[name] for name in names]
         told = outcomes(candidates, self.campaign.objectives, self.history.bounds())
-        self.optimizer.tell(told, numbers)
+        self.optimizer.tell(told, [candidate.number for candidate in candidates])
         failpoint("driver.after_tell")
         state = self.optimizer.state_digest()
-        event = ToldEvent(state=state, generation=len(self.history.told))
-        if self.campaign.config.optimizer.schedule == "steady_state":
+        event = ToldEvent(state=state, generation=candidates[0].generation)
+        if (
+            self.dispatcher.asker is not None
+            or self.campaign.config.optimizer.schedule == "steady_state"
+        ):
             event = ToldEvent(state=state, id=names[0])
         self.dispatcher.record(event)
         self._add_references(names)

@@ -18,6 +18,7 @@ from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import read_events
 from evomerge.run.driver import run
 from evomerge.run.progress import Display
+from evomerge.run.search import Refinement
 
 
 def run_session(
@@ -28,6 +29,7 @@ def run_session(
     warn: Callable[[Problem], None],
     open_display: Callable[[Callable[[], bool]], Display],
     again: str,
+    refinement: Refinement | None = None,
 ) -> bool:
     """Check a campaign, then run it in a folder or go on with what is there, to the end of its budget.
 
@@ -39,6 +41,7 @@ def run_session(
         open_display: makes what shows the run; it is given a function that says whether a stop was
             asked for.
         again: how to go on later, for the message of a stop.
+        refinement: a further budget near a preference, instead of the campaign's own.
 
     Returns:
         Whether there was anything to do.
@@ -48,7 +51,7 @@ def run_session(
         EvomergeError: every fault of the campaign, and what `run` raises.
     """
     _refuse_while_starting()
-    if is_finished(campaign, directory):
+    if refinement is None and is_finished(campaign, directory):
         return False
     report = check_campaign(campaign, grants)
     for warning in report.warnings:
@@ -62,6 +65,7 @@ def run_session(
             report.paths,
             report.storage,
             grants=grants,
+            refinement=refinement,
             observer=display,
             stop_request=stop,
         )
@@ -89,7 +93,7 @@ def is_finished(campaign: Campaign, directory: Path) -> bool:
         return False
     budget = campaign.config.budget
     if history.stopped == "budget":
-        return budget.evaluations is not None and history.cost >= budget.evaluations
+        return budget.evaluations is not None and history.cost_of(None) >= budget.evaluations
     if history.stopped == "hours":
         return budget.hours is not None and history.elapsed >= 3600 * budget.hours
     return history.stopped == "exhausted"

@@ -59,7 +59,8 @@ class Standing:
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
-    less than `evaluations` where some were `raced`, more where there are `slopes`. `pace` is in evaluations
+    less than `evaluations` where some were `raced`, more where there are `slopes`. `refinements` says of each
+    what it is near and how far it is. `pace` is in evaluations
     per minute, `seconds_left` counts to the end, what will be scored again on selection items included; both
     are None where too little is known. With `steady`, `generation` counts populations' worth of told results,
     for the pace of plain lines only.
@@ -81,6 +82,7 @@ class Standing:
     raced: int = 0
     cost: float = 0.0
     slopes: int = 0
+    refinements: tuple[str, ...] = ()
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
@@ -110,6 +112,7 @@ class Standing:
             "raced": self.raced,
             "cost": self.cost,
             "slopes": self.slopes,
+            "refinements": list(self.refinements),
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -178,10 +181,20 @@ def standing(
         cost=history.cost,
         slopes=sum(map(len, history.slopes)),
         shared=history.shared,
+        refinements=_refinements(history, objectives),
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _refinements(history: History, objectives: Sequence[Objective]) -> tuple[str, ...]:
+    found = []
+    for number, each in enumerate(history.refinements):
+        pairs = zip(objectives, each.preference, strict=True)
+        near = ", ".join(f"{o.metric} {weight:.3g}" for o, weight in pairs if weight > 0.0)
+        found.append(f"near {near}: {history.refined[number]} of {each.evaluations} evaluations")
+    return tuple(found)
 
 
 def _rescoring_to_come(history: History, evaluations: float) -> float:

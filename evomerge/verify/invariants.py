@@ -29,6 +29,7 @@ from evomerge.ledger.events import (
     GrantedEvent,
     PreparedEvent,
     RacedEvent,
+    RefineEvent,
     ResultEvent,
     ScoredEvent,
     SelectionEvent,
@@ -107,7 +108,8 @@ def _check_order(events: Events, result: Verification) -> bool:
     known |= {f"single-{c:g}" for c in config["baselines"]["single"]}
     seen: set[type[Event]] = set()
     steady = config["optimizer"]["schedule"] == "steady_state"
-    asked = told = 0
+    asked = refinements = 0
+    waiting: int | None = None  # the generation that was asked and not told
     untold: set[str] = set()
     for event in events[1:]:
         where = f"event {event.n}"
@@ -118,9 +120,14 @@ def _check_order(events: Events, result: Verification) -> bool:
             result.fault(f"`{event.kind}` stands before `prepared`", where=where)
         match event:
             case AskedEvent():
-                turn = event.generation == asked and (asked == told or steady)
+                refined = event.refinement is not None
+                turn = event.generation == asked and (waiting is None or steady or refined)
                 if not turn or BaselinesEvent not in seen:
                     result.fault("a generation is asked out of turn", f"{event.generation}", where)
+                if event.refinement is not None and event.refinement != refinements - 1:
+                    found = f"{event.refinement}"
+                    result.fault("a refinement asks that is not under way", found, where)
+                waiting = waiting if refined else event.generation
                 asked += 1
                 names = [candidate.id for candidate in event.candidates]
                 for name in names:
@@ -128,14 +135,16 @@ def _check_order(events: Events, result: Verification) -> bool:
                         result.fault(f"`{name}` is asked twice", where=where)
                 known |= set(names)
                 untold |= set(names)
-            case ToldEvent() if steady:
+            case RefineEvent():
+                refinements += 1
+            case ToldEvent() if steady or event.id is not None:
                 if event.id not in untold:
                     result.fault(f"`{event.id}` is told out of turn", where=where)
                 untold.discard(str(event.id))
             case ToldEvent():
-                if event.generation != told or told >= asked:
+                if event.generation != waiting or waiting is None:
                     result.fault("a generation is told out of turn", f"{event.generation}", where)
-                told += 1
+                waiting = None
             case ResultEvent() if event.id not in known:
                 result.fault(f"a result for `{event.id}`, which nobody asked for", where=where)
             case SelectionEvent():

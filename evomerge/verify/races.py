@@ -77,7 +77,11 @@ def _check_references(
     references = first_references(history, objectives)
     waiting = iter(asked)
     for turn in history.turns:
-        if turn.slopes is not None:
+        if turn.slopes is not None or turn.refine is not None:
+            continue
+        if turn.asker is not None:  # refinements race against nobody
+            if turn.state is None:
+                next(waiting)
             continue
         if turn.state is not None:
             told = (history.candidates[name] for name in turn.ids)

@@ -11,7 +11,7 @@ from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.search import ReplayDiffers, campaign_optimizer, replay, seeds
+from evomerge.run.replay import ReplayDiffers, campaign_optimizer, refiners, replay, seeds
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 
@@ -65,10 +65,12 @@ def _replay(
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",
         "adopted": f"{'candidates' if steady else 'generations'} taken from the record",
+        "refined": "refinements begun again",
         "slopes": "batches of slopes asked again",
     }
     try:
-        for turn in replay(optimizer, history, campaign.objectives, store):
+        refine = refiners(campaign, space, initial, history, optimizer)
+        for turn in replay(optimizer, refine, history, campaign.objectives, store):
             if turn in what:
                 result.count(what[turn], 1)
     except ReplayDiffers as error:

@@ -1,0 +1,134 @@
+"""`refine`: a further budget near a preference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evomerge.cli.campaigns import AllowBenchmarkTest
+from evomerge.cli.output import (
+    AllowTaskCode,
+    Json,
+    print_json,
+    print_warning,
+    say,
+    show_log,
+    table_console,
+)
+from evomerge.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from evomerge.front.folder import OpenedFolder
+    from evomerge.front.front import Front, Member
+
+
+def refine(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)
+    ],
+    prefer: Annotated[
+        str,
+        typer.Option(metavar="A=0.7,B=0.3", help="Weights of objectives, or knee.", show_default=False),
+    ],
+    evaluations: Annotated[int, typer.Option(min=1, help="The further budget.")] = 40,
+    allow_task_code: AllowTaskCode = False,
+    allow_benchmark_test: AllowBenchmarkTest = False,
+    as_json: Json = False,
+) -> None:
+    """Spend a further budget on a campaign, near a preference.
+
+    With a learned front the model of the preference itself comes first, then its neighbours. What is found is
+    scored on held-out items as at the end of a run. Killed and repeated it goes on.
+    """
+    from evomerge.campaign.campaign import campaign_from_json
+    from evomerge.campaign.check import grants_of
+    from evomerge.cli.live import open_display
+    from evomerge.front.folder import open_campaign_folder
+    from evomerge.objectives.preference import preference
+    from evomerge.run.search import Refinement
+    from evomerge.run.session import run_session
+
+    show_log()
+    opened = open_campaign_folder(directory)
+    if opened.history.baselines is None or not opened.history.told:
+        found, todo = "nothing was told yet", "run it first"
+        raise UsageError(Problem("E507", "there is nothing to refine", found, todo, str(directory)))
+    campaign = campaign_from_json(opened.history.config)
+    try:
+        weights = preference(campaign.objectives, prefer)
+    except ValueError as error:
+        raise UsageError(Problem("E506", str(error), field="--prefer")) from None
+    run_session(
+        campaign,
+        directory,
+        grants_of(allow_task_code, allow_benchmark_test),
+        warn=lambda warning: None if as_json else print_warning(warning),
+        open_display=open_display,
+        again=f"go on with: evomerge refine {directory} --prefer {prefer} --evaluations {evaluations}",
+        refinement=Refinement(weights, evaluations),
+    )
+    _print_gain(open_campaign_folder(directory), prefer, weights, as_json)
+
+
+def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], as_json: bool) -> None:
+    """The pick of a preference before the last refinement and now, on the items that decide now."""
+    import numpy as np
+    from rich.table import Table
+
+    from evomerge.front.front import pick
+    from evomerge.front.tables import ruled, shown_value
+    from evomerge.objectives.pareto import chebyshev
+
+    now = opened.front()
+    before = _front_before(opened)
+    text = prefer if prefer == "knee" else f"prefer:{prefer.removeprefix('prefer:')}"
+    rows: dict[str, Member] = {}
+    if before is not None and before.members and before.split == now.split:
+        rows["before"] = pick(before, text)
+    if now.members:
+        rows["now"] = pick(now, text)
+    distances = {
+        name: float(chebyshev(np.array(member.scaled), np.array(weights)))
+        for name, member in rows.items()
+    }
+    spent = opened.history.refined[len(opened.history.refinements) - 1]
+    if as_json:
+        found: dict[str, Any] = {name: member.to_json() for name, member in rows.items()}
+        metrics = [objective.metric for objective in now.objectives]
+        near = dict(zip(metrics, weights, strict=True))
+        print_json(
+            {"preference": near, "split": now.split, "evaluations": spent, "distance": distances}
+            | found
+        )
+        return
+    table = Table(box=ruled(), pad_edge=False, show_edge=False)
+    table.add_column(f"prefer {prefer.removeprefix('prefer:')}")
+    table.add_column("model")
+    for objective in now.objectives:
+        table.add_column(objective.metric, justify="right")
+    table.add_column("distance", justify="right")
+    for name, member in rows.items():
+        metrics_of = member.metrics[now.split]
+        values = [shown_value(o.metric, metrics_of[o.metric].value) for o in now.objectives]
+        table.add_row(name, member.id, *values, f"{distances[name]:.4f}")
+    console = table_console()
+    console.print(table)
+    say(
+        f"{spent} evaluations near it; {now.split} items; distance: 0 is ideal in all that is preferred"
+    )
+    if len({member.id for member in rows.values()}) == 1 and len(rows) == 2:
+        say(f"nothing nearer to this preference was found than {rows['now'].id}")
+
+
+def _front_before(opened: OpenedFolder) -> Front | None:
+    """The front as it stood when the last refinement began."""
+    from evomerge.front.folder import OpenedFolder
+    from evomerge.ledger.events import RefineEvent
+    from evomerge.ledger.history import History
+
+    begins = [i for i, event in enumerate(opened.events) if isinstance(event, RefineEvent)]
+    events = opened.events[: begins[-1]]
+    history = History.fold(events)
+    return OpenedFolder(opened.path, events, history).front() if history.baselines else None

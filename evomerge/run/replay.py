@@ -1,0 +1,207 @@
+"""Replay: what a ledger says was asked and told, repeated through fresh optimizers.
+
+On resume the recorded asks and tells are repeated in the order of the ledger. Optimizers that work an ask out
+from seed, number and history adopt the recorded genomes; of others a difference is an error. Refinements have
+optimizers of their own, made where the ledger says that they begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from evomerge.campaign.campaign import Campaign
+from evomerge.errors import ConfigError, Problem
+from evomerge.failpoint import failpoint
+from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.constraint import Bound
+from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
+from evomerge.optimizers.baselines import UNIFORM
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.optimizer import AdoptingOptimizer, Optimizer
+from evomerge.optimizers.seeders import metagpt_seeds
+from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.slopes import SlopesDiffer, recorded, slope_ground
+from evomerge.search_space import Genome, SearchSpace
+
+
+class ReplayDiffers(Exception):
+    """The optimizer does not do again what the ledger says it did; the message says where."""
+
+
+def campaign_optimizer(
+    campaign: Campaign, space: SearchSpace, initial: Sequence[Genome], history: History
+) -> Optimizer:
+    """The optimizer of a campaign, as it was before the first ask.
+
+    Raises:
+        ConfigError: E149, if it can only learn from gradients, and there are none.
+    """
+    section = campaign.config.optimizer
+    optimizer = make_optimizer(
+        section.kind,
+        space.genes,
+        campaign.objectives,
+        population=section.population,
+        seed=campaign.config.seed,
+        initial=initial,
+        settings=optimizer_settings(section.kind, section.options),
+        schedule=section.schedule,
+        focus=campaign.focus,
+    )
+    if isinstance(optimizer, SlopeOptimizer):
+        ground = slope_ground(history, campaign.objectives, space)
+        if section.kind == "learned-front" and not any(ground.items):
+            wrong = f"learned-front has no gradients to learn from: {campaign.space.method} or the evaluators"
+            todo = "take optimizer.kind auto, which does without them"
+            file = str(campaign.file)
+            raise ConfigError(
+                Problem("E149", f"{wrong} give none", "", todo, file, field="optimizer.kind")
+            )
+        optimizer.begin(ground)
+    return optimizer
+
+
+def seeds(
+    campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
+) -> list[Genome]:
+    """Genomes of the shown baselines (`recipes` by id) and of MetaGPT, as far as the space has them."""
+    found = []
+    for name in history.reference_ids():
+        genome = space.encode(recipes[name])
+        if genome is None and name == UNIFORM:
+            # 1/3 is on no decimal grid: the nearest point stands for it.
+            genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
+        if genome is not None:
+            found.append(genome)
+    found += metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None)
+    return list(dict.fromkeys(found))
+
+
+def outcomes(
+    candidates: Iterable[Candidate], objectives: Sequence[Objective], bounds: Sequence[Bound]
+) -> list[Outcome]:
+    """What an optimizer is told of settled candidates.
+
+    Raises:
+        KeyError: if one is not settled, or the metric of an objective or bound was not measured.
+    """
+    return [_outcome(candidate, objectives, bounds) for candidate in candidates]
+
+
+def _outcome(candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]) -> Outcome:
+    if candidate.failure is not None:
+        return Failed(candidate.failure)
+    if candidate.raced is not None:
+        return raced(objectives, candidate.raced.metrics, sum(candidate.seen.values()))
+    return complete(objectives, candidate.evaluations["search"].metrics, bounds)
+
+
+Refine = Callable[[int], Optimizer]
+"""Makes the optimizer of a refinement, by its number, from what was told before it began."""
+
+
+def refiners(
+    campaign: Campaign,
+    space: SearchSpace,
+    initial: Sequence[Genome],
+    history: History,
+    optimizer: Optimizer,
+) -> Refine:
+    """Makes refiners of a campaign, whose own optimizer is replayed as far as the refinement's begin."""
+
+    def make(number: int) -> Optimizer:
+        from evomerge.optimizers.refiner import Refiner
+
+        names: list[str] = []
+        for turn in history.turns:
+            if turn.refine == number:
+                break
+            names += turn.ids if turn.state is not None else ()
+        told = [history.candidates[name] for name in names]
+        found = outcomes(told, campaign.objectives, history.bounds())
+        pairs = [(c.genome, o) for c, o in zip(told, found, strict=True) if c.genome is not None]
+        seed, wanted = campaign.config.seed + 1 + number, history.refinements[number].preference
+        return Refiner(space.genes, campaign.objectives, seed, initial, wanted, pairs, optimizer)
+
+    return make
+
+
+def replay(
+    optimizer: Optimizer,
+    refine: Refine,
+    history: History,
+    objectives: Sequence[Objective],
+    store: ItemStore,
+    askers: dict[int | None, Optimizer] | None = None,
+) -> Iterator[str]:
+    """Repeat every ask and tell of a history, and its slopes, through fresh optimizers.
+
+    Yields a word for each turn that was repeated (`asked`, `told`, `slopes`), `adopted` where the optimizer
+    takes what is on record for what it asked, `refined` where a refinement begins. `askers` comes to hold the
+    optimizers by refinement, the campaign's own as None.
+
+    Raises:
+        ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
+        LedgerDamaged: if a gradient cannot be read.
+    """
+    steady = history.config["optimizer"]["schedule"] == "steady_state"
+    bounds = history.bounds()
+    known: dict[int | None, Optimizer] = {} if askers is None else askers
+    known[None] = optimizer
+    asked = told = 0
+    for turn in history.turns:
+        failpoint("driver.replaying")
+        if turn.refine is not None:
+            known[turn.refine] = refine(turn.refine)
+            yield "refined"
+            continue
+        if turn.slopes is not None:
+            if not _replay_slopes(optimizer, history, store, turn.slopes):
+                return  # unfinished, so the last turn: the search goes on with it
+            yield "slopes"
+            continue
+        if turn.asker not in known:
+            raise ReplayDiffers(f"refinement {turn.asker} asks before it began")
+        who = known[turn.asker]
+        single = steady or turn.asker is not None
+        candidates = [history.candidates[name] for name in turn.ids]
+        if turn.state is None:
+            if isinstance(who, SlopeOptimizer) and who.slopes():
+                who.enough()  # so the session did that recorded this
+            genomes = [candidate.genome for candidate in candidates if candidate.genome is not None]
+            adopts = isinstance(who, AdoptingOptimizer)
+            if isinstance(who, AdoptingOptimizer):
+                who.adopt(genomes, [candidate.note for candidate in candidates])
+            elif who.ask() != genomes:
+                what = turn.ids[0] if single and turn.ids else f"generation {asked}"
+                raise ReplayDiffers(f"{what} is asked otherwise")
+            asked += 1
+            yield "adopted" if adopts else "asked"
+            continue
+        numbers = [candidate.number for candidate in candidates]
+        what = turn.ids[0] if single and turn.ids else f"generation {told}"
+        try:
+            who.tell(outcomes(candidates, objectives, bounds), numbers)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ReplayDiffers(f"{what} is told, but lacks results: {error}") from error
+        if who.state_digest() != turn.state:
+            raise ReplayDiffers(f"the optimizer's state is another after {what}")
+        told += 1
+        yield "told"
+
+
+def _replay_slopes(optimizer: Optimizer, history: History, store: ItemStore, batch: int) -> bool:
+    requests = optimizer.slopes() if isinstance(optimizer, SlopeOptimizer) else []
+    if not requests:
+        raise ReplayDiffers(f"batch {batch} of slopes is not asked for")
+    try:
+        answers = recorded(history, store, batch, requests)
+    except SlopesDiffer as error:
+        raise ReplayDiffers(str(error)) from error
+    if answers is None:
+        return False
+    assert isinstance(optimizer, SlopeOptimizer)
+    optimizer.tell_slopes(answers)
+    return True

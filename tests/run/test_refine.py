@@ -1,0 +1,153 @@
+"""A further budget near a preference, in the ledger of the campaign: recorded, killed, repeated, verified."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.objectives.pareto import chebyshev
+from tests.cli.terminal import call
+from tests.tiny_models import write_campaign
+from tests.tiny_runs import events_of, finished, forked, front_text, run_file
+
+MORE = 6
+PREFER = ("--prefer", "pets=0.7,birds=0.3", "--evaluations", str(MORE))
+
+
+def refine(folder: Path, *words: str) -> Any:
+    return call("refine", folder, *(words or PREFER))
+
+
+def copy(folder: Path) -> Path:
+    shutil.copytree(finished().directory, folder)
+    return folder
+
+
+def plain(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events without what the clock and the place of a record say, and without where sessions ended."""
+    left_out = ("n", "time", "elapsed", "seconds", "items", "statistics")
+    return [
+        {name: value for name, value in event.items() if name not in left_out}
+        for event in events
+        if event["event"] != "stopped"
+    ]
+
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished campaign, refined undisturbed."""
+    folder = copy(tmp_path_factory.mktemp("refined") / "run")
+    done = refine(folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_a_refinement_stands_in_the_ledger_and_costs_its_budget(refined: Path) -> None:
+    events, before = events_of(refined), events_of(finished().directory)
+    assert events[: len(before)] == before
+    begin = events[len(before)]
+    assert (begin["event"], begin["preference"], begin["evaluations"]) == ("refine", [0.7, 0.3], MORE)
+    asked = [e for e in events[len(before) :] if e["event"] == "asked"]
+    assert {event["refinement"] for event in asked} == {0}
+    assert len(asked) >= MORE
+    paid = [
+        event
+        for event in events[len(before) :]
+        if event["event"] == "evaluated" and event["split"] == "search" and "same_as" not in event
+    ]
+    assert len(paid) == MORE
+    assert events[-1] | {"reason": "budget", "refinement": 0} == events[-1]
+    known = [tuple(c["genome"]) for e in events if e["event"] == "asked" for c in e["candidates"]]
+    assert len(set(known)) == len(known), "a genome was asked twice"
+
+
+def test_verify_status_and_front_understand_it(refined: Path) -> None:
+    verified = call("verify", refined)
+    assert verified.code == 0, verified.err
+    assert "1  refinements begun again" in verified.out
+    status = call("status", refined)
+    assert f"near pets.acc 0.7, birds.acc 0.3: {MORE} of {MORE} evaluations" in status.out
+    numbers = call("status", refined, "--json").json
+    assert numbers["evaluations"] == 18 + MORE
+    assert numbers["budget"] == 18 + MORE
+    assert numbers["phase"] == "done"
+    assert call("front", refined, "--json").json["split"] == "selection"
+
+
+def test_it_says_what_improved(refined: Path, tmp_path: Path) -> None:
+    shutil.copytree(refined, tmp_path / "run")
+    done = refine(tmp_path / "run", "--prefer", "pets=0.7,birds=0.3", "--evaluations", "2", "--json")
+    found = done.json
+    weights = np.array([0.7, 0.3])
+    for name in ("before", "now"):
+        expected = float(chebyshev(np.array(found[name]["scaled"]), weights))
+        assert found["distance"][name] == pytest.approx(expected)
+    assert found["distance"]["now"] <= found["distance"]["before"]
+    assert found["evaluations"] == 2
+    assert [e["event"] for e in events_of(tmp_path / "run")].count("refine") == 2
+    assert call("verify", tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("moment", ["driver.before_asked=kill@3", "driver.before_selection=kill"])
+def test_killed_and_repeated_it_goes_on(refined: Path, tmp_path: Path, moment: str) -> None:
+    folder = copy(tmp_path / "run")
+    assert forked(lambda: refine(folder), moment) == -signal.SIGKILL
+    assert len(events_of(folder)) < len(events_of(refined))
+    done = refine(folder)
+    assert done.code == 0, done.err
+    assert plain(events_of(folder)) == plain(events_of(refined))
+    assert front_text(folder) == front_text(refined)
+
+
+def test_the_campaign_goes_on_with_its_own_budget_afterwards(refined: Path, tmp_path: Path) -> None:
+    """What it asks is what it would have asked without the refinement."""
+    config = json.loads(finished().file.read_text()) | {"budget": {"evaluations": 24}}
+    file = finished().file.parent / "larger.yaml"
+    if not file.exists():
+        file.write_text(json.dumps(config))
+    asked = []
+    for name, begin in (("plain", finished().directory), ("refined", refined)):
+        shutil.copytree(begin, tmp_path / name)
+        run_file(file, tmp_path / name)
+        events = [e for e in events_of(tmp_path / name) if e["event"] == "asked"]
+        own = [e for e in events if "refinement" not in e]
+        asked.append([c["genome"] for event in own for c in event["candidates"]])
+        assert call("verify", tmp_path / name).code == 0
+    assert asked[0] == asked[1]
+    assert len(asked[0]) > 18
+
+
+def test_with_a_learned_front_the_preferences_own_model_comes_first(tmp_path: Path) -> None:
+    options = {"steps": 2, "items": 4, "look_from": 2, "look_every": 2}
+    optimizer = {"kind": "learned-front", "population": 4, "options": options}
+    file = write_campaign(tmp_path, optimizer=optimizer, budget={"evaluations": 8})
+    folder = tmp_path / "run"
+    run_file(file, folder)
+    done = refine(folder, "--prefer", "pets=0.85,birds=0.15", "--evaluations", "3")
+    assert done.code == 0, done.err
+    asked = [e for e in events_of(folder) if e["event"] == "asked" and "refinement" in e]
+    first = asked[0]["candidates"][0]
+    assert first["note"] == pytest.approx([0.85, 1.0, 0.0])  # its share, unscaled, level
+    assert call("verify", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("--prefer", "cats=1"), "E506.*--prefer.*`cats` is no objective"),
+        (("--prefer", "pets"), "E506.*`pets` must be NAME=NUMBER"),
+    ],
+)
+def test_a_preference_that_is_none_is_refused(tmp_path: Path, words: Any, wrong: str) -> None:
+    folder = copy(tmp_path / "run")
+    done = refine(folder, *words)
+    assert done.code == 2
+    assert "`" in done.err
+    assert events_of(folder) == events_of(finished().directory)
+    assert wrong.split("`")[1] in done.err
