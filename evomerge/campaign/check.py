@@ -18,6 +18,7 @@ from evomerge.campaign.check_objectives import (
     benchmark_items,
     cannot_race,
     measured_by_the_clock,
+    no_gradients,
     odd_counts,
     wrong_metrics,
 )
@@ -43,7 +44,7 @@ from evomerge.optimizers.kinds import refuse_paths
 from evomerge.optimizers.stage import refuse_stages
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.recipe.registered import own_methods
-from evomerge.search_space import ModelLayout, build_search_space
+from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def check_campaign(
     paths, folders = _open_checkpoints(campaign, problems, warnings)
     base = folders.get("base")
     storage: str = campaign.config.dtype or "bfloat16"
-    layout, genes = None, 0
+    layout, space = None, None
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
         if campaign.tokenizer is not None and not problems:
@@ -125,7 +126,7 @@ def check_campaign(
                 warnings.append(replace(found, todo="allowed: merges have those of the base"))
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
-        genes = _count_genes(campaign, layout, paths, problems)
+        space = _built_space(campaign, layout, paths, problems)
         problems += _cannot_be_scaled(campaign, base)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
             wrong = (
@@ -137,6 +138,9 @@ def check_campaign(
     declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
     problems += wrong_metrics(campaign, declarations)
+    if space is not None and len(declarations) == len(campaign.evaluator_files):
+        sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
+        problems += no_gradients(campaign, space, sources)
     if not problems:
         problems += [*leaks(campaign, declarations, opened), *cannot_race(campaign, declarations)]
     if "benchmark_test" not in grants:
@@ -147,6 +151,7 @@ def check_campaign(
     if layout is not None and not problems:
         estimates = estimates_of(campaign, layout, storage, declarations, opened)
     items = item_counts(declarations, opened)
+    genes = 0 if space is None else len(space.genes)
     return CheckReport(
         problems, warnings, paths, storage, layout, genes, items=items, estimates=estimates
     )
@@ -247,9 +252,9 @@ def _storage_dtype(base: CheckpointFolder) -> str:
     return most if most in DTYPES else DTYPES[0]
 
 
-def _count_genes(
+def _built_space(
     campaign: Campaign, layout: ModelLayout, paths: Mapping[str, str], problems: list[Problem]
-) -> int:
+) -> SearchSpace | None:
     sources = {name: CheckpointSource(paths.get(name, "")) for name in ("base", *campaign.experts)}
     try:
         space = build_search_space(
@@ -263,13 +268,13 @@ def _count_genes(
         )
     except ConfigError as error:
         problems += error.problems
-        return 0
+        return None
     try:
         refuse_paths(campaign.config.optimizer.kind, space.genes, campaign.focus is not None)
         refuse_stages(campaign.stages, space.genes)
     except ConfigError as error:
         problems += [replace(problem, file=str(campaign.file)) for problem in error.problems]
-    return len(space.genes)
+    return space
 
 
 def _cannot_be_scaled(campaign: Campaign, base: CheckpointFolder) -> list[Problem]:

@@ -10,6 +10,7 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+from evomerge.search_space import SearchSpace
 
 
 def wrong_metrics(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
@@ -53,6 +54,30 @@ def cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) ->
         for index, objective in enumerate(campaign.objectives)
         if objective.metric in whole
     ]  # fmt: skip
+
+
+def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bool]) -> list[Problem]:
+    """E149 for an optimizer that only learns from gradients, where there are none.
+
+    Args:
+        campaign: as loaded.
+        space: its search space.
+        losses: of each metric, whether its evaluator has (or may have) losses.
+    """
+    if campaign.config.optimizer.kind != "learned-front":
+        return []
+    reasons = []
+    if not space.method.has_slopes(space.options):
+        reasons.append(f"the method {campaign.space.method} is not linear in its weights")
+    if not any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes):
+        reasons.append("the search space has no gene for the weight of an expert")
+    if not any(losses.get(objective.metric) for objective in campaign.objectives):
+        reasons.append("no objective's evaluator has losses")
+    if not reasons:
+        return []
+    wrong = "learned-front has no gradients to learn from"
+    todo = "take optimizer.kind auto, which does without them"
+    return [campaign.fault(("optimizer", "kind"), "E149", wrong, "; ".join(reasons), todo)]
 
 
 def benchmark_items(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:

@@ -41,11 +41,13 @@ class Declaration(Section, ABC):
         deterministic: whether equal models get equal scores; if not, its metrics are left out of every
             promise of identity.
         by_block: whether its evaluator can stop between blocks, as racing needs it (`BlockEvaluator`).
+        has_losses: whether its evaluator may have losses with gradients (`Differentiable`); its items decide.
         reads: the numbers of a merge it needs (`Subject.statistics`), which a worker measures only then.
     """
 
     deterministic: ClassVar[bool] = True
     by_block: ClassVar[bool] = False
+    has_losses: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     schema_: Annotated[Literal[1], Field(alias="schema")]

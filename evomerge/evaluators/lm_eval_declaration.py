@@ -74,6 +74,7 @@ class LmEvalDeclaration(Declaration):
     """
 
     by_block: ClassVar[bool] = True
+    has_losses: ClassVar[bool] = True
 
     kind: Literal["lm_eval"]
     include_path: str | None = None

@@ -41,6 +41,7 @@ class PerplexityDeclaration(ItemsDeclaration):
     """
 
     source: ClassVar[str] = "text"
+    has_losses: ClassVar[bool] = True
 
     kind: Literal["perplexity"]
     text: str | SplitFiles

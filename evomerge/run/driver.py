@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.campaign.campaign import CHANGEABLE, Campaign, identity, identity_digest
+from evomerge.campaign.check_objectives import no_gradients
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import (
     CheckpointError,
@@ -145,6 +146,7 @@ class Driver:
         if new := sorted(set(self.grants) - self.history.grants):
             self.dispatcher.record(GrantedEvent(grants=tuple(new)))
         self.prepare()
+        self.check_gradients()
         self.dispatcher.phase = "baselines"
         self.baselines()
         self.check_racing()
@@ -197,6 +199,18 @@ class Driver:
         self.dispatcher.record(event)
         for problem in idle_objectives(self.campaign.objectives, metrics, experts):
             logger.warning("%s", problem.as_warning)
+
+    def check_gradients(self) -> None:
+        """Refuse an optimizer that cannot learn, before the baselines are paid for.
+
+        Raises:
+            ConfigError: E149.
+        """
+        assert self.history.prepared is not None
+        evaluators = self.history.prepared.evaluators.values()
+        losses = {metric: bool(each.losses) for each in evaluators for metric in each.metrics}
+        if problems := no_gradients(self.campaign, self.space, losses):
+            raise ConfigError(problems)
 
     def check_racing(self) -> None:
         """Refuse a race that could not be decided.

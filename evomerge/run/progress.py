@@ -17,6 +17,7 @@ class Progress:
 
     `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way; `workers` how
     many jobs run side by side.
+    `phase` is one of prepare, baselines, learning, search, selection, done; `running` the ids under way.
     """
 
     phase: str

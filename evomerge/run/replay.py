@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.errors import ConfigError, Problem
 from evomerge.failpoint import failpoint
 from evomerge.ledger.history import Candidate, History
 from evomerge.ledger.item_store import ItemStore
@@ -36,7 +35,7 @@ def campaign_optimizer(
     """The optimizer of a campaign, as it was before the first ask.
 
     Raises:
-        ConfigError: E149, if it can only learn from gradients, and there are none.
+        SlopesDiffer: a baseline lacks scores that it would begin from.
     """
     section = campaign.config.optimizer
     optimizer = make_optimizer(
@@ -52,13 +51,6 @@ def campaign_optimizer(
     )
     if isinstance(optimizer, SlopeOptimizer):
         ground = slope_ground(history, campaign.objectives, space)
-        if section.kind == "learned-front" and not any(ground.items):
-            wrong = f"learned-front has no gradients to learn from: {campaign.space.method} or the evaluators"
-            todo = "take optimizer.kind auto, which does without them"
-            file = str(campaign.file)
-            raise ConfigError(
-                Problem("E149", f"{wrong} give none", "", todo, file, field="optimizer.kind")
-            )
         optimizer.begin(ground)
     return optimizer
 

@@ -44,7 +44,7 @@ A constant, so that a campaign comes to the same on a busy machine.
 
 
 class SlopesDiffer(Exception):
-    """The optimizer asks for other slopes than the ledger has."""
+    """The optimizer asks for other slopes than the ledger has, or the ledger lacks what they begin from."""
 
 
 def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
@@ -130,10 +130,12 @@ class SlopeDesk:
         known = self._history.slopes[batch] if batch < len(self._history.slopes) else {}
         missing = {n: request for n, request in enumerate(requests) if n not in known}
         self._run(batch, missing)
+        self._dispatcher.phase = "search"
         return recorded(self._history, self._store, batch, requests)
 
     def _run(self, batch: int, requests: dict[int, SlopeRequest]) -> None:
         dispatcher, pool = self._dispatcher, self._dispatcher.pool
+        dispatcher.phase = "learning"
         waiting = deque(requests)
         lost: Counter[int] = Counter()
         while waiting or dispatcher.running:

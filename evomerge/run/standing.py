@@ -32,7 +32,7 @@ SHORT = 15.0
 FINAL = ("budget", "hours", "exhausted")
 """Reasons to stop after which nothing is left to do."""
 
-BEFORE_SELECTION = ("prepare", "baselines", "search")
+BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
 
 
@@ -119,14 +119,16 @@ class Standing:
 
 
 def phase_of(history: History) -> str:
-    """prepare, baselines, search, selection, done, or how the last session was stopped."""
+    """prepare, baselines, learning, search, selection, done, or how the last session was stopped."""
     if history.stopped is not None:
         return "done" if history.stopped in FINAL else history.stopped
     if history.prepared is None:
         return "prepare"
     if history.baselines is None:
         return "baselines"
-    return "search" if history.selection is None else "selection"
+    if history.selection is not None:
+        return "selection"
+    return "learning" if history.turns and history.turns[-1].slopes is not None else "search"
 
 
 def standing(
@@ -367,6 +369,9 @@ def line(now: Standing) -> str:
         return ", ".join(
             [f"selection: scoring {now.rescored[1]} models on held-out items", *pace_text(now)]
         )
+    if now.phase == "learning":
+        of = "" if now.budget is None else f" of {now.budget}"
+        return f"learning: {now.slopes} gradients and losses, {now.cost:.1f}{of} evaluations"
     if now.phase != "search":
         return f"{now.phase}: {now.evaluations} evaluations"
     of = "" if now.budget is None else f" of {now.budget}"

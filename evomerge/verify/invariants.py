@@ -127,7 +127,7 @@ def _check_order(events: Events, result: Verification) -> bool:
                 if event.refinement is not None and event.refinement != refinements - 1:
                     found = f"{event.refinement}"
                     result.fault("a refinement asks that is not under way", found, where)
-                waiting = waiting if refined else event.generation
+                waiting = event.generation if waiting is None and not refined else waiting
                 asked += 1
                 names = [candidate.id for candidate in event.candidates]
                 for name in names:

@@ -12,6 +12,7 @@ from evomerge.ledger.item_store import ItemStore
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.replay import ReplayDiffers, campaign_optimizer, refiners, replay, seeds
+from evomerge.run.slopes import SlopesDiffer
 from evomerge.search_space import SearchSpace
 from evomerge.verify.report import Verification
 
@@ -60,7 +61,6 @@ def _replay(
     result: Verification,
 ) -> None:
     initial = seeds(campaign, space, recipes, history)
-    optimizer = campaign_optimizer(campaign, space, initial, history)
     steady = campaign.config.optimizer.schedule == "steady_state"
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",
@@ -69,11 +69,12 @@ def _replay(
         "slopes": "batches of slopes asked again",
     }
     try:
+        optimizer = campaign_optimizer(campaign, space, initial, history)
         refine = refiners(campaign, space, initial, history, optimizer)
         for turn in replay(optimizer, refine, history, campaign.objectives, store):
             if turn in what:
                 result.count(what[turn], 1)
-    except ReplayDiffers as error:
+    except (ReplayDiffers, SlopesDiffer) as error:
         versions = ", ".join(f"{k} {v}" for k, v in sorted(history.versions.items()))
         todo = f"it was written with {versions}"
         wrong = "the ledger cannot be replayed"

@@ -14,8 +14,11 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.ledger.records import RecordFile
 from evomerge.optimizers import surrogate
+from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
+from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, front_text, run_file
 
@@ -131,8 +134,59 @@ def test_a_method_without_gradients_is_refused_by_name(campaign: Path, tmp_path:
     config["search_space"] = str(tmp_path / "space.yaml")
     file = campaign / "karcher.yaml"
     file.write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"E149.*learned-front has no gradients.*auto"):
+    with pytest.raises(
+        ConfigError, match=r"E149.*optimizer.kind: learned-front has no gradients.*karcher.*auto"
+    ):
         run_file(file, tmp_path / "run")
+    assert [e["event"] for e in events_of(tmp_path / "run")] == ["campaign", "prepared"], (
+        "paid for nothing"
+    )
+    checked = call("check", file)
+    assert checked.code == 3
+    assert "E149" in checked.err
+    assert "the method karcher is not linear in its weights" in checked.err
+
+
+def test_a_space_without_weights_of_experts_is_refused_by_check(campaign: Path, tmp_path: Path) -> None:
+    space = {
+        "schema": 1,
+        "method": "ties",
+        "coefficients": {"density": {"field": "model", "low": 0.2, "high": 0.8}},
+    }
+    (tmp_path / "space.yaml").write_text(json.dumps(space))
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    config["search_space"] = str(tmp_path / "space.yaml")
+    file = campaign / "densities.yaml"
+    file.write_text(json.dumps(config))
+    checked = call("check", file)
+    assert checked.code == 3
+    assert "no gene for the weight of an expert" in checked.err
+
+
+def test_while_it_learns_it_says_so(campaign: Path, tmp_path: Path) -> None:
+    events = events_of(campaign / "run")
+    last = max(i for i, event in enumerate(events) if event["event"] == "slope")
+    history = fold_records(events[: last + 1])
+    now = standing(history, budget=20)
+    assert now.phase == "learning"
+    assert line(now).startswith(f"learning: {REQUESTS} gradients and losses, {history.cost:.1f} of 20")
+    assert phase_of(fold_records(events[: last + 2])) == "search"
+
+
+def test_a_baseline_without_scores_is_told_of_by_verify(campaign: Path, tmp_path: Path) -> None:
+    """As in a ledger that was tampered with."""
+    events = events_of(campaign / "run")
+    scored = [e for e in events if e.get("id") == "base" and e["event"] == "evaluated"]
+    left_out = next(e for e in scored if e["split"] == "search")
+    folder = tmp_path / "run"
+    shutil.copytree(campaign / "run" / ITEMS_FOLDER, folder / ITEMS_FOLDER)
+    with RecordFile.open(folder / "ledger.jsonl", create=True) as ledger:
+        for event in events:
+            if event is not left_out:
+                ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
+    verified = call("verify", folder)
+    assert verified.code == 7
+    assert "the baselines lack 'search', which a learned front begins from" in verified.err
 
 
 def test_with_a_small_budget_half_is_left_for_candidates(campaign: Path, tmp_path: Path) -> None:
