@@ -120,6 +120,9 @@ class Campaign:
             del data["stages"]
         if self.config.evaluation.generation == "padded":
             del data["evaluation"]["generation"]
+        for limit in ("items", "plateau"):
+            if data["budget"][limit] is None:
+                del data["budget"][limit]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)

@@ -113,12 +113,18 @@ class StageSection(_Section):
 
 
 class BudgetSection(_Section):
-    """When to stop: whichever limit is reached first."""
+    """When to stop: whichever limit is reached first.
+
+    `items` are search items answered, `plateau` a share of the hypervolume: a search ends when its last two
+    populations' worth of candidates added less.
+    """
 
     evaluations: PositiveInt | None = None
     hours: PositiveFloat | None = None
+    items: PositiveInt | None = None
+    plateau: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
 
-    @field_validator("evaluations", "hours", mode="before")
+    @field_validator("evaluations", "hours", "items", mode="before")
     @classmethod
     def _something_to_do(cls, value: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
@@ -127,8 +133,8 @@ class BudgetSection(_Section):
 
     @model_validator(mode="after")
     def _some_limit(self) -> BudgetSection:
-        if self.evaluations is None and self.hours is None:
-            raise ValueError("E113", "give `evaluations` or `hours`, or both")
+        if self.evaluations is None and self.hours is None and self.items is None:
+            raise ValueError("E113", "give `evaluations`, `items` or `hours`")
         return self
 
 

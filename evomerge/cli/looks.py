@@ -154,11 +154,23 @@ def _status_rows(now: Standing, holder: Holder | None, age: float) -> list[tuple
         rows.append(("slopes", told))
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
+    if now.ended_by is not None:
+        rows.append(("ended by", ENDED.get(now.ended_by, now.ended_by)))
     rows += [("refined", text) for text in now.refinements]
     rows.append(("failed", failures_text(now)))
     rows.append(("last event", f"{duration(age)} ago"))
     rows.append(("driver", _driver_text(holder)))
     return rows
+
+
+ENDED = {
+    "budget": "its evaluations",
+    "items": "its items",
+    "hours": "its hours",
+    "plateau": "a plateau: the last candidates added too little hypervolume",
+    "exhausted": "its search space: every point was asked",
+}
+"""Limits in words."""
 
 
 def _driver_text(holder: Holder | None) -> str:

@@ -396,7 +396,7 @@ class SelectionEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppedEvent(Event):
-    """Why a session ended: `budget`, `hours`, `breaker`, `fault`, or the signal that stopped it.
+    """Why a session ended: a limit (`budget`, `items`, `hours`, `plateau`, `exhausted`), or what stopped it.
 
     `refinement` is the one whose end it is.
     """

@@ -26,6 +26,7 @@ from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe, canonical_json
 from evomerge.run.job import Job, JobResult, error_of
+from evomerge.run.limits import evaluations_allowed, spent_reason
 from evomerge.run.pool.pool import Pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import Races
@@ -132,7 +133,7 @@ class Dispatcher:
             seconds = self._clock.now() - self.began
             allowed, asker = self.allowed, self.asker
             spent_by_others = self.history.cost - self.history.cost_of(asker)
-            budget = None if allowed is None else allowed + round(spent_by_others)
+            budget = None if allowed is None else round(allowed + spent_by_others)
             running = tuple(sorted(self.running))
             try:
                 workers = self.pool.size
@@ -144,11 +145,18 @@ class Dispatcher:
                 logger.warning("progress is shown no more: %s", error)
 
     @property
-    def allowed(self) -> int | None:
+    def allowed(self) -> float | None:
         """Evaluations that the refinement under way may cost, or else the campaign's own optimizer."""
         if self.asker is not None:
             return self.history.refinements[self.asker].evaluations
-        return self.campaign.config.budget.evaluations
+        return evaluations_allowed(self.campaign.config.budget, self.history.search_items)
+
+    @property
+    def budget_word(self) -> str:
+        """What the limit is called that `is_paid_up` looks at: `budget`, or `items` if those end first."""
+        if self.asker is not None:
+            return "budget"
+        return spent_reason(self.campaign.config.budget, self.history.search_items)
 
     def is_paid_up(self) -> bool:
         """Whether what is done and what is open leave nothing of the budget of who asks."""
@@ -156,9 +164,9 @@ class Dispatcher:
         return self.allowed is not None and used >= self.allowed
 
     def spent(self) -> str | None:
-        """`budget` or `hours` if that limit is reached, counting what is open."""
+        """`budget`, `items` or `hours` if that limit is reached, counting what is open."""
         if self.is_paid_up():
-            return "budget"
+            return self.budget_word
         return "hours" if self.out_of_time() else None
 
     def out_of_time(self) -> bool:

@@ -49,4 +49,10 @@ def _budget(campaign: Campaign) -> str:
         parts.append(f"{budget.evaluations} evaluations after {baselines} baselines")
     if budget.hours is not None:
         parts.append(f"at most {budget.hours:g} hours")
+    if budget.items is not None:
+        parts.append(f"at most {budget.items} search items")
+    if budget.plateau is not None:
+        parts.append(
+            f"until two populations add less than {100 * budget.plateau:g} % of the hypervolume"
+        )
     return ", ".join(parts)

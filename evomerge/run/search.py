@@ -29,6 +29,7 @@ from evomerge.optimizers.stages import Stages
 from evomerge.optimizers.slopes import Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
+from evomerge.run.limits import at_plateau
 from evomerge.run.racing_references import add_references, first_references, racing_record
 from evomerge.run.replay import ReplayDiffers, campaign_optimizer, outcomes, refiners, replay
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer
@@ -211,6 +212,7 @@ class Search:
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
         self._references: References | None = None
+        self._plateau = (-1, False)
 
     def run(self, refinement: Refinement | None = None) -> str:
         """Replay, then go on until a limit is reached, near a preference if one is given.
@@ -263,7 +265,13 @@ class Search:
 
     def spent(self) -> str | None:
         """The limit that is reached, if any."""
-        return self.dispatcher.spent()
+        return self.dispatcher.spent() or ("plateau" if self._is_at_plateau() else None)
+
+    def _is_at_plateau(self) -> bool:
+        turns = len(self.history.turns)
+        if self.dispatcher.asker is None and self._plateau[0] != turns:
+            self._plateau = (turns, at_plateau(self.history, self.campaign.config.budget))
+        return self.dispatcher.asker is None and self._plateau[1]
 
     def idle(self) -> int:
         """Workers without work, once all arrivals are taken."""
@@ -275,7 +283,7 @@ class Search:
 
     def has_learned_enough(self) -> bool:
         """Whether slopes have cost their share of the budget; a batch that was begun is finished."""
-        budget, history = self.campaign.config.budget.evaluations, self.history
+        budget, history = self.dispatcher.allowed, self.history
         begun = self._slope_batches < len(history.slopes)
         return budget is not None and not begun and history.slope_cost >= MOST_LEARNING * budget
 
@@ -327,7 +335,7 @@ class Search:
         for number in [n for n in numbers if n not in set(settled)]:
             recipe = self._recipe(number)
             if not self.dispatcher.is_known(recipe, "search") and self.dispatcher.is_paid_up():
-                return "budget"
+                return self.dispatcher.budget_word
             name = candidate_id(number)
             references = self.history.references[self.history.candidates[name].generation]
             if self.dispatcher.start(name, recipe, "search", references=references):

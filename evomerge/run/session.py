@@ -17,6 +17,7 @@ from evomerge.ledger.events import Grant
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import read_events
 from evomerge.run.driver import run
+from evomerge.run.limits import is_reached
 from evomerge.run.progress import Display
 from evomerge.run.search import Refinement
 
@@ -91,12 +92,7 @@ def is_finished(campaign: Campaign, directory: Path) -> bool:
         return False
     if not history.campaign or history.campaign.identity != identity_digest(campaign.to_json()):
         return False
-    budget = campaign.config.budget
-    if history.stopped == "budget":
-        return budget.evaluations is not None and history.cost_of(None) >= budget.evaluations
-    if history.stopped == "hours":
-        return budget.hours is not None and history.elapsed >= 3600 * budget.hours
-    return history.stopped == "exhausted"
+    return is_reached(history, campaign.config.budget)
 
 
 class StopSignals:

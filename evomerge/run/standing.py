@@ -29,7 +29,7 @@ PAUSE = 20.0
 SHORT = 15.0
 """Seconds: gaps are not compared with less, since results of several workers come in bursts."""
 
-FINAL = ("budget", "hours", "exhausted")
+FINAL = ("budget", "items", "hours", "plateau", "exhausted")
 """Reasons to stop after which nothing is left to do."""
 
 BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
@@ -60,7 +60,7 @@ class Standing:
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
     less than `evaluations` where some were `raced`, more where there are `slopes`. `refinements` says of each
-    what it is near and how far it is. `pace` is in evaluations
+    what it is near and how far it is, `ended_by` the limit at which a search ended. `pace` is in evaluations
     per minute, `seconds_left` counts to the end, what will be scored again on selection items included; both
     are None where too little is known. With `steady`, `generation` counts populations' worth of told results,
     for the pace of plain lines only.
@@ -83,6 +83,7 @@ class Standing:
     cost: float = 0.0
     slopes: int = 0
     refinements: tuple[str, ...] = ()
+    ended_by: str | None = None
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
@@ -113,6 +114,7 @@ class Standing:
             "cost": self.cost,
             "slopes": self.slopes,
             "refinements": list(self.refinements),
+            "ended_by": self.ended_by,
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -184,6 +186,7 @@ def standing(
         slopes=sum(map(len, history.slopes)),
         shared=history.shared,
         refinements=_refinements(history, objectives),
+        ended_by=history.stopped if history.stopped in FINAL else None,
         lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,

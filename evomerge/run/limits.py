@@ -1,0 +1,81 @@
+"""Limits: what ends a search, whichever comes first: evaluations, items, hours, or a plateau.
+
+Evaluations and items are one account: an item is a share of an evaluation, a race costs its items, a slope
+its passes over them. All but hours follow from the ledger alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evomerge.campaign.file import BudgetSection
+from evomerge.ledger.history import Candidate, History
+from evomerge.objectives.objective import Objective, complete
+from evomerge.objectives.pareto import hypervolume
+
+WINDOW = 2
+"""Populations' worth of told candidates over which a plateau is looked for."""
+
+
+def evaluations_allowed(budget: BudgetSection, search_items: int) -> float | None:
+    """The evaluations that `budget.evaluations` and `budget.items` allow; None if neither is given."""
+    limits = [float(budget.evaluations)] if budget.evaluations is not None else []
+    if budget.items is not None:
+        limits.append(budget.items / max(search_items, 1))
+    return min(limits, default=None)
+
+
+def spent_reason(budget: BudgetSection, search_items: int) -> str:
+    """Which of the two ends a search first: `budget` or `items`."""
+    allowed = evaluations_allowed(budget, search_items)
+    return "budget" if allowed == budget.evaluations else "items"
+
+
+def recent_gain(history: History) -> float | None:
+    """What the last `WINDOW` populations' worth of told candidates added, as a share of the hypervolume.
+
+    On search scores, of what keeps all constraints; of the campaign's own optimizer. None while fewer than
+    twice as many were told, or where nothing is better than the reference.
+    """
+    scaling = history.scaling
+    window = WINDOW * int(history.config["optimizer"]["population"])
+    told = [
+        history.candidates[name]
+        for turn in history.turns
+        if turn.state is not None and turn.asker is None
+        for name in turn.ids
+    ]
+    if scaling is None or len(told) < 2 * window:
+        return None
+    config = history.config["objectives"]
+    objectives = [Objective(each["metric"], each["direction"]) for each in config]
+
+    def volume(candidates: list[Candidate]) -> float:
+        scored = history.feasible([c for c in candidates if "search" in c.evaluations])
+        rows = [complete(objectives, c.evaluations["search"].metrics).values for c in scored]
+        values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+        return hypervolume(scaling.scale(values))
+
+    now = volume(told)
+    return None if now <= 0.0 else (now - volume(told[:-window])) / now
+
+
+def at_plateau(history: History, budget: BudgetSection) -> bool:
+    """Whether what was gained of late is under `budget.plateau`."""
+    if budget.plateau is None:
+        return False
+    gain = recent_gain(history)
+    return gain is not None and gain < budget.plateau
+
+
+def is_reached(history: History, budget: BudgetSection) -> bool:
+    """Whether a campaign stopped at a limit that leaves nothing to do with this budget either."""
+    match history.stopped:
+        case "budget" | "items":
+            allowed = evaluations_allowed(budget, history.search_items)
+            return allowed is not None and history.cost_of(None) >= allowed
+        case "hours":
+            return budget.hours is not None and history.elapsed >= 3600 * budget.hours
+        case "plateau":
+            return at_plateau(history, budget)
+    return history.stopped == "exhausted"

@@ -1,0 +1,82 @@
+"""What ends a search: whichever limit comes first, and what is then said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.file import BudgetSection
+from evomerge.run.limits import at_plateau, evaluations_allowed, recent_gain, spent_reason
+from evomerge.run.session import is_finished
+from evomerge.run.standing import search_hypervolume
+from tests.cli.terminal import call
+from tests.hand_made import fold_records
+from tests.tiny_runs import events_of, finished, run_file
+
+POPULATION = 6
+
+
+@pytest.mark.parametrize(
+    ("budget", "allowed", "reason"),
+    [
+        ({"evaluations": 20}, 20.0, "budget"),
+        ({"items": 320}, 10.0, "items"),
+        ({"items": 320, "evaluations": 20}, 10.0, "items"),
+        ({"items": 3200, "evaluations": 20}, 20.0, "budget"),
+        ({"hours": 1.0}, None, "budget"),
+    ],
+)
+def test_items_and_evaluations_are_one_account(budget: Any, allowed: Any, reason: str) -> None:
+    section = BudgetSection(**budget)
+    assert evaluations_allowed(section, search_items=32) == allowed
+    assert spent_reason(section, search_items=32) == reason
+
+
+def test_the_recent_gain_is_that_of_the_last_two_populations() -> None:
+    events = events_of(finished().directory)
+    history = fold_records(events)
+    assert recent_gain(history) is None  # 18 told are too few
+    config = dict(events[0]["config"])
+    config["optimizer"] = config["optimizer"] | {"population": 4}
+    history = fold_records([events[0] | {"config": config}, *events[1:]])
+    asked = [name for batch in history.generations for name in batch]
+    late = set(asked[-8:])
+    kept = [e for e in events if e["event"] != "evaluated" or e["id"] not in late]
+    now, before = search_hypervolume(history), search_hypervolume(fold_records(kept))
+    assert now is not None
+    assert before is not None
+    gain = (now - before) / now
+    assert recent_gain(history) == pytest.approx(gain)
+    assert at_plateau(history, BudgetSection(hours=1.0, plateau=min(0.99, gain + 0.01)))
+    assert not at_plateau(history, BudgetSection(hours=1.0))
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason", "told"),
+    [
+        ({"evaluations": 60, "plateau": 0.9}, "plateau", 4 * POPULATION),
+        ({"evaluations": 60, "items": 20 * 32}, "items", 3 * POPULATION),
+    ],
+)
+def test_a_campaign_ends_at_the_limit_that_comes_first(
+    tmp_path: Path, budget: Any, reason: str, told: int
+) -> None:
+    shutil.copytree(finished().directory, tmp_path / "run")
+    file = finished().file.parent / f"{reason}.yaml"
+    file.write_text(json.dumps(json.loads(finished().file.read_text()) | {"budget": budget}))
+    history = run_file(file, tmp_path / "run")
+    assert history.search_items == 32
+    assert history.stopped == reason
+    assert sum(len(turn.ids) for turn in history.turns if turn.state is not None) == told
+    assert is_finished(load_campaign(file), tmp_path / "run")
+    status = call("status", tmp_path / "run")
+    assert f"its {reason}" in status.out or f"a {reason}" in status.out
+    assert call("status", tmp_path / "run", "--json").json["ended_by"] == reason
+    assert call("verify", tmp_path / "run").code == 0
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": {"evaluations": 60}}))
+    assert not is_finished(load_campaign(file), tmp_path / "run")
