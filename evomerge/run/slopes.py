@@ -51,7 +51,17 @@ def slope_ground(history: History, objectives: Sequence[Objective], space: Searc
     """What slopes can be asked of in a campaign whose baselines are known.
 
     Nothing of methods that have none, and of paths of layers.
+
+    Raises:
+        SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.
     """
+    try:
+        return _slope_ground(history, objectives, space)
+    except KeyError as error:
+        raise SlopesDiffer(f"the baselines lack {error}, which a learned front begins from") from None
+
+
+def _slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
     assert history.prepared is not None
     linear = space.paths is None and space.method.has_slopes(space.options)
     experts = space.experts

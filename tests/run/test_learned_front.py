@@ -151,7 +151,7 @@ def test_a_space_without_weights_of_experts_is_refused_by_check(campaign: Path, 
     space = {
         "schema": 1,
         "method": "ties",
-        "coefficients": {"density": {"field": "model", "low": 0.2, "high": 0.8}},
+        "coefficients": {"weight": {"value": 0.5}, "density": {"low": 0.2, "high": 0.8}},
     }
     (tmp_path / "space.yaml").write_text(json.dumps(space))
     config = json.loads((campaign / "campaign.yaml").read_text())
@@ -185,7 +185,7 @@ def test_a_baseline_without_scores_is_told_of_by_verify(campaign: Path, tmp_path
             if event is not left_out:
                 ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
     verified = call("verify", folder)
-    assert verified.code == 7
+    assert verified.code == 7, verified.err
     assert "the baselines lack 'search', which a learned front begins from" in verified.err
 
 
