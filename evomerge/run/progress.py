@@ -15,9 +15,8 @@ from evomerge.ledger.history import History
 class Progress:
     """What is going on right now, for a live display.
 
-    `phase` is one of prepare, baselines, search, selection, done; `running` the ids under way; `workers` how
-    many jobs run side by side.
-    `phase` is one of prepare, baselines, learning, search, selection, done; `running` the ids under way.
+    `phase` is one of prepare, baselines, learning, search, selection, done; `running` the ids under way;
+    `workers` how many jobs run side by side.
     """
 
     phase: str

@@ -20,6 +20,7 @@ from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer, Optimizer
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.slopes import SlopesDiffer, recorded, slope_ground
 from evomerge.search_space import Genome, SearchSpace
@@ -38,6 +39,15 @@ def campaign_optimizer(
         SlopesDiffer: a baseline lacks scores that it would begin from.
     """
     section = campaign.config.optimizer
+    if campaign.stages:
+        return Stages(
+            campaign.stages,
+            space.genes,
+            campaign.objectives,
+            section.population,
+            campaign.config.seed,
+            initial,
+        )
     optimizer = make_optimizer(
         section.kind,
         space.genes,
