@@ -142,6 +142,12 @@ def run(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and warnings on stderr as JSON, a line each.")
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1:PORT/metrics."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a search, or go on with it.
@@ -152,6 +158,7 @@ def run(
     from evomerge.campaign.campaign import load_campaign
     from evomerge.campaign.check import grants_of
     from evomerge.cli.live import open_display
+    from evomerge.run.metrics import HOST, Metered
     from evomerge.run.session import run_session
     from evomerge.run.tracking.open import require
 
@@ -162,6 +169,13 @@ def run(
 
     def display(is_stopping: Callable[[], bool]) -> Display:
         shown = open_display(is_stopping, as_json=log_json)
+        if metrics_port is not None:
+            shown = Metered(shown, metrics_port)
+            place = f"http://{HOST}:{shown.port}/metrics"
+            if log_json:
+                say_json("info", f"metrics: {place}")
+            else:
+                say(f"metrics: {place}")
         return Tracked(shown, names, directory) if names else shown
 
     def warn(warning: Problem) -> None:
