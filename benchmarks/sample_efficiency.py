@@ -44,6 +44,7 @@ class Arm:
 ARMS = {
     "auto-layers": Arm("auto", "task_arithmetic_layers", 8),
     "auto-tensors": Arm("auto", "task_arithmetic_tensors", 8),
+    "auto-rows": Arm("auto", "task_arithmetic_rows", 8),
     "learned-front-layers": Arm("learned-front", "task_arithmetic_layers", 8),
     "learned-front-tensors": Arm("learned-front", "task_arithmetic_tensors", 8),
     "surrogate-model": Arm("surrogate", "task_arithmetic_model", 8),

@@ -21,6 +21,7 @@ class Schedule:
         rate: Peak learning rate; cosine decay to a tenth after a short warm-up.
         weight_decay: AdamW weight decay.
         prompt_weight: Loss weight of prompt tokens; answer tokens weigh 1.
+        mixed: Multiply in bfloat16, which is slower than float32 on a CPU without instructions for it.
     """
 
     steps: int
@@ -28,6 +29,7 @@ class Schedule:
     rate: float
     weight_decay: float = 0.01
     prompt_weight: float = 0.0
+    mixed: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def train(model: LlamaForCausalLM, rows: Rows, schedule: Schedule, seed: int) ->
         places = torch.arange(1, width)
         targets = tokens[:, 1:].masked_fill(places >= rows.lengths[chosen, None], _IGNORE)
         in_prompt = places < rows.prompts[chosen, None]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.mixed):
             hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
             keep = targets != _IGNORE
             if not schedule.prompt_weight:

@@ -1,0 +1,203 @@
+r"""CPU seconds to a front: a search as mergekit-evolve's against `auto`, to one hypervolume on test items.
+
+Theirs: CMA-ES on weighted sums (six weight vectors, 120 evaluations, one coefficient per expert and layer
+group), every candidate merged to disk, loaded and scored by stock lm-eval. Its candidates are scored here by
+our worker, as stock lm-eval gives the same numbers (the largest difference is printed); what one costs is
+measured on `--candidates` of them done their way: merged and saved by `save_pretrained` (the merge by our
+kernels, in memory, which is cheaper than mergekit's: `benchmarks/vs_mergekit.py`), loaded, scored by
+`simple_evaluate` at its best of three batch sizes. Neither baselines nor the choice on selection items is
+counted for them.
+
+Ours: `auto` on one gene per expert and weight matrix, everything in one process on one thread, for rising
+budgets until its front, chosen on selection items, has their hypervolume on test items. Everything is
+counted: loading, preparation, baselines, gradients, scoring of the chosen on selection items.
+
+    python benchmarks/cost_to_front.py experiments/quickstart/campaign.yaml --out runs/cost_to_front
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import torch
+import yaml
+from front_quality import Judge, measure
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from sample_efficiency import ARMS, with_arm
+from test_scores import open_worker
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge.campaign.campaign import Campaign, load_campaign
+from evomerge.campaign.check import CheckReport, check_campaign
+from evomerge.campaign.file import WorkersSection
+from evomerge.campaign.prepared import prepared_space
+from evomerge.ledger.history import History
+from evomerge.run.driver import run
+from evomerge.run.job import Job
+from evomerge.run.worker import Worker
+
+THEIR_EVALUATIONS = 120
+BATCH_SIZES = (32, 64, 128)
+
+
+def in_process(campaign: Campaign) -> Campaign:
+    """The campaign with its one worker in the driver's process, so that its CPU time is all there is."""
+    evaluation = campaign.config.evaluation.model_copy(update={"threads": 1, "device": "cpu"})
+    changes = {"workers": WorkersSection(pool="inline", count=1), "evaluation": evaluation}
+    return replace(campaign, config=campaign.config.model_copy(update=changes))
+
+
+def search_tasks(campaign: Campaign) -> dict[Path, list[str]]:
+    """Folder of lm-eval tasks to the names of those of the search split."""
+    found: dict[Path, list[str]] = defaultdict(list)
+    for file in campaign.evaluator_files:
+        stated = yaml.safe_load(Path(file).read_text())
+        found[(Path(file).parent / stated["include_path"]).resolve()].append(stated["tasks"]["search"])
+    return dict(found)
+
+
+def merge_to_disk(worker: Worker, recipe: Any, base: Path, out: Path) -> float:
+    """CPU seconds of a merge written to a folder in bfloat16."""
+    engine = worker._loaded()
+    job = Job("theirs", "evaluate", recipe.to_json(), "search")
+    began = time.process_time()
+    model = engine._merge(job).live.model
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state)
+    for file in base.glob("tokenizer*"):
+        shutil.copy(file, out)
+    return time.process_time() - began
+
+
+def score_theirs(
+    folder: Path, tasks: dict[Path, list[str]], batch_size: int
+) -> tuple[float, list[float]]:
+    """CPU seconds of loading a folder and scoring it by stock lm-eval, and the accuracies."""
+    began = time.process_time()
+    values: list[float] = []
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=batch_size)
+    for place, names in tasks.items():
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.chdir(place):
+            manager = TaskManager(include_path=".", include_defaults=False)
+            found: Any = simple_evaluate(
+                model=lm, tasks=names, task_manager=manager, bootstrap_iters=0, log_samples=False
+            )
+        values += [float(found["results"][name]["acc,none"]) for name in names]
+    return time.process_time() - began, values
+
+
+def their_candidate(
+    worker: Worker, campaign: Campaign, history: History, report: CheckReport, out: Path, count: int
+) -> dict[str, Any]:
+    """What one candidate costs them, phase by phase: medians over the first `count` evaluated ones."""
+    assert history.prepared is not None
+    space = prepared_space(campaign, history.prepared, report.paths)
+    tasks = search_tasks(campaign)
+    done = [
+        each for each in history.candidates.values() if each.genome and "search" in each.evaluations
+    ]
+    merging, scoring, differences = [], [], []
+    batch_size = BATCH_SIZES[0]
+    for number, candidate in enumerate(done[: count + 1]):
+        recipe = space.decode(candidate.genome or ())
+        folder = out / "theirs"
+        shutil.rmtree(folder, ignore_errors=True)
+        merge = merge_to_disk(worker, recipe, Path(report.paths["base"]), folder)
+        if number == 0:
+            # The first warms up; it also finds the batch size.
+            times = {size: score_theirs(folder, tasks, size)[0] for size in BATCH_SIZES}
+            batch_size = min(times, key=lambda size: times[size])
+            continue
+        seconds, values = score_theirs(folder, tasks, batch_size)
+        merging.append(merge)
+        scoring.append(seconds)
+        metrics = candidate.evaluations["search"].metrics
+        recorded = [metrics[objective.metric].value for objective in campaign.objectives]
+        differences.append(max(abs(a - b) for a, b in zip(values, recorded, strict=True)))
+    return {
+        "merge_s": statistics.median(merging), "score_s": statistics.median(scoring),
+        "batch_size": batch_size, "largest_difference": max(differences),
+    }  # fmt: skip
+
+
+def phases(history: History, total: float) -> dict[str, float]:
+    """Shares of our seconds on the clock; what no job says is the driver's (optimizer, ledger, `prepare`)."""
+    found: dict[str, float] = defaultdict(float)
+    for candidate in history.candidates.values():
+        for evaluation in candidate.evaluations.values():
+            for phase, value in evaluation.seconds.items():
+                found[phase] += value / total
+    for batch in history.slopes:
+        for slope in batch.values():
+            for phase, value in slope.seconds.items():
+                found["gradients" if phase == "slope" else phase] += value / total
+    found["driver"] = 1.0 - sum(found.values())
+    return {f"share_{phase}": round(share, 4) for phase, share in found.items()}
+
+
+def main() -> None:
+    """Print theirs, ours for each budget, and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("campaign", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[24, 30, 36, 48, 60])
+    parser.add_argument("--candidates", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    campaign = in_process(load_campaign(arguments.campaign))
+    report = check_campaign(campaign)
+    report.raise_problems()
+    worker = open_worker(campaign, report.paths, report.storage, arguments.out / "cache")
+    judge = Judge(worker, campaign, arguments.out / "test_items.json")
+    for seed in arguments.seeds:
+        theirs = with_arm(campaign, ARMS["cma-es-layers"], seed, THEIR_EVALUATIONS)
+        folder = arguments.out / f"theirs-{seed}"
+        history = run(theirs, folder, report.paths, report.storage)
+        goal = measure(theirs, history, report, judge, folder)["hypervolume"]
+        costs = their_candidate(worker, theirs, history, report, arguments.out, arguments.candidates)
+        whole = THEIR_EVALUATIONS * (costs["merge_s"] + costs["score_s"])
+        print(json.dumps({"seed": seed, "theirs": goal, "cpu_s": whole} | costs), flush=True)
+        for budget in arguments.budgets:
+            ours = with_arm(campaign, ARMS["auto-tensors"], seed, budget)
+            folder = arguments.out / f"ours-{seed}-{budget}"
+            shutil.rmtree(folder, ignore_errors=True)
+            began, clock = time.process_time(), time.perf_counter()
+            history = run(ours, folder, report.paths, report.storage)
+            seconds, clock = time.process_time() - began, time.perf_counter() - clock
+            found = measure(ours, history, report, judge, folder)["hypervolume"]
+            row = {"seed": seed, "budget": budget, "ours": found, "cpu_s": seconds}
+            row |= {"ratio": whole / seconds, "cost": history.cost} | phases(history, clock)
+            print(json.dumps(row), flush=True)
+            if found >= goal:
+                fewer = THEIR_EVALUATIONS / history.cost
+                print(
+                    f"seed {seed}: {whole / seconds:.1f} times less CPU: {fewer:.1f} times fewer evaluations,"
+                    f" each {whole / seconds / fewer:.1f} times cheaper",
+                    flush=True,
+                )
+                break
+        else:
+            print(f"seed {seed}: their hypervolume {goal:.3f} was not reached")
+
+
+if __name__ == "__main__":
+    main()
