@@ -123,7 +123,7 @@ def test_nothing_half_written_is_left(
     task.write_text(text.replace("../../../../data/", f"{tmp_path}/data/"))
     refused = call("bundle", scattered, tmp_path / "out")
     assert refused.code == 3
-    assert f"E151] {task}: task {task.stem} names a file by an absolute path" in refused.err
+    assert f"E152] {task}: task {task.stem} names a file by an absolute path" in refused.err
     task.write_text(text)
     with monkeypatch.context() as patch:
 

@@ -216,7 +216,7 @@ def test_a_sound_file_is_read(file: Path) -> None:
         (("evaluations: 18", "evaluations: 0"), "E113", 14, "budget.evaluations", "nothing to do"),
         (("evaluations: 18", "hours: -1"), "E113", 14, "budget.hours", "nothing to do"),
         (("evaluations: 18", "hours: .inf"), "E109", 14, "budget.hours", "finite"),
-        (("{evaluations: 18}", "{}"), "E113", 14, "budget", "`evaluations` or `hours`"),
+        (("{evaluations: 18}", "{}"), "E113", 14, "budget", "`evaluations`, `items` or `hours`"),
         (("evaluations: 18", "evaluations: 18.5"), "E108", 14, "budget.evaluations", "found 18.5"),
         (("evaluations: 18", 'evaluations: "18"'), "E108", 14, "budget.evaluations", "found '18'"),
         (("batch_size: 8", "batch_size: auto"), "E129", 15, "evaluation.batch_size", "give a number"),

@@ -320,7 +320,7 @@ def begun(folder: Path) -> Path:
 def test_a_changed_field_is_named_and_nothing_runs(begun: Path) -> None:
     file = write_campaign(begun, evaluation={"batch_size": 4}, seed=8)
     text = refused(begun, ConfigError, r"E504\] \S+campaign.yaml evaluation.batch_size: changed", file)
-    assert "was 8, is 4; only budget, workers may change" in text
+    assert "was 8, is 4; only budget, workers, results may change" in text
     assert "E504" in text.splitlines()[1]
     assert "seed: changed since the campaign began; was 7, is 8" in text
     space = {

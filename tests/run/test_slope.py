@@ -46,7 +46,9 @@ def make(root: Path, tied: bool) -> None:
     write_model(root / "code", expert=0, **fields)
     write_model(root / "math", expert=1, **fields)
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "up_proj"])
-    tuned = peft.get_peft_model(tiny_base(**fields), config)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        tuned = peft.get_peft_model(tiny_base(**fields), config)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in tuned.parameters():
@@ -202,7 +204,7 @@ def test_gradients_by_row() -> None:
     assert found.shape == (len(EXPERTS), counts.sum()) == (len(EXPERTS), len(layout.leaves))
     summed = np.add.reduceat(found, np.cumsum(counts) - counts, axis=1)
     # Factors are multiplied in another order.
-    np.testing.assert_allclose(summed, fine.slope(recipe).gradient, rtol=1e-5)
+    np.testing.assert_allclose(summed, fine.slope(recipe).gradient, rtol=1e-5, atol=1e-6)
 
     # Where rows differ: weights on the grid of a table, in its steps.
     rng = np.random.default_rng(3)
