@@ -71,7 +71,7 @@ def bundle(campaign: Campaign, out: Path, *, models: Models = "copy", hub: bool 
         hub: whether models of the hub are copied too; otherwise they stay id and commit.
 
     Raises:
-        ConfigError: E151, a task that names a file by an absolute path.
+        ConfigError: E152, a task that names a file by an absolute path.
         CheckpointError: a model is not there.
         UsageError: E601, `out` exists.
         EnvironmentFault: E403 no room, E408 cannot be written.
@@ -107,6 +107,14 @@ def bundle(campaign: Campaign, out: Path, *, models: Models = "copy", hub: bool 
 
 def _planned(campaign: Campaign, models: Models, hub: bool) -> _Plan:
     plan = _Plan()
+    if campaign.start_from:
+        wrong, todo = (
+            "a bundle cannot hold what other campaigns found",
+            "leave it out of the file that is bundled",
+        )
+        plan.problems.append(
+            Problem("E152", wrong, "", todo, str(campaign.file), field="optimizer.start_from")
+        )
     document = _editable(campaign.file)
     for name, reference in campaign.references().items():
         if reference.hub is not None and not hub:
@@ -186,14 +194,14 @@ def _files_of(task: TaskFile) -> Iterator[Path]:
 
 
 def _absolute_paths(task: TaskFile) -> list[Problem]:
-    """E151 for what a bundle could not hold in its place."""
+    """E152 for what a bundle could not hold in its place."""
     named = task.config.get("dataset_kwargs") or {}
     text = json.dumps(named.get("data_files", ""), default=str)
     entries = [word for word in text.split('"') if word.startswith("/")]
     entries += [str(path) for path in task.local_data_set]
     todo = "name it relative to the task file"
     return [
-        Problem("E151", f"task {task.name} names a file by an absolute path", f"found {entry}", todo,
+        Problem("E152", f"task {task.name} names a file by an absolute path", f"found {entry}", todo,
                 str(task.path))
         for entry in entries
     ]  # fmt: skip

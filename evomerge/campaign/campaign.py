@@ -90,6 +90,11 @@ class Campaign:
         return None if stated is None else (self.file.parent / stated).resolve()
 
     @property
+    def start_from(self) -> tuple[Path, ...]:
+        """The campaign folders, recipes and mergekit files that the search starts from."""
+        return tuple((self.file.parent / name).resolve() for name in self.config.optimizer.start_from)
+
+    @property
     def tokenizer(self) -> str | None:
         """The source whose vocabulary merges have, or `UNION`; None where all share one."""
         return None if self.config.tokenizer is None else self.config.tokenizer.source
@@ -125,6 +130,8 @@ class Campaign:
                 del data["budget"][limit]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
+        if not self.config.optimizer.start_from:
+            del data["optimizer"]["start_from"]
         data["search_space"] = self.space.model_dump(mode="json", by_alias=True)
         if not self.space.function:
             del data["search_space"]["function"]

@@ -21,6 +21,7 @@ from evomerge.campaign.check_objectives import (
     no_gradients,
     odd_counts,
     wrong_metrics,
+    wrong_starts,
 )
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
@@ -138,6 +139,7 @@ def check_campaign(
     declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
     problems += wrong_metrics(campaign, declarations)
+    problems += wrong_starts(campaign)
     if space is not None and len(declarations) == len(campaign.evaluator_files):
         sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
         problems += no_gradients(campaign, space, sources)

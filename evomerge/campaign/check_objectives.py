@@ -10,6 +10,7 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+from evomerge.ledger.history import LEDGER_FILE
 from evomerge.search_space import SearchSpace
 
 
@@ -80,6 +81,22 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     wrong = "learned-front has no gradients to learn from"
     todo = "take optimizer.kind auto, which does without them"
     return [campaign.fault(("optimizer", "kind"), "E149", wrong, "; ".join(reasons), todo)]
+
+
+def wrong_starts(campaign: Campaign) -> list[Problem]:
+    """E153 for what `start_from` names and is not there, and for rows, whose points are too long for it."""
+    field = "start_from"
+    problems = [
+        campaign.fault(("optimizer", field, index), "E153", "nothing to start from", f"there is no {path}",
+                       "name a campaign folder, a recipe or a mergekit file")
+        for index, path in enumerate(campaign.start_from)
+        if not (path.is_file() or (path / LEDGER_FILE).is_file())
+    ]  # fmt: skip
+    if campaign.start_from and campaign.space.by_row:
+        wrong = "a search over rows cannot start from other merges"
+        todo = "search a field `tensor`, or leave start_from out"
+        problems.append(campaign.fault(("optimizer", field), "E153", wrong, "", todo))
+    return problems
 
 
 def benchmark_items(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:

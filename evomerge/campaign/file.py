@@ -89,7 +89,8 @@ class OptimizerSection(_Section):
 
     `generational`: when a generation is whole, in ask order. `steady_state`: each as it arrives.
     Kinds and their options are those of `evomerge.optimizers.kinds`. `focus` is a preference near which the
-    budget is spent: weights of objectives, the same as `math=0.7,code=0.3`, or `knee`.
+    budget is spent: weights of objectives, the same as `math=0.7,code=0.3`, or `knee`. `start_from` names
+    campaign folders, recipes and mergekit files whose merges are asked first.
     """
 
     kind: str = "auto"
@@ -97,6 +98,7 @@ class OptimizerSection(_Section):
     schedule: Literal["generational", "steady_state"] = "generational"
     options: dict[str, str | float | bool] = {}
     focus: str | dict[str, float] | None = None
+    start_from: list[str] = []
 
 
 class StageSection(_Section):

@@ -58,6 +58,8 @@ def inputs_of(campaign: Campaign) -> list[Input]:
         except (ConfigError, OSError):
             continue
         found += [Input(f"what `{declaration.name}` reads", p, path, field) for field, p in read]
+    for index, path in enumerate(campaign.start_from):
+        found.append(Input("what the search starts from", path, file, f"optimizer.start_from[{index}]"))
     return _without_the_inner(found)
 
 

@@ -48,7 +48,6 @@ from evomerge.export.merge import (
 )
 from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.scores import check_evaluators, score_export
-from evomerge.export.stated import read_recipe, stated_merge
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import (
@@ -61,6 +60,7 @@ from evomerge.ledger.history import CACHE_FOLDER
 from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
 from evomerge.mergekit import mergekit_yaml
+from evomerge.mergekit.stated import read_recipe, stated_merge
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import UNION, Recipe
 from evomerge.recipe.rows import rows_file

@@ -282,6 +282,16 @@ class BaselinesEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartsEvent(Event):
+    """Points that the search begins with besides the baselines, and the file or folder each came from."""
+
+    kind = "starts"
+
+    genomes: tuple[tuple[float, ...], ...]
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AskedCandidate:
     """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to.
 
@@ -411,7 +421,8 @@ EVENTS: Mapping[str, type[Event]] = {
     each.kind: each
     for each in (
         CampaignEvent, GrantedEvent, PreparedEvent, EvaluatedEvent, RacedEvent, FailedEvent, LostEvent,
-        BaselinesEvent, AskedEvent, ToldEvent, SlopeEvent, RefineEvent, SelectionEvent, StoppedEvent,
+        BaselinesEvent, StartsEvent, AskedEvent, ToldEvent, SlopeEvent, RefineEvent, SelectionEvent,
+        StoppedEvent,
     )
 }  # fmt: skip
 """Kind to class."""

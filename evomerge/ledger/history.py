@@ -24,6 +24,7 @@ from evomerge.ledger.events import (
     ScoredEvent,
     SelectionEvent,
     SlopeEvent,
+    StartsEvent,
     StoppedEvent,
     ToldEvent,
 )
@@ -141,6 +142,7 @@ class History:
     campaign: CampaignEvent | None = None
     prepared: PreparedEvent | None = None
     baselines: BaselinesEvent | None = None
+    starts: StartsEvent | None = None
     candidates: dict[str, Candidate] = field(default_factory=dict)
     generations: list[list[str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -229,6 +231,8 @@ class History:
                 self.slopes[event.batch][event.number] = event
                 self.slope_cost += event.cost
                 self.selection = None
+            case StartsEvent():
+                self.starts = event
             case RefineEvent():
                 self.turns.append(Turn((), refine=len(self.refinements)))
                 self.refinements.append(event)

@@ -49,7 +49,7 @@ from evomerge.run.safeguards import (
     deadline_seconds,
     too_many_failures,
 )
-from evomerge.run.shared_results import SharedResults
+from evomerge.run.shared_results import known_results
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Dispatcher:
         self.items = ItemStore(directory / ITEMS_FOLDER)
         racing = campaign.config.racing
         self._races = Races(campaign.objectives, racing, self.items) if racing else None
-        self._shared = _shared_results(campaign)
+        self._shared = known_results(campaign)
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
         self.running: set[str] = set()
@@ -450,8 +450,3 @@ class Dispatcher:
         if failure is not None:
             self.record(StoppedEvent(reason="breaker"))
             raise failure
-
-
-def _shared_results(campaign: Campaign) -> SharedResults | None:
-    folder, device = campaign.results, campaign.config.evaluation.device
-    return None if folder is None else SharedResults(folder, campaign.config.name, device)

@@ -56,6 +56,7 @@ from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
 from evomerge.run.replay import ReplayDiffers, seeds
 from evomerge.run.search import Refinement, Search
+from evomerge.run.starts import read_starts
 from evomerge.versions import library_versions
 
 logger = logging.getLogger(__name__)
@@ -230,6 +231,8 @@ class Driver:
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""
         self.dispatcher.phase = "search"
+        if self.campaign.start_from and self.history.starts is None:
+            self.dispatcher.record(read_starts(self.campaign, self.space, self.history, self.paths))
         try:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
             return search.run(self.refinement)

@@ -68,8 +68,11 @@ def campaign_optimizer(
 def seeds(
     campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
 ) -> list[Genome]:
-    """Genomes of the shown baselines (`recipes` by id) and of MetaGPT, as far as the space has them."""
-    found = []
+    """What was read from `start_from`, then the shown baselines (`recipes` by id) and MetaGPT's weights.
+
+    Baselines are left out as far as the space does not have them.
+    """
+    found = list(history.starts.genomes) if history.starts is not None else []
     for name in history.reference_ids():
         genome = space.encode(recipes[name])
         if genome is None and name == UNIFORM:

@@ -1,4 +1,4 @@
-"""Results shared between campaigns: a folder of evaluations by key, which any number of campaigns add to.
+"""Results of other campaigns: their ledgers, and folders of evaluations by key that many campaigns add to.
 
 One file for each evaluation, written beside its name and then given it, never changed: safe for many writers
 on any file system that can rename, and found without an index. What stands in it is what a worker measured,
@@ -14,10 +14,15 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.ledger.item_store import decode, encode
+from evomerge.campaign.campaign import Campaign
+from evomerge.errors import EvomergeError
+from evomerge.front.folder import OpenedFolder, open_campaign_folder
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
+from evomerge.ledger.item_store import ItemStore, decode, encode
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.job import JobResult, Measured
@@ -26,6 +31,80 @@ from evomerge.versions import library_versions
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+
+
+class KnownResults:
+    """Whatever a campaign may take results from: its store, and the campaigns that it starts from."""
+
+    def __init__(self, store: SharedResults | None, earlier: Sequence[EarlierCampaign]) -> None:
+        self._store = store
+        self._sources: list[EarlierCampaign | SharedResults] = [*earlier, *([store] if store else [])]
+
+    def find(self, key: str, name: str) -> tuple[JobResult, str] | None:
+        """What was measured for an evaluation key, as a result of the job `name`, and by which campaign."""
+        for source in self._sources:
+            found = source.find(key, name)
+            if found is not None:
+                return found
+        return None
+
+    def add(self, key: str, result: JobResult) -> None:
+        """Add what was measured to the store, if there is one."""
+        if self._store is not None:
+            self._store.add(key, result)
+
+
+def known_results(campaign: Campaign) -> KnownResults | None:
+    """What a campaign names in `results` and `optimizer.start_from`; None if that is nothing.
+
+    An earlier campaign that cannot be read any more, or that measured with other versions of the libraries or
+    another kind of device, knows nothing.
+    """
+    device = campaign.config.evaluation.device
+    where = {"device": device.partition(":")[0], "versions": library_versions()}
+    earlier = []
+    for path in campaign.start_from:
+        if not (path / LEDGER_FILE).is_file():
+            continue
+        try:
+            folder = open_campaign_folder(path)
+        except EvomergeError as error:
+            logger.warning("start_from: %s", error)
+            continue
+        history = folder.history
+        own = str(history.config["evaluation"]["device"]).partition(":")[0]
+        if {"device": own, "versions": dict(history.versions)} == where:
+            earlier.append(EarlierCampaign(folder))
+    store = None
+    if campaign.results is not None:
+        store = SharedResults(campaign.results, campaign.config.name, device)
+    return KnownResults(store, earlier) if store or earlier else None
+
+
+class EarlierCampaign:
+    """The results in the ledger of a campaign."""
+
+    def __init__(self, folder: OpenedFolder) -> None:
+        self._history = folder.history
+        self._items = ItemStore(folder.path / ITEMS_FOLDER)
+
+    def find(self, key: str, name: str) -> tuple[JobResult, str] | None:
+        """As `KnownResults.find`; nothing where per-item results are damaged."""
+        known = self._history.by_key.get(key)
+        if known is None:
+            return None
+        evaluation = known[1]
+        items: dict[str, Any] = {}
+        try:
+            for reference in evaluation.items.values():
+                items |= self._items.read(reference)
+        except EvomergeError as error:
+            logger.warning("start_from: %s", error)
+            return None
+        measured = Measured(evaluation.metrics, evaluation.statistics)
+        seconds = dict(evaluation.seconds)
+        origin = str(self._history.config["name"])
+        return JobResult(name, "ok", measured=measured, items=items, seconds=seconds), origin
 
 
 class SharedResults:

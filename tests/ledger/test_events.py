@@ -106,7 +106,7 @@ def test_evaluators_still_have_the_digests_of_the_golden_ledger():
 def test_the_golden_ledger_holds_the_kinds_a_campaign_has():
     events = read_events(GOLDEN / "ledger.jsonl")
     assert {event.kind for event in events} == set(EVENTS) - {
-        "granted", "raced", "failed", "slope", "refine",
+        "granted", "raced", "failed", "starts", "slope", "refine",
     }  # fmt: skip
 
 

@@ -25,9 +25,9 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.export.export import merge_recipe
 from evomerge.export.files import MERGEKIT_FILE, write_json
-from evomerge.export.stated import read_recipe
 from evomerge.merge.passes.keys import mask_key
 from evomerge.merge.passes.masks import FIRST_FACTOR, SECOND_FACTOR, signed_word
+from evomerge.mergekit.stated import read_recipe
 from evomerge.recipe.recipe import Recipe
 from tests.oracles import functions, published
 from tests.oracles.cases import CASES, FILES, RECIPES, TOKENS, Case, RecipeCase, recipe_of, yaml_text

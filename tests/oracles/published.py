@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from evomerge.export.export import merge_recipe
-from evomerge.export.stated import read_recipe
+from evomerge.mergekit.stated import read_recipe
 from tests.mergekit.published import FORMS, GOLDEN, fingerprint, write_models
 
 RELATIVE = 1e-6

@@ -1,0 +1,174 @@
+"""Starts: a search begins with earlier fronts and stated merges, and needs their files once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check_objectives import wrong_starts
+from evomerge.campaign.recorded import recorded_space
+from evomerge.errors import ConfigError
+from evomerge.front.folder import open_campaign_folder
+from evomerge.ledger.events import StartsEvent
+from evomerge.run.starts import nearest
+from evomerge.verify.invariants import verify
+from tests.faults.bed import RUN, session, write_toy_campaign
+from tests.faults.toy import executions
+from tests.tiny_runs import events_of
+
+NSGA2 = {"kind": "nsga2", "population": 6}
+SURROGATE = {"kind": "surrogate", "population": 6}
+FINER = {"weight": {"field": "layer_module", "low": 0.0, "high": 1.5}}
+COARSER = {"weight": {"field": "model", "low": 0.0, "high": 1.5}}
+
+
+def space_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """A search space of task arithmetic."""
+    return {"schema": 1, "method": "task_arithmetic", "coefficients": fields}
+
+
+def a_campaign(folder: Path, start_from: list[str], **sections: Any) -> Path:
+    """A toy campaign that starts from others."""
+    folder.mkdir(exist_ok=True)
+    optimizer = {**NSGA2, "start_from": start_from}
+    return write_toy_campaign(folder, {"optimizer": optimizer, **sections})
+
+
+def starts_of(folder: Path) -> StartsEvent:
+    """What a run recorded of its starts."""
+    starts = open_campaign_folder(folder / RUN).history.starts
+    assert starts is not None
+    return starts
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy campaign that has run."""
+    folder = tmp_path_factory.mktemp("earlier")
+    session(write_toy_campaign(folder, {"optimizer": NSGA2}))
+    return folder
+
+
+@pytest.mark.parametrize("optimizer", [NSGA2, SURROGATE], ids=["nsga2", "surrogate"])
+def test_what_spans_the_front_is_asked_first_and_measured_no_more(
+    earlier: Path, tmp_path: Path, optimizer: dict[str, Any]
+) -> None:
+    folder = tmp_path / "next"
+    folder.mkdir()
+    sections = {"optimizer": {**optimizer, "start_from": [str(earlier / RUN)]}, "seed": 11}
+    history = session(write_toy_campaign(folder, sections))
+    starts = starts_of(folder)
+    opened = open_campaign_folder(earlier / RUN)
+    own = {opened.history.candidates[m.id].genome for m in opened.front().members}
+    assert 0 < len(starts.genomes) <= 6
+    assert set(starts.genomes) <= own
+    asked = [history.candidates[name].genome for name in history.generations[0]]
+    assert asked[: len(starts.genomes)] == list(starts.genomes)
+    shared = [e["id"] for e in events_of(folder / RUN) if e.get("shared") == "tiny"]
+    assert set(history.generations[0][: len(starts.genomes)]) <= set(shared)
+    assert len(executions(folder)) == len(
+        {e["key"] for e in events_of(folder / RUN) if "key" in e}
+    ) - len({e["key"] for e in events_of(folder / RUN) if e.get("shared")})
+    assert verify(folder / RUN) == []
+
+
+def test_a_resume_needs_no_other_folder(earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(earlier / RUN, tmp_path / "gone")
+    file = a_campaign(tmp_path / "next", ["../gone"], budget={"evaluations": 12})
+    session(file)
+    before = starts_of(tmp_path / "next")
+    shutil.rmtree(tmp_path / "gone")
+    a_campaign(tmp_path / "next", ["../gone"], budget={"evaluations": 18})
+    history = session(file)
+    assert history.budget_used == 18
+    assert starts_of(tmp_path / "next") == before
+    assert verify(tmp_path / "next" / RUN) == []
+
+
+@pytest.mark.parametrize("fields", [FINER, COARSER], ids=["finer", "coarser"])
+def test_another_space_takes_the_nearest_points(
+    earlier: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    folder = tmp_path / "next"
+    folder.mkdir()
+    optimizer = {**NSGA2, "start_from": [str(earlier / RUN)]}
+    history = session(write_toy_campaign(folder, {"optimizer": optimizer, "space": space_of(fields)}))
+    before = open_campaign_folder(earlier / RUN)
+    members = [before.history.candidates[member.id] for member in before.front().members]
+    genes, earlier_genes = recorded_space(history).genes, recorded_space(before.history).genes
+    expected = set()
+    for member in members:
+        at = {
+            (gene.input, place): value
+            for gene, value in zip(earlier_genes, member.genome or (), strict=False)
+            for place in gene.places
+        }
+        if at:
+            means = [np.mean([at[gene.input, place] for place in gene.places]) for gene in genes]
+            expected.add(tuple(g.snap(float(m)) for g, m in zip(genes, means, strict=True)))
+    assert set(starts_of(folder).genomes) <= expected
+    if fields is FINER:
+        digests = {member.recipe for member in members}
+        asked = history.generations[0][: len(starts_of(folder).genomes)]
+        assert {history.candidates[name].recipe for name in asked} <= digests
+    assert verify(folder / RUN) == []
+
+
+def test_a_mergekit_file_is_a_start(earlier: Path, tmp_path: Path) -> None:
+    models = (earlier / "models").resolve()
+    (tmp_path / "merge.yml").write_text(
+        yaml.safe_dump(
+            {
+                "merge_method": "task_arithmetic",
+                "base_model": str(models / "base"),
+                "models": [
+                    {"model": str(models / name), "parameters": {"weight": weight}}
+                    for name, weight in (("math", 0.9), ("code", 0.4))
+                ],
+                "dtype": "float32",
+            }
+        )
+    )
+    folder = tmp_path / "next"
+    session(a_campaign(folder, ["../merge.yml"], budget={"evaluations": 6}))
+    (genome,) = starts_of(folder).genomes
+    opened = open_campaign_folder(folder / RUN)
+    assert opened.history.prepared is not None
+    assert sorted(set(genome)) == [0.4, 0.9]
+    assert starts_of(folder).origins == (str(tmp_path / "merge.yml"),)
+
+
+def test_a_recipe_over_other_models_is_refused(earlier: Path, tmp_path: Path) -> None:
+    event = next(e for e in events_of(earlier / RUN) if e["event"] == "prepared")
+    assert event["checkpoints"]
+    recipe = {
+        "schema": 1,
+        "sources": {"base": {"path": str(tmp_path), "digest": "0" * 64}},
+        "path": [],
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ConfigError):
+        session(a_campaign(tmp_path / "next", ["../recipe.json"]))
+
+
+def test_check_names_what_is_not_there(tmp_path: Path) -> None:
+    file = a_campaign(tmp_path / "next", ["../nowhere"])
+    (problem,) = wrong_starts(load_campaign(file))
+    assert str(problem).startswith(f"error[E153] {file}")
+    assert "optimizer.start_from[0]: nothing to start from; there is no" in str(problem)
+
+
+def test_the_nearest_point_of_a_merge_is_the_merge(earlier: Path) -> None:
+    history = open_campaign_folder(earlier / RUN).history
+    space = recorded_space(history)
+    names = {name: name for name in ("base", *space.experts)}
+    for candidate in history.candidates.values():
+        if candidate.genome is not None:
+            assert nearest(space, space.decode(candidate.genome), names) == candidate.genome
