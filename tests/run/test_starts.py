@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,41 +120,38 @@ def test_another_space_takes_the_nearest_points(
     assert verify(folder / RUN) == []
 
 
+def write_mergekit(file: Path, models: Path, base: str, weights: dict[str, float]) -> None:
+    """A mergekit YAML over models in a folder."""
+    listed = [
+        {"model": str(models / name), "parameters": {"weight": weight}}
+        for name, weight in weights.items()
+    ]
+    document = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(models / base),
+        "models": listed,
+        "dtype": "float32",
+    }
+    file.write_text(yaml.safe_dump(document))
+
+
 def test_a_mergekit_file_is_a_start(earlier: Path, tmp_path: Path) -> None:
     models = (earlier / "models").resolve()
-    (tmp_path / "merge.yml").write_text(
-        yaml.safe_dump(
-            {
-                "merge_method": "task_arithmetic",
-                "base_model": str(models / "base"),
-                "models": [
-                    {"model": str(models / name), "parameters": {"weight": weight}}
-                    for name, weight in (("math", 0.9), ("code", 0.4))
-                ],
-                "dtype": "float32",
-            }
-        )
-    )
+    write_mergekit(tmp_path / "merge.yml", models, "base", {"math": 0.9, "code": 0.4})
     folder = tmp_path / "next"
     session(a_campaign(folder, ["../merge.yml"], budget={"evaluations": 6}))
     (genome,) = starts_of(folder).genomes
-    opened = open_campaign_folder(folder / RUN)
-    assert opened.history.prepared is not None
     assert sorted(set(genome)) == [0.4, 0.9]
     assert starts_of(folder).origins == (str(tmp_path / "merge.yml"),)
 
 
-def test_a_recipe_over_other_models_is_refused(earlier: Path, tmp_path: Path) -> None:
-    event = next(e for e in events_of(earlier / RUN) if e["event"] == "prepared")
-    assert event["checkpoints"]
-    recipe = {
-        "schema": 1,
-        "sources": {"base": {"path": str(tmp_path), "digest": "0" * 64}},
-        "path": [],
-    }
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(ConfigError):
-        session(a_campaign(tmp_path / "next", ["../recipe.json"]))
+def test_a_merge_over_another_base_is_refused(earlier: Path, tmp_path: Path) -> None:
+    models = (earlier / "models").resolve()
+    write_mergekit(tmp_path / "other.yml", models, "math", {"code": 0.4})
+    with pytest.raises(
+        ConfigError, match=r"E153.*start_from\[0\]: nothing here is a point of the search space"
+    ):
+        session(a_campaign(tmp_path / "next", ["../other.yml"]))
 
 
 def test_check_names_what_is_not_there(tmp_path: Path) -> None:
