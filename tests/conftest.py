@@ -67,7 +67,7 @@ SLOW = (
     "tests/test_layers",
     "tests/test_mutants",
     "tests/test_snippets",
-    "tests/verify/",
+    "tests/cli/verify/",
 )
 """How files begin that run campaigns, start processes, compile or take many seconds: not in `make quick`."""
 

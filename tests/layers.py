@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("mergekit",),
     ("run",),
     ("export",),
-    ("verify", "report"),
+    ("report",),
     ("cli", "api"),
 )
 """From the ground up. A room imports only rooms on lower floors, and none on its own."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from evomerge.ledger.history import History
 from evomerge.run.progress import Display, Progress
-from evomerge.run.standing import Watch, line
+from evomerge.run.standing import line
+from evomerge.run.watch import Watch
 
 REFRESH_SECONDS = 0.5
 

@@ -6,7 +6,8 @@ from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.check import locate
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import CheckpointError
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.recipe import Recipe
 from evomerge.search_space import SearchSpace

@@ -8,7 +8,8 @@ from typing import Any
 from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.output import plain, table_console
 from evomerge.front.tables import ruled, scores_table
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.objectives.scores import SPLITS
 from evomerge.run.standing import is_steady
 

@@ -14,7 +14,8 @@ from evomerge.errors import Problem, UsageError
 if TYPE_CHECKING:
     from evomerge.front.comparison import Comparison, TaskComparison
     from evomerge.front.folder import OpenedFolder
-    from evomerge.ledger.history import Candidate, History
+    from evomerge.ledger.candidate import Candidate
+    from evomerge.ledger.history import History
 
 SIDE_HELP = "A pick, an id, a baseline, or the folder of an export."
 MOST_GENES = 8

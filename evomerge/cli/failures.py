@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.cli.output import table_console
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 
 
 def failed_candidates(history: History) -> list[Candidate]:

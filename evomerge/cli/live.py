@@ -12,7 +12,8 @@ from evomerge.front.tables import ruled, shown_value
 from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
 from evomerge.run.progress import Display
-from evomerge.run.standing import Standing, Watch, failures_text, line, pace_text
+from evomerge.run.standing import Standing, failures_text, line, pace_text
+from evomerge.run.watch import Watch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

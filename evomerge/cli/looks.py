@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from evomerge.cli.lock_holder import Holder
     from evomerge.front.folder import OpenedFolder
-    from evomerge.ledger.history import Candidate
+    from evomerge.ledger.candidate import Candidate
     from evomerge.run.standing import Standing
 
 
@@ -81,7 +81,8 @@ def _status_of(directory: Path) -> tuple[Standing, Holder | None, float]:
 
     from evomerge.cli.lock_holder import lock_holder
     from evomerge.front.folder import open_campaign_folder
-    from evomerge.run.standing import recorded_pace, standing
+    from evomerge.run.pace import recorded_pace
+    from evomerge.run.standing import standing
 
     opened = open_campaign_folder(directory)
     budget = opened.history.budget
@@ -224,8 +225,8 @@ def study(
 
 def verify(directory: Folder, as_json: Json = False) -> None:
     """Recompute every invariant of a campaign folder."""
+    from evomerge.cli.verify.invariants import examine
     from evomerge.front.folder import open_campaign_folder
-    from evomerge.verify.invariants import examine
 
     open_campaign_folder(directory)
     found = examine(directory)

@@ -15,8 +15,9 @@ from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.front.candidate import find_candidate
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.front import Front
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import PreparedEvent
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.history import History
 from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import dominates

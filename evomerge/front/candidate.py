@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.front import PICKS, Front, pick
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 
 _PICK = re.compile(r"knee$|(best|prefer):|.*[<>]")
 _NUMBER = re.compile(r"c?0*(\d+)")

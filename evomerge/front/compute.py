@@ -11,7 +11,8 @@ from evomerge.errors import Problem, UsageError
 from evomerge.front.front import Front, Member
 from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
-from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
 from evomerge.objectives.objective import Objective, Scaling, complete

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.front.statistics import probability_non_dominated
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import excess
 from evomerge.objectives.objective import Objective, complete

@@ -14,7 +14,8 @@ import numpy as np
 
 from evomerge.front.selection import distinct, item_arrays, tasks
 from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import non_dominated

@@ -3,12 +3,13 @@
 In come events from the driver, each on disk before an optimizer sees what it says; out goes the
 `History` that they fold to, and the per-item results that they refer to.
 
-Read `events` (what can be said), `records` (the file: checksums, damage, the one writer), `ledger` (records
-as events), `history` (what the events amount to), `item_store` (per-item results), `lock` (who may write)
-and `repair` (what is sound of a damaged folder).
+Read `events/` (what can be said), `records` (the file: checksums, damage, the one writer), `ledger` (records
+as events), `candidate` and `history` (what the events amount to), `item_store` (per-item results), `lock`
+(who may write) and `repair` (what is sound of a damaged folder).
 """
 
-from evomerge.ledger.history import Candidate, Evaluation, History
+from evomerge.ledger.candidate import Candidate, Evaluation
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger, read_events
 from evomerge.ledger.repair import repair_folder

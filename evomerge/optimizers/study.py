@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.errors import Problem, UsageError
 from evomerge.files.storage import cannot_write
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.optuna_samplers import distributions
 from evomerge.search_space import Gene

@@ -12,7 +12,8 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.open import open_source
 from evomerge.errors import EvomergeError
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.mergekit import mergekit_yaml
 from evomerge.recipe.recipe import MergedSource, Recipe, lookup
 from evomerge.search_space import SearchSpace

@@ -9,13 +9,14 @@ import numpy as np
 
 from evomerge.front.selection import distinct
 from evomerge.front.trace import spread_out, trace
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import (
     AskedEvent,
     Event,
     ScoredEvent,
     SlopeEvent,
 )
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
 

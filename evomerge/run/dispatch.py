@@ -6,12 +6,10 @@ lost with its worker is tried again, and whatever is acknowledged has been fsync
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
@@ -24,9 +22,11 @@ from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Split
-from evomerge.recipe.recipe import Recipe, canonical_json
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.evaluation_key import evaluation_key
 from evomerge.run.job import Job, JobResult, error_of
 from evomerge.run.limits import evaluations_allowed, spent_reason
+from evomerge.run.open_work import OpenWork, Wanted
 from evomerge.run.pool.pool import Pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import Races
@@ -42,7 +42,6 @@ from evomerge.run.result_events import (
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
     REAL_CLOCK,
-    BackOff,
     CapacityWatch,
     Clock,
     back_off_seconds,
@@ -61,27 +60,6 @@ POISON = 2
 
 MOST_REQUEUED = 5
 """Times a candidate is tried again in all, also when it was machines that went away."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """All ids that wait for one evaluation key; the first owns the job.
-
-    `references`: whom it races against; none without a race.
-    """
-
-    key: str
-    split: Split
-    entries: list[tuple[str, Recipe]]
-    references: Sequence[str] = ()
-
-    @property
-    def id(self) -> str:
-        return self.entries[0][0]
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.entries[0][1]
 
 
 class Dispatcher:
@@ -106,11 +84,8 @@ class Dispatcher:
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
         self.running: set[str] = set()
-        self._waiting: dict[str, _Wanted] = {}
-        self._open_keys: dict[str, _Wanted] = {}
-        self._queue: deque[_Wanted] = deque()
         self._clock = clock
-        self._back_off: BackOff[_Wanted] = BackOff(clock)
+        self._work = OpenWork(clock)
         self._capacity = CapacityWatch()
         self.asker: int | None = None
         self.done = 0
@@ -185,18 +160,8 @@ class Dispatcher:
         `seen` is the number of items by evaluator where not all were answered.
         """
         assert self.history.prepared is not None
-        evaluation = self.campaign.config.evaluation
-        parts = {
-            "recipe": recipe.digest,
-            "evaluators": {n: e.digest for n, e in self.history.prepared.evaluators.items()},
-            "split": split,
-            "blocks": "all" if seen is None else dict(seen),
-            "dtype": evaluation.dtype,
-            "batch_size": evaluation.batch_size,
-        }
-        if self.generation != "padded":
-            parts["generation"] = self.generation
-        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        evaluation, prepared = self.campaign.config.evaluation, self.history.prepared
+        return evaluation_key(recipe.digest, split, prepared, evaluation, self.generation, seen)
 
     def run_once(self, job: Job) -> JobResult:
         """Run one job by itself and return its result, trying again if its worker is lost.
@@ -242,19 +207,19 @@ class Dispatcher:
     @property
     def open(self) -> int:
         """Evaluation keys that are queued or under way."""
-        return len(self._waiting)
+        return len(self._work)
 
     @property
     def idle(self) -> int:
         """Workers for which nothing is queued or under way."""
-        return max(0, self.pool.size - len(self.running) - len(self._queue))
+        return max(0, self.pool.size - len(self.running) - self._work.queued)
 
     def is_known(self, recipe: Recipe, split: Split) -> bool:
         """Whether the scores of a recipe, or its end in a race, are known or under way."""
         key = self.key(recipe, split)
         raced = split == "search" and recipe.digest in self.history.raced_as
         known = key in self.history.by_key or key in self.history.failed_by_key
-        return raced or known or key in self._open_keys
+        return raced or known or self._work.is_open(key)
 
     def start(
         self,
@@ -284,32 +249,27 @@ class Dispatcher:
         if split == "search" and recipe.digest in self.history.raced_as:
             self.record(same_race(self.history, name, recipe))
             return True
-        if key in self._open_keys:
-            self._open_keys[key].entries.append((name, recipe))
+        if self._work.join(key, name, recipe):
             return False
-        entry = _Wanted(key, split, [(name, recipe)], references)
+        entry = Wanted(key, split, [(name, recipe)], references)
         if self._found(entry):
             return True
-        self._open_keys[key] = self._waiting[name] = entry
-        self._queue.append(entry)
+        self._work.add(entry)
         return False
 
-    def _found(self, entry: _Wanted) -> bool:
+    def _found(self, entry: Wanted) -> bool:
         """Whether another campaign has measured it; then it is recorded as this one's.
 
         A race is decided block by block, so that what races is computed.
         """
-        if self._shared is None or entry.references or not self._deterministic():
+        assert self.history.prepared is not None
+        if self._shared is None or entry.references or not self.history.prepared.deterministic:
             return False
         found = self._shared.find(entry.key, entry.id)
         if found is None:
             return False
         self._record_result(found[0], entry, shared=found[1])
         return True
-
-    def _deterministic(self) -> bool:
-        prepared = self.history.prepared
-        return prepared is not None and all(e.deterministic for e in prepared.evaluators.values())
 
     def settle(self, *, limited: bool = False) -> list[str] | None:
         """Hand out what fits and wait a while; ids settled since, None once nothing is open.
@@ -321,45 +281,33 @@ class Dispatcher:
             EvomergeError: a fault that is no candidate's; none is charged with it.
         """
         if limited and self.out_of_time():
-            for entry in (*self._queue, *self._back_off.take_all()):
-                self._forget(entry)
-            self._queue.clear()
-        if not self._waiting:
+            self._work.drop_queued()
+        if not self._work:
             return None
-        self._queue.extendleft(reversed(self._back_off.take_due()))
-        while self._queue and len(self.running) < self._most_running():
-            entry = self._queue.popleft()
-            recipe = entry.recipe.to_json()
+        self._work.requeue_due()
+        while self._work.queued and len(self.running) < self._most_running():
+            entry = self._work.take()
             race = self._races.against(self.history, entry.references) if self._races else None
             deadline = deadline_seconds(self.campaign.config.workers.deadline, self.history)
-            self.pool.submit(
-                Job(
-                    entry.id,
-                    "evaluate",
-                    recipe,
-                    entry.split,
-                    deadline,
-                    race,
-                    rows=entry.recipe.row_content,
-                    generation=self.generation,
-                )
-            )
+            recipe, rows = entry.recipe.to_json(), entry.recipe.row_content
+            job = Job(entry.id, "evaluate", recipe, entry.split, deadline, race, rows=rows)
+            self.pool.submit(replace(job, generation=self.generation))
             self.running.add(entry.id)
         result = self.wait()
         if result is None:
             return []
-        entry = self._waiting[result.id]
+        entry = self._work.of(result.id)
         if result.status == "fault":
             self.record(StoppedEvent(reason="fault"))
             raise error_of(result)
         if result.status == "lost" and not self._given_up(result, entry):
             if result.failure in INFRASTRUCTURE:
-                self._back_off.put(entry, self.history.candidates[entry.id].attempts_lost)
+                self._work.try_later(entry, self.history.candidates[entry.id].attempts_lost)
             else:
-                self._queue.appendleft(entry)
+                self._work.try_next(entry)
             return []
         self._record_result(result, entry)
-        self._forget(entry)
+        self._work.close(entry)
         return [name for name, _ in entry.entries]
 
     def _most_running(self) -> int:
@@ -368,15 +316,12 @@ class Dispatcher:
         Nothing lies ready at a worker while others are about to have none: the last ones of a batch go to
         whoever is free first.
         """
-        return self.pool.size + (self.pool.ahead if len(self._queue) > self.pool.size else 0)
-
-    def _forget(self, entry: _Wanted) -> None:
-        del self._waiting[entry.id], self._open_keys[entry.key]
+        return self.pool.size + (self.pool.ahead if self._work.queued > self.pool.size else 0)
 
     def wait(self) -> JobResult | None:
         """The next result; None after a while, or if nothing is under way."""
         self._heed_stop()
-        seconds = min(POLL, self._back_off.seconds())
+        seconds = min(POLL, self._work.seconds_to_next_try())
         if not self.running:  # all that is open backs off
             self._clock.sleep(seconds)
             self.notify()
@@ -403,7 +348,7 @@ class Dispatcher:
             self.record(StoppedEvent(reason=type(stop).__name__.lower()))
             raise stop
 
-    def _record_result(self, result: JobResult, entry: _Wanted, shared: str | None = None) -> None:
+    def _record_result(self, result: JobResult, entry: Wanted, shared: str | None = None) -> None:
         self.done += 1
         first = entry.id, entry.recipe, entry.split
         if result.status not in ("ok", "raced"):
@@ -424,7 +369,8 @@ class Dispatcher:
                 self.record(same_race(self.history, name, recipe))
             return
         self.record(evaluated_event(*first, entry.key, result, stored, shared))
-        if self._shared is not None and shared is None and self._deterministic():
+        prepared = self.history.prepared
+        if self._shared is not None and shared is None and prepared and prepared.deterministic:
             self._shared.add(entry.key, result)
         for name, recipe in entry.entries[1:]:
             self.record(same_scores(self.history, name, recipe, entry.key))
@@ -433,7 +379,7 @@ class Dispatcher:
         failpoint("dispatch.before_same_failure")
         self.record(same_failure(self.history, name, recipe, key))
 
-    def _given_up(self, result: JobResult, entry: _Wanted) -> bool:
+    def _given_up(self, result: JobResult, entry: Wanted) -> bool:
         """Note a lost attempt; whether the candidate has lost too many workers."""
         logger.info("%s lost its worker: %s: %s", entry.id, result.failure, result.message)
         self.record(lost_event(entry.id, entry.recipe, entry.split, result))

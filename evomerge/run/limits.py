@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from evomerge.campaign.file import BudgetSection
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
 

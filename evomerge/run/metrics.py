@@ -11,7 +11,8 @@ from types import TracebackType
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.ledger.history import History
 from evomerge.run.progress import Display, Progress
-from evomerge.run.standing import Standing, Watch
+from evomerge.run.standing import Standing
+from evomerge.run.watch import Watch
 
 HOST = "127.0.0.1"
 EVERY = 1.0

@@ -14,8 +14,9 @@ import numpy as np
 from evomerge.campaign.file import RacingSection
 from evomerge.evaluators.racing import Race, References, compact
 from evomerge.front.selection import item_arrays
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import PreparedEvent, RacingRecord
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Objective, complete

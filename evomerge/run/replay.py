@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.failpoint import failpoint
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,20 +11,10 @@ import numpy as np
 from evomerge.campaign.estimates import RESCORED
 from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
-from evomerge.ledger.events import Event, FailedEvent, ScoredEvent, StoppedEvent
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
-from evomerge.run.progress import Progress
-
-PACE_WINDOW = 60
-"""Results the pace is taken over: it follows a change within a few generations."""
-
-PAUSE = 20.0
-"""A gap this many times the mean of the others is a pause (a crash, a night), not work."""
-
-SHORT = 15.0
-"""Seconds: gaps are not compared with less, since results of several workers come in bursts."""
 
 FINAL = ("budget", "items", "hours", "plateau", "exhausted")
 """Reasons to stop after which nothing is left to do."""
@@ -35,11 +22,7 @@ FINAL = ("budget", "items", "hours", "plateau", "exhausted")
 BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
 
-
 MEAN = "mean"
-
-MOST_VOLUMES = 2000
-"""Hypervolumes of a session that are kept for its display."""
 
 
 @dataclass(frozen=True)
@@ -286,80 +269,6 @@ def _best_of(
 
     best, expert = min(searched, key=rank), min(experts, key=rank)
     return Best(name, best.id, value(best), expert.id, value(expert))
-
-
-def recorded_pace(events: Sequence[Event]) -> float | None:
-    """Evaluations per minute of the last session, from the times in a ledger; None if unknown."""
-    times: list[float] = []
-    for event in events:
-        if isinstance(event, StoppedEvent) and event.reason not in FINAL:
-            times.clear()
-        elif isinstance(event, ScoredEvent | FailedEvent) and event.same_as is None:
-            times.append(event.time or 0.0)
-    return pace_of(times[-PACE_WINDOW:])
-
-
-def pace_of(times: Iterable[float]) -> float | None:
-    """Results per minute from the seconds at which they came; pauses are left out."""
-    moments = list(times)
-    gaps = [max(0.0, after - before) for before, after in itertools.pairwise(moments)]
-    if len(gaps) < 2:
-        return None
-    total = sum(gaps)
-
-    def is_pause(gap: float) -> bool:
-        return gap > PAUSE * max((total - gap) / (len(gaps) - 1), SHORT)
-
-    work = [gap for gap in gaps if not is_pause(gap)]
-    return 60 * len(work) / sum(work) if sum(work) > 0 else None
-
-
-class Watch:
-    """Turns what the driver tells its observer into a `Standing`, cheaply."""
-
-    def __init__(self) -> None:
-        self.times: deque[float] = deque(maxlen=PACE_WINDOW)
-        self.done = 0
-        self.seen = -1
-        self.volume: float | None = None
-        self.volumes: tuple[float, ...] = ()
-        self.busy_seconds = 0.0
-        self.worker_seconds = 0.0
-        self._last: Progress | None = None
-
-    def __call__(self, history: History, progress: Progress) -> Standing:
-        """Where things stand now. The hypervolume is computed again only after a new score."""
-        if progress.done_in_session != self.done:
-            self.done = progress.done_in_session
-            self.times.append(time.monotonic())
-        searched = len(history.searched())
-        if searched != self.seen:
-            self.seen = searched
-            self.volume = search_hypervolume(history)
-            if self.volume is not None:
-                self.volumes = (*self.volumes[-MOST_VOLUMES:], self.volume)
-        self._count_busy(progress)
-        return standing(
-            history,
-            budget=progress.budget,
-            phase=progress.phase,
-            pace=pace_of(self.times),
-            known_hypervolume=self.volume,
-        )
-
-    def _count_busy(self, progress: Progress) -> None:
-        """Add up how long how many workers had something to do."""
-        before, self._last = self._last, progress
-        if before is None or not before.workers:
-            return
-        passed = max(0.0, progress.seconds_in_session - before.seconds_in_session)
-        self.busy_seconds += passed * min(len(before.running), before.workers)
-        self.worker_seconds += passed * before.workers
-
-    @property
-    def busy(self) -> float | None:
-        """The share of the session's worker time in which there was work; None before any has passed."""
-        return self.busy_seconds / self.worker_seconds if self.worker_seconds else None
 
 
 def line(now: Standing) -> str:

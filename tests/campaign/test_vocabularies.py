@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.export.export import export_candidate
-from evomerge.verify.invariants import verify
 from tests.checkpoint.test_vocabulary import change_tokens
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import run_file

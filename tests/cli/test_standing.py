@@ -16,15 +16,9 @@ from evomerge.ledger.events import StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
 from evomerge.run.driver import Progress
-from evomerge.run.standing import (
-    Watch,
-    line,
-    pace_of,
-    phase_of,
-    recorded_pace,
-    search_hypervolume,
-    standing,
-)
+from evomerge.run.pace import pace_of, recorded_pace
+from evomerge.run.standing import line, phase_of, search_hypervolume, standing
+from evomerge.run.watch import Watch
 from tests.hand_made import fold_records, scored
 from tests.tiny_runs import events_of, finished
 
@@ -205,7 +199,7 @@ def test_the_watch_computes_hypervolume_only_for_new_scores(monkeypatch):
         calls.append(1)
         return search_hypervolume(history)
 
-    monkeypatch.setattr("evomerge.run.standing.search_hypervolume", counted)
+    monkeypatch.setattr("evomerge.run.watch.search_hypervolume", counted)
     watch = Watch()
     for _ in range(5):
         now = watch(finished().history, Progress("search", (), 18, 3, 1.0))

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from evomerge.cli.candidate import candidate_json
+from evomerge.cli.verify.invariants import examine, verify
 from evomerge.errors import ConfigError, Stopped, UsageError
 from evomerge.evaluators.racing import (
     REFERENCES,
@@ -44,7 +45,6 @@ from evomerge.ledger.repair import repair_folder
 from evomerge.objectives.objective import Complete, Failed, Objective, Raced, raced
 from evomerge.objectives.pareto import non_dominated
 from evomerge.objectives.scores import Metric
-from evomerge.verify.invariants import examine, verify
 from tests.local_workers import forked_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import Finished, events_of, front_text, run_file

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import EvomergeError
 from evomerge.ledger.events import PreparedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
-from evomerge.verify.invariants import verify
 from tests.faults.harness import Tally, Trial
 from tests.faults.sessions import ACKNOWLEDGED, checksum, command, toys
 from tests.faults.toy import write_plan

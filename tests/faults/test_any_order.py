@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from evomerge import failpoint
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import EvomergeError, Stopped
-from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     SCHEDULES,

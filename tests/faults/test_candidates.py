@@ -18,6 +18,7 @@ import torch
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
+from evomerge.cli.verify.invariants import verify
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.front.compute import compute_front
 from evomerge.ledger.item_store import ItemStore
@@ -26,7 +27,6 @@ from evomerge.run import driver, engine, search
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.run.worker import Worker
-from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     doubled_results,

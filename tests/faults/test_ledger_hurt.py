@@ -12,9 +12,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import Stopped
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
-from evomerge.verify.invariants import verify
 from tests.faults.bed import (
     RUN,
     SCHEDULES,

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from evomerge.cli.app import main
-from evomerge.verify.invariants import verify
+from evomerge.cli.verify.invariants import verify
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import finished

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import LedgerDamaged
 from evomerge.evaluators import load_declaration
 from evomerge.ledger.events import EVENTS, PreparedEvent, event_from_json
@@ -17,7 +18,6 @@ from evomerge.ledger.item_store import ItemReference
 from evomerge.ledger.ledger import Ledger, read_events
 from evomerge.ledger.records import RecordFile, read_records
 from evomerge.objectives.scores import Metric
-from evomerge.verify.invariants import verify
 from tests.hand_made import asked, begin, failed, scored
 from tests.tiny_runs import front_text
 

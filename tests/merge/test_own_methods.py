@@ -234,7 +234,7 @@ def test_nobody_guesses_what_its_numbers_mean() -> None:
 SCRIPT = """
 from pathlib import Path
 import evomerge as em
-from evomerge.verify import verify
+from evomerge.cli.verify import verify
 
 @em.merge_method("halfway", em.Coefficient("weight", 0.0, 1.5, 1.0, per_input=True))
 def halfway(base, experts, weight):

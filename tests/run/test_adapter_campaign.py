@@ -11,9 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.export.export import export_candidate
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.verify.invariants import verify
 from tests.checkpoint.test_vocabulary import change_tokens
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign

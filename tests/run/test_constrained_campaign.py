@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.verify.invariants import examine
+from evomerge.cli.verify.invariants import examine
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, run_file

@@ -11,6 +11,7 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
+from evomerge.cli.verify.invariants import examine
 from evomerge.errors import EnvironmentFault, EvomergeError, Stopped, TooManyFailures
 from evomerge.ledger.events import AskedEvent, StoppedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
@@ -20,7 +21,6 @@ from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult, Measured
-from evomerge.verify.invariants import examine
 from tests.clocks import PlayedClock
 from tests.hand_made import fold_records
 from tests.tiny_runs import events_of, finished, forked

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge import failpoint
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import (
     CampaignInUse,
     CheckpointError,
@@ -38,7 +39,6 @@ from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.run import dispatch
 from evomerge.run.driver import _unusable
 from evomerge.run.progress import Progress
-from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
 from tests.local_workers import forked_workers, local_workers
 from tests.shared import made_once

@@ -9,13 +9,13 @@ from unittest import mock
 import pytest
 
 from evomerge.campaign.campaign import load_campaign
+from evomerge.cli.verify import verify
 from evomerge.evaluators.continuous import ContinuousGenerator
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.kinds import open_evaluator
 from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.run import engine
 from evomerge.run.generation_times import time_engines
-from evomerge.verify import verify
 from tests.evaluators.conftest import build_llama, build_tokenizer
 from tests.evaluators.test_generation import WRITE
 from tests.tiny_models import write_campaign, write_evaluator

@@ -8,8 +8,8 @@ import pytest
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
 from evomerge.cli.app import main
+from evomerge.cli.verify.invariants import verify
 from evomerge.run.driver import run
-from evomerge.verify.invariants import verify
 from tests.evaluators.conftest import TASK
 from tests.tiny_models import write_campaign, write_evaluator
 from tests.tiny_runs import events_of, front_text

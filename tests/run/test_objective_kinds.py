@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
+from evomerge.cli.verify.invariants import examine
 from evomerge.export.export import export_candidate
-from evomerge.verify.invariants import examine
 from tests.tiny_models import write_campaign, write_evaluator
 from tests.tiny_runs import run_file
 

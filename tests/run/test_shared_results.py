@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.objectives.scores import Metric
 from evomerge.run.job import JobResult, Measured
 from evomerge.run.shared_results import SharedResults
-from evomerge.verify.invariants import verify
 from tests.cli.terminal import call
 from tests.faults.bed import RUN, STEADY, end_of, session, write_toy_campaign
 from tests.faults.toy import executions

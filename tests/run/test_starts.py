@@ -13,11 +13,11 @@ import yaml
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check_objectives import wrong_starts
 from evomerge.campaign.recorded import recorded_space
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import StartsEvent
 from evomerge.run.starts import nearest
-from evomerge.verify.invariants import verify
 from tests.faults.bed import RUN, session, write_toy_campaign
 from tests.faults.toy import executions
 from tests.tiny_runs import events_of

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import LedgerDamaged, TooManyFailures
 from evomerge.ledger.records import RecordFile
 from evomerge.objectives.objective import Complete, Failed
@@ -15,7 +16,6 @@ from evomerge.optimizers.schedule import follow
 from evomerge.run.job import JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
-from evomerge.verify.invariants import verify
 from tests.hand_made import fold_records
 from tests.local_workers import forked_workers
 from tests.tiny_models import write_campaign

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evomerge.front.trace import BestSoFar
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
 
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from evomerge.cli.verify.invariants import examine, verify
 from evomerge.ledger.records import RecordFile
-from evomerge.verify.invariants import examine, verify
 from tests.tiny_runs import events_of, finished
 
 
@@ -250,7 +250,7 @@ def test_the_selection_names_known_candidates(events, tmp_path):
 def test_the_front_is_compared(monkeypatch):
     import dataclasses
 
-    from evomerge.verify import invariants as module
+    from evomerge.cli.verify import invariants as module
 
     def shorter(history, store):
         front = finished().front

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.campaign.campaign import campaign_from_json
+from evomerge.cli.verify.report import Verification
 from evomerge.errors import LedgerDamaged
 from evomerge.evaluators.racing import race_over
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import AskedEvent, Event, RacedEvent
-from evomerge.ledger.history import Candidate, History
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
 from evomerge.run.racing_references import (
@@ -20,7 +22,6 @@ from evomerge.run.racing_references import (
     objective_blocks,
     references_digest,
 )
-from evomerge.verify.report import Verification
 
 
 def check_races(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.cli.verify.report import Verification
 from evomerge.errors import EvomergeError, LedgerDamaged, Problem
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -14,7 +15,6 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.run.replay import ReplayDiffers, campaign_optimizer, refiners, replay, seeds
 from evomerge.run.slopes import SlopesDiffer
 from evomerge.search_space import SearchSpace
-from evomerge.verify.report import Verification
 
 
 def check_recipes(history: History, store: ItemStore, result: Verification) -> None:

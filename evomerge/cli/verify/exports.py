@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from evomerge.cli.verify.report import Verification
 from evomerge.errors import LedgerDamaged
 from evomerge.export.files import check_manifest
 from evomerge.export.log import ExportEvent, read_log
-from evomerge.ledger.history import EXPORTS_FILE, Candidate, History
-from evomerge.verify.report import Verification
+from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.history import EXPORTS_FILE, History
 
 MANIFEST_FILE = "evomerge.json"
 

@@ -1,0 +1,90 @@
+"""Candidate: what is known of one model that was asked for, or of one baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evomerge.ledger.events import ScoredEvent
+from evomerge.ledger.item_store import ItemReference
+from evomerge.objectives.scores import Metric, Split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split; `items` maps evaluator to its item-store reference."""
+
+    split: Split
+    key: str
+    metrics: Mapping[str, Metric]
+    items: Mapping[str, ItemReference]
+    seconds: Mapping[str, float]
+    statistics: Mapping[str, float]
+    same_as: str | None = None
+
+
+@dataclass
+class Candidate:
+    """A genome that was asked for, or a baseline (`genome` None).
+
+    `lost` counts the workers lost since the last result, by split, those apart that went with their
+    machine; `attempts_lost` counts all.
+    `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
+    `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation. `note` is the
+    optimizer's; see `AskedCandidate`. `asker` is the refinement that asked for it (None: the campaign's own
+    optimizer), `number` counts from 0 what the same asked.
+    """
+
+    id: str
+    recipe: str
+    genome: tuple[float, ...] | None = None
+    generation: int = -1
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    failure: str | None = None
+    message: str = ""
+    traceback: str | None = None
+    attempts_lost: int = 0
+    failed_splits: set[str] = field(default_factory=set)
+    failed_as: str | None = None
+    lost: dict[str, int] = field(default_factory=dict)
+    raced: Evaluation | None = None
+    beaten_by: str | None = None
+    seen: Mapping[str, int] = field(default_factory=dict)
+    note: tuple[float, ...] | None = None
+    asker: int | None = None
+    number: int = -1
+
+    def __repr__(self) -> str:
+        state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
+        state = state or ", ".join(self.evaluations) or "not scored"
+        return f"<Candidate {self.id}: {state}>"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a point of comparison rather than a result of the search."""
+        return self.generation < 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has scores on search items, was given up in a race, or has failed."""
+        return "search" in self.evaluations or self.raced is not None or self.failure is not None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the budget pays for it: settled, no baseline, and no repeat of another."""
+        result = self.evaluations.get("search") or self.raced
+        repeat = self.failed_as or (result is not None and result.same_as)
+        return not self.is_baseline and self.is_settled and not repeat
+
+
+def evaluation_of(event: ScoredEvent) -> Evaluation:
+    """What a result says of one model on one split."""
+    return Evaluation(
+        split=event.split,
+        key=event.key,
+        metrics=event.metrics,
+        items=event.items,
+        seconds=event.seconds,
+        statistics=event.statistics,
+        same_as=event.same_as,
+    )

@@ -1,0 +1,157 @@
+"""Events before the search: the campaign, what a session was allowed, what `prepare` found, the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evomerge.errors import Problem
+from evomerge.ledger.events.event import Event
+from evomerge.objectives.constraint import Bound
+from evomerge.objectives.scores import Split
+
+Grant = Literal["task_code", "benchmark_test"]
+"""What is refused unless a person allows it by name for a session."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignEvent(Event):
+    """Always the first event.
+
+    Attributes:
+        config: the campaign, as `Campaign.to_json` gives it.
+        identity: digest of what of it may not change.
+        versions: of evomerge and the libraries that results depend on.
+        format: of the file.
+    """
+
+    kind = "campaign"
+
+    config: Mapping[str, Any]
+    identity: str
+    versions: Mapping[str, str]
+    format: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrantedEvent(Event):
+    """What a session was allowed by name; a grant holds for its session only."""
+
+    kind = "granted"
+
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedEvaluator:
+    """What `prepare` found of one evaluator.
+
+    Attributes:
+        digest: of its declaration and items.
+        metrics: `EVALUATOR.METRIC` names it gives.
+        items: split to number of items.
+        deterministic: whether it says the same of the same model each time.
+        block_size: items it scores at a time, None where it cannot stop between blocks.
+        losses: whether it has losses with gradients, so that slopes can be asked of it; None before 2026-12.
+    """
+
+    digest: str
+    metrics: tuple[str, ...]
+    items: Mapping[Split, int]
+    deterministic: bool
+    block_size: int | None = None
+    losses: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedLayout:
+    """What a search space must know of the base: see `ModelLayout`, whose record this is."""
+
+    layers: int
+    places: tuple[str, ...]
+    parameters: int
+    active: Mapping[str, tuple[str, ...]] | None = None
+    rows: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskVectors:
+    """Inner products of the experts' task vectors.
+
+    Attributes:
+        experts: T names, in the order of rows and columns.
+        gram: place (empty for the whole model) to a [T][T] matrix.
+    """
+
+    experts: tuple[str, ...]
+    gram: Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedEvent(Event):
+    """What the `prepare` job found in weights and evaluators.
+
+    Attributes:
+        checkpoints: `base` and experts to the digests of their weights.
+        storage: dtype merges are rounded to.
+        layout: of the base.
+        evaluators: by name.
+        task_vectors: seed the search; None in ledgers from before they were recorded.
+        warnings: faults that stop nothing.
+        generation: engine to the seconds it took for some answers of the base; None where nobody asked.
+        one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
+            baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
+    """
+
+    kind = "prepared"
+
+    checkpoints: Mapping[str, str]
+    storage: str
+    layout: PreparedLayout
+    evaluators: Mapping[str, PreparedEvaluator]
+    task_vectors: TaskVectors | None = None
+    warnings: tuple[Problem, ...] = ()
+    one_with_baselines: bool = False
+    generation: Mapping[str, float] | None = None
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every evaluator says the same of the same model each time."""
+        return all(each.deterministic for each in self.evaluators.values())
+
+    def digest_of(self, evaluator: str) -> str | None:
+        """The digest of an evaluator and its items; None of one it did not have."""
+        found = self.evaluators.get(evaluator)
+        return None if found is None else found.digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesEvent(Event):
+    """What the search is measured by, from the baselines' scores on search items.
+
+    Attributes:
+        ideal: best value of each objective, minimised.
+        nadir: worst value.
+        shown: ids of the baselines that tables show.
+        single: id of the best merge with one coefficient, if any has scores.
+        bounds: of the constraints, in their order.
+    """
+
+    kind = "baselines"
+
+    ideal: tuple[float, ...]
+    nadir: tuple[float, ...]
+    shown: tuple[str, ...]
+    single: str | None = None
+    bounds: tuple[Bound, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartsEvent(Event):
+    """Points that the search begins with besides the baselines, and the file or folder each came from."""
+
+    kind = "starts"
+
+    genomes: tuple[tuple[float, ...], ...]
+    origins: tuple[str, ...]

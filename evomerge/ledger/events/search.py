@@ -1,0 +1,135 @@
+"""Events of the search and its end: what was asked and told, slopes, refinements, the selection, the stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evomerge.ledger.events.event import Event
+from evomerge.ledger.item_store import ItemReference
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedCandidate:
+    """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to.
+
+    A genome of rows is too long for a line: `values` says where it lies among the per-item results. In the
+    ledger's JSON `genome` is empty then; events in memory have it whole. `note` is what the optimizer wants
+    to know of it again in a replay, beside the genome.
+    """
+
+    id: str
+    genome: tuple[float, ...]
+    recipe: str
+    values: ItemReference | None = None
+    note: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RacingRecord:
+    """Whom a batch races against, and the digest of their per-item results."""
+
+    references: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedEvent(Event):
+    """One generation, or in steady state one candidate, asked of the optimizer.
+
+    Attributes:
+        generation: its number, from 0.
+        candidates: in the order in which they were asked.
+        racing: with racing, whom they race against.
+        refinement: which asks, from 0; None for the campaign's own optimizer.
+    """
+
+    kind = "asked"
+
+    generation: int
+    candidates: tuple[AskedCandidate, ...]
+    racing: RacingRecord | None = None
+    refinement: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldEvent(Event):
+    """The outcomes of a `generation`, or in steady state of candidate `id`, were told to who asked for them.
+
+    Attributes:
+        state: digest of the optimizer's state after it.
+    """
+
+    kind = "told"
+
+    state: str
+    generation: int | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlopeEvent(Event):
+    """Losses and the gradient of their weighted sum at a point, which the optimizer asked for.
+
+    Attributes:
+        batch: of requests that are told together, from 0.
+        number: of the request in its batch, from 0.
+        request: digest of the point, the weights and the numbers of the items.
+        weights: of each objective's loss.
+        losses: mean loss on each objective's items; None where it has none.
+        cost: in evaluations; see `history.History.cost`.
+        gradient: where the gradient by gene lies; None if none was wanted, or it could not be had.
+        failure: class of a failure; then there are no losses.
+        message: of the failure.
+        seconds: phase to wall seconds.
+    """
+
+    kind = "slope"
+
+    batch: int
+    number: int
+    request: str
+    weights: tuple[float, ...]
+    losses: tuple[float | None, ...] = ()
+    cost: float = 0.0
+    gradient: ItemReference | None = None
+    failure: str | None = None
+    message: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineEvent(Event):
+    """A further budget near a preference begins: an optimizer of its own asks from here on, in steady state.
+
+    Attributes:
+        preference: weights of the objectives in their order, summing to 1.
+        evaluations: the budget, beside the campaign's own.
+    """
+
+    kind = "refine"
+
+    preference: tuple[float, ...]
+    evaluations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionEvent(Event):
+    """Which candidates are scored on selection items."""
+
+    kind = "selection"
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedEvent(Event):
+    """Why a session ended: a limit (`budget`, `items`, `hours`, `plateau`, `exhausted`), or what stopped it.
+
+    `refinement` is the one whose end it is.
+    """
+
+    kind = "stopped"
+
+    reason: str
+    refinement: int | None = None
