@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.changes import Change
 from evomerge.campaign.placement import STORE_BYTES, Placement
 from evomerge.errors import Problem, UsageError
 from evomerge.ledger.events import Grant
@@ -124,6 +125,7 @@ def slurm_script(
     where: Placement,
     options: Sequence[str] = (),
     grants: Collection[Grant] = (),
+    changes: Sequence[Change] = (),
 ) -> str:
     """A batch script: one Ray over all nodes, the run on the first, requeued when it was stopped.
 
@@ -133,6 +135,7 @@ def slurm_script(
         where: its workers.
         options: further options of sbatch, as `--time=8:00:00`; they replace those of the same name.
         grants: what its tasks are allowed.
+        changes: those that `campaign` was loaded with.
 
     Raises:
         UsageError: E500, an option that the script must state itself, or that is none.
@@ -168,7 +171,7 @@ def slurm_script(
         "@STOPPED@": f"{STOPPED}",
         "@AMOUNTS@": f"--num-cpus {where.slots} --num-gpus {where.gpus} --object-store-memory {STORE_BYTES}",
         # Last: what a person wrote is not looked through.
-        "@RUN@": shlex.join(run_words(campaign, directory, grants)),
+        "@RUN@": shlex.join(run_words(campaign, directory, grants, changes)),
     }.items():
         script = script.replace(name, text)
     return "\n".join(header) + "\n" + script
@@ -192,19 +195,25 @@ def _scheduler_option(text: str) -> tuple[str, str]:
 
 
 def submit_command(
-    campaign: Campaign, directory: Path, options: Sequence[str] = (), grants: Collection[Grant] = ()
+    campaign: Campaign,
+    directory: Path,
+    options: Sequence[str] = (),
+    grants: Collection[Grant] = (),
+    changes: Sequence[Change] = (),
 ) -> str:
     """The `ray job submit` line for a cluster that stands already and shares the campaign's file system.
 
-    `options` are further options of `ray job submit`.
+    `options` are further options of `ray job submit`, `changes` those that `campaign` was loaded with.
     """
     words = ["ray", "job", "submit", "--no-wait", "--entrypoint-num-cpus", "1", *options]
-    return (
-        f"RAY_AUTH_MODE=token {shlex.join([*words, '--', *run_words(campaign, directory, grants)])}\n"
-    )
+    words += ["--", *run_words(campaign, directory, grants, changes)]
+    return f"RAY_AUTH_MODE=token {shlex.join(words)}\n"
 
 
-def run_words(campaign: Campaign, directory: Path, grants: Collection[Grant]) -> list[str]:
+def run_words(
+    campaign: Campaign, directory: Path, grants: Collection[Grant], changes: Sequence[Change]
+) -> list[str]:
     """The command that runs a campaign, with absolute paths."""
     words = ["evomerge", "run", str(campaign.file), "--dir", str(directory.resolve())]
+    words += [word for change in changes for word in ("--set", change.words)]
     return words + [f"--allow-{grant.replace('_', '-')}" for grant in sorted(grants)]

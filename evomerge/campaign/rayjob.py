@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.changes import Change
 from evomerge.campaign.inputs import Input, inputs_of
 from evomerge.campaign.launch import run_words
 from evomerge.campaign.placement import GIB, STORE_BYTES, Placement
@@ -154,6 +155,7 @@ def rayjob(
     where: Placement,
     values: Values,
     grants: Collection[Grant] = (),
+    changes: Sequence[Change] = (),
 ) -> dict[str, Any]:
     """A KubeRay `RayJob` (ray.io/v1).
 
@@ -163,6 +165,7 @@ def rayjob(
         where: its workers; a pod for each node, beside the head.
         values: what the campaign does not say.
         grants: what its tasks are allowed.
+        changes: those that `campaign` was loaded with.
 
     Raises:
         UsageError: E500 for all that is not mounted, or where no memory is known.
@@ -188,7 +191,7 @@ def rayjob(
     )
     store = {"object-store-memory": str(STORE_BYTES)}
     about = {"generateName": f"{name}-", "labels": values.labels, "annotations": values.annotations}
-    run = shlex.join(run_words(campaign, directory, grants))
+    run = shlex.join(run_words(campaign, directory, grants, changes))
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",

@@ -28,6 +28,7 @@ from evomerge.cli import (
     report,
     splits,
     start,
+    study,
     track,
 )
 from evomerge.cli.output import print_error, say
@@ -57,7 +58,7 @@ for verb in (
     compare.compare,
     pictures.history,
     pictures.plot,
-    looks.study,
+    looks.optuna,
     models.export,
     push.push,
     models.merge,
@@ -69,6 +70,7 @@ for verb in (
     cluster.launch,
 ):
     app.command()(verb)
+app.add_typer(study.study)
 app.command(name="list")(start.list_)
 app.command(name="import")(models.import_)
 

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from evomerge.cli.campaigns import AllowBenchmarkTest, CampaignFile, RunFolder
+from evomerge.cli.campaigns import (
+    AllowBenchmarkTest,
+    CampaignFile,
+    RunFolder,
+    Seed,
+    Settings,
+    changes_of,
+)
 from evomerge.cli.output import (
     AllowTaskCode,
     Json,
@@ -52,6 +59,8 @@ def launch(
         Path | None,
         typer.Option(metavar="FILE", help="rayjob: image, mounts, tolerations and so on, as YAML."),
     ] = None,
+    seed: Seed = None,
+    settings: Settings = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Models and data are only on the cluster.")
     ] = False,
@@ -76,7 +85,8 @@ def launch(
     if kind != "rayjob" and (image or mount or values):
         wrong = "--image, --mount and --values are those of a rayjob"
         raise UsageError(Problem("E500", wrong, f"found {kind}"))
-    campaign = load_campaign(file)
+    changes = changes_of(seed, settings)
+    campaign = load_campaign(file, changes)
     check_pool(campaign)
     grants = grants_of(allow_task_code, allow_benchmark_test)
     report = None
@@ -86,7 +96,7 @@ def launch(
             print_warning(warning)
         report.raise_problems()
     if kind == "job":
-        text = submit_command(campaign, directory, options or (), grants)
+        text = submit_command(campaign, directory, options or (), grants, changes)
         shown = {}
     else:
         where = place(campaign, nodes, report, memory)
@@ -94,11 +104,11 @@ def launch(
         if not as_json:
             say(where.words)
         if kind == "slurm":
-            text = slurm_script(campaign, directory, where, options or (), grants)
+            text = slurm_script(campaign, directory, where, options or (), grants, changes)
         else:
             flags = {"image": image, "mounts": _mounts(mount or []), "memory_gib": memory}
             found = read_values(values, flags)
-            text = to_yaml(rayjob(campaign, directory, where, found, grants))
+            text = to_yaml(rayjob(campaign, directory, where, found, grants, changes))
     if as_json:
         print_json({"kind": kind, "text": text, "placement": shown})
     else:

@@ -201,7 +201,7 @@ def show(
         print_candidate(opened.history, candidate)
 
 
-def study(
+def optuna(
     directory: Folder,
     output: Annotated[
         Path,

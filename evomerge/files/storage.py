@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from evomerge.errors import EnvironmentFault, Problem
@@ -69,6 +70,28 @@ def publish_file(made: Path, path: Path) -> None:
     sync_file(made)
     os.replace(made, path)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Have a file hold `data`: whoever reads it meanwhile sees all of the old content or all of the new.
+
+    Args:
+        path: the file; need not exist.
+        data: what it is to hold.
+        durable: whether it must outlive a power loss; without, nothing waits for the disk.
+
+    Raises:
+        OSError: if it cannot be written; what was there is as it was.
+    """
+    made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    try:
+        made.write_bytes(data)
+        if durable:
+            publish_file(made, path)
+        else:
+            os.replace(made, path)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> EnvironmentFault:

@@ -9,7 +9,7 @@ a session ended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, WorkerSetup
 from evomerge.run.log import run_log
 from evomerge.run.pool.open import open_pool
+from evomerge.run.pool.pool import Pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
 from evomerge.run.replay import ReplayDiffers, seeds
@@ -74,6 +75,7 @@ def run(
     refinement: Refinement | None = None,
     observer: Observer | None = None,
     stop_request: StopRequest = lambda: None,
+    pool: Callable[[WorkerSetup], Pool] | None = None,
 ) -> History:
     """Run a campaign in `directory`, or go on with the one that is there, to the end of its budget.
 
@@ -86,6 +88,7 @@ def run(
         refinement: a further budget near a preference, instead of going on with the campaign's own.
         observer: called after every event and while waiting.
         stop_request: asked often; what it returns is raised after a clean stop.
+        pool: makes the pool, which is closed at the end; without, the campaign's `workers` say which.
 
     Raises:
         ConfigError: E504, if the campaign differs from the one recorded in the folder; E135, if the
@@ -103,12 +106,14 @@ def run(
             raise ConfigError(_differences(history.config, campaign))
         setup = worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         failpoint("driver.before_pool")
-        pool = open_pool(campaign.config.workers, setup)
+        workers = open_pool(campaign.config.workers, setup) if pool is None else pool(setup)
         try:
-            dispatcher = Dispatcher(campaign, directory, ledger, history, pool, observer, stop_request)
+            dispatcher = Dispatcher(
+                campaign, directory, ledger, history, workers, observer, stop_request
+            )
             Driver(campaign, paths, dispatcher, grants, refinement).run()
         finally:
-            pool.close()
+            workers.close()
         return history
 
 

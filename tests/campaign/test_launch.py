@@ -156,6 +156,18 @@ def test_words_survive_the_shell(file: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["job", "slurm"])
+def test_changes_go_with_the_job(file: Path, kind: str) -> None:
+    write_campaign(file.parent, workers={"pool": "ray", "address": "auto"})
+    words = ["launch", kind, file, "--dir", file.parent / "run", "--no-check"]
+    made = call(*words, "--seed", 21, "--set", "optimizer.options={eta_crossover: 12.0}")
+    assert made.code == 0, made.err
+    run = f"evomerge run {file} --dir {file.parent / 'run'} --set seed=21"
+    assert f"{run} --set 'optimizer.options={{eta_crossover: 12.0}}'" in made.out
+    refused = call(*words, "--set", "optimizer.popultion=8")
+    assert (refused.code, refused.out) == (3, "")
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

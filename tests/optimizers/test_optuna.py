@@ -65,9 +65,9 @@ def test_gaussian_processes_are_asked_after_ten_trials():
 def test_a_campaign_as_a_study(tmp_path, name):
     done = finished()
     file = tmp_path / name
-    assert call("study", done.directory, "-o", file).code == 0
+    assert call("optuna", done.directory, "-o", file).code == 0
     first = file.read_bytes()
-    assert call("study", done.directory, "-o", file).code == 0, "a study is written anew"
+    assert call("optuna", done.directory, "-o", file).code == 0, "a study is written anew"
     assert list(tmp_path.iterdir()) == [file]
     assert first.startswith(b"SQLite format 3" if name.endswith(".db") else b'{"op_code"')
     backend = optuna.storages.journal.JournalFileBackend(str(file))
@@ -96,13 +96,13 @@ def test_a_campaign_as_a_study(tmp_path, name):
 
 def test_what_is_no_study_is_left_alone(tmp_path):
     done = finished()
-    found = call("study", done.directory, "-o", tmp_path / "study.txt")
+    found = call("optuna", done.directory, "-o", tmp_path / "study.txt")
     assert found.code == 2
     assert "E500" in found.err
     assert "end its name in one of .db" in found.err
     note = tmp_path / "notes.db"
     note.write_text("mine")
-    found = call("study", done.directory, "-o", note)
+    found = call("optuna", done.directory, "-o", note)
     assert found.code == 2
     assert "there is a file that is no study" in found.err
     assert note.read_text() == "mine"
