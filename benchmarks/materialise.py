@@ -30,7 +30,7 @@ from evomerge.merge.materialize import LiveModel, write_checkpoint
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, MergedSource, single_source_recipe
 
 EXPERTS = ("a", "b", "c")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 
 Scope = Literal["shared", "non_base", "input"]
 
@@ -137,6 +137,15 @@ SPOKEN: dict[str, SpokenMethod] = {
                 Parameter("int8_mask", "shared", False, effect=False),
             ),
         ),
+        SpokenMethod("ram", "ram", "required", (Parameter("epsilon", "shared", 1e-5, "epsilon"),)),
+        SpokenMethod(
+            "ramplus_tl", "ram", "required",
+            (
+                Parameter("r", "shared", 0.1, "r"),
+                Parameter("alpha", "shared", 0.2, "alpha"),
+                Parameter("epsilon", "shared", 1e-5, "epsilon"),
+            ),
+        ),
         _weights("task_arithmetic", "task_arithmetic", False, sparse=False),
         _weights("ties", "ties", True, sparse=True),
         _weights("dare_linear", "dare_linear", False, sparse=True),
@@ -154,7 +163,5 @@ SPOKEN: dict[str, SpokenMethod] = {
 INSTEAD: dict[str, str] = {
     "nearswap": "slerp or linear of the same two models keep near entries near",
     "arcee_fusion": "task_arithmetic or ties with a density keep the large changes of one model",
-    "ram": "task_arithmetic or ties of the same models",
-    "ramplus_tl": "task_arithmetic or ties of the same models",
 }
 """What to use in place of methods of mergekit's that cannot be carried out."""

@@ -32,7 +32,7 @@ from evomerge.mergekit.models import Folder, Models
 from evomerge.mergekit.settings import Setting
 from evomerge.mergekit.values import SliceValues
 from evomerge.mergekit.virtual import VirtualSource, stated_tables
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import (
     DTYPES,
     MERGED,
@@ -294,11 +294,14 @@ class _Maker:
         options = self.method.options(source.flags, source.base is not None)
         if self.method.name == "passthrough":
             options = {"normalise": "no"}
+        coefficients = stated_tables(METHODS[self.method.ours], source.leaves)
+        if self.method.name == "ram":
+            coefficients["r"] = {"*": {"": 0.0}}
         return MergedSource(
             method=self.method.ours,
             inputs=source.inputs,
             base=source.base,
-            coefficients=stated_tables(METHODS[self.method.ours], source.leaves),
+            coefficients=coefficients,
             options=options,
             shifts=source.shifts,
         )

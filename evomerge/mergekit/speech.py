@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from evomerge.merge.passes.scalars import normalised
 from evomerge.mergekit.methods import SPOKEN
-from evomerge.recipe.method import METHODS, MethodOptions
+from evomerge.recipe.catalogue import METHODS
+from evomerge.recipe.method import MethodOptions
 from evomerge.recipe.recipe import MergedSource
 
 Numbers = dict[str, dict[str, float]]
@@ -38,6 +39,8 @@ def say(source: MergedSource) -> Said:
     method = METHODS[source.method]
     options = method.resolve(source.options)
     spoken = SPOKEN[source.method]
+    if source.method == "ram" and _is_ram_plus(source):
+        spoken = SPOKEN["ramplus_tl"]
     lost: list[str] = []
     flags: dict[str, bool] = {}
     inverse = False
@@ -65,8 +68,8 @@ def say(source: MergedSource) -> Said:
         lost.append("trimmed over the whole model; mergekit trims tensor by tensor")
     if options.rounding == "decimal":
         lost.append("mergekit rounds the number of kept entries in binary, which can be one less")
-    if source.method == "model_stock" and source.coefficients.get("lambda"):
-        lost.append("mergekit's model_stock has no lambda")
+    if source.method in ("model_stock", "ram") and source.coefficients.get("lambda"):
+        lost.append(f"mergekit's {spoken.name} has no lambda")
     if source.method == "karcher":
         lost += _karcher_losses(source, options)
 
@@ -120,10 +123,20 @@ def _topk(numbers: Numbers, source: MergedSource, options: MethodOptions, invers
     return {"select_topk": numbers["density"]}
 
 
+def _ram(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
+    said = ("r", "alpha", "epsilon") if _is_ram_plus(source) else ("epsilon",)
+    return {name: numbers[name] for name in said if name in numbers}
+
+
+def _is_ram_plus(source: MergedSource) -> bool:
+    return any(any(table.values()) for table in source.coefficients.get("r", {}).values())
+
+
 _SPEAKERS = {
     "linear": _shares,
     "nuslerp": _position,
     "karcher": _nothing,
     "model_stock": _nothing,
     "sce": _topk,
+    "ram": _ram,
 }

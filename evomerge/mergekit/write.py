@@ -18,8 +18,9 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.layout import place_of
 from evomerge.checkpoint.residual import residual_writers
+from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.speech import Said, say
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import UNION, CheckpointSource, LayerStep, MergedSource, Recipe, lookup
 
 Folder = CheckpointFolder | AdapterFolder
@@ -108,7 +109,9 @@ class _Writer:
         """How the one method of the file is said; None for copied layers."""
         if not merged:
             return None
-        for name in sorted({s.method for s in merged if s.method not in METHODS}):
+        for name in sorted({s.method for s in merged if s.method not in SPOKEN}):
+            if name in METHODS:
+                raise _Unsayable(f"mergekit has no method {name}")
             raise _Unsayable(f"its method {name} is a person's own function")
         if any(s.rows is not None for s in merged):
             raise _Unsayable("its weights differ by output row")

@@ -4,11 +4,12 @@ In comes JSON or a decoded genome; out goes a frozen `Recipe` with a canonical J
 which is the same for equal merges. No tensor is touched here.
 
 Read `recipe` first, then `rows` (the side file of weights by row), `json_form` (recipes from JSON, every
-fault named by its field) and `method` (the merge methods as data: coefficients, options, operators, papers).
+fault named by its field), `method` (what a merge method is, as data) and `catalogue` (the built-in ones).
 """
 
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.method import METHODS, MergeMethod
+from evomerge.recipe.method import MergeMethod
 from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource, Recipe, canonical_json
 
 __all__ = [

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import TypeVar
 
 from evomerge.errors import ConfigError, Problem, UsageError
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.functions import (
     Function,
     Registered,
@@ -23,7 +24,7 @@ from evomerge.recipe.functions import (
     registered_function,
     source_digest,
 )
-from evomerge.recipe.method import METHODS, Coefficient, MergeMethod
+from evomerge.recipe.method import Coefficient, MergeMethod
 
 GROUP = "evomerge.methods"
 """Entry points of modules that register merge methods; the name of one is that of its method."""

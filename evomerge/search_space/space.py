@@ -190,10 +190,10 @@ class SearchSpace:
     def _canonicalise(self, values: PlaceValues) -> None:
         """Neutral values where a coefficient does nothing: inactive places, density at weight 0.
 
-        Not where signs are elected: there an expert votes and is counted whatever its weight. Nor of a
-        person's own method, whose weights may be anything.
+        Not where signs are elected: there an expert votes and is counted whatever its weight. Nor where a
+        function makes the whole tensor, for the same reason.
         """
-        if self.method.elect or self.method.function:
+        if self.method.elect or self.method.makes_whole:
             return
         for expert, weights in values.get("weight", {}).items():
             for index in self._idle.get(expert, ()):
@@ -222,8 +222,10 @@ class SearchSpace:
         tables = values["weight"]
         used = [name for name, table in tables.items() if any(table)]
         based = self.method.uses_base(self.options)
-        if based and not used and scalars in ("weights", "normalised"):
+        if based and not used and (scalars in ("weights", "normalised") or self.method.makes_whole):
             return "base"
+        if self.method.makes_whole:
+            return None
         if self.method.elect or len(used) != 1:
             return None
         if not all(_all_equal(values.get(name, {}), 1.0) for name in ("density", "lambda")):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from evomerge.optimizers.kinds import KINDS
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from tests.cli.terminal import call
 
 

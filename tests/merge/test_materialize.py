@@ -17,7 +17,7 @@ from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merge.materialize import LiveModel, write_checkpoint
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import LayerStep, Recipe, single_source_recipe
 from tests.checkpoint.folders import SIZES, llama, save, write_family
 from tests.merge.passes import reference

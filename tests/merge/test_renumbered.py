@@ -16,8 +16,8 @@ from evomerge.export.files import write_json
 from evomerge.merge.materialize import LiveModel, write_checkpoint
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.method import METHODS
 from evomerge.recipe.recipe import CheckpointSource, LayerStep, Recipe
 from tests.checkpoint.folders import write_family
 from tests.merge.passes.cases import CASES, merged

@@ -14,7 +14,7 @@ from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
 from evomerge.mergekit import mergekit_yaml
 from evomerge.mergekit.write import rules
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import (
     CheckpointSource,
     LayerStep,
@@ -85,6 +85,8 @@ EXACT: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ("karcher", {"weight": {"*": {"": 1.0}}}, {}),
     ("model_stock", {}, {}),
     ("sce", {"density": HALF}, {}),
+    ("ram", {"r": {"*": {"": 0.0}}, "epsilon": {"*": {"": 0.001}}}, {}),
+    ("ram", {"r": {"*": {"": 0.4, "layers.1": 0.0}}, "alpha": HALF}, {}),
     ("ties", {"weight": VARIED, "density": {"code": {"": 0.3}, "math": {"": 0.6}}}, MERGEKIT),
     ("breadcrumbs", {"weight": VARIED, "density": HALF, "gamma": {"*": {"": 0.02}}}, MERGEKIT),
     ("dare_linear", {"weight": VARIED, "density": HALF}, {}),
@@ -148,6 +150,12 @@ def test_single_tensors_scaled(models: Path) -> None:
     # A tensor times zero is zeros: mergekit's way to let a copied layer pass its input on.
     assert not left["model.layers.1.self_attn.o_proj.weight"].any()
     assert left["model.layers.1.self_attn.q_proj.weight"].any()
+
+
+def test_a_method_mergekit_does_not_have_is_said(models: Path) -> None:
+    out = carry_out(models, of(models, "star", {"weight": HALF, "eta": HALF}), "star")
+    assert not (out / "mergekit_config.yml").exists()
+    assert "mergekit has no method star" in (out / "README.md").read_text()
 
 
 def test_what_has_no_counterpart_is_said_with_its_reason(models: Path) -> None:

@@ -27,7 +27,7 @@ from evomerge.merge.passes.blocks import Scratch
 from evomerge.merge.passes.execute import execute
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, MergedSource, single_source_recipe
 from tests.checkpoint.folders import write_family
 from tests.merge.passes import reference

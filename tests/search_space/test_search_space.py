@@ -210,6 +210,9 @@ METHOD_SPACES = {
     "multislerp": space("multislerp", weight={"field": "layer"}),
     "stock": space("model_stock", **{"lambda": {"field": "layer"}}),
     "sce": space("sce", density={"field": "layer"}),
+    "tsv_m": space("tsv_m", weight={"field": "layer", "low": -0.5}, **{"lambda": {}}),
+    "wudi": space("wudi", weight={"field": "layer"}),
+    "star": space("star", weight={}, eta={"field": "layer"}),
     "mergekit": space("ties", options={"compat": "mergekit"}, weight={}, density={"low": 0.1}),
     "part": space(
         "ties",
@@ -381,7 +384,7 @@ def plain(found: SearchSpace, name: str) -> str:
     return checkpoint_recipe(found.sources, name, 4, "bfloat16").digest
 
 
-@pytest.mark.parametrize("name", ["layer", "ties", "dare"])
+@pytest.mark.parametrize("name", ["layer", "ties", "dare", "tsv_m", "wudi", "star"])
 def test_weights_of_zero_are_the_base_itself(name: str) -> None:
     found = METHOD_SPACES[name]
     genome = found.uniform(dict.fromkeys(EXPERTS, 0.0))

@@ -1,4 +1,4 @@
-"""Merges that a person's own function makes, a whole tensor at a time; see `recipe.registered`."""
+"""Merges that a function makes of a whole tensor: a built-in one, or a person's own (`recipe.registered`)."""
 
 from __future__ import annotations
 
@@ -65,8 +65,54 @@ def merge_by_function(
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
         wrong = f"`{call.method}` must give a float32 tensor {list(shape)}, it gave {got}"
         raise CandidateError("merge_method", wrong, tensor)
-    flat = found.detach().reshape(-1)
-    ranges = list(block_ranges(size, []))
+    return _keep(found.detach().reshape(-1), scale, out, storage, scratch)
+
+
+@torch.no_grad()
+def merge_task_vectors(
+    function: Callable[..., torch.Tensor],
+    call: Call,
+    base: torch.Tensor,
+    operands: Sequence[Operand],
+    tensor: str,
+    shape: tuple[int, ...],
+    scale: float,
+    out: torch.Tensor,
+    storage: torch.dtype,
+    scratch: Scratch,
+) -> bool:
+    """`out = scale * (base + lambda * function(deltas, **coefficients))`, rounded once to `storage`.
+
+    As `merge_by_function`, for the functions of `merge.passes.whole`, which take float32 [T, *shape]. The
+    delta of an adapter is exactly the product of its factors, so that it has their rank.
+
+    Raises:
+        CandidateError: `merge_method`, if a decomposition does not converge.
+    """
+    size = out.numel()
+    origin, deltas = torch.empty(size), torch.empty(len(operands), size)
+    numbers = call.arguments()
+    strength = numbers.pop("lambda", 1.0)
+    assert isinstance(strength, float)
+    with _one_thread():
+        Dense(base).value(origin, 0, size)
+        for operand, row in zip(operands, deltas, strict=True):
+            operand.delta(row, origin, 0, size)
+        if not bool(deltas.isfinite().all()):
+            return False
+        try:
+            found = function(deltas.view(len(operands), *shape), **numbers)
+        except RuntimeError as error:
+            raise CandidateError("merge_method", f"`{call.method}`: {error}", tensor) from error
+        origin.add_(found.reshape(-1).mul_(strength))
+    return _keep(origin, scale, out, storage, scratch)
+
+
+def _keep(
+    flat: torch.Tensor, scale: float, out: torch.Tensor, storage: torch.dtype, scratch: Scratch
+) -> bool:
+    """Scale, round once and hold a float32 result [n]; whether every element is finite."""
+    ranges = list(block_ranges(flat.numel(), []))
     sink = Sink(out, storage, scratch, len(ranges))
     for start, stop in ranges:
         (block,) = scratch.rows(1, stop - start)

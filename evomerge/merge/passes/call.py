@@ -1,4 +1,4 @@
-"""A call of a person's own merge function, as data. Torch-free, so that plans can say it."""
+"""A call of a function that merges a whole tensor, as data. Torch-free, so that plans can say it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Call:
-    """A registered merge method with its numbers for one tensor.
+    """A merge method that makes whole tensors, with its numbers for one of them.
 
     Attributes:
         method: its name.
-        function: SHA-256 (hex) of its source, so that another function is another plan.
+        function: SHA-256 (hex) of the source of a person's own, so that another function is another plan;
+            empty for those of `merge.passes.whole`.
         coefficients: name and number, or one number an expert for those that are `per_input`.
     """
 

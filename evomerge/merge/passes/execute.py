@@ -12,13 +12,14 @@ import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.merge.passes.blocks import Scratch, operand_of
-from evomerge.merge.passes.by_function import merge_by_function
+from evomerge.merge.passes.by_function import merge_by_function, merge_task_vectors
 from evomerge.merge.passes.by_row import merge_by_row
 from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.fused import is_bounded, run_compiled
 from evomerge.merge.passes.placement import Weights
 from evomerge.merge.passes.sparsified_sum import sparsified_sum
 from evomerge.merge.passes.weighted_sum import weighted_rows, weighted_sum
+from evomerge.merge.passes.whole import FUNCTIONS
 from evomerge.merge.plan import PlanInput, TensorPlan
 from evomerge.recipe.registered import own_methods
 
@@ -38,7 +39,7 @@ def execute(
         Whether every element is finite.
 
     Raises:
-        CandidateError: `merge_method`, as `merge_by_function` says.
+        CandidateError: `merge_method`, as `merge.passes.by_function` says.
     """
     target = out.view(-1)
     storage: torch.dtype = getattr(torch, entry.dtype)
@@ -99,12 +100,17 @@ def _called(
     storage: torch.dtype,
     scratch: Scratch,
 ) -> bool:
-    """A tensor that a registered function makes."""
+    """A tensor that a built-in or a registered function makes."""
     assert entry.base is not None
     if target.numel() == 0:
         return True
     base = Weights().read(readers[entry.base[0]], entry.base[1])
     operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
+    if call.method in FUNCTIONS:
+        return merge_task_vectors(
+            FUNCTIONS[call.method], call, base, operands, entry.name, entry.shape, entry.scale, target,
+            storage, scratch,
+        )  # fmt: skip
     function = own_methods()[call.method].registered.function
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch

@@ -66,7 +66,7 @@ class TensorPlan:
         least_variance: entries whose variance over the inputs is below this are dropped; 0 keeps all.
         scale: factor of the whole result.
         rule: how weights are found row by row; those of the inputs then count for nothing.
-        call: a person's own function that makes the tensor; weights and divisor then count for nothing.
+        call: a function that makes the whole tensor; weights and divisor then count for nothing.
     """
 
     name: str

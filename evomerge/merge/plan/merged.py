@@ -108,7 +108,7 @@ class Merger:
         return full.names.shifted(tensor, shift)
 
     def _tensor(self, tensor: str, place: str, shape: tuple[int, ...]) -> Merged:
-        if self._method.function:
+        if self._method.makes_whole:
             return self._called(tensor, place)
         if self._method.sparsify == "variance":
             return self._varying(tensor, place)
@@ -143,8 +143,15 @@ class Merger:
         return merged if self._directions else self._simplest(tensor, merged)
 
     def _called(self, tensor: str, place: str) -> Merged:
-        """A person's own function, with every expert: nobody else knows what its numbers do."""
+        """A function of the whole tensor, with every expert.
+
+        Nobody else knows what the numbers of a person's own do. A built-in one gives the base where no
+        expert touches the tensor, and where all weights are zero.
+        """
         assert self._base is not None
+        built_in = not self._method.function
+        if built_in and not any(self._touches(name, tensor) for name in self._names):
+            return Merged(None, (PlanInput(self._base, tensor),))
         numbers = tuple(
             (
                 each.name,
@@ -154,6 +161,8 @@ class Merger:
             )
             for each in self._method.coefficients
         )
+        if built_in and any(n == "weight" and not any(v) for n, v in numbers if isinstance(v, tuple)):
+            return Merged(None, (PlanInput(self._base, tensor),))
         call = Call(self._method.name, self._method.function, numbers)
         inputs = tuple(PlanInput(name, tensor) for name in self._names)
         return Merged((self._base, tensor), inputs, call=call)

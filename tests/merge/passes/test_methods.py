@@ -14,7 +14,7 @@ from evomerge.merge.passes.blocks import Scratch
 from evomerge.merge.passes.execute import execute
 from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.method import METHODS
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
 from tests.checkpoint.folders import write_family
 from tests.merge.passes.cases import CASES, EXPERTS, merged
@@ -59,7 +59,7 @@ def neutral(method, **changes):
     """A merge with every coefficient at the value at which it does nothing."""
     plain = {"weight": 1.0, "t": 0.0, "density": 1.0, "gamma": 0.01, "epsilon": 0.1, "lambda": 1.0}
     declared = METHODS[method]
-    tables = {c.name: plain[c.name] for c in declared.coefficients} | changes
+    tables = {c.name: plain.get(c.name, c.default) for c in declared.coefficients} | changes
     return merged(method, base="base", **tables)
 
 
@@ -123,7 +123,7 @@ def test_one_expert_in_full_is_that_expert_for_mergekit_too(engine):
 )
 def test_weights_of_zero_are_the_base(engine, method):
     source = neutral(method, weight=0.0)
-    if METHODS[method].scalars_with() != "weights":
+    if METHODS[method].scalars_with() != "weights" and not METHODS[method].makes_whole:
         with pytest.raises(CandidateError, match="sum to zero"):
             result(engine, source)
         return
