@@ -10,6 +10,7 @@ from typing import Literal
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.references import model_folder
 from evomerge.export.stated import refuse_merge
+from evomerge.export.taken import Taken
 from evomerge.front.tables import scores_html
 from evomerge.objectives.scores import Metric, Scores, Split
 from evomerge.recipe.recipe import Recipe
@@ -34,22 +35,32 @@ class Exported:
         return scores_html(str(self.path), self.scores)
 
 
-def merge(recipe: str | Path | Recipe, out: str | Path, *, overwrite: bool = False) -> Exported:
+def merge(
+    recipe: str | Path | Recipe,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    tokenizer_from: str | None = None,
+    chat_template_from: str | None = None,
+) -> Exported:
     """Carry out one merge and write the checkpoint, reloaded and compared before it gets its name.
 
     Args:
         recipe: a mergekit YAML, a recipe in JSON, or a `Recipe`.
         out: the folder to write.
         overwrite: replace a model folder that is there.
+        tokenizer_from: the model of the merge to have tokenizer and generation settings from.
+        chat_template_from: the model to have the chat template from.
 
     Raises:
         EvomergeError: as `evomerge merge`; nothing half-written is left.
     """
     stated = recipe if isinstance(recipe, Recipe) else Path(recipe)
-    refuse_merge(stated, Path(out), overwrite=overwrite)
+    taken = Taken(tokenizer_from, chat_template_from)
+    refuse_merge(stated, Path(out), overwrite=overwrite, taken=taken)
     from evomerge.export.export import merge_recipe
 
-    report = merge_recipe(stated, Path(out), overwrite=overwrite)
+    report = merge_recipe(stated, Path(out), overwrite=overwrite, taken=taken)
     return Exported(Path(out), report.scores, report.warnings)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.api.checkpoints import Exported
 from evomerge.export.choice import choose
 from evomerge.export.stated import refuse_export
+from evomerge.export.taken import Taken
 from evomerge.front.front import Front as ComputedFront
 from evomerge.front.front import Member as FrontMember
 from evomerge.front.front import pick
@@ -55,6 +56,8 @@ class Member:
         overwrite: bool = False,
         rescore: bool = True,
         allow_task_code: bool = False,
+        tokenizer_from: str | None = None,
+        chat_template_from: str | None = None,
     ) -> Exported:
         """Write it as an ordinary checkpoint, reloaded and compared before it gets its name.
 
@@ -63,11 +66,14 @@ class Member:
             overwrite: replace a model folder that is there.
             rescore: score it on test items; each use is counted.
             allow_task_code: let task files run the Python they name.
+            tokenizer_from: the expert to have tokenizer and generation settings from.
+            chat_template_from: the expert to have the chat template from.
 
         Raises:
             EvomergeError: as `evomerge export`; nothing half-written is left.
         """
-        refuse_export(self.directory, self.id, Path(path), overwrite=overwrite)
+        taken = Taken(tokenizer_from, chat_template_from)
+        refuse_export(self.directory, self.id, Path(path), overwrite=overwrite, taken=taken)
         from evomerge.export.export import export_candidate
 
         report = export_candidate(
@@ -77,6 +83,7 @@ class Member:
             overwrite=overwrite,
             rescore=rescore,
             allow_task_code=allow_task_code,
+            taken=taken,
         )
         return Exported(Path(path), report.scores, report.warnings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, config_layers, text_config
-from evomerge.checkpoint.habits import differing_habits, habits
+from evomerge.checkpoint.habits import differing_habits, habits, shortened
 from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
@@ -151,7 +150,7 @@ def _numbers(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
         left, right = read(ours), read(theirs)
         # A field that one config leaves to the architecture's default cannot be compared.
         if left is not None and right is not None and left != right:
-            differing.append(f"{name}: base {_shown(left)}, {expert.name} {_shown(right)}")
+            differing.append(f"{name}: base {shortened(left)}, {expert.name} {shortened(right)}")
     if not differing:
         return []
     return [_problem("E224", expert, "the architecture differs from the base's", "; ".join(differing))]
@@ -168,16 +167,11 @@ def _rope(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
         one, other = left.get(kind, {}), right.get(kind, {})
         for key in sorted(one.keys() | other.keys()):
             if one.get(key) != other.get(key):
-                values = f"base {_shown(one.get(key))}, {expert.name} {_shown(other.get(key))}"
+                values = f"base {shortened(one.get(key))}, {expert.name} {shortened(other.get(key))}"
                 differing.append(f"{kind + '.' if kind else ''}{key}: {values}")
     wrong = "rotary positions (RoPE) differ from the base's"
     todo = "`allow: [rope]` at its entry in a campaign or recipe merges them; the result has the base's"
     return [_problem("E245", expert, wrong, "; ".join(differing), todo, field="rope")]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
@@ -202,13 +196,9 @@ def _vocabulary(base: CheckpointFolder, expert: CheckpointFolder) -> list[Proble
 
 def _special(base: CheckpointFolder, expert: Folder) -> list[Problem]:
     """Special tokens, generation settings and chat templates that differ: generation may never end."""
-    config = {} if isinstance(expert, AdapterFolder) else text_config(expert.config)
-    ours, theirs = habits(base.path, text_config(base.config)), habits(expert.path, config)
-    if isinstance(expert, AdapterFolder):
-        # What an adapter leaves out is the base's.
-        theirs = ({**ours[0], **_stated(theirs[0])}, {**ours[1], **_stated(theirs[1])})
+    ours, theirs = model_habits(base), model_habits(expert)
     differing = [
-        f"{key}: base {_shown(left)}, {expert.name} {_shown(right)}"
+        f"{key}: base {shortened(left)}, {expert.name} {shortened(right)}"
         for key, (left, right) in differing_habits(ours, theirs).items()
     ]
     if not differing:
@@ -216,6 +206,14 @@ def _special(base: CheckpointFolder, expert: Folder) -> list[Problem]:
     todo = "the merge takes those of the model whose tokenizer it takes; a union stops where any of them does"
     wrong = "special tokens, generation settings or chat template differ from the base's"
     return [_problem("E228", expert, wrong, "; ".join(differing), todo)]
+
+
+def model_habits(folder: Folder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The `habits` of a model; what an adapter leaves out is that of the model it is read against."""
+    if not isinstance(folder, AdapterFolder):
+        return habits(folder.path, text_config(folder.config))
+    (ids, settings), own = model_habits(folder.base), habits(folder.path, {})
+    return {**ids, **_stated(own[0])}, {**settings, **_stated(own[1])}
 
 
 def _stated(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,11 @@ No merge can merge them; what differs is told, and what can be joined without a 
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from evomerge.checkpoint.vocabulary import token_ids
 
 GENERATION_FILE = "generation_config.json"
 STOP = "eos_token_id"
+TEMPLATE = "chat template"
 
 _IDS = ("bos_token_id", STOP, "pad_token_id")
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -31,7 +35,7 @@ def habits(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     ids = {key: settings.pop(key, config.get(key)) for key in _IDS}
     stated = _read(folder / "tokenizer_config.json")
     tokens = {key: _content(stated.get(key)) for key in _TOKENS}
-    return {**ids, **tokens}, {**settings, "chat template": chat_template(folder)}
+    return {**ids, **tokens}, {**settings, TEMPLATE: chat_template(folder)}
 
 
 def differing_habits(
@@ -51,6 +55,60 @@ def differing_habits(
         if ours[1].get(key) != theirs[1].get(key):
             found[key] = (ours[1].get(key), theirs[1].get(key))
     return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting that not all models of a merge have alike.
+
+    Attributes:
+        what: `eos_token_id`, `pad_token`, `chat template`, `temperature`, ...
+        stated: name of each model to what it has, None where it states nothing.
+        taken: what the merge has.
+    """
+
+    what: str
+    stated: Mapping[str, Any]
+    taken: Any
+
+    def shown(self, value: Any) -> str:
+        """One of its values in a few characters; of a chat template its length and its SHA-256's start."""
+        if self.what != TEMPLATE or value is None:
+            return "none" if value is None else shortened(value)
+        digest = hashlib.sha256(str(value).encode()).hexdigest()
+        return f"{len(value)} characters, {digest[:8]}"
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {self.shown(value)}" for name, value in self.stated.items())
+        alike = [n for n, value in self.stated.items() if _as_list(value) == _as_list(self.taken)]
+        source = f"that of {alike[0]}" if alike else self.shown(self.taken)
+        return f"{self.what}: {values}; taken: {source}"
+
+
+def differences(
+    models: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
+    taken: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> tuple[Difference, ...]:
+    """Everything in which the `habits` of models differ, and what a merge of them has.
+
+    What counts as a difference is as in `differing_habits`.
+    """
+    pairs = itertools.combinations(models.values(), 2)
+    keys = {key for ours, theirs in pairs for key in differing_habits(ours, theirs)}
+    known = dict.fromkeys(key for parts in (*models.values(), taken) for part in parts for key in part)
+    flat = {name: {**parts[0], **parts[1]} for name, parts in models.items()}
+    own = {**taken[0], **taken[1]}
+    return tuple(
+        Difference(key, {name: parts.get(key) for name, parts in flat.items()}, own.get(key))
+        for key in known
+        if key in keys
+    )
+
+
+def shortened(value: Any) -> str:
+    """A value as JSON, long ones cut short."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def chat_template(folder: Path) -> str | None:

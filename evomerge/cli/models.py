@@ -25,6 +25,20 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
+TokenizerFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer-from",
+        metavar="EXPERT",
+        help="Take tokenizer, special tokens and generation settings from this model of the merge.",
+    ),
+]
+TemplateFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-from", metavar="EXPERT", help="Take the chat template from this model."
+    ),
+]
 ShardBytes = Annotated[int, typer.Option(min=1, help="Largest size of one weight file, in bytes.")]
 
 
@@ -46,16 +60,20 @@ def export(
     rescore: Annotated[
         bool, typer.Option("--rescore/--no-rescore", help="Score the result on test items.")
     ] = True,
+    tokenizer_from: TokenizerFrom = None,
+    chat_template_from: TemplateFrom = None,
     allow_task_code: AllowTaskCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a checkpoint, checked by reloading it."""
     from evomerge.export.stated import refuse_export
+    from evomerge.export.taken import Taken
     from evomerge.front.folder import open_campaign_folder
 
     show_log()
     open_campaign_folder(directory)
-    refuse_export(directory, choice, out, overwrite=overwrite)
+    taken = Taken(tokenizer_from, chat_template_from)
+    refuse_export(directory, choice, out, overwrite=overwrite, taken=taken)
     from evomerge.export.export import export_candidate
 
     _hide_loading_bars()
@@ -67,6 +85,7 @@ def export(
         shard_bytes=shard_bytes,
         rescore=rescore,
         allow_task_code=allow_task_code,
+        taken=taken,
     )
     _print_report(report, out, as_json)
 
@@ -81,17 +100,21 @@ def merge(
     out: Out,
     overwrite: Overwrite = False,
     shard_bytes: ShardBytes = 5_000_000_000,
+    tokenizer_from: TokenizerFrom = None,
+    chat_template_from: TemplateFrom = None,
     as_json: Json = False,
 ) -> None:
     """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
     from evomerge.export.stated import refuse_merge
+    from evomerge.export.taken import Taken
 
     show_log()
-    refuse_merge(recipe, out, overwrite=overwrite)
+    taken = Taken(tokenizer_from, chat_template_from)
+    refuse_merge(recipe, out, overwrite=overwrite, taken=taken)
     from evomerge.export.export import merge_recipe
 
     _hide_loading_bars()
-    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes)
+    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes, taken=taken)
     _print_report(report, out, as_json)
 
 

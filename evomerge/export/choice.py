@@ -23,7 +23,7 @@ from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import dominates
 from evomerge.objectives.scores import Split
 from evomerge.optimizers.baselines import baseline_recipes
-from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Chosen:
         campaign: as recorded.
         candidate: with its evaluations.
         recipe: decoded; its digest is the recorded one.
+        models: base and experts by name, also those that the recipe does without.
         front: the front as it stands.
         prepared: the `prepared` event.
         versions: libraries when the campaign began, by name.
@@ -43,6 +44,7 @@ class Chosen:
     campaign: Campaign
     candidate: Candidate
     recipe: Recipe
+    models: Mapping[str, CheckpointSource]
     front: Front
     prepared: PreparedEvent
     versions: Mapping[str, str]
@@ -81,6 +83,7 @@ def choose(directory: Path, choice: str) -> Chosen:
         campaign=campaign,
         candidate=candidate,
         recipe=recipe,
+        models=prepared_sources(campaign, history.prepared, paths),
         front=front,
         prepared=history.prepared,
         versions=history.versions,

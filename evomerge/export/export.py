@@ -11,13 +11,15 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.licence import CARD_FILE
 from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import (
     CandidateError,
@@ -30,7 +32,6 @@ from evomerge.errors import (
 from evomerge.export import log
 from evomerge.export.choice import choose
 from evomerge.export.files import (
-    CARD_FILE,
     CONFIG_FILE,
     MERGEKIT_FILE,
     RECIPE_FILE,
@@ -40,14 +41,17 @@ from evomerge.export.files import (
     write_json,
     write_manifest,
 )
-from evomerge.export.habits import join_habits
+from evomerge.export.habits import Aside, join_habits, what_stands_aside
 from evomerge.export.merge import (
     OpenedMerge,
     nonfinite_sources,
     open_merge,
 )
 from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
+from evomerge.export.outcome import ExportReport, scores_json
+from evomerge.export.picture import PICTURE_FILE, draw_front
 from evomerge.export.scores import check_evaluators, score_export
+from evomerge.export.taken import NOTHING, Taken, searched_parts, take
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import (
@@ -71,46 +75,6 @@ __all__ = ["ExportReport", "export_candidate", "merge_recipe"]
 SHARD_BYTES = 5_000_000_000
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What was published.
-
-    Attributes:
-        out: name of the folder.
-        candidate: id in the campaign; None for a recipe that was merged by hand.
-        recipe: digest of the recipe.
-        files: file name to bytes.
-        scores: split to metric to value; search and selection as recorded, test as measured.
-        test_uses: how often test items of the campaign have been scored by exports so far.
-        seconds: wall time.
-        warnings: what a person should know, one line each.
-    """
-
-    out: str
-    candidate: str | None
-    recipe: str
-    files: Mapping[str, int]
-    scores: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
-    test_uses: int = 0
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {
-            "schema": 1,
-            "out": self.out,
-            "candidate": self.candidate,
-            "recipe": self.recipe,
-            "files": dict(self.files),
-            "bytes": sum(self.files.values()),
-            "scores": _scores_json(self.scores),
-            "test_uses": self.test_uses,
-            "seconds": round(self.seconds, 3),
-            "warnings": list(self.warnings),
-        }
-
-
 def export_candidate(
     directory: Path,
     choice: str,
@@ -120,6 +84,7 @@ def export_candidate(
     shard_bytes: int = SHARD_BYTES,
     rescore: bool = True,
     allow_task_code: bool = False,
+    taken: Taken = NOTHING,
 ) -> ExportReport:
     """Write one candidate of a campaign as a checkpoint, verified and scored on test items.
 
@@ -132,9 +97,12 @@ def export_candidate(
         rescore: score the reloaded export: on the items that decided, which must give the recorded
             scores, and on test items, which is counted. Without it the card has no test scores.
         allow_task_code: whether task files may run the Python they name.
+        taken: models to have the tokenizer and the chat template from. Recorded scores that do not come out
+            again with them are told as warnings.
 
     Raises:
-        UsageError: E506, E507 for a choice that fits nothing, E509 no campaign, E601 the target exists.
+        UsageError: E506, E507 for a choice that fits nothing, E509 no campaign, E601 the target exists,
+            E500 as `take`.
         CheckpointError: E239, the weights are not those of the campaign; others as in opening them.
         ConfigError: E504, the evaluators are not those of the campaign.
         EnvironmentFault: E403 no room, E408 cannot be written.
@@ -155,7 +123,7 @@ def export_candidate(
         log.check_log(directory)
         evaluators = check_evaluators(chosen)
     merge = open_merge(
-        chosen.recipe,
+        take(chosen.recipe, taken, chosen.models),
         hubs,
         directory / CACHE_FOLDER,
         lambda: directory / CACHE_FOLDER / ADAPTERS_FOLDER,
@@ -167,11 +135,17 @@ def export_candidate(
     warnings = [*chosen.warnings, *merge.notes]
     evaluation = campaign.config.evaluation
     with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
-        model, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
+        model, aside, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
         warnings += more
         if rescore:
             test, more = score_export(
-                model, staged, chosen, directory, evaluators, allow_task_code=allow_task_code
+                model,
+                staged,
+                chosen,
+                directory,
+                evaluators,
+                allow_task_code=allow_task_code,
+                taken=taken,
             )
             scores["test"] = test
             warnings += more
@@ -193,11 +167,15 @@ def export_candidate(
             "campaign": campaign.config.name,
             "candidate": candidate.id,
             "choice": choice,
-            "scores": _scores_json(scores),
+            "scores": scores_json(scores),
             "test_uses": use.times,
             "evaluation": evaluation.model_dump(mode="json"),
         }
-        files = _describe(merge, staged, out, search, facts)
+        if taken:
+            facts["searched"] = searched_parts(chosen.recipe)
+        more = draw_front(chosen.front, candidate.id, staged)
+        warnings += more
+        files = _describe(merge, staged, out, aside, search, facts)
         failpoint("export.described")
     report = ExportReport(
         out=out.name,
@@ -207,19 +185,25 @@ def export_candidate(
         scores=scores,
         test_uses=use.times,
         seconds=time.perf_counter() - started,
+        differences=aside.differences,
         warnings=tuple(warnings),
     )
-    return _recorded(report, directory)
+    return _recorded(report, chosen.recipe.digest, directory)
 
 
 def merge_recipe(
-    recipe: Path | Recipe, out: Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES
+    recipe: Path | Recipe,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    taken: Taken = NOTHING,
 ) -> ExportReport:
     """Carry out a recipe (or a file: JSON as `Recipe.to_json` writes it, or a mergekit YAML), verified.
 
     A source's `path` is relative to the file (or where this process is), or `ORG/NAME@COMMIT` of a model
     in the local hub cache. A digest that the recipe states must be that of the files; one that it leaves
-    out is filled in.
+    out is filled in. `taken` names models to have tokenizer and chat template from.
 
     Raises:
         ConfigError: E101, E102, E138 and others, faults of the recipe.
@@ -231,12 +215,15 @@ def merge_recipe(
     stated = stated_merge(recipe, Path()) if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     with contextlib.ExitStack() as stack:
         merge = open_merge(
-            stated.recipe, stated.hubs, None, lambda: stack.enter_context(scratch_folder(out))
+            take(stated.recipe, taken),
+            stated.hubs,
+            None,
+            lambda: stack.enter_context(scratch_folder(out)),
         )
         _refuse_overlap(out, merge.places)
         with staged_folder(out, overwrite=overwrite) as staged:
-            _, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
-            files = _describe(merge, staged, out, None, {})
+            _, aside, warnings = _write(merge, staged, out, shard_bytes, stated.recipe.dtype)
+            files = _describe(merge, staged, out, aside, None, {})
             failpoint("export.described")
     seconds = time.perf_counter() - started
     return ExportReport(
@@ -245,6 +232,7 @@ def merge_recipe(
         recipe=merge.recipe.digest,
         files=files,
         seconds=seconds,
+        differences=aside.differences,
         warnings=(*stated.notes, *merge.notes, *warnings),
     )
 
@@ -268,8 +256,8 @@ def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:
 
 def _write(
     merge: OpenedMerge, staged: Path, out: Path, shard_bytes: int, dtype: str
-) -> tuple[Any, tuple[str, ...]]:
-    """Weights, config and tokenizer into the staged folder; gives the model reloaded, and warnings."""
+) -> tuple[Any, Aside, tuple[str, ...]]:
+    """Weights, config and tokenizer into the staged folder; gives the model reloaded, more, and warnings."""
     check_space(out, merge.nbytes)
     streamed = StreamedDigests()
     try:
@@ -286,6 +274,9 @@ def _write(
     config, warnings = output_config(template.config, merge.plan.dtype, merge.plan.config)
     write_json(staged / CONFIG_FILE, config)
     copied = copy_side_files(template.path, staged)
+    own = merge.stated.get(merge.recipe.tokenizer)
+    if isinstance(own, AdapterFolder):
+        copied += copy_side_files(own.path, staged)
     if merge.vocabulary is not None and merge.recipe.tokenizer == UNION:
         sources = [merge.folders[name] for name in sorted(merge.recipe.checkpoints)]
         others = [source.path for source in sources if isinstance(source, CheckpointFolder)]
@@ -299,13 +290,16 @@ def _write(
     with quiet_loading():
         model = check_loading(staged, dtype)
     failpoint("export.checked")
-    return model, (*warnings, *join_habits(merge, staged))
+    warnings = (*warnings, *join_habits(merge, staged))
+    aside = what_stands_aside(merge, staged)
+    return model, aside, (*warnings, *map(str, aside.differences), *aside.warnings)
 
 
 def _describe(
     merge: OpenedMerge,
     staged: Path,
     out: Path,
+    aside: Aside,
     search: CardSearch | None,
     facts: Mapping[str, Any],
 ) -> dict[str, int]:
@@ -321,11 +315,22 @@ def _describe(
     if spoken.text:
         (staged / MERGEKIT_FILE).write_text(spoken.text, encoding="utf-8")
     sources = tuple(
-        CardSource(name, merge.label(name), source.digest)
+        CardSource(name, merge.label(name), source.digest, aside.licences[name])
         for name, source in recipe.checkpoints.items()
     )
     notes = tuple(f"{MERGEKIT_FILE}: {text}" for text in spoken.differences)
-    card = Card(out.name, recipe, merge.template.layers, sources, versions, search, notes)
+    card = Card(
+        name=out.name,
+        recipe=recipe,
+        layers=merge.template.layers,
+        sources=sources,
+        versions=versions,
+        search=search,
+        licence=aside.licence,
+        differences=aside.differences,
+        picture=(staged / PICTURE_FILE).is_file(),
+        notes=notes,
+    )
     (staged / CARD_FILE).write_text(model_card(card), encoding="utf-8")
     failpoint("export.card")
     return write_manifest(
@@ -341,12 +346,15 @@ def _describe(
     )
 
 
-def _recorded(report: ExportReport, directory: Path) -> ExportReport:
-    """Note a publication in the campaign's log of exports; it stands, whether that works or not."""
+def _recorded(report: ExportReport, recipe: str, directory: Path) -> ExportReport:
+    """Note a publication in the campaign's log of exports; it stands, whether that works or not.
+
+    `recipe` is the digest of the candidate's, which the published one differs from where something was taken.
+    """
     assert report.candidate is not None
     event = log.ExportEvent(
         id=report.candidate,
-        recipe=report.recipe,
+        recipe=recipe,
         out=report.out,
         bytes=sum(report.files.values()),
         scores=report.scores,
@@ -356,13 +364,6 @@ def _recorded(report: ExportReport, directory: Path) -> ExportReport:
     except EvomergeError as error:
         return replace(report, warnings=(*report.warnings, f"not noted in the campaign: {error}"))
     return report
-
-
-def _scores_json(scores: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:
-    return {
-        split: {name: metric.to_json() for name, metric in sorted(metrics.items())}
-        for split, metrics in scores.items()
-    }
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from evomerge.recipe.recipe import CheckpointSource, Recipe
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "recipe.json"
 MERGEKIT_FILE = "mergekit_config.yml"
-CARD_FILE = "README.md"
 MANIFEST_FILE = "evomerge.json"
 SCHEMA = 1
 

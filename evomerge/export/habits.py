@@ -1,18 +1,27 @@
-"""What an export takes from all its models beside their weights: where to stop, and a chat template."""
+"""What an export has beside its weights: where to stop, a chat template, a licence, and what models state."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.checkpoint.compare import model_habits
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.habits import (
+    Difference,
     agreed_template,
     chat_template,
+    differences,
+    habits,
     stop_ids,
     union_of_stops,
     write_stops,
 )
+from evomerge.checkpoint.licence import Licence, joined_licence, read_licence
 from evomerge.checkpoint.tokenizer import write_chat_template
+from evomerge.export.files import CONFIG_FILE
 from evomerge.export.merge import OpenedMerge
 from evomerge.recipe.recipe import UNION
 
@@ -37,3 +46,33 @@ def join_habits(merge: OpenedMerge, staged: Path) -> tuple[str, ...]:
             write_chat_template(staged, agreed)
             notes.append(f"{template.name} has no chat template; the export has that of the others")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What stands beside the weights of a merge.
+
+    Attributes:
+        differences: in what its models differ, and what the export has.
+        licences: what each model states, by name.
+        licence: what the merge states.
+        warnings: what a person must look at of the licences.
+    """
+
+    differences: tuple[Difference, ...]
+    licences: Mapping[str, Licence]
+    licence: Licence
+    warnings: tuple[str, ...]
+
+
+def what_stands_aside(merge: OpenedMerge, staged: Path) -> Aside:
+    """Settings and licences of the models of a merge, beside those of the staged export."""
+    names = sorted(merge.recipe.checkpoints, key=lambda name: (name != "base", name))
+    config = json.loads((staged / CONFIG_FILE).read_text(encoding="utf-8"))
+    found = differences(
+        {name: model_habits(merge.stated[name]) for name in names},
+        habits(staged, text_config(config)),
+    )
+    licences = {name: read_licence(merge.stated[name].path) for name in names}
+    licence, warnings = joined_licence(licences)
+    return Aside(found, licences, licence, warnings)

@@ -204,7 +204,7 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Prob
             if problem.code == "E245" and _allows_rope(recipe, folders, first, problem):
                 taken = f"allowed: the merge takes those of {first}"
                 warnings[replace(problem, todo=taken)] = None
-            elif not aligned:
+            elif not aligned and problem.code != "E228":  # what was taken is told when it is known
                 (warnings if problem.code in MERGED_ANYWAY else problems)[problem] = None
     if problems:
         raise CheckpointError(problems)

@@ -12,24 +12,23 @@ and `model-index` with one result for each metric and split.
 from __future__ import annotations
 
 import io
-import itertools
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from evomerge.checkpoint.habits import Difference
+from evomerge.checkpoint.licence import Licence
+from evomerge.export.card_recipe import recipe_section
+from evomerge.export.card_text import MAX_ROWS, code, counted, escaped, hub_name, plain, scored, tabled
+from evomerge.export.picture import PICTURE_FILE
 from evomerge.front.front import Front, Member
 from evomerge.objectives.scores import SPLITS, Metric
-from evomerge.recipe.recipe import MergedSource, Recipe, Table
-from evomerge.recipe.rows import rows_file
+from evomerge.recipe.recipe import MergedSource, Recipe
 
 LIBRARY = "transformers"
 TAGS = ("merge", "evomerge")
-MAX_ROWS = 40
-"""Longest table; what is left out is counted."""
-MAX_NAME = 100
 
 _SPLIT_MEANING = {
     "search": "what the search was told; optimistic for every model it produced",
@@ -40,11 +39,12 @@ _SPLIT_MEANING = {
 
 @dataclass(frozen=True)
 class CardSource:
-    """A checkpoint that went in: its name in the recipe, what it is called outside, its digest."""
+    """A checkpoint that went in: its name in the recipe, its name outside, its digest and licence."""
 
     name: str
     label: str
     digest: str
+    licence: Licence = field(default=Licence())
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,17 @@ class CardSearch:
 class Card:
     """All that a card says.
 
-    `layers` is the number of layers of the base; `search` is None for a merge that was stated by hand.
+    Attributes:
+        name: of the model.
+        recipe: the merge.
+        layers: of the base.
+        sources: what went in.
+        versions: libraries by name.
+        search: None for a merge that was stated by hand.
+        licence: of the merge.
+        differences: in what the models differ beside their weights, and what the export has.
+        picture: whether the front's picture lies beside the card.
+        notes: a line each.
     """
 
     name: str
@@ -84,6 +94,9 @@ class Card:
     sources: tuple[CardSource, ...]
     versions: Mapping[str, str]
     search: CardSearch | None = None
+    licence: Licence = field(default=Licence())
+    differences: tuple[Difference, ...] = ()
+    picture: bool = False
     notes: tuple[str, ...] = field(default=())
 
 
@@ -92,9 +105,11 @@ def model_card(card: Card) -> str:
     body = [_headline(card)]
     if card.search is not None:
         body += [_scores(card.search)]
-    body += [_recipe(card)]
+    body += [recipe_section(card.recipe, card.layers), _sources(card)]
+    if card.differences:
+        body += [_differences(card)]
     if card.search is not None:
-        body += [_front(card.search)]
+        body += [_front(card.search, picture=card.picture)]
     body += [_reproduce(card), _versions(card)]
     stream = io.StringIO()
     writer = YAML(typ="safe", pure=True)
@@ -112,12 +127,18 @@ def front_matter(card: Card) -> dict[str, Any]:
         "library_name": LIBRARY,
         "pipeline_tag": "text-generation",
         "tags": list(TAGS),
-        "base_model": list(dict.fromkeys(_hub_name(source.label.partition("@")[0]) for source in used)),
+        "base_model": list(dict.fromkeys(hub_name(source.label.partition("@")[0]) for source in used)),
         "base_model_relation": "merge",
     }
+    if card.licence.id:
+        data["license"] = card.licence.id
+        if card.licence.name:
+            data["license_name"] = hub_name(card.licence.name.lower())
+        if card.licence.link.startswith("https://"):
+            data["license_link"] = plain(card.licence.link)
     results = _results(card.search) if card.search is not None else []
     if results:
-        data["model-index"] = [{"name": _hub_name(card.name), "results": results}]
+        data["model-index"] = [{"name": hub_name(card.name), "results": results}]
     return data
 
 
@@ -131,7 +152,7 @@ def _results(search: CardSearch) -> list[dict[str, Any]]:
                     "task": {"type": "text-generation"},
                     "dataset": {
                         "name": f"{plain(evaluator)} ({split})",
-                        "type": _hub_name(evaluator),
+                        "type": hub_name(evaluator),
                         "split": split,
                     },
                     "metrics": [
@@ -147,27 +168,6 @@ def _results(search: CardSearch) -> list[dict[str, Any]]:
     return results
 
 
-def plain(text: str) -> str:
-    """Text that means nothing in Markdown, HTML or YAML beyond itself; the rest becomes `?`."""
-    kept = re.sub(r"[^\w .,:/@+=%>-]", "?", " ".join(str(text).split()))
-    return kept if len(kept) <= MAX_NAME else kept[: MAX_NAME - 3] + "..."
-
-
-def _hub_name(text: str) -> str:
-    """`text` as a name the hub takes: letters, digits, `-`, `_`, `.` and at most one slash."""
-    parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-.") for part in text.split("/")]
-    return "/".join([part for part in parts if part][-2:])[:96] or "unnamed"
-
-
-def _text(text: str) -> str:
-    """`plain` text outside a code span: no emphasis, no address that becomes a link."""
-    return re.sub(r"([_:]|(?<=www)\.)", r"\\\1", plain(text)) or "?"
-
-
-def _code(text: object) -> str:
-    return f"`{plain(str(text)) or '?'}`"
-
-
 def _used(recipe: Recipe) -> set[str]:
     """Checkpoint sources that have a part in the weights; the base of a merge counts."""
     names = {step.source for step in recipe.path} | set(recipe.outer.values())
@@ -181,46 +181,26 @@ def _used(recipe: Recipe) -> set[str]:
     return used
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rows = list(rows)
-    lines = [head, ["---"] * len(head), *rows[:MAX_ROWS]]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    left = len(rows) - MAX_ROWS
-    return text + (f"\n\n{left} more rows are left out here." if left > 0 else "")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _score(metric: Metric | None) -> str:
-    return "" if metric is None else f"{_number(metric.value)} ± {_number(metric.stderr)}"
-
-
 def _headline(card: Card) -> str:
-    title = _text(card.name)
-    names = ", ".join(_code(s.label) for s in card.sources if s.name in _used(card.recipe))
-    version = _text(card.versions.get("evomerge", ""))
+    title = escaped(card.name)
+    names = ", ".join(code(s.label) for s in card.sources if s.name in _used(card.recipe))
+    version = escaped(card.versions.get("evomerge", ""))
     text = f"# {title}\n\nA merge of {names}, made with evomerge {version}. No training was done."
     if card.search is not None:
         search = card.search
         found = search.front
         failed = sum(found.failures.values())
         text += (
-            f" It is {_code(search.candidate)} of the campaign {_code(search.campaign)}, "
-            f"asked for as {_code(search.choice)}. "
-            f"The search tried {_count(found.evaluations, 'candidate')} (seed {search.seed}"
+            f" It is {code(search.candidate)} of the campaign {code(search.campaign)}, "
+            f"asked for as {code(search.choice)}. "
+            f"The search tried {counted(found.evaluations, 'candidate')} (seed {search.seed}"
             + (f", {failed} failed" if failed else "")
             + f") for {len(found.objectives)} objectives: "
-            + ", ".join(f"{_code(o.metric)} ({o.direction})" for o in found.objectives)
+            + ", ".join(f"{code(o.metric)} ({o.direction})" for o in found.objectives)
             + "."
         )
     for note in card.notes:
-        text += f"\n\nNote: {_code(note)}"
+        text += f"\n\nNote: {code(note)}"
     return text
 
 
@@ -229,18 +209,18 @@ def _scores(search: CardSearch) -> str:
     if not known:
         return "## Scores\n\nThis export was not scored."
     names = sorted({name for split in known for name in search.scores[split]})
-    rows = [[_code(n), *(_score(search.scores[s].get(n)) for s in known)] for n in names]
+    rows = [[code(n), *(scored(search.scores[s].get(n)) for s in known)] for n in names]
     counts = []
     for split in known:
         items = {name.split(".")[0]: m.items for name, m in search.scores[split].items()}
-        shown = ", ".join(f"{_code(name)} {count}" for name, count in sorted(items.items()))
+        shown = ", ".join(f"{code(name)} {count}" for name, count in sorted(items.items()))
         decided = "; the front, and so the choice, is by these" if split == search.front.split else ""
         counts.append(f"- **{split}** ({shown} items): {_SPLIT_MEANING[split]}{decided}.")
     text = "## Scores\n\nValue ± standard error.\n\n"
-    text += _table(["metric", *known], rows) + "\n\n" + "\n".join(counts)
+    text += tabled(["metric", *known], rows) + "\n\n" + "\n".join(counts)
     if "test" in known:
         times = "once" if search.test_uses == 1 else f"{search.test_uses} times"
-        models = _count(search.tested_models, "model")
+        models = counted(search.tested_models, "model")
         text += (
             f"\n\nThe test items of this campaign have been scored {times} by exports, on {models}, "
             "this one included. The more often they are used, the less they are held out."
@@ -250,91 +230,51 @@ def _scores(search: CardSearch) -> str:
     return text
 
 
-def _recipe(card: Card) -> str:
-    recipe = card.recipe
-    rows = [["storage dtype", _code(recipe.dtype)], ["recipe digest", _code(recipe.digest)]]
-    tables = []
-    for name, source in recipe.sources.items():
-        if not isinstance(source, MergedSource):
-            continue
-        rows.append([f"method of {_code(name)}", _code(source.method)])
-        if source.base:
-            rows.append([f"base of {_code(name)}", _code(source.base)])
-        rows += [[f"option {_code(key)}", _code(value)] for key, value in source.options.items()]
-        rows += [
-            [f"layers of {_code(key)} in {_code(name)}", f"{shift:+d}"]
-            for key, shift in source.shifts.items()
-        ]
-        rows.append([f"seed of {_code(name)}", str(source.seed)])
-        if source.rows is not None:
-            file = _code(rows_file(source.rows.digest))
-            rows.append(
-                [f"weights of {_code(name)} by row", f"{file}; the tables here have their means"]
-            )
-        tables.append(f"Coefficients of {_code(name)}:\n\n" + _coefficients(source))
-    rows.append(["layers", _path(recipe, card.layers)])
-    text = "## Recipe\n\n" + _table(["", ""], rows)
-    for table in tables:
-        text += "\n\n" + table
-    listed = [[_code(s.name), _code(s.label), _code(s.digest)] for s in card.sources]
-    return text + "\n\nSources:\n\n" + _table(["name", "model", "SHA-256 of the weights"], listed)
+def _sources(card: Card) -> str:
+    rows = [[code(s.name), code(s.label), code(s.digest), code(s.licence)] for s in card.sources]
+    text = "## Sources\n\n" + tabled(["name", "model", "SHA-256 of the weights", "licence"], rows)
+    stated = {source.licence for source in card.sources if source.licence.id}
+    if any(licence.forbids_derivatives for licence in stated):
+        text += "\n\nThe licence of a source allows no derivatives."
+    if len(stated) > 1:
+        text += (
+            "\n\nThe sources state different licences. What holds for this merge is for those to decide who "
+            "pass it on."
+        )
+    elif not stated:
+        text += "\n\nNo source states a licence in its card."
+    elif any(not source.licence.id for source in card.sources):
+        text += "\n\nNot every source states a licence in its card."
+    return text
 
 
-def _coefficients(source: MergedSource) -> str:
-    """A row for each place, a column for each coefficient of each input."""
-    columns: list[tuple[str, Table]] = []
-    for name, by_input in source.coefficients.items():
-        for key, table in by_input.items():
-            columns.append((name if key == "*" else f"{name} {key}", table))
-    places = list(dict.fromkeys(place for _, table in columns for place in table))
+def _differences(card: Card) -> str:
+    """What models state differently beside their weights; one column for each of them."""
+    names = list(card.differences[0].stated)
     rows = [
-        [
-            _code(place) if place else "elsewhere" if len(places) > 1 else "everywhere",
-            *(f"{table[place]:g}" if place in table else "" for _, table in columns),
-        ]
-        for place in sorted(places, key=_model_order)
+        [code(d.what), *(code(d.shown(d.stated.get(name))) for name in names), code(d.shown(d.taken))]
+        for d in card.differences
     ]
-    return _table(["place", *(_code(label) for label, _ in columns)], rows)
+    return (
+        "## Where the models differ beside their weights\n\n"
+        "Special tokens, generation settings and chat templates cannot be merged; the last column is "
+        "what this model has.\n\n" + tabled(["", *map(code, names), "taken"], rows)
+    )
 
 
-def _model_order(place: str) -> tuple[int, int, str]:
-    first, _, rest = place.partition(".")
-    number, _, module = rest.partition(".")
-    order = {"": 0, "embed": 1, "layers": 2, "final_norm": 3, "head": 4}
-    return order.get(first, 5), int(number) if number.isdigit() else -1, module
-
-
-def _path(recipe: Recipe, layers: int) -> str:
-    if recipe.is_identity_path(layers):
-        return f"{layers}, in order, of {_code(recipe.path[0].source)}"
-    runs = []
-    numbered = list(enumerate(recipe.path))
-
-    def run_of(entry: tuple[int, Any]) -> tuple[str, int, float]:
-        index, step = entry
-        return step.source, step.layer - index, step.scale
-
-    for (source, _, scale), group in itertools.groupby(numbered, run_of):
-        steps = [step for _, step in group]
-        span = f"{steps[0].layer}" + (f" to {steps[-1].layer}" if len(steps) > 1 else "")
-        runs.append(f"{_code(source)} {span}" + (f" x {scale:g}" if scale != 1.0 else ""))
-    shown = ", ".join(runs[:MAX_ROWS]) + (", and more" if len(runs) > MAX_ROWS else "")
-    return f"{len(recipe.path)}: {shown}"
-
-
-def _front(search: CardSearch) -> str:
+def _front(search: CardSearch, *, picture: bool) -> str:
     front = search.front
     objectives = [objective.metric for objective in front.objectives]
 
     def row(member: Member, kind: str) -> list[str]:
         split = front.split if front.split in member.metrics else "search"
-        label = _code(member.id)
+        label = code(member.id)
         chance = "" if member.probability is None else f"{member.probability:.2f}"
         mine = member.recipe == chosen.recipe if chosen else member.id == search.candidate
         return [
             f"**{label}** (this model)" if mine else label,
             kind,
-            *(_score(member.metrics[split].get(name)) for name in objectives),
+            *(scored(member.metrics[split].get(name)) for name in objectives),
             chance,
         ]
 
@@ -346,7 +286,7 @@ def _front(search: CardSearch) -> str:
     rows = [row(member, "front") for member in members]
     rows += [row(member, "baseline") for member in front.references]
     text = (
-        f"## Position on the front\n\nThe front has {_count(len(front.members), 'member')}, "
+        f"## Position on the front\n\nThe front has {counted(len(front.members), 'member')}, "
         f"by their scores on {front.split} items (value ± standard error). "
     )
     if len(members) < len(front.members):
@@ -354,8 +294,11 @@ def _front(search: CardSearch) -> str:
     if chosen is None or chosen not in front.members:
         text += "This model is not one of them. "
     text += "The last column is the probability of being non-dominated, by resampling items."
-    head = ["model", "", *(_code(name) for name in objectives), "P(non-dominated)"]
-    return text + "\n\n" + _table(head, rows)
+    head = ["model", "", *(code(name) for name in objectives), "P(non-dominated)"]
+    if picture:
+        shown = chosen is not None and front.split in chosen.metrics
+        text += f"\n\n![The front{'; this model has a ring' if shown else ''}]({PICTURE_FILE})"
+    return text + "\n\n" + tabled(head, rows)
 
 
 def _reproduce(card: Card) -> str:
@@ -371,5 +314,5 @@ def _reproduce(card: Card) -> str:
 
 
 def _versions(card: Card) -> str:
-    rows = [[_code(name), _code(version)] for name, version in sorted(card.versions.items())]
-    return "## Versions\n\n" + _table(["package", "version"], rows)
+    rows = [[code(name), code(version)] for name, version in sorted(card.versions.items())]
+    return "## Versions\n\n" + tabled(["package", "version"], rows)

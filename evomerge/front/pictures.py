@@ -77,28 +77,40 @@ def save(figure: Figure, path: Path) -> None:
         hidden.unlink(missing_ok=True)
 
 
-def front_figure(front: Front) -> Figure:
-    """Every pair of objectives on the deciding split: members, picks and baselines with standard errors."""
+def front_figure(front: Front, chosen: str | None = None) -> Figure:
+    """Every pair of objectives on the deciding split: members, picks and baselines with standard errors.
+
+    Args:
+        front: what is drawn.
+        chosen: a model that is marked by a ring, where it was scored on that split.
+    """
     pairs = list(itertools.combinations(front.objectives, 2)) or [(front.objectives[0],) * 2]
     columns = min(3, len(pairs))
     figure = new_figure(columns, math.ceil(len(pairs) / columns))
     named = marks(front)
+    everyone = (*front.members, *front.references)
     for number, (across, up) in enumerate(pairs, start=1):
         axes = figure.add_subplot(math.ceil(len(pairs) / columns), columns, number)
         _points(axes, front, front.members, across, up, "o", "C0", "members")
         _points(axes, front, front.references, across, up, "s", "0.35", "baselines")
+        for model in (m for m in everyone if m.id == chosen and front.split in m.metrics):
+            point = (_value(front, model, across), _value(front, model, up))
+            axes.plot(*point, "o", markersize=11, fillstyle="none", color="C3", label="this model")
         labels = {m.id: m.id for m in front.references}
         labels |= {name: texts[0] for name, texts in named.items() if texts[0] == "knee"}
-        for member in (*front.members, *front.references):
+        at: dict[tuple[float, float], list[str]] = {}
+        for member in everyone:
             if member.id in labels and front.split in member.metrics:
                 point = (_value(front, member, across), _value(front, member, up))
-                axes.annotate(
-                    labels[member.id],
-                    point,
-                    xytext=(3, 3),
-                    textcoords="offset points",
-                    fontsize="x-small",
-                )
+                at.setdefault(point, []).append(labels[member.id])
+        for point, texts in at.items():
+            axes.annotate(
+                ", ".join(dict.fromkeys(texts)),
+                point,
+                xytext=(3, 3),
+                textcoords="offset points",
+                fontsize="x-small",
+            )
         axes.set_xlabel(axis_name(across))
         axes.set_ylabel(axis_name(up))
         if number == 1:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
-from evomerge.export.model_card import MAX_ROWS, Card, CardSearch, CardSource, model_card, plain
+from evomerge.export.card_text import MAX_ROWS, plain
+from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.front.front import Front, Member
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.scores import Metric
