@@ -79,10 +79,7 @@ DEFERRED = {
         "torch",
     ),
     "export.push": ("huggingface_hub", "huggingface_hub.errors"),
-    "export.verify": (
-        "transformers",
-        "transformers.utils",
-    ),
+    "export.verify": ("transformers.utils",),
     "front.pictures": ("matplotlib.figure",),
     "merge.device_map": ("accelerate",),
     "merge.passes.compiled": ("torch._C",),
@@ -105,6 +102,7 @@ DEFERRED = {
     "run.replay": ("evomerge.optimizers.refiner",),
     "run.scoring": (
         "evomerge.merge.materialize",
+        "evomerge.merge.skeleton",
         "torch",
         "transformers",
     ),

@@ -19,6 +19,7 @@ from evomerge.checkpoint.adapter_config import FACTORED, adapter_kind
 from evomerge.checkpoint.folder import CheckpointFolder, read_json, text_config
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.errors import CheckpointError, Problem
+from evomerge.recipe.recipe import place_kind
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -127,7 +128,7 @@ def stored_whole(key: str, base: CheckpointFolder) -> str | None:
     PEFT stores them beside factors of theirs, and where tokens were added.
     """
     tensor = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-    return tensor if base.places.get(tensor) in ("embed", "head") else None
+    return tensor if place_kind(base.places.get(tensor, "")) in ("embed", "head") else None
 
 
 def _refuse_tied(
@@ -139,7 +140,11 @@ def _refuse_tied(
         CheckpointError: E229.
     """
     rows = text_config(base.config).get("vocab_size")
-    tied = [t for t, h in base.tensors.items() if base.places[t] == "embed" and h.shape[:1] == (rows,)]
+    tied = [
+        t
+        for t, h in base.tensors.items()
+        if place_kind(base.places[t]) == "embed" and h.shape[:1] == (rows,)
+    ]
     modules = {tensor.removesuffix("weight") for tensor in (*tied, *base.redundant)} | {"lm_head."}
     for key in headers if base.tied else ():
         inside = key.removeprefix(_PREFIX)

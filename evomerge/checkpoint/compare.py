@@ -14,6 +14,7 @@ from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
+from evomerge.recipe.recipe import place_kind
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -74,7 +75,9 @@ def _problem(
 def tied_but_for_its_name(folder: CheckpointFolder) -> bool:
     """Whether the rows of an untied head are those of the embedding, byte for byte."""
     heads = [folder.tensors[t] for t, place in folder.places.items() if place == "head"]
-    embeddings = [folder.tensors[t] for t, place in folder.places.items() if place == "embed"]
+    embeddings = [
+        folder.tensors[t] for t, place in folder.places.items() if place_kind(place) == "embed"
+    ]
     return bool(heads) and all(any(_equal(folder, h, e) for e in embeddings) for h in heads)
 
 
@@ -267,7 +270,7 @@ def _by_token(
     name: str, base: CheckpointFolder, shape: tuple[int, ...], other: tuple[int, ...]
 ) -> bool:
     """Whether two tensors are embeddings or heads that differ in the number of tokens alone."""
-    outside = base.places[name] in ("embed", "head") and not re.search(r"pos|wpe", name)
+    outside = place_kind(base.places[name]) in ("embed", "head") and not re.search(r"pos|wpe", name)
     return outside and shape[1:] == other[1:] and len(shape) == len(other)
 
 

@@ -21,7 +21,7 @@ from evomerge.checkpoint.layout import (
     tensor_places_of,
 )
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
+from evomerge.recipe.recipe import FURTHER_PLACES, MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
 
 SINGLE_FILE = "model.safetensors"
@@ -33,6 +33,10 @@ JSON_LIMIT = 256 * 1024 * 1024
 _HEADS = ("ForCausalLM", "LMHeadModel")
 _SENSES = ("vision", "audio", "speech", "encoder", "video", "image", "thinker", "talker")
 _NOT_BY_LAYER = ("_token_id", "_token_ids", "architectures")
+_LAYERS_OF = {
+    "encoder": ("encoder_layers", "num_layers"),
+    "decoder": ("decoder_layers", "num_decoder_layers"),
+}
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -46,8 +50,8 @@ class CheckpointFolder:
         config: `config.json`.
         tensors: checkpoint tensor name to where it lies; without `redundant` and without buffers that
             are no weights.
-        tied: whether the head is the embedding.
-        layers: number of layers.
+        tied: whether the head is the embedding, or there is no head over a vocabulary.
+        layers: number of layers, of all towers together.
         names: how the layers are numbered.
         redundant: tensors in the files that tying makes copies of others, by name.
         warnings: what a person should know and what does not stop a merge (E205, E246).
@@ -66,19 +70,26 @@ class CheckpointFolder:
     @cached_property
     def places(self) -> dict[str, str]:
         """The place of every tensor."""
-        return places_of(self.tensors)
+        return places_of(self.tensors, self.names)
 
     @cached_property
     def tensor_places(self) -> dict[str, str]:
         """The finest place of every tensor."""
-        return tensor_places_of(self.tensors)
+        return tensor_places_of(self.tensors, self.names)
 
     @cached_property
     def layout(self) -> ModelLayout:
         """What a search space must know of the model; `active` is None until weights were read."""
         used = set(self.places.values())
-        outer = [place for place in OUTER_PLACES if place in used]
-        places = leaf_places(self.layers, MODULES, outer)
+        outer = (*FURTHER_PLACES, *OUTER_PLACES)
+        if len(self.names.towers) > 1:
+            places = ["embed"]
+            for tower in self.names.towers:
+                inner = leaf_places(tower.count, MODULES, outer)
+                places += [f"{tower.name}.{place}" for place in inner]
+            places += [place for place in outer if place != "embed"]
+        else:
+            places = list(leaf_places(self.layers, MODULES, outer))
         return ModelLayout(
             layers=self.layers,
             places=tuple(place for place in places if place in used),
@@ -125,7 +136,7 @@ class CheckpointFolder:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that describes the decoder."""
+    """The part of a config that describes the language model."""
     nested = config.get("text_config")
     return nested if isinstance(nested, dict) else config
 
@@ -156,7 +167,7 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     """Open a full model: config, index, and the header of every weight file.
 
     Raises:
-        CheckpointError: E201 no folder, E202 no usable config, E203 no decoder, E204 an adapter, E206 only
+        CheckpointError: E201 no folder, E202 no usable config, E204 an adapter, E206 only
             pickle weights, E208 to E214 damaged files, E215 to E219 index faults, E222 another number of
             layers, E230 GGUF, E240 an unreadable file.
     """
@@ -175,19 +186,24 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
     ):
         raise CheckpointError(_gguf(folder, name))
     config = read_json(folder / "config.json", "E202", f"{name} has no usable config.json")
-    _refuse_what_is_no_decoder(config, folder, name)
     headers, warnings = _weight_headers(folder, name)
     everything = {tensor: header for tensor, header in headers.items() if not is_buffer(tensor, header)}
-    names = layer_names(everything)
+    names = layer_names(everything, is_decoder(config))
     heads = {t: h for t, h in everything.items() if place_of(t, names, h) == "head"}
+    if not names.decoder:
+        # Tying makes copies of what is as large as the embedding of the vocabulary, and of no classifier.
+        rows = text_config(config).get("vocab_size")
+        heads = {t: h for t, h in heads.items() if len(h.shape) == 2 and h.shape[0] == rows}
     flag = text_config(config).get("tie_word_embeddings", config.get("tie_word_embeddings"))
     redundant = heads if flag is True else {}
-    stated = config_layers(config)
-    if stated is not None and stated != names.count:
-        found = f"config says {stated}, the files have {names.count}"
-        raise CheckpointError(
-            Problem("E222", f"{name}: number of layers differs", found, file=str(folder))
-        )
+    for tower in names.towers:
+        stated = _stated_layers(config, tower.name)
+        if stated is not None and stated != tower.count:
+            of = f" of {tower.name}" if tower.name else ""
+            found = f"config says {stated}, the files have {tower.count}"
+            raise CheckpointError(
+                Problem("E222", f"{name}: number of layers{of} differs", found, file=str(folder))
+            )
     return CheckpointFolder(
         name=name,
         path=folder,
@@ -210,27 +226,34 @@ def _beside(folder: Path, name: str) -> tuple[Problem, ...]:
     return (Problem("E205", f"{name} is read as the full model it is", found, todo, str(folder)),)
 
 
-def _refuse_what_is_no_decoder(config: Mapping[str, Any], folder: Path, name: str) -> None:
-    """What is no decoder with a head over its vocabulary has parts that nothing here merges or scores."""
-    stated = config.get("architectures")
-    architectures = [str(each) for each in stated] if isinstance(stated, list) else []
-    parts = [
+def is_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a decoder with a head over its vocabulary, and of nothing more."""
+    senses = [
         key for key in config if key.endswith("_config") and key.removesuffix("_config") in _SENSES
     ]
-    if parts:
-        what = f"has parts that are no decoder ({', '.join(parts)})"
-    elif config.get("is_encoder_decoder"):
-        what = "has an encoder"
-    elif architectures and not any(each.endswith(_HEADS) for each in architectures):
-        what = "is no language model"
-    else:
-        return
-    called = ", ".join(architectures) or f"model_type {config.get('model_type')}"
-    raise CheckpointError(
-        Problem("E203", f"{name}: {called} {what}, and cannot be merged", "",
-                "supported are decoders with a language model's head (`...ForCausalLM`), as Llama, Qwen, "
-                "Mistral, Gemma or GPT-2", str(folder / "config.json"), field="architectures")
-    )  # fmt: skip
+    named = architectures(config)
+    return not (senses or config.get("is_encoder_decoder") or (named and not any(map(_is_head, named))))
+
+
+def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that a config names."""
+    stated = config.get("architectures")
+    return tuple(map(str, stated)) if isinstance(stated, list) else ()
+
+
+def _is_head(architecture: str) -> bool:
+    return architecture.endswith(_HEADS)
+
+
+def _stated_layers(config: Mapping[str, Any], tower: str) -> int | None:
+    """The number of layers that a config states for a tower, None where it says nothing of it."""
+    if tower in ("", "text"):
+        return config_layers(config)
+    part: Any = config.get(f"{tower}_config")
+    keys: tuple[str, ...] = (*LAYER_FIELDS, "depth")
+    if not isinstance(part, dict):
+        part, keys = config, _LAYERS_OF.get(tower, ())
+    return next((part[key] for key in keys if isinstance(part.get(key), int)), None)
 
 
 def read_json(path: Path, code: str, wrong: str) -> dict[str, Any]:

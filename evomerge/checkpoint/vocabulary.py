@@ -19,6 +19,7 @@ import numpy as np
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.errors import CheckpointError, Problem
+from evomerge.recipe.recipe import place_kind
 
 MEAN, ZERO = -1, -2
 TOKENIZER_FILE = "tokenizer.json"
@@ -161,7 +162,7 @@ def vocabulary_tensors(folder: CheckpointFolder) -> frozenset[str]:
     return frozenset(
         tensor
         for tensor, place in folder.places.items()
-        if place in ("embed", "head") and folder.tensors[tensor].shape[:1] == (rows,)
+        if place_kind(place) in ("embed", "head") and folder.tensors[tensor].shape[:1] == (rows,)
     )
 
 

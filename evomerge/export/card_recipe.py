@@ -53,11 +53,15 @@ def _coefficients(source: MergedSource) -> str:
     return tabled(["place", *(code(label) for label, _ in columns)], rows)
 
 
-def _model_order(place: str) -> tuple[int, int, str]:
-    first, _, rest = place.partition(".")
-    number, _, module = rest.partition(".")
+def _model_order(place: str) -> tuple[str, int, int, str]:
+    """By tower, then as data flows; what belongs to no tower first."""
     order = {"": 0, "embed": 1, "layers": 2, "final_norm": 3, "head": 4}
-    return order.get(first, 5), int(number) if number.isdigit() else -1, module
+    tower, _, inside = place.partition(".")
+    if tower in order or not inside:
+        tower, inside = "", place
+    first, _, rest = inside.partition(".")
+    number, _, module = rest.partition(".")
+    return tower, order.get(first, 5), int(number) if number.isdigit() else -1, module
 
 
 def _path(recipe: Recipe, layers: int) -> str:

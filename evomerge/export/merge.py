@@ -26,6 +26,7 @@ from evomerge.errors import (
 )
 from evomerge.merge.peft_adapters import merge_adapters
 from evomerge.merge.plan import MergePlan, make_plan
+from evomerge.merge.skeleton import model_class
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
 from evomerge.recipe.registered import own_methods
@@ -136,6 +137,8 @@ def open_merge(
             merging[name] = readers[name].folder
             digests[name] += f" on {digests[reader.folder.base.name]}"
     warnings = _check_together(recipe, merging)
+    first = folders[first_model(recipe)]
+    model_class(first.base if isinstance(first, AdapterFolder) else first)
     statistics = WeightStatistics(merging, cache, digests, readers)
     try:
         plan = make_plan(recipe, merging, statistics)

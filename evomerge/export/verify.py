@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, ExportCheckFailed, Problem
 from evomerge.merge.plan import MergePlan
+from evomerge.merge.skeleton import model_class
 from evomerge.objectives.scores import Metric
 
 NOTHING = "nothing was published"
@@ -77,7 +79,9 @@ def check_weights(folder: Path, plan: MergePlan, streamed: Mapping[str, str]) ->
 
 
 def check_loading(folder: Path, dtype: str) -> Any:
-    """Load the folder as anybody would, through transformers, and look at the logits of a few tokens.
+    """Load the folder as anybody would, through transformers, and look at its outputs for a small input.
+
+    That are a few tokens, or pixels of a picture; a model of several senses gets tokens alone.
 
     Returns:
         The model, in evaluation mode, on the CPU.
@@ -85,11 +89,9 @@ def check_loading(folder: Path, dtype: str) -> Any:
     Raises:
         ExportCheckFailed: E602, keys missing, unexpected or mismatched, or logits that are not finite.
     """
-    from transformers import AutoModelForCausalLM
-
     loaded: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = model_class(open_folder(folder, "export")).from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             local_files_only=True,
@@ -106,13 +108,42 @@ def check_loading(folder: Path, dtype: str) -> Any:
     ]
     if problems:
         raise ExportCheckFailed(problems)
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    tokens = torch.arange(min(PROBE_TOKENS, vocabulary))[None]
-    with torch.inference_mode():
-        logits = model.eval()(input_ids=tokens, use_cache=False).logits
-    if not bool(logits.isfinite().all()):
-        raise _failed("the reloaded model's logits are not finite numbers")
+    probe = probe_inputs(model.eval())
+    if probe:
+        with torch.inference_mode():
+            outputs = model(**probe)
+        first = outputs["logits"] if "logits" in outputs else outputs[0]
+        if not bool(first.isfinite().all()):
+            raise _failed("the reloaded model's logits are not finite numbers")
     return model
+
+
+def probe_inputs(model: Any) -> dict[str, Any]:
+    """A small input of a model by its own names; empty where its kind of input is not known here."""
+    given = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {}
+    if "input_ids" in given:
+        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        inputs["input_ids"] = torch.arange(min(PROBE_TOKENS, vocabulary))[None]
+        if model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = inputs["input_ids"]
+        if "use_cache" in given:
+            inputs["use_cache"] = False
+        if "pixel_values" in given and model.main_input_name == "pixel_values":
+            inputs |= _pixels(model)
+    elif model.main_input_name == "pixel_values":
+        inputs |= _pixels(model)
+    return inputs
+
+
+def _pixels(model: Any) -> dict[str, Any]:
+    part = getattr(model.config, "vision_config", model.config)
+    size, channels = getattr(part, "image_size", None), getattr(part, "num_channels", 3)
+    if size is None:
+        return {}
+    height, width = (size, size) if isinstance(size, int) else size
+    ramp = torch.linspace(-1.0, 1.0, channels * height * width).view(1, channels, height, width)
+    return {"pixel_values": ramp.to(model.dtype)}
 
 
 def check_scores(

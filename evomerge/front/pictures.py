@@ -21,7 +21,7 @@ from evomerge.front.measures import is_fraction
 from evomerge.front.tables import marks
 from evomerge.front.trace import TracePoint
 from evomerge.objectives.objective import Objective
-from evomerge.recipe.recipe import MERGED, OUTER_PLACES, MergedSource, Recipe, lookup
+from evomerge.recipe.recipe import MERGED, MergedSource, Recipe, layer_place, lookup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,9 +200,7 @@ def heatmap_figure(name: str, recipe: Recipe, layers: int, places: Sequence[str]
     figure = new_figure(
         columns, rows, (max(2.5, 0.45 * len(inner) + 1.2), max(2.5, 0.22 * layers + 1.6))
     )
-    outer = [place for place in OUTER_PLACES if place in places]
-    labels = [*(["embed"] if "embed" in outer else []), *map(str, range(layers))]
-    labels += [place for place in outer if place != "embed"]
+    labels = _rows(places)
     top = max(float(np.nanmax(np.abs(values))) for values in table.values()) or 1.0
     low = min(0.0, *(float(np.nanmin(values)) for values in table.values()))
     image = None
@@ -239,29 +237,38 @@ def coefficient_table(
         raise UsageError(Problem("E506", f"`{name}` is a plain model and has no coefficients"))
     which = "weight" if "weight" in source.coefficients else next(iter(source.coefficients))
     inner = _modules(places)
-    outer = [place for place in OUTER_PLACES if place in places]
-    before = [place for place in outer if place == "embed"]
-    after = [place for place in outer if place != "embed"]
+    rows = _rows(places)
     found = {}
     for expert, table in source.coefficients[which].items():
-        values = np.full((len(before) + layers + len(after), len(inner)), np.nan)
+        values = np.full((len(rows), len(inner)), np.nan)
         for place in places:
             own = source.rows.weights(expert, place) if source.rows and which == "weight" else ()
             value = float(np.mean(own)) if own else lookup(table, place)
-            if place in before:
-                values[0] = value
-            elif place in after:
-                values[len(before) + layers + after.index(place)] = value
+            row = rows.index(_row(place))
+            at = layer_place(place)
+            if at is None:
+                values[row] = value
             else:
-                layer = int(place.split(".")[1])
-                values[len(before) + layer, inner.index(place.split(".", 2)[2])] = value
+                values[row, inner.index(at.inside)] = value
         found["all experts" if expert == "*" else expert] = values
     return found
 
 
 def _modules(places: Sequence[str]) -> list[str]:
     """What places in layers are called after the layer's number."""
-    return sorted({place.split(".", 2)[2] for place in places if place.startswith("layers.")})
+    found = map(layer_place, places)
+    return sorted({place.inside for place in found if place is not None})
+
+
+def _row(place: str) -> str:
+    """What the row of a place is called: by its layer's number, or the place itself outside the layers."""
+    found = layer_place(place)
+    return place if found is None else f"{found.tower} {found.layer}".lstrip()
+
+
+def _rows(places: Sequence[str]) -> list[str]:
+    """The rows of a model, in its order."""
+    return list(dict.fromkeys(map(_row, places)))
 
 
 def _short(modules: Sequence[str]) -> list[str]:

@@ -90,8 +90,10 @@ class LiveModel:
         self._resident: dict[str, TensorPlan] = {}
         self._distances: dict[str, tuple[float, float]] = {}
         self._readers: dict[str, Reader] = {}
-        names = layer_names(name for name, _ in model.named_parameters())
-        self._bank = LayerBank(model, names.prefix)
+        names = layer_names((name for name, _ in model.named_parameters()), folder.names.decoder)
+        self._lists = [tower.prefix for tower in names.towers]
+        # Only a decoder's layers are ever moved.
+        self._bank = LayerBank(model, names.prefix) if names.decoder else None
 
     @staticmethod
     def load(
@@ -125,7 +127,7 @@ class LiveModel:
         model = build_skeleton(base, kind, room if room > base.layers else None)
         bindings = bind(model, with_layers(base, room))
         device_map = make_device_map(model, spread) if spread else {"": device}
-        buffers = allocate(model, device_map)
+        buffers = allocate(model, device_map, base.names.decoder)
         if spread:
             connect(model, device_map)
         return LiveModel(model, base, kind, bindings, buffers, kernels, ranks, placement)
@@ -140,7 +142,7 @@ class LiveModel:
     @property
     def layers(self) -> list[torch.nn.Module]:
         """The modules of the layers that the last plan had."""
-        return self._bank.modules
+        return [m for name in self._lists for m in self.model.get_submodule(name).children()]
 
     @torch.no_grad()
     def materialize(
@@ -166,11 +168,7 @@ class LiveModel:
                 scratch.weights.forget()
             self._readers = dict(readers)
         contents = self._contents(plan)
-        if contents is None:
-            places = self._bank.in_order(plan.layers)
-        else:
-            places = self._bank.assign(contents, [layer for _, layer, _ in plan.path])
-        self._bank.show(places)
+        places = self._shown(plan, contents)
         entries: dict[str, TensorPlan] = {}
         origins: dict[str, str] = {}
         times: Counter[str] = Counter()
@@ -212,7 +210,7 @@ class LiveModel:
             self._resident[name] = entry
             written += 1
             bytes_written += slot.numel() * slot.element_size()
-        if contents is not None:
+        if contents is not None and self._bank is not None:
             self._bank.hold(contents, places)
         for device in self._scratches:
             if device.type == "cuda":
@@ -225,10 +223,29 @@ class LiveModel:
         seconds = time.perf_counter() - started
         return PlanStatistics(len(plan.tensors), written, bytes_written, seconds, l1, l2)
 
+    def _shown(self, plan: MergePlan, contents: list[Hashable] | None) -> list[int]:
+        """The resident of each layer of a plan; the model's lists of layers follow it."""
+        if self._bank is None:
+            return list(range(plan.layers))
+        if contents is None:
+            places = self._bank.in_order(plan.layers)
+        else:
+            places = self._bank.assign(contents, [layer for _, layer, _ in plan.path])
+        self._bank.show(places)
+        return places
+
     def _contents(self, plan: MergePlan) -> list[Hashable] | None:
         """What each layer of a path holds; None for layers in order, where there is room for no others."""
         order = [layer for _, layer, _ in plan.path]
-        if self._bank.room == self.folder.layers and order == list(range(plan.layers)):
+        plain = order == list(range(plan.layers))
+        if self._bank is None:
+            if plain and plan.layers == self.folder.layers:
+                return None
+            wrong = "the live model of what is no decoder has its layers in order"
+            raise CheckpointError(
+                Problem("E234", wrong, "", "export the recipe and score the checkpoint")
+            )
+        if self._bank.room == self.folder.layers and plain:
             return None
         found: list[list[Hashable]] = [[] for _ in order]
         for entry in plan.tensors:
@@ -251,7 +268,8 @@ class LiveModel:
     def _forget(self) -> None:
         self._resident.clear()
         self._distances.clear()
-        self._bank.forget()
+        if self._bank is not None:
+            self._bank.forget()
 
     def _base_name(self, readers: Mapping[str, Reader]) -> str:
         for name, reader in readers.items():

@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from evomerge.checkpoint.folder import CheckpointFolder, layer_lists, text_config
+from evomerge.checkpoint.folder import (
+    CheckpointFolder,
+    architectures,
+    is_decoder,
+    layer_lists,
+    text_config,
+)
 from evomerge.checkpoint.layout import layer_names
 from evomerge.errors import CheckpointError, Problem
 from evomerge.merge.device_map import device_of
@@ -28,18 +35,22 @@ def build_skeleton(
         CheckpointError: E203 if transformers does not know the architecture, E235 if it needs code of
             its own.
     """
-    automatic: Any = AutoModelForCausalLM
+    found = model_class(folder)
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         rows = text_config(folder.config).get("vocab_size")
-        if isinstance(rows, int):
+        if isinstance(rows, int) and folder.names.decoder:
             # Of a folder whose vocabulary was brought into another's.
             config.get_text_config().vocab_size = rows
         if layers is not None:
             set_layers(config, [layer % folder.layers for layer in range(layers)])
         with torch.device("meta"):
-            model: PreTrainedModel = automatic.from_config(config, dtype=dtype, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+            model: PreTrainedModel = (
+                found.from_config(config, dtype=dtype, trust_remote_code=False)
+                if hasattr(found, "from_config")
+                else found._from_config(config, dtype=dtype)
+            )
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         code = "E235" if "trust_remote_code" in str(error) else "E203"
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -47,6 +58,31 @@ def build_skeleton(
         ) from error
     model.train(False)
     return model
+
+
+def model_class(folder: CheckpointFolder) -> Any:
+    """What builds and loads the model of a folder: for a decoder transformers' automatic class.
+
+    For others the class that `architectures` names.
+
+    Raises:
+        CheckpointError: E203, if transformers has no such class.
+    """
+    if is_decoder(folder.config):
+        return AutoModelForCausalLM
+    named = architectures(folder.config)
+    for name in named:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    wrong = f"{folder.name}: transformers {transformers.__version__} has no class of this architecture"
+    raise CheckpointError(
+        Problem(
+            "E203", wrong, ", ".join(named) or f"model_type {folder.config.get('model_type')}",
+            "name one of its classes, as `BertForSequenceClassification` or `T5ForConditionalGeneration`",
+            str(folder.path / "config.json"), field="architectures",
+        )
+    )  # fmt: skip
 
 
 def set_layers(config: Any, order: Sequence[int]) -> None:
@@ -57,7 +93,9 @@ def set_layers(config: Any, order: Sequence[int]) -> None:
     part.num_hidden_layers = len(order)
 
 
-def allocate(model: PreTrainedModel, device_map: Mapping[str, str]) -> dict[str, torch.Tensor]:
+def allocate(
+    model: PreTrainedModel, device_map: Mapping[str, str], decoder: bool = True
+) -> dict[str, torch.Tensor]:
     """Give a meta model real memory: one flat buffer for each layer and one for the rest.
 
     With several devices in the map (modules by name; the empty string is the whole model), the rest has a
@@ -72,11 +110,11 @@ def allocate(model: PreTrainedModel, device_map: Mapping[str, str]) -> dict[str,
         device where a part has several.
     """
     parameters = dict(model.named_parameters())
-    names = layer_names(parameters)
+    names = layer_names(parameters, decoder)
     groups: dict[str, list[str]] = {}
     for name in parameters:
         split = names.split(name)
-        key = "" if split is None else f"{names.prefix}.{split[0]}"
+        key = "" if split is None else names.join(split[0], "").removesuffix(".")
         groups.setdefault(key, []).append(name)
     buffers: dict[str, torch.Tensor] = {}
     replacement: dict[int, torch.nn.Parameter] = {}

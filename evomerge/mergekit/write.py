@@ -72,6 +72,9 @@ class _Writer:
 
     def write(self) -> Written:
         recipe = self.recipe
+        for name in recipe.checkpoints:
+            if not self.full(name).names.decoder:
+                raise _Unsayable("its places are those of a decoder alone")
         used = [recipe.sources[step.source] for step in recipe.path]
         used += [recipe.sources[name] for name in recipe.outer.values()]
         merged = [source for source in used if isinstance(source, MergedSource)]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome, Raced
+from evomerge.recipe.recipe import layer_place
 from evomerge.search_space import Gene, Genome
 
 _TABLE_LIMIT = 100_000
@@ -114,13 +115,18 @@ class Grid:
 
 
 def _depths(genes: Sequence[Gene]) -> np.ndarray:
-    def depth(gene: Gene) -> tuple[int, int]:
+    firsts = [layer_place(gene.places[0]) for gene in genes if gene.places]
+    towers = list(dict.fromkeys(place.tower for place in firsts if place is not None))
+
+    def depth(gene: Gene) -> tuple[int, int, float]:
         place = gene.places[0] if gene.places else ""
-        if place == "embed":
-            return (0, 0)
-        if place.startswith("layers."):
-            return (1, int(place.split(".")[1]))
-        return (2, 0) if place == "final_norm" else (3, 0) if place == "head" else (1, 0)
+        inside = layer_place(place)
+        if inside is not None:
+            return (1, towers.index(inside.tower), inside.layer)
+        owner, _, kind = place.rpartition(".")
+        if owner in towers and owner:
+            return (1, towers.index(owner), -1.0 if kind == "embed" else math.inf)
+        return ({"embed": 0, "final_norm": 2, "head": 3}.get(place, 1), 0, 0.0)
 
     ranks = {key: rank for rank, key in enumerate(sorted({depth(gene) for gene in genes}))}
     return np.array([ranks[depth(gene)] for gene in genes], dtype=np.int64)

@@ -11,6 +11,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.recipe import (
     ALLOWANCES,
     DTYPES,
+    FURTHER_PLACES,
     OUTER_PLACES,
     CheckpointSource,
     LayerStep,
@@ -19,6 +20,7 @@ from evomerge.recipe.recipe import (
     Source,
     Table,
     canonical_json,
+    place_kind,
 )
 from evomerge.recipe.rows import RowTable
 
@@ -101,8 +103,10 @@ class _RecipeReader:
         for where, name in used:
             if not isinstance(name, str) or name not in sources:
                 self.fault(where, "names no source", name, f"sources: {', '.join(sources)}")
-        for place in sorted(set(data["outer"]) - set(OUTER_PLACES)):
-            self.fault(f"outer.{place}", "unknown place", todo=f"places: {', '.join(OUTER_PLACES)}")
+        outside = (*OUTER_PLACES, *FURTHER_PLACES)
+        for place in sorted(data["outer"]):
+            if place_kind(place) not in outside or place.count(".") > 1:
+                self.fault(f"outer.{place}", "unknown place", todo=f"places: {', '.join(outside)}")
         for name, source in sources.items():
             if isinstance(source, MergedSource):
                 for entry in (*source.inputs, *([source.base] if source.base is not None else [])):

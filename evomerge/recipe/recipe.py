@@ -11,6 +11,8 @@ Coefficients are addressed by *place*, a dotted prefix of where a tensor stands:
 The longest prefix that is present wins. A place followed by a tensor's name inside its layer (outside the
 layers, by its whole name) is that tensor alone: `layers.3.attn.self_attn.q_proj.weight`. The number of an
 expert of a mixture may be left out: `layers.3.mlp.mlp.experts.up_proj` is that matrix of all of them.
+A model with several families of layers (an encoder and a decoder, an image encoder and a language model) has
+places for each: `vision.layers.1.attn`, `encoder.embed`. A path counts through all of them, in that order.
 Torch-free, so that drivers can decode genomes without torch.
 """
 
@@ -23,11 +25,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from evomerge.recipe.rows import RowTable
 
 OUTER_PLACES = ("embed", "final_norm", "head")
+FURTHER_PLACES = ("pooler", "projector")
+"""Outside the layers of models that are no decoders; where a recipe names no source, that of `final_norm`."""
 MODULES = ("attn", "mlp", "norm", "other")
 ALLOWANCES = ("rope",)
 """In what a checkpoint may differ from the base where its source says so."""
@@ -107,7 +111,8 @@ class Recipe:
     Attributes:
         sources: name to source; merged sources may only name checkpoint sources.
         path: the output layers in order.
-        outer: place outside the layers (`embed`, `final_norm`, `head`) to source name.
+        outer: place outside the layers (`embed`, `final_norm`, `head`) to source name; a place of one tower
+            (`vision.embed`) without an entry goes by its last word.
         dtype: storage dtype of the result; live weights are rounded to it too.
         config: keys that replace those of the base's `config.json`.
         tokenizer: name of the checkpoint source whose tokenizer and config files are exported.
@@ -166,11 +171,14 @@ class Recipe:
         """That of the one side file that a genome's recipe has; empty without."""
         return b"".join(rows.content for rows in self.row_tables)
 
-    def is_identity_path(self, layers: int) -> bool:
-        """Whether the path is the `layers` layers of one source, in order and unscaled."""
+    def is_identity_path(self, layers: int, *, whole: bool = True) -> bool:
+        """Whether the path is the `layers` layers of one source, in order and unscaled.
+
+        `whole` asks that all outside the layers is of that source too, and the layers are of one.
+        """
         names = {step.source for step in self.path} | set(self.outer.values())
         plain = all(step.layer == i and step.scale == 1.0 for i, step in enumerate(self.path))
-        return len(names) == 1 and len(self.path) == layers and plain
+        return (len(names) == 1 or not whole) and len(self.path) == layers and plain
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -179,6 +187,35 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys, no spaces and shortest round-trip floats; refuses NaN and infinities."""
     return _CANONICAL.encode(data)
+
+
+_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)(?:\.(.+))?")
+
+
+class LayerPlace(NamedTuple):
+    """A place inside the layers: its tower (empty where there is one only), number there, and the rest."""
+
+    tower: str
+    layer: int
+    inside: str
+
+
+@lru_cache(maxsize=1 << 16)
+def layer_place(place: str) -> LayerPlace | None:
+    """A place inside the layers taken apart, None outside them."""
+    found = _LAYER.fullmatch(place)
+    return None if found is None else LayerPlace(found[1] or "", int(found[2]), found[3] or "")
+
+
+def place_kind(place: str) -> str:
+    """What a place outside the layers is, whatever its tower: `embed` of `vision.embed`."""
+    return place.rpartition(".")[2]
+
+
+def outer_source(outer: Mapping[str, str], place: str) -> str | None:
+    """The source of a place outside the layers, None if a recipe names none."""
+    kind = place_kind(place)
+    return outer.get(place) or outer.get("final_norm" if kind in FURTHER_PLACES else kind)
 
 
 _EXPERT = re.compile(r"\bexperts\.\d+\b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from evomerge.errors import EvomergeError
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.mergekit import mergekit_yaml
-from evomerge.recipe.recipe import MergedSource, Recipe, lookup
+from evomerge.recipe.recipe import MergedSource, Recipe, layer_place, lookup
 from evomerge.search_space import SearchSpace
 
 MOST_VALUES = 400_000
@@ -26,8 +25,6 @@ MOST_GENES = 5_000
 
 MOST_RECIPES = 24
 """Most recipes that are written into the page."""
-
-_MODULE = re.compile(r"layers\.\d+\.?(.*)")
 
 
 def genes_json(space: SearchSpace, history: History, members: Sequence[str]) -> dict[str, Any]:
@@ -132,9 +129,10 @@ def modules_of(places: Sequence[str]) -> dict[str, list[str]]:
     """Layer (or the place itself, outside the layers) to its modules, in the model's order."""
     found: dict[str, list[str]] = {}
     for place in places:
-        inside = _MODULE.fullmatch(place)
-        layer = ".".join(place.split(".")[:2]) if inside else place
-        found.setdefault(layer, []).append(inside[1] if inside else "")
+        at = layer_place(place)
+        inside = at.inside if at is not None else ""
+        layer = place.removesuffix(inside).removesuffix(".") if inside else place
+        found.setdefault(layer, []).append(inside)
     return found
 
 

@@ -80,11 +80,11 @@ def score_checkpoint(
         UsageError: if the evaluator measures a distance and there is no `base`.
     """
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
-    open_folder(folder, folder.name)
+    opened = open_folder(folder, folder.name)
     statistics = {} if base is None else distance_statistics(evaluators, folder, base, dtype)
-    from transformers import AutoModelForCausalLM
+    from evomerge.merge.skeleton import model_class
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model: Any = model_class(opened).from_pretrained(
         folder, dtype=torch_dtype(dtype), trust_remote_code=False
     )
     subject = Subject(

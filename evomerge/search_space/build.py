@@ -65,6 +65,10 @@ def build_search_space(
         genes += make_genes(coefficient, field, layout, experts, active, file)
     paths = None
     if declaration.layer_path is not None:
+        if len(layout.towers) > 1:
+            wrong = "a path of layers needs a model with one family of layers"
+            found = f"found {', '.join(layout.towers)}"
+            raise ConfigError(Problem("E119", wrong, found, "leave it out", file, field="layer_path"))
         paths = build_layer_paths(declaration.layer_path, layout.layers, experts, file)
         genes += path_genes(paths)
     if not genes:

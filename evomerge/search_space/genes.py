@@ -12,6 +12,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.method import Coefficient
+from evomerge.recipe.recipe import layer_place
 from evomerge.search_space.declaration import CoefficientField
 from evomerge.search_space.layer_path import LayerPaths
 
@@ -23,10 +24,10 @@ class ModelLayout:
     """What a search space must know of the base model.
 
     Attributes:
-        layers: number of layers.
+        layers: number of layers, of all towers together.
         places: finest places that hold tensors (`embed`, `layers.0.attn`, ..., `final_norm`, `head`);
-            a tied head has none. Where a field is `tensor`, single matrices, as
-            `layers.0.attn.self_attn.q_proj`.
+            a tied head has none. Of several towers, `vision.layers.0.attn`. Where a field is `tensor`,
+            single matrices, as `layers.0.attn.self_attn.q_proj`.
         parameters: number of parameters.
         active: expert to the places its task vector touches; None before `prepare` has looked.
         rows: place to the number of its rows, where a field is `row`.
@@ -37,6 +38,16 @@ class ModelLayout:
     parameters: int
     active: Mapping[str, tuple[str, ...]] | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def towers(self) -> Mapping[str, int]:
+        """Families of layers in model order, and the number of layers of each; one has no name."""
+        found: dict[str, int] = {}
+        for place in self.places:
+            inside = layer_place(place)
+            if inside is not None:
+                found[inside.tower] = max(found.get(inside.tower, 0), inside.layer + 1)
+        return found if len(found) > 1 else {"": self.layers}
 
     @cached_property
     def leaves(self) -> tuple[str, ...]:
@@ -167,7 +178,8 @@ def path_genes(paths: LayerPaths) -> list[Gene]:
 
 def _refuse_misfit(name: str, field: CoefficientField, layout: ModelLayout, file: str) -> None:
     least = {"band": field.bands or 1, "depth_curve": field.knots or 2, "lines": 2}.get(field.field, 0)
-    if least > layout.layers:
+    layers = min(layout.towers.values())
+    if least > layers:
         what, count = {
             "band": ("bands", "bands"),
             "depth_curve": ("knots", "knots"),
@@ -177,7 +189,7 @@ def _refuse_misfit(name: str, field: CoefficientField, layout: ModelLayout, file
             Problem(
                 "E119",
                 f"more {what} than layers",
-                f"{least} {what}, {layout.layers} layers",
+                f"{least} {what}, {layers} layers",
                 file=file,
                 field=".".join(part for part in ("coefficients", name, count) if part),
             )
@@ -221,33 +233,79 @@ def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayou
     low, high = grid(*field.bounds(coefficient))
     if field.field not in ("depth_curve", "lines"):
         return [_Part(label, places, low, high) for label, places in _groups(field, layout)]
-    inside = [place for place in layout.places if place.startswith("layers.")]
-    outer = [place for place in layout.places if not place.startswith("layers.")]
-    depths = [int(place.split(".")[1]) / (layout.layers - 1) for place in inside]
     shared = field.outside_layers == "shared"
-    if field.field == "lines":
-        level = [*inside, *(outer if shared else [])]
-        ends = grid(*field.slopes)
-        curve = [
-            _Part("alpha", tuple(level), low, high, (1.0,) * len(level)),
-            _curve_part("beta", inside, depths, *ends),
-        ]
-    else:
-        assert field.knots is not None
-        curve = []
-        for knot in range(field.knots):
-            factors = [max(0.0, 1.0 - abs(depth * (field.knots - 1) - knot)) for depth in depths]
-            near = {0: [p for p in outer if p == "embed"]}
-            near[field.knots - 1] = [p for p in outer if p != "embed"]
-            beside = near.get(knot, []) if shared else []
-            places = [*inside, *beside]
-            factors += [1.0] * len(beside)
-            curve.append(_curve_part(f"knot.{knot}", places, factors, low, high))
-    if shared:
-        return curve
-    before = [_Part(place, (place,), low, high) for place in outer if place == "embed"]
-    after = [_Part(place, (place,), low, high) for place in outer if place != "embed"]
-    return [*before, *curve, *after]
+    found: list[_Part] = []
+    for stretch in _stretches(layout):
+        depths = [layer / (stretch.layers - 1) for layer in stretch.numbers]
+        before = [*stretch.before] if shared else []
+        after = [*stretch.after] if shared else []
+        if field.field == "lines":
+            level = [*stretch.inside, *before, *after]
+            ends = grid(*field.slopes)
+            curve = [
+                _Part(stretch.label("alpha"), tuple(level), low, high, (1.0,) * len(level)),
+                _curve_part(stretch.label("beta"), stretch.inside, depths, *ends),
+            ]
+        else:
+            assert field.knots is not None
+            curve = []
+            for knot in range(field.knots):
+                factors = [max(0.0, 1.0 - abs(depth * (field.knots - 1) - knot)) for depth in depths]
+                beside = after if knot == field.knots - 1 else before if knot == 0 else []
+                places = [*stretch.inside, *beside]
+                factors += [1.0] * len(beside)
+                curve.append(_curve_part(stretch.label(f"knot.{knot}"), places, factors, low, high))
+        if not shared:
+            found += [_Part(place, (place,), low, high) for place in stretch.before]
+        found += curve
+        if not shared:
+            found += [_Part(place, (place,), low, high) for place in stretch.after]
+    return found
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A tower: its name and layers, the places inside them with their layers' numbers, and those beside."""
+
+    tower: str
+    layers: int
+    inside: tuple[str, ...]
+    numbers: tuple[int, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def label(self, name: str) -> str:
+        """The name of a gene, after that of the tower."""
+        return f"{self.tower}.{name}" if self.tower else name
+
+
+def _stretches(layout: ModelLayout) -> list[_Stretch]:
+    """The towers in model order; what belongs to none comes before the first or after the last."""
+    towers = list(layout.towers)
+    inside: dict[str, list[tuple[str, int]]] = {tower: [] for tower in towers}
+    before: dict[str, list[str]] = {tower: [] for tower in towers}
+    after: dict[str, list[str]] = {tower: [] for tower in towers}
+    for place in layout.places:
+        found = layer_place(place)
+        if found is not None:
+            inside[found.tower].append((place, found.layer))
+            continue
+        owner, _, kind = place.rpartition(".")
+        if kind == "embed":
+            before[owner if owner in inside else towers[0]].append(place)
+        else:
+            after[owner if owner in inside else towers[-1]].append(place)
+    return [
+        _Stretch(
+            tower,
+            layout.towers[tower],
+            tuple(place for place, _ in inside[tower]),
+            tuple(layer for _, layer in inside[tower]),
+            tuple(before[tower]),
+            tuple(after[tower]),
+        )
+        for tower in towers
+    ]
 
 
 def _curve_part(
@@ -259,10 +317,12 @@ def _curve_part(
 
 def _label(place: str, layout: ModelLayout) -> str:
     """What a gene of a matrix or a row is called: by the names inside its layer."""
-    if not place.startswith("layers."):
+    found = layer_place(place)
+    if found is None:
         return place
-    _, index, *inner = place.split(".", 3)
-    return f"layers.{int(index):0{len(str(layout.layers - 1))}d}.{inner[-1]}"
+    width = len(str(layout.towers[found.tower] - 1))
+    own = f"layers.{found.layer:0{width}d}.{found.inside.split('.', 1)[-1]}"
+    return f"{found.tower}.{own}" if found.tower else own
 
 
 def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tuple[str, ...]]]:
@@ -271,38 +331,51 @@ def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tup
         return [("", layout.leaves)]
     if field.field == "row":
         return [(_label(leaf, layout), (leaf,)) for leaf in layout.leaves]
-    inside = [place for place in layout.places if place.startswith("layers.")]
-    outer = [(place, (place,)) for place in layout.places if not place.startswith("layers.")]
-    width = len(str(layout.layers - 1))
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for stretch in _stretches(layout):
+        grouped = _groups_inside(field, stretch, layout)
+        if field.outside_layers == "shared":
+            # Each outer place goes with the layers next to it: embeddings with the first, the rest last.
+            first_label, first_places = grouped[0]
+            grouped[0] = (first_label, stretch.before + first_places)
+            last_label, last_places = grouped[-1]
+            grouped[-1] = (last_label, last_places + stretch.after)
+            found += grouped
+        else:
+            found += [(place, (place,)) for place in stretch.before]
+            found += grouped
+            found += [(place, (place,)) for place in stretch.after]
+    return found
 
-    def layer(place: str) -> int:
-        return int(place.split(".")[1])
+
+def _groups_inside(
+    field: CoefficientField, stretch: _Stretch, layout: ModelLayout
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Those of the layers of one tower."""
+    width = len(str(stretch.layers - 1))
 
     def label(start: int, last: int) -> str:
         span = f"{start:0{width}d}"
-        return f"layers.{span}" if start == last else f"layers.{span}-{last:0{width}d}"
+        own = f"layers.{span}" if start == last else f"layers.{span}-{last:0{width}d}"
+        return stretch.label(own)
 
+    if field.field == "tensor":
+        return [(_label(place, layout), (place,)) for place in stretch.inside]
+    numbered = list(zip(stretch.inside, stretch.numbers, strict=True))
     grouped: list[tuple[str, tuple[str, ...]]] = []
     if field.field == "layer_module":
-        for (index, module), own in itertools.groupby(inside, lambda p: tuple(p.split(".")[1:3])):
-            grouped.append((f"layers.{int(index):0{width}d}.{module}", tuple(own)))
-    elif field.field == "tensor":
-        for place in inside:
-            grouped.append((_label(place, layout), (place,)))
-    else:
-        count = {"model": 1, "layer": layout.layers}.get(field.field, field.bands or 1)
-        edges = [band * layout.layers // count for band in range(count + 1)]
-        for start, end in itertools.pairwise(edges):
-            places = tuple(place for place in inside if start <= layer(place) < end)
-            name = "layers" if count == 1 else label(start, end - 1)
-            grouped.append((name, places))
-    if field.outside_layers == "shared":
-        # Each outer place goes with the layers next to it: embeddings with the first, the rest last.
-        first_label, first_places = grouped[0]
-        grouped[0] = (first_label, tuple(p for p, _ in outer if p == "embed") + first_places)
-        last_label, last_places = grouped[-1]
-        grouped[-1] = (last_label, last_places + tuple(p for p, _ in outer if p != "embed"))
+
+        def module_of(entry: tuple[str, int]) -> tuple[int, str]:
+            found = layer_place(entry[0])
+            assert found is not None
+            return entry[1], found.inside.split(".")[0]
+
+        for (index, module), own in itertools.groupby(numbered, module_of):
+            grouped.append((f"{label(index, index)}.{module}", tuple(place for place, _ in own)))
         return grouped
-    before = [group for group in outer if group[0] == "embed"]
-    after = [group for group in outer if group[0] != "embed"]
-    return [*before, *grouped, *after]
+    count = {"model": 1, "layer": stretch.layers}.get(field.field, field.bands or 1)
+    edges = [band * stretch.layers // count for band in range(count + 1)]
+    for start, end in itertools.pairwise(edges):
+        places = tuple(place for place, layer in numbered if start <= layer < end)
+        grouped.append((stretch.label("layers") if count == 1 else label(start, end - 1), places))
+    return grouped

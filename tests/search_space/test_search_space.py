@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -782,3 +783,31 @@ def test_every_shipped_space_opens_and_seeds(file: Path) -> None:
     genome = found.uniform(dict.fromkeys(EXPERTS, 0.5))
     assert found.encode(found.decode(genome)) == genome
     assert file.read_text().startswith("# ")
+
+
+FIELDS = (
+    {"field": "model"}, {"field": "layer"}, {"field": "layer_module"}, {"field": "band", "bands": 5},
+    {"field": "depth_curve", "knots": 4}, {"field": "lines"},
+)  # fmt: skip
+
+
+def test_a_decoder_has_the_genes_and_digests_it_always_had() -> None:
+    """The digest is of the code before there were models of several towers; ledgers hold such recipes."""
+    places = leaf_places(12, ("attn", "mlp", "norm", "other"), OUTER)
+    sources = {name: CheckpointSource(name, name) for name in ("base", "a", "b")}
+    found = hashlib.sha256()
+    for field in FIELDS:
+        for outside in ("own", "shared"):
+            declaration = SearchSpaceDeclaration.model_validate(
+                {
+                    "schema": 1, "method": "task_arithmetic",
+                    "coefficients": {"weight": {**field, "outside_layers": outside}},
+                }
+            )  # fmt: skip
+            space = build_search_space(
+                declaration, ModelLayout(12, places, 1000), sources, ["a", "b"], "float32", 0
+            )
+            genome = space.snap([0.1 * (1 + index % 9) for index in range(len(space.genes))])
+            found.update(repr([(g.name, g.places, g.basis) for g in space.genes]).encode())
+            found.update(space.decode(genome).digest.encode())
+    assert found.hexdigest() == "4a540e375ceebce85d4f8207fbb98881a8ad9bad19502bbc29b3865d897af686"

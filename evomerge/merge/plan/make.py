@@ -17,7 +17,7 @@ from evomerge.checkpoint.residual import residual_writers
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merge.plan.entries import MergePlan, PlanInput, TensorPlan
 from evomerge.merge.plan.merged import Merger
-from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, layer_place, outer_source
 
 if TYPE_CHECKING:
     from evomerge.merge.statistics.weights import WeightStatistics
@@ -61,8 +61,12 @@ def make_plan(
             if not 0 <= layer < count:
                 found = f"{name} has {count} layers"
                 problems.append(Problem("E119", f"no layer {layer}", found, field=f"path[{index}]"))
-    for place in sorted({p for p in places.values() if not p.startswith("layers.")}):
-        if place not in recipe.outer:
+    if len(names.towers) > 1 and not recipe.is_identity_path(names.count, whole=False):
+        towers = ", ".join(f"{tower.name} {tower.count}" for tower in names.towers)
+        wrong = "a model with several families of layers takes them all, in order"
+        problems.append(Problem("E119", wrong, f"layers: {towers}", field="path"))
+    for place in sorted({p for p in places.values() if layer_place(p) is None}):
+        if outer_source(recipe.outer, place) is None:
             problems.append(Problem("E138", "place without a source", field=f"outer.{place}"))
     if problems:
         raise ConfigError(problems)
@@ -71,10 +75,11 @@ def make_plan(
     after: list[TensorPlan] = []
     seen_layer = False
     for tensor, place in places.items():
-        if place.startswith("layers."):
+        if layer_place(place) is not None:
             seen_layer = True
         else:
-            entry = makers[recipe.outer[place]].tensor(tensor, tensor, place, place, recipe.dtype, 1.0)
+            maker = makers[str(outer_source(recipe.outer, place))]
+            entry = maker.tensor(tensor, tensor, place, place, recipe.dtype, 1.0)
             (after if seen_layer else before).append(entry)
     inside = []
     for index, step in enumerate(recipe.path):
@@ -83,7 +88,9 @@ def make_plan(
         for tensor, place in maker.layer(step.layer):
             rest = maker.rest(tensor)
             scale = step.scale if tensor in writers else 1.0
-            out_place = f"layers.{index}.{maker.folder.tensor_places[tensor].split('.', 2)[2]}"
+            fine = layer_place(maker.folder.tensor_places[tensor])
+            assert fine is not None
+            out_place = names.place(index, fine.inside)
             output = names.join(index, rest)
             inside.append(maker.tensor(output, tensor, place, out_place, recipe.dtype, scale))
     return MergePlan(
@@ -91,7 +98,10 @@ def make_plan(
         dtype=recipe.dtype,
         layers=len(recipe.path),
         path=tuple((step.source, step.layer, step.scale) for step in recipe.path),
-        config={**_path_config(main.config, recipe), **recipe.config},
+        config={
+            **({} if len(names.towers) > 1 else _path_config(main.config, recipe)),
+            **recipe.config,
+        },
     )
 
 
@@ -135,8 +145,9 @@ class _Maker:
         self.folder = _full(folders[first])
         self._layers: dict[int, list[tuple[str, str]]] = {}
         for tensor, place in self.folder.places.items():
-            if place.startswith("layers."):
-                self._layers.setdefault(int(place.split(".")[1]), []).append((tensor, place))
+            inside = self.folder.names.split(tensor)
+            if inside is not None:
+                self._layers.setdefault(inside[0], []).append((tensor, place))
 
     def taken(self, layer: int) -> list[tuple[str, int, int]]:
         """(source, its layer, how many it has) of all that a layer is made of."""

@@ -13,6 +13,7 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
 from evomerge.ledger.events import TaskVectors
+from evomerge.recipe.recipe import place_kind
 from evomerge.recipe.registered import find_method
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _untied_heads(folder: CheckpointFolder) -> list[Problem]:
         return []
     reader = TensorReader(folder)
     places = folder.places
-    embeddings = [reader.read(name) for name, place in places.items() if place == "embed"]
+    embeddings = [reader.read(name) for name, place in places.items() if place_kind(place) == "embed"]
     problems = []
     for name in folder.redundant:
         head = reader.read(name)

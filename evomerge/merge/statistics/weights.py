@@ -18,7 +18,6 @@ import torch
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.layout import places_of, tensor_places_of
 from evomerge.checkpoint.reader import Reader, open_readers
 from evomerge.checkpoint.renumbered import renumber
 from evomerge.merge.passes.blocks import low_rank_delta
@@ -147,7 +146,9 @@ class WeightStatistics:
         With `by_tensor` the places are the finest.
         """
         sums: dict[str, np.ndarray] = {"": np.zeros((len(names), len(names)))}
-        places = (tensor_places_of if by_tensor else places_of)(self._sources[base].tensors)
+        folder = self._sources[base]
+        assert isinstance(folder, CheckpointFolder)
+        places = folder.tensor_places if by_tensor else folder.places
         for tensor in self._floats(base):
             found = self.gram(tensor, names, base)
             sums[""] = sums[""] + found
