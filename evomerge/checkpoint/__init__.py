@@ -5,7 +5,7 @@ before a weight is read. `reader`, `aligned` and `writer` import torch; all else
 that drivers and `check` can use it.
 
 Read `header`, `towers` and `layout` (where a tensor stands), `folder` (a full model), `adapter_config`,
-`adapter`, `open` (which of the two a folder is), `compare` (whether experts fit a base), `digest`, `hub`, then
-`vocabulary`, `by_peft` (adapters that PEFT merges), `tokenizer`, `residual`, `reader`, `aligned` and
+`adapter`, `open` (which of the two a folder is), `compare` (whether experts fit a base), `digest`, `hub`,
+then `vocabulary`, `by_peft` (adapters that PEFT merges), `tokenizer`, `residual`, `reader`, `aligned` and
 `writer`.
 """
