@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -164,11 +165,16 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_rooms_have_a_face() -> None:
-    """A folder's `__init__.py` says what it is for, and nothing in the folder imports it."""
+    """A folder's `__init__.py` says what it is for and what lies in it; nothing in the folder imports it."""
     for module in IMPORTS:
         path = PACKAGE.joinpath(*module.split(".")[1:], "__init__.py")
         if path.is_file():
-            assert path.read_text(encoding="utf-8").startswith('"""'), path
+            words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            assert words, path
+            files = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+            rooms = {f"{each.parent.name}/" for each in path.parent.glob("*/__init__.py")}
+            untold = [name for name in files | rooms if f"`{name}`" not in words]
+            assert module == "evomerge" or not untold, f"{path} does not say when to read {untold}"
             inside = [m for m in IMPORTS if m.startswith(module + ".")]
             assert not [
                 m for m in inside for each in IMPORTS[m] if each.imported == module and own(module)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 from evomerge.ledger.history import History
@@ -16,7 +15,7 @@ from evomerge.run.watch import Watch
 REFRESH_SECONDS = 0.5
 
 
-class ProgressLine:
+class ProgressLine(Display):
     """Shows where a run stands; says nothing if not `shown`."""
 
     def __init__(self, shown: bool = True) -> None:
@@ -50,15 +49,7 @@ class ProgressLine:
             sys.stderr.write(text + "\n")
         self._written = text
 
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._terminal and self._written:
             sys.stderr.write("\n")
 

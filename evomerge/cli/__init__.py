@@ -3,11 +3,12 @@
 In come words, out go tables or JSON on stdout and everything else on stderr. A verb imports what it
 needs when it is called.
 
-Read `app` (the verbs and the exit codes), then the verbs: `start` (`init`, `list`; the campaign that
-`init` writes is made in `starter/`), `campaigns` (`check`, `run`), `looks` (`status`, `front`, `show`,
-`verify`, `repair`), `models` (`export`, `merge`, `score`, `import`), `splits`, `cluster`. The others
-are what verbs print: `output`, `tables`, `results`, `candidate`, `standing`, `live`, `lock_holder`,
-`references`.
+Read `app` (the verbs and the exit codes; `__main__` calls it), then the verbs in the order of a person's
+work: `start` (`init`, `list`; the campaign that `init` writes is made in `starter/`), `campaigns` (`check`,
+`run`), `refine`, `looks` (`status`, `show`, `study`, `repair`, and `verify`, which is made in `verify/`),
+`front`, `compare`, `pictures` (`history`, `plot`), `report`, `models` (`import`, `merge`, `export`,
+`score`), `push`, `splits`, `track` (`sync`), `cluster` (`bundle`, `launch`). The others are what verbs
+print: `output`, `candidate`, `failures`, `results`, `live` and `follow`, `lock_holder`.
 """
 
 from evomerge.cli.app import main

@@ -19,7 +19,7 @@ from evomerge.cli.output import (
     show_log,
     table_console,
 )
-from evomerge.cli.track import Track, Tracked
+from evomerge.cli.track import Track
 from evomerge.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -159,24 +159,27 @@ def run(
     from evomerge.campaign.check import grants_of
     from evomerge.cli.live import open_display
     from evomerge.run.metrics import HOST, Metered
+    from evomerge.run.progress import Displays
     from evomerge.run.session import run_session
+    from evomerge.run.tracking.display import Tracked
     from evomerge.run.tracking.open import require
 
     show_log(log_json)
-    names = tuple(dict.fromkeys(track or ()))
+    names = tuple(dict.fromkeys(name.value for name in track or ()))
     for name in names:
-        require(name.value)
+        require(name)
 
     def display(is_stopping: Callable[[], bool]) -> Display:
-        shown = open_display(is_stopping, as_json=log_json)
+        displays: list[Display] = [Tracked(names, directory)] if names else []
         if metrics_port is not None:
-            shown = Metered(shown, metrics_port)
-            place = f"http://{HOST}:{shown.port}/metrics"
+            metered = Metered(metrics_port)
+            displays.append(metered)
+            text = f"metrics: http://{HOST}:{metered.port}/metrics"
             if log_json:
-                say_json("info", f"metrics: {place}")
+                say_json("info", text)
             else:
-                say(f"metrics: {place}")
-        return Tracked(shown, names, directory) if names else shown
+                say(text)
+        return Displays([*displays, open_display(is_stopping, as_json=log_json)])
 
     def warn(warning: Problem) -> None:
         if log_json:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from evomerge.cli.output import log_console, say, say_json
 from evomerge.front.tables import ruled, shown_value
@@ -42,7 +41,7 @@ def open_display(is_stopping: Callable[[], bool], *, as_json: bool = False) -> D
     return Live(is_stopping) if console.is_terminal and not console.is_dumb_terminal else Lines()
 
 
-class Lines:
+class Lines(Display):
     """One plain line for each phase and generation (or as many results), for logs."""
 
     def __init__(self, tell: Callable[[Standing], None] = lambda now: say(line(now))) -> None:
@@ -59,19 +58,8 @@ class Lines:
             self.last = state
             self.tell(now)
 
-    def __enter__(self) -> Lines:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class Live:
+class Live(Display):
     """A display that redraws itself in a terminal."""
 
     def __init__(self, is_stopping: Callable[[], bool]) -> None:
@@ -97,16 +85,11 @@ class Live:
             self.now, self.running = self.watch(history, progress), progress.running
             self.volumes, self.workers = self.watch.volumes, workers_text(progress, self.watch.busy)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Self:
         self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.running = ()
         self.live.stop()
 

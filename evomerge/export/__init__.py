@@ -3,8 +3,8 @@
 In comes a pick of a campaign, or a recipe; out goes an ordinary checkpoint folder with its card and
 recipe, reloaded, compared and scored before it gets its name. This room loads torch.
 
-Read `export` (the steps in order), `choice` (which candidate is meant), `merge` (sources opened and
-planned), `taken` (another model's tokenizer or chat template), `files`, `habits`, `model_card`, `verify`,
-`scores`, `log` and `outcome`. Import from these modules; nothing is
-re-exported here.
+Read `export` (the steps in order), `stated` and `choice` (which merge is meant), `merge` (sources opened and
+planned), what lies beside the weights: `files`, `habits`, `taken` (another model's tokenizer or chat
+template), `model_card` with `card_recipe`, `card_text` and `picture`; then `verify`, `scores`, `log`,
+`outcome`, and `push` (to a hub). Import from these modules; nothing is re-exported here.
 """

@@ -3,10 +3,13 @@
 In comes a history with its per-item results; out go members, baselines, picks, and how sure all of it
 is. Nothing is computed on a model here, and nothing is written.
 
-Read `front` first, then `statistics` (bootstraps over items), `selection` (which candidates deserve
-held-out items), `uncertainty` (how far a whole front may be believed), `spanning` and `decision` (a few
-members to choose from, and what each claims over the baselines, read from `draws`), `comparison` (two
-models item by item), and `folder` (a campaign folder opened for reading while a run goes on).
+Read `front` first (members and picks), `compute` (who is one) and `folder` (a campaign folder opened for
+reading while a run goes on). How sure it is: `statistics` (bootstraps over items), `uncertainty` (how far a
+whole front may be believed), `selection` (which candidates deserve held-out items). What a person decides
+by: `spanning` and `decision` (a few members, and what each claims over the baselines, read from `draws`),
+`comparison` (two models item by item), `trace` (how a search went), `measures`, and `candidate` and `shown`
+(which members are meant). How it looks: `tables`, `terminal` with `text_table` and `drawing`, `pictures`,
+`words`.
 """
 
 from evomerge.front.compute import compute_front, read_front

@@ -5,8 +5,9 @@ which points no other beats. The only room with a minus sign: everywhere else a 
 evaluator reports.
 
 Read `scores` first (what was measured), then `objective` (what is wanted, and what an optimizer is
-told), `constraint` (what must be kept), `steering` (which value a search goes by) and `pareto` (arithmetic on
-plain arrays, whose library workers do not need); import the last two from their own modules.
+told), `constraint` (what must be kept), `preference` (how much each objective counts), `steering` (which
+value a search goes by) and `pareto` (arithmetic on plain arrays, whose library workers do not need); import
+the last two from their own modules.
 """
 
 from evomerge.objectives.constraint import Constraint, parse_constraint

@@ -1,12 +1,16 @@
 """Run: the driver and its workers, from the first job to the last selection score.
 
 In comes a checked campaign; out goes a ledger. Two halves: the driver's loads neither torch nor lm-eval, the
-worker's (`worker`, `engine`, `scoring`, `slope_measurement`) knows neither ledgers nor optimizers. Between
-them `job` is plain data, and `pool/` decides where jobs run.
+worker's knows neither ledgers nor optimizers. Between them `job` is plain data, and `pool/` decides where
+jobs run.
 
-Read `job`, `worker`, `engine`; then `driver` (the phases), `search` and `replay` (the desk of a schedule),
-`dispatch` with `open_work` and `result_events` (jobs out, results into the ledger), `safeguards` and `limits`
-(when to try again, when to stop); at last `standing`, `pace` and `watch` (how far it is) and `tracking/`.
+Read `job`; the worker's half: `worker`, `engine` (the loaded half of a worker), `scoring`,
+`slope_measurement`, `generation_times`. The driver's half: `session` (one call of `run`, with its signals),
+`driver` (the phases), `starts` (points a search begins with), `search` and `replay` (a campaign as a
+schedule sees it), `dispatch` with `open_work`, `evaluation_key` and `result_events` (jobs out, results into
+the ledger), `slopes`, `racing_references`, `shared_results`, `safeguards` and `limits` (when to try again,
+when to stop). What people see: `progress` (what displays are told), `standing`, `pace` and `watch` (how far
+it is), `metrics`, `log`, `tracking/`; and before a run `plan` and `deep_check`.
 """
 
 from evomerge.run.job import Job, JobResult, WorkerSetup

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from typing import Self
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.ledger.history import History
@@ -21,20 +21,19 @@ EVERY = 1.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metered:
-    """A display that serves what it is shown at `http://127.0.0.1:PORT/metrics` as well.
+class Metered(Display):
+    """Serves where a run stands at `http://127.0.0.1:PORT/metrics`.
 
     Attributes:
         port: the one it listens on; a free one if 0 was asked for.
     """
 
-    def __init__(self, display: Display, port: int) -> None:
+    def __init__(self, port: int) -> None:
         """Listen.
 
         Raises:
             EnvironmentFault: E414, if the port cannot be had.
         """
-        self._display = display
         self._watch = Watch()
         self._text = b""
         self._due = 0.0
@@ -67,25 +66,17 @@ class Metered:
         return Handler
 
     def __call__(self, history: History, progress: Progress) -> None:
-        """Take in where things stand, and show it."""
+        """Take in where things stand."""
         if history.campaign and (time.monotonic() >= self._due or progress.phase == "done"):
             self._due = time.monotonic() + EVERY
             standing = self._watch(history, progress)
             self._text = prometheus_text(standing, len(progress.running), history.last).encode()
-        self._display(history, progress)
 
-    def __enter__(self) -> Metered:
+    def __enter__(self) -> Self:
         self._thread.start()
-        self._display.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._display.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol
+from typing import Self
 
 from evomerge.errors import EvomergeError
 from evomerge.ledger.history import History
@@ -31,19 +31,38 @@ Observer = Callable[[History, Progress], None]
 StopRequest = Callable[[], EvomergeError | None]
 
 
-class Display(Protocol):
-    """What shows a run: an observer that is also a context manager."""
+class Display:
+    """What shows a run: an observer, and a context manager around the run it shows."""
 
     def __call__(self, history: History, progress: Progress) -> None:
         """Take in where things stand."""
+        raise NotImplementedError
 
-    def __enter__(self) -> Display:
-        """Begin to show."""
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen."""
+
+
+class Displays(Display):
+    """Several displays of one run; they begin in the order given and end in the reverse."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = displays
+        self._open = ExitStack()
+
+    def __call__(self, history: History, progress: Progress) -> None:
+        """Take in where things stand, in each of them."""
+        for display in self._displays:
+            display(history, progress)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            for display in self._displays:
+                opened.enter_context(display)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()

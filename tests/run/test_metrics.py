@@ -7,14 +7,13 @@ import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
 from evomerge.errors import EnvironmentFault
 from evomerge.ledger.history import History
 from evomerge.run.metrics import CONTENT_TYPE, Metered
-from evomerge.run.progress import Progress
+from evomerge.run.progress import Display, Displays, Progress
 from tests.cli.terminal import call
 from tests.faults.bed import session, write_toy_campaign
 from tests.faults.sessions import toys
@@ -22,7 +21,7 @@ from tests.faults.sessions import toys
 SAMPLE = re.compile(r'(evomerge_\w+)\{((?:\w+="(?:[^"\\]|\\.)*",?)+)\} (-?[0-9.e+-]+|nan|inf)')
 
 
-class Scraped:
+class Scraped(Display):
     """A display that reads the page as a run goes on."""
 
     def __init__(self) -> None:
@@ -35,27 +34,16 @@ class Scraped:
                 assert page.headers["Content-Type"] == CONTENT_TYPE
                 self.pages.append(page.read().decode())
 
-    def __enter__(self) -> Scraped:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
 
 def test_a_run_is_seen_as_prometheus_text(tmp_path: Path) -> None:
     shown = Scraped()
-    metered = Metered(shown, 0)
+    metered = Metered(0)
     shown.port = metered.port
     file = write_toy_campaign(tmp_path, faults={"c00003": "fail:simulated"})
-    with metered:
+    with Displays([metered, shown]) as displays:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{metered.port}/", timeout=30)
-        session(file, observer=metered)
+        session(file, observer=displays)
     lines = shown.pages[-1].splitlines()
     samples = [SAMPLE.fullmatch(line) for line in lines if not line.startswith("#")]
     assert all(samples), lines
@@ -84,4 +72,4 @@ def test_a_port_that_is_taken_is_named() -> None:
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(EnvironmentFault, match=r"E414\]: cannot listen on port \d+ of 127.0.0.1"),
     ):
-        Metered(Scraped(), taken.getsockname()[1])
+        Metered(taken.getsockname()[1])

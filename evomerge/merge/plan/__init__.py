@@ -1,8 +1,11 @@
 """MergePlan: what each output tensor is made of, as data, before a byte moves.
 
-A plan names checkpoint tensors and numbers only; `materialize` carries it out, into a live model or a
-folder. Torch-free. What needs no arithmetic (weights of zero, one expert at full weight, density 1) is
-planned as what it amounts to, so equal merges have equal entries.
+In come a recipe, the layouts of its sources and the statistics it needs; out goes a plan of checkpoint
+tensors and numbers only, which `materialize` carries out into a live model or a folder. Torch-free. What
+needs no arithmetic (weights of zero, one expert at full weight, density 1) is planned as what it amounts
+to, so equal merges have equal entries.
+
+Read `entries` (what a plan is made of), `make` (from a recipe to a plan) and `merged` (one tensor of it).
 """
 
 from evomerge.merge.plan.entries import MergePlan, PlanInput, TensorPlan

@@ -4,6 +4,7 @@ In comes a history after each event; out go records of numbers, to W&B, MLflow o
 runs in a thread of its own behind a bounded queue and can neither block nor fail a campaign: one that
 hangs or breaks is dropped with a word, and `evomerge sync` sends later what it lacks.
 
-Read `record` first (what is sent), then `feed` (the thread and its queue), `open` (the trackers by name)
-and the one file of each tracker.
+Read `record` first (what is sent), then `feed` (the thread and its queue), `display` (a run shown in
+trackers), `open` (the trackers by name) and the file of each: `wandb_run`, `mlflow_run`,
+`tensorboard_files`.
 """

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli.track import Tracked
 from evomerge.errors import EnvironmentFault
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import trace
 from evomerge.ledger.history import History
-from evomerge.run.progress import Progress
+from evomerge.run.progress import Display, Displays, Progress
 from evomerge.run.standing import objectives_of
+from evomerge.run.tracking.display import Tracked
 from evomerge.run.tracking.open import require
 from evomerge.run.tracking.record import Record, Recorder, about
 from tests.cli.terminal import call
@@ -69,10 +69,10 @@ def test_a_real_campaign_ends_at_its_hypervolume(campaign: Finished) -> None:
     assert about(opened.history, whole=True).run.endswith("-sync")
 
 
-def test_a_display_with_trackers_is_still_the_display(campaign: Finished, tmp_path: Path) -> None:
-    seen = []
+def test_displays_begin_and_end_together(campaign: Finished) -> None:
+    seen: list[str | int] = []
 
-    class Shown:
+    class Shown(Display):
         def __call__(self, history: History, progress: Progress) -> None:
             seen.append(history.settled)
 
@@ -83,9 +83,16 @@ def test_a_display_with_trackers_is_still_the_display(campaign: Finished, tmp_pa
         def __exit__(self, *_: object) -> None:
             seen.append("exit")
 
-    with Tracked(Shown(), [], campaign.directory) as display:
+    class Broken(Display):
+        def __enter__(self) -> Broken:
+            raise OSError("no terminal")
+
+    with Displays([Tracked([], campaign.directory), Shown()]) as display:
         display(campaign.history, Progress("search", (), None, 1, 1.0))
     assert seen == ["enter", campaign.history.settled, "exit"]
+    with pytest.raises(OSError, match="no terminal"), Displays([Shown(), Broken()]):
+        pass
+    assert seen[3:] == ["enter", "exit"]  # what had begun has ended
 
 
 def test_a_missing_library_is_said_before_anything_begins(campaign: Finished, monkeypatch) -> None:
