@@ -44,7 +44,7 @@ class Run:
         return line(standing(history, budget=history.budget))
 
     def __repr__(self) -> str:
-        name = self.history.config["name"]
+        name = self.history.stated.name
         return f"<Run of {name} in {self.directory}; {self._line()}>"
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,6 @@ from evomerge.front.tables import ruled, scores_table
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.scores import SPLITS
-from evomerge.run.standing import is_steady
 
 
 def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         genes = recorded_space(history).genes
         pairs = zip(genes, candidate.genome, strict=True)
         data["genome"] = {gene.name: value for gene, value in pairs}
-        if not is_steady(history):
+        if not history.stated.is_steady:
             data["generation"] = candidate.generation
     if candidate.raced is not None:
         data["raced"] = {
@@ -90,7 +89,7 @@ def print_candidate(history: History, candidate: Candidate) -> None:
         console.print(plain(text), markup=False, soft_wrap=True)
 
     what = "baseline" if candidate.is_baseline else "candidate"
-    if not candidate.is_baseline and not is_steady(history):
+    if not candidate.is_baseline and not history.stated.is_steady:
         what += f" of generation {candidate.generation}"
     same = history.baselines_equal_to(candidate)
     tell(f"{candidate.id}: {what}{f', the same merge as the baseline {same[0]}' if same else ''}")

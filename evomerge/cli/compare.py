@@ -37,12 +37,11 @@ def compare(
     from evomerge.front.folder import open_campaign_folder
     from evomerge.ledger.history import ITEMS_FOLDER
     from evomerge.ledger.item_store import ItemStore
-    from evomerge.objectives.objective import Objective
 
     opened = open_campaign_folder(directory)
     history = opened.history
     a, b = (_side(opened, text) for text in (first, second))
-    objectives = tuple(Objective(o["metric"], o["direction"]) for o in history.config["objectives"])
+    objectives = history.stated.objectives
     found = compared(history, ItemStore(directory / ITEMS_FOLDER), objectives, a, b)
     genes = _genes(history, a, b)
     texts, why = _texts(history, found, items) if items else ({}, {})

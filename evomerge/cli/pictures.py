@@ -34,19 +34,18 @@ def history(
     from evomerge.front.tables import shown_value
     from evomerge.front.text_table import Column, filled, prose, table_lines
     from evomerge.front.trace import sparkline, spread_out, trace, trace_csv, trace_records
-    from evomerge.run.standing import objectives_of
 
     if as_json and as_csv:
         raise UsageError(Problem("E500", "--json and --csv exclude each other", todo="give one"))
     opened = open_campaign_folder(directory)
-    objectives = objectives_of(opened.history)
+    objectives = opened.history.stated.objectives
     points = trace(opened.history, opened.events, objectives)
     if as_csv:
         sys.stdout.write(trace_csv(points, objectives))
         return
     if as_json:
         head, rows = trace_records(points, objectives)
-        print_json({"campaign": opened.history.config["name"], "columns": head, "rows": rows})
+        print_json({"campaign": opened.history.stated.name, "columns": head, "rows": rows})
         return
     if not points:
         raise UsageError(Problem("E507", "there is no history yet", "nothing is searched", "run on"))
@@ -71,7 +70,7 @@ def history(
         for index, head in enumerate(heads)
     ]
     volumes = [point.hypervolume for point in points]
-    name = opened.history.config["name"]
+    name = opened.history.stated.name
     about = f"{name}: {len(points)} results, search scores; best so far of each objective"
     lines = [*prose(about, console.width)]
     lines.append(f"hypervolume {sparkline(volumes, min(60, console.width - 13))}")
@@ -104,7 +103,6 @@ def plot(
     """Draw a picture for a paper: the front, the history of the search, or a member's coefficients."""
     from evomerge.front import pictures
     from evomerge.front.folder import open_campaign_folder
-    from evomerge.run.standing import objectives_of
 
     pictures.check_name(output)
     opened = open_campaign_folder(directory)
@@ -113,9 +111,9 @@ def plot(
     elif kind is Kind.HISTORY:
         from evomerge.front.trace import trace
 
-        objectives = objectives_of(opened.history)
+        objectives = opened.history.stated.objectives
         points = trace(opened.history, opened.events, objectives)
-        figure = pictures.history_figure(opened.history.config["name"], points, objectives)
+        figure = pictures.history_figure(opened.history.stated.name, points, objectives)
     else:
         from evomerge.campaign.recorded import recorded_recipe
         from evomerge.front.candidate import find_candidate

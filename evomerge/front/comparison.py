@@ -102,7 +102,7 @@ def compare(
         without = next(c for c in (a, b) if "search" not in c.evaluations)
         found = without.failure or (without.beaten_by and f"given up for {without.beaten_by}") or ""
         raise UsageError(Problem("E507", f"`{without.id}` has no whole scores to compare", found))
-    split, seed = common[-1], int(history.config["seed"])
+    split, seed = common[-1], history.stated.seed
     tasks, pairs = [], []
     for objective in objectives:
         arrays = item_arrays([a, b], [objective], split, store)

@@ -32,8 +32,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
         raise UsageError(
             Problem("E507", "there is no front yet", "the baselines are not evaluated", "run on")
         )
-    config = history.config
-    objectives = tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
+    objectives = history.stated.objectives
     split = _deciding_split(history)
     parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
     judged = distinct(_scored(history, split), split)
@@ -41,7 +40,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
     values = _values(pool, objectives, split)
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
-    probabilities = _probabilities(chosen, objectives, split, store, int(config["seed"]))
+    probabilities = _probabilities(chosen, objectives, split, store, history.stated.seed)
     members = [
         _member(
             candidate, objectives, scaling, split, probability, history.baselines_equal_to(candidate)
@@ -50,7 +49,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
     ]
     members.sort(key=lambda member: (sum(member.scaled), member.id))
     return Front(
-        campaign=config["name"],
+        campaign=history.stated.name,
         split=split,
         objectives=objectives,
         members=tuple(members),

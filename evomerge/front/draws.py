@@ -46,6 +46,6 @@ def draw(front: Front, history: History, store: ItemStore) -> Draws | None:
     if arrays is None:
         return None
     signs = [objective.sign for objective in front.objectives]
-    seed, named = int(history.config["seed"]), tasks(front.objectives)
+    seed, named = history.stated.seed, tasks(front.objectives)
     means = resampled_means(arrays, signs, resamples=RESAMPLES, seed=seed, tasks=named)
     return Draws(tuple(candidate.id for candidate in known), means)

@@ -77,7 +77,7 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
     if arrays is None:
         return [c.id for c, stay in zip(kept, front, strict=True) if stay]
     signs = [objective.sign for objective in objectives]
-    seed = int(history.config["seed"])
+    seed = history.stated.seed
 
     def probability(rows: np.ndarray, resamples: int) -> np.ndarray:
         chosen = [array[rows] for array in arrays]

@@ -86,7 +86,7 @@ def front_uncertainty(
     Raises:
         LedgerDamaged: E502, if per-item results cannot be read.
     """
-    seed = int(history.config["seed"])
+    seed = history.stated.seed
     signs, named = [objective.sign for objective in objectives], tasks(objectives)
     volumes: dict[str, Interval] = {}
     for split in splits:

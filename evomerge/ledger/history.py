@@ -28,7 +28,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
     ToldEvent,
 )
-from evomerge.objectives.constraint import Bound, broken, parse_constraint
+from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.objective import Scaling
 
 LEDGER_FILE = "ledger.jsonl"
@@ -105,7 +105,7 @@ class History:
     elapsed: float = 0.0
 
     def __repr__(self) -> str:
-        name = self.campaign.config["name"] if self.campaign else "no campaign"
+        name = self.campaign.name if self.campaign else "no campaign"
         end = f", stopped: {self.stopped}" if self.stopped else ""
         counts = f"{self.budget_used} evaluations, {len(self.generations)} batches asked"
         return f"<History of {name}: {counts}, {sum(self.failed_kinds.values())} failed{end}>"
@@ -278,7 +278,7 @@ class History:
     @property
     def budget(self) -> int | None:
         """Evaluations allowed when the campaign began and for each refinement; None without a limit."""
-        own = self.config["budget"]["evaluations"]
+        own = self.stated.evaluations
         return None if own is None else own + sum(each.evaluations for each in self.refinements)
 
     @property
@@ -289,16 +289,20 @@ class History:
         return sum(each.items["search"] for each in self.prepared.evaluators.values())
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The campaign as it began, as `Campaign.to_json` gives it."""
+    def stated(self) -> CampaignEvent:
+        """The campaign as it began."""
         assert self.campaign is not None, "a ledger begins with its campaign"
-        return self.campaign.config
+        return self.campaign
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The whole campaign as it began, as `Campaign.to_json` gives it."""
+        return self.stated.config
 
     @property
     def versions(self) -> Mapping[str, str]:
         """Of the libraries the campaign began with."""
-        assert self.campaign is not None, "a ledger begins with its campaign"
-        return self.campaign.versions
+        return self.stated.versions
 
     @property
     def scaling(self) -> Scaling | None:
@@ -323,10 +327,9 @@ class History:
             for name, candidate in self.candidates.items()
             if candidate.is_baseline and split in candidate.evaluations
         }
-        texts = self.config["constraints"]
         return tuple(
             bound if constraint.of not in (None, *known) else constraint.bound(known)
-            for bound, constraint in zip(frozen, map(parse_constraint, texts), strict=True)
+            for bound, constraint in zip(frozen, self.stated.constraints, strict=True)
         )
 
     def feasible(self, candidates: Iterable[Candidate], split: str = "search") -> list[Candidate]:

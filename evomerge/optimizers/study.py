@@ -61,7 +61,7 @@ def write_study(
         file.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         trials = _trials(history, genes, objectives)
-        _fill(_storage(part, kind), history.config["name"], objectives, trials)
+        _fill(_storage(part, kind), history.stated.name, objectives, trials)
         os.replace(part, file)
     except OSError as error:
         raise cannot_write(file, error) from error

@@ -168,7 +168,7 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
     phase = phase_of(history)
     failed = sum(history.failed_kinds.values())
     facts = [
-        f"{len(config['objectives'])} objectives",
+        f"{len(history.stated.objectives)} objectives",
         f"{history.budget_used} evaluations",
         *([f"{history.raced} raced"] if history.raced else []),
         *([f"{failed} failed"] if failed else []),
@@ -182,7 +182,7 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
     writer.width = 110
     writer.dump(_plain(config), stream)
     return {
-        "name": str(config["name"]),
+        "name": history.stated.name,
         "facts": facts,
         "evomerge": str(history.versions.get("evomerge", "")),
         "version": "",
@@ -202,7 +202,7 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in history.versions.items()),
         "identity": history.campaign.identity if history.campaign else "",
         "events": len(opened.events),
-        "seed": config["seed"],
+        "seed": history.stated.seed,
         "warnings": [problem.words for problem in prepared.warnings] if prepared else [],
         "campaign": stream.getvalue(),
         "no_conflicts": "Conflicts of signs between the experts are not recorded, and so not shown.",
@@ -232,13 +232,13 @@ def _objectives(front: Front) -> list[dict[str, Any]]:
 
 def _rival(path: Path, front: Front) -> dict[str, Any]:
     opened = open_campaign_folder(path)
-    theirs = [(o["metric"], o["direction"]) for o in opened.history.config["objectives"]]
-    if theirs != [(o.metric, o.direction) for o in front.objectives]:
+    theirs = opened.history.stated.objectives
+    if theirs != front.objectives:
         raise UsageError(
             Problem(
                 "E500",
                 "only a search for the same objectives can be drawn beside",
-                str(theirs),
+                str([(o.metric, o.direction) for o in theirs]),
                 "",
                 str(path),
             )

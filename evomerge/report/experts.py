@@ -95,7 +95,7 @@ def influence_json(
     flat = features.reshape(len(scored), -1)
     varies = flat.std(axis=0) > 1e-9
     columns = _standardised(flat[:, varies])
-    rng = np.random.default_rng(int(history.config["seed"]))
+    rng = np.random.default_rng(history.stated.seed)
     draws = rng.integers(0, len(scored), (RESAMPLES, len(scored)))
     shape = (len(rows), len(layers))
     found: dict[str, Any] = {"rows": rows, "layers": layers, "candidates": len(scored), "metrics": {}}

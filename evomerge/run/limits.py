@@ -11,7 +11,7 @@ import numpy as np
 from evomerge.campaign.file import BudgetSection
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
-from evomerge.objectives.objective import Objective, complete
+from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import hypervolume
 
 WINDOW = 2
@@ -39,7 +39,7 @@ def recent_gain(history: History) -> float | None:
     twice as many were told, or where nothing is better than the reference.
     """
     scaling = history.scaling
-    window = WINDOW * int(history.config["optimizer"]["population"])
+    window = WINDOW * history.stated.population
     told = [
         history.candidates[name]
         for turn in history.turns
@@ -48,8 +48,7 @@ def recent_gain(history: History) -> float | None:
     ]
     if scaling is None or len(told) < 2 * window:
         return None
-    config = history.config["objectives"]
-    objectives = [Objective(each["metric"], each["direction"]) for each in config]
+    objectives = history.stated.objectives
 
     def volume(candidates: list[Candidate]) -> float:
         scored = history.feasible([c for c in candidates if "search" in c.evaluations])

@@ -152,7 +152,7 @@ def replay(
         ReplayDiffers: where it asks otherwise, comes to another state, or is told what it cannot be.
         LedgerDamaged: if a gradient cannot be read.
     """
-    steady = history.config["optimizer"]["schedule"] == "steady_state"
+    steady = history.stated.is_steady
     bounds = history.bounds()
     known: dict[int | None, Optimizer] = {} if askers is None else askers
     known[None] = optimizer

@@ -103,7 +103,7 @@ class EarlierCampaign:
             return None
         measured = Measured(evaluation.metrics, evaluation.statistics)
         seconds = dict(evaluation.seconds)
-        origin = str(self._history.config["name"])
+        origin = self._history.stated.name
         return JobResult(name, "ok", measured=measured, items=items, seconds=seconds), origin
 
 

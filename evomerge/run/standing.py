@@ -133,7 +133,7 @@ def standing(
         pace: evaluations per minute.
         known_hypervolume: taken instead of computing it.
     """
-    objectives = objectives_of(history)
+    objectives = history.stated.objectives
     used = history.budget_used
     chosen = [*(history.selection or []), *(history.reference_ids() if history.selection else [])]
     settled = [
@@ -152,10 +152,10 @@ def standing(
     elif left is not None and now in BEFORE_SELECTION:
         left += _rescoring_to_come(history, used + left)
     return Standing(
-        campaign=history.config["name"],
+        campaign=history.stated.name,
         phase=now,
         generation=_generations_told(history),
-        steady=is_steady(history),
+        steady=history.stated.is_steady,
         evaluations=used,
         budget=budget,
         baselines=(_settled_baselines(history), _all_baselines(history)),
@@ -203,13 +203,8 @@ def _feasible(history: History) -> tuple[int, int] | None:
 
 def _generations_told(history: History) -> int:
     """Generations told; in steady state, as many candidates as a population holds count as one."""
-    population = history.config["optimizer"]["population"]
-    return len(history.told) // population if is_steady(history) else len(history.told)
-
-
-def is_steady(history: History) -> bool:
-    """Whether results are told as they come, without generations."""
-    return bool(history.config["optimizer"]["schedule"] == "steady_state")
+    told, stated = len(history.told), history.stated
+    return told // stated.population if stated.is_steady else told
 
 
 def _settled_baselines(history: History) -> int:
@@ -218,14 +213,7 @@ def _settled_baselines(history: History) -> int:
 
 def _all_baselines(history: History) -> int:
     """Base, experts, uniform average and every single coefficient."""
-    config = history.config
-    return 2 + len(config["experts"]) + len(config["baselines"]["single"])
-
-
-def objectives_of(history: History) -> tuple[Objective, ...]:
-    """The objectives the campaign recorded."""
-    config = history.config
-    return tuple(Objective(o["metric"], o["direction"]) for o in config["objectives"])
+    return 2 + len(history.stated.experts) + len(history.stated.single)
 
 
 def search_hypervolume(history: History) -> float | None:
@@ -233,7 +221,7 @@ def search_hypervolume(history: History) -> float | None:
     scaling = history.scaling
     if scaling is None:
         return None
-    objectives = objectives_of(history)
+    objectives = history.stated.objectives
     kept = history.feasible(history.searched())
     rows = [complete(objectives, c.evaluations["search"].metrics).values for c in kept]
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
@@ -241,7 +229,7 @@ def search_hypervolume(history: History) -> float | None:
 
 
 def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]:
-    experts = [history.candidates.get(name) for name in history.config["experts"]]
+    experts = [history.candidates.get(name) for name in history.stated.experts]
     scored = [c for c in experts if c is not None and "search" in c.evaluations]
     searched = history.feasible(history.searched())
     if not scored or not searched:

@@ -12,7 +12,6 @@ from evomerge.front.trace import sparkline, spread_out, trace, trace_csv, trace_
 from evomerge.ledger.events import SlopeEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
-from evomerge.run.standing import objectives_of
 from tests.hand_made import asked, begin, failed, scored
 from tests.tiny_runs import finished
 
@@ -48,7 +47,7 @@ def test_what_was_spent_and_what_was_best_after_each_result() -> None:
 def test_a_real_campaign_ends_at_its_front() -> None:
     campaign = finished()
     opened = open_campaign_folder(campaign.directory)
-    objectives = objectives_of(opened.history)
+    objectives = opened.history.stated.objectives
     points = trace(opened.history, opened.events, objectives)
     assert points[-1].hypervolume == pytest.approx(campaign.front.hypervolume["search"])
     assert points[-1].evaluations == campaign.front.evaluations

@@ -28,14 +28,13 @@ def check_order(events: Sequence[Event], result: Verification) -> bool:
     if not isinstance(first, CampaignEvent):
         result.fault("a ledger begins with its `campaign` event")
         return False
-    config = first.config
-    if first.identity != identity_digest(config):
+    if first.identity != identity_digest(first.config):
         result.fault("the campaign's identity is not that of its configuration", where="identity")
     before = len(result.problems)
-    known = {"base", UNIFORM, *config["experts"]}
-    known |= {f"single-{c:g}" for c in config["baselines"]["single"]}
+    known = {"base", UNIFORM, *first.experts}
+    known |= {f"single-{c:g}" for c in first.single}
     seen: set[type[Event]] = set()
-    steady = config["optimizer"]["schedule"] == "steady_state"
+    steady = first.is_steady
     asked = refinements = 0
     waiting: int | None = None  # the generation that was asked and not told
     untold: set[str] = set()

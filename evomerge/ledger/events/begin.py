@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from evomerge.errors import Problem
 from evomerge.ledger.events.event import Event
-from evomerge.objectives.constraint import Bound
+from evomerge.objectives.constraint import Bound, Constraint, parse_constraint
+from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Split
 
 Grant = Literal["task_code", "benchmark_test"]
@@ -32,6 +33,52 @@ class CampaignEvent(Event):
     identity: str
     versions: Mapping[str, str]
     format: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the campaign."""
+        return str(self.config["name"])
+
+    @property
+    def seed(self) -> int:
+        """Behind every random number of the search."""
+        return int(self.config["seed"])
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts, without `base`."""
+        return tuple(self.config["experts"])
+
+    @property
+    def single(self) -> tuple[float, ...]:
+        """The coefficients of the baselines that give all experts the same one."""
+        return tuple(self.config["baselines"]["single"])
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is optimised, in the order of the campaign file."""
+        return tuple(Objective(o["metric"], o["direction"]) for o in self.config["objectives"])
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What must be kept, in the order of the campaign file."""
+        return tuple(map(parse_constraint, self.config["constraints"]))
+
+    @property
+    def evaluations(self) -> int | None:
+        """The budget in evaluations; None without one."""
+        found: int | None = self.config["budget"]["evaluations"]
+        return found
+
+    @property
+    def population(self) -> int:
+        """Candidates of a generation, or that a steady state holds."""
+        return int(self.config["optimizer"]["population"])
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether results are told as they come, without generations."""
+        return bool(self.config["optimizer"]["schedule"] == "steady_state")
 
 
 @dataclass(frozen=True, kw_only=True)

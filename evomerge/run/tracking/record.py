@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from evomerge.front.trace import BestSoFar
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
-from evomerge.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def about(history: History, *, whole: bool = False) -> About:
     assert history.campaign is not None
     started = round(history.started)
     run = f"{history.campaign.identity[:12]}-{started}{'-sync' if whole else ''}"
-    return About(history.config["name"], run, dict(history.config), whole)
+    return About(history.stated.name, run, dict(history.config), whole)
 
 
 @dataclass
@@ -76,10 +75,7 @@ class Recorder:
         self._settled = history.settled
         found = []
         if self._best is None:
-            objectives = tuple(
-                Objective(o["metric"], o["direction"]) for o in history.config["objectives"]
-            )
-            self._best = BestSoFar(objectives, history.scaling, history.bounds())
+            self._best = BestSoFar(history.stated.objectives, history.scaling, history.bounds())
             found.append(Record(0, history.elapsed, _baselines(history)))
         for candidate in history.candidates.values():
             if candidate.is_baseline or not candidate.is_settled or candidate.id in self._seen:

@@ -11,7 +11,6 @@ from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import trace
 from evomerge.ledger.history import History
 from evomerge.run.progress import Display, Displays, Progress
-from evomerge.run.standing import objectives_of
 from evomerge.run.tracking.display import Tracked
 from evomerge.run.tracking.open import require
 from evomerge.run.tracking.record import Record, Recorder, about
@@ -63,7 +62,7 @@ def test_one_record_for_each_result() -> None:
 def test_a_real_campaign_ends_at_its_hypervolume(campaign: Finished) -> None:
     opened = open_campaign_folder(campaign.directory)
     found = replay(Recorder(), opened.events)
-    points = trace(opened.history, opened.events, objectives_of(opened.history))
+    points = trace(opened.history, opened.events, opened.history.stated.objectives)
     assert [r.values["hypervolume"] for r in found[1:]] == [p.hypervolume for p in points]
     assert about(opened.history).run == about(campaign.history).run
     assert about(opened.history, whole=True).run.endswith("-sync")
@@ -122,7 +121,7 @@ def test_tensorboard_reads_what_sync_wrote(campaign: Finished, tmp_path: Path) -
     read = EventAccumulator(str(folder))
     read.Reload()
     volumes = [(e.step, e.value) for e in read.Scalars("hypervolume")]
-    wanted = trace(opened.history, opened.events, objectives_of(opened.history))
+    wanted = trace(opened.history, opened.events, opened.history.stated.objectives)
     assert volumes == [
         (n, pytest.approx(p.hypervolume, rel=1e-6)) for n, p in enumerate(wanted, start=1)
     ]
