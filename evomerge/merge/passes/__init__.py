@@ -5,9 +5,10 @@ one number or rule for each, out goes the tensor. `keys`, `sparsity`, `row_rule`
 so that plans can hold them.
 
 Read `scalars` (coefficients to one number per input), `blocks` (what passes share), `weighted_sum` and
-`sparsified_sum` (the two passes that nearly all methods are made of) with `sparsity`, `sparsify`, `masks` and
-`keys` (which elements survive), `by_row` with `row_rule` (weights row by row), `by_function` with `call` (a
-person's own function), and `execute`, which chooses one. Then what makes them fast: `kernels` (each pass as
-one function for the compiler), `fused`, `compiled`, `placement` (where experts lie); and `contract` (inner
-products with a gradient).
+`sparsified_sum` (the two passes that nearly all methods are made of) with `sparsity`, `sparsify`, `masks`
+and `keys` (which elements survive), `by_row` with `row_rule` (weights row by row), `by_function` with
+`call` (a person's own function), `whole` with `low_rank` and `contested` (built-in functions of whole
+tensors), and `execute`, which chooses one. Then what makes them fast: `kernels` (each pass as one function
+for the compiler), `fused`, `compiled`, `placement` (where experts lie); and `contract` (inner products with
+a gradient).
 """

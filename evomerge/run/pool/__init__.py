@@ -4,8 +4,8 @@ In come jobs, out come results in order of arrival. A pool keeps its workers ali
 passes its deadline is replaced, and its job comes back as `lost`; whether to try again is the driver's
 decision.
 
-Read `pool` (the seam), `open`, `inline`, `slots` (what pools of several workers share), `processes` and
-`ray_actors`, which alone knows Ray.
+Read `pool` (the seam), `open`, `inline`, `slots` (what pools of several workers share), `processes`,
+`shared` (one pool for several drivers) and `ray_actors`, which alone knows Ray.
 """
 
 from evomerge.run.pool.pool import Pool, Runner

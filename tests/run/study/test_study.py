@@ -12,8 +12,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import scipy.stats
-from evomerge.verify.invariants import verify
 
+from evomerge.cli.verify.invariants import verify
 from evomerge.front.folder import open_campaign_folder
 from evomerge.run.study import campaigns
 from evomerge.run.study.table import estimate, study_table
