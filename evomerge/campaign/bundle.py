@@ -116,6 +116,15 @@ def _planned(campaign: Campaign, models: Models, hub: bool) -> _Plan:
             Problem("E152", wrong, "", todo, str(campaign.file), field="optimizer.start_from")
         )
     document = _editable(campaign.file)
+    if campaign.space.calibration:
+        inline = campaign.space_file == campaign.file
+        stated = (document["search_space"] if inline else _editable(campaign.space_file))["calibration"]
+        if Path(stated).is_absolute() or ".." in Path(stated).parts:
+            wrong, todo = "a bundle holds only what lies below its file", "put the text beside the file"
+            plan.problems.append(
+                Problem("E152", wrong, "", todo, str(campaign.space_file), field="calibration")
+            )
+        plan.files[stated] = Path(campaign.space.calibration)
     for name, reference in campaign.references().items():
         if reference.hub is not None and not hub:
             plan.needs.append(f"`{name}`: {reference.hub} at {reference.revision} in the hub's cache")

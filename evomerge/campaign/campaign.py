@@ -137,6 +137,8 @@ class Campaign:
             del data["search_space"]["function"]
         if self.space.layer_path is None:
             del data["search_space"]["layer_path"]
+        if not self.space.calibration:
+            del data["search_space"]["calibration"], data["search_space"]["calibration_sha256"]
         data["evaluators"] = [str(path) for path in self.evaluator_files]
         references = {n: r.model_dump(exclude_none=True) for n, r in self.references().items()}
         data["base"], data["experts"] = references.pop("base"), references
@@ -211,6 +213,7 @@ def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> 
     elif inline or isinstance(stated, str):
         try:
             space = _inline_space(data, path, positions) if inline else load_search_space(space_file)
+            space = space.located(space_file.parent)
         except ConfigError as error:
             problems += error.problems
     files = data.get("evaluators")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.rope import older_spelling
-from evomerge.recipe.recipe import CheckpointSource, Recipe
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, Source
 
 CONFIG_FILE = "config.json"
 RECIPE_FILE = "recipe.json"
@@ -139,13 +139,21 @@ def published_recipe(recipe: Recipe, hubs: Mapping[str, str], out: Path) -> Reci
     common, so that the recipe works as it lies; else by its name alone, because the way up to the root
     and down again would be as telling as an absolute path.
     """
-    sources = {
+    sources: dict[str, Source] = {
         name: replace(source, path=hubs.get(name) or _relative(Path(source.path), out))
         if isinstance(source, CheckpointSource)
-        else source
+        else _published_text(source, out)
         for name, source in recipe.sources.items()
     }
     return replace(recipe, sources=sources)
+
+
+def _published_text(source: MergedSource, out: Path) -> MergedSource:
+    """A merge with the path of its calibration text such that it may be published."""
+    text = source.calibration
+    if text is None:
+        return source
+    return replace(source, calibration=replace(text, path=_relative(Path(text.path), out)))
 
 
 def _relative(path: Path, out: Path) -> str:

@@ -14,7 +14,7 @@ from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import ConfigError, Problem
 from evomerge.mergekit.read import read_mergekit
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import UNION, CheckpointSource, Recipe
+from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
 from evomerge.recipe.rows import read_rows
 
 
@@ -84,6 +84,9 @@ def stated_merge(recipe: Recipe, folder: Path, file: str = "") -> StatedMerge:
             sources[name] = replace(source, path=locate(name, reference))
         else:
             sources[name] = replace(source, path=str(path.resolve()))
+    for name, merged in recipe.sources.items():
+        if isinstance(merged, MergedSource) and merged.calibration is not None:
+            sources[name] = replace(merged, calibration=merged.calibration.located(folder))
     return StatedMerge(replace(recipe, sources=sources), hubs)
 
 

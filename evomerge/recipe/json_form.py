@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.recipe import (
     ALLOWANCES,
     DTYPES,
@@ -168,7 +169,7 @@ class _RecipeReader:
             return CheckpointSource(path, digest, on, tuple(map(str, allow)))
         kinds: dict[str, type] = {
             "method": str, "inputs": list, "base": str, "coefficients": dict, "options": dict, "seed": int,
-            "shifts": dict, "function": str, "rows": str,
+            "shifts": dict, "function": str, "rows": str, "calibration": dict,
         }  # fmt: skip
         if not self._fields(where, entry, kinds):
             return None
@@ -204,7 +205,13 @@ class _RecipeReader:
             shifts={key: value for key, value in shifts.items() if value != 0},
             function=entry.get("function", ""),
             rows=self._rows(f"{where}.rows", entry["rows"]) if "rows" in entry else None,
+            calibration=self._calibration(f"{where}.calibration", entry.get("calibration")),
         )
+
+    def _calibration(self, where: str, entry: Any) -> Calibration | None:
+        if entry is None or not self._fields(where, entry, {"path": str, "sha256": str}):
+            return None
+        return Calibration(str(entry.get("path", "")), str(entry.get("sha256", "")))
 
     def _rows(self, where: str, digest: str) -> RowTable | None:
         if not re.fullmatch("[0-9a-f]{64}", digest):

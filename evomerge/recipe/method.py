@@ -90,7 +90,8 @@ class MergeMethod:
         inputs: least and largest number of experts (None: no limit).
         statistics: what `prepare` must provide: `gram` (inner products per tensor), `magnitudes`
             (exact order statistics of the task vectors), `ranks` (of magnitudes within rows), `variances`
-            (order statistics of the variance over experts, and energies).
+            (order statistics of the variance over experts, and energies), or on the inputs of a
+            calibration text: `input_grams` (of linear layers), `fisher` (diagonals of the information).
         options: discrete settings and their allowed values, the default first.
         mergekit: the settings that are mergekit's where they are not the defaults.
         function: SHA-256 (hex) of the source of a person's own function; empty for the methods here, whose
@@ -182,6 +183,13 @@ class MergeMethod:
     def makes_whole(self) -> bool:
         """Whether a function makes whole tensors, rather than a pass that streams them in blocks."""
         return self.scalars in ("function", "function_of_shares")
+
+    @property
+    def on_inputs(self) -> Literal["input_grams", "fisher"] | None:
+        """Which statistic of calibration inputs it needs, if any."""
+        if "input_grams" in self.statistics:
+            return "input_grams"
+        return "fisher" if "fisher" in self.statistics else None
 
     @property
     def is_random(self) -> bool:

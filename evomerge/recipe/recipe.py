@@ -27,6 +27,7 @@ from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.rows import RowTable
 
 OUTER_PLACES = ("embed", "final_norm", "head")
@@ -74,6 +75,8 @@ class MergedSource:
     `function` is the SHA-256 of the source of a method that a person registered; empty for others.
 
     `rows` holds weights of single output rows, which go before those of `coefficients`. JSON has its digest.
+
+    `calibration` is the text of methods that need statistics of the experts on inputs; None for others.
     """
 
     method: str
@@ -85,6 +88,7 @@ class MergedSource:
     shifts: Mapping[str, int] = field(default_factory=dict)
     function: str = ""
     rows: RowTable | None = None
+    calibration: Calibration | None = None
 
     @property
     def reference(self) -> str:
@@ -153,6 +157,8 @@ class Recipe:
         for source in data["sources"].values():
             source.pop("path", None)
             source.pop("allow", None)
+            if "calibration" in source:
+                del source["calibration"]["path"]
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
     @property
@@ -333,6 +339,8 @@ def _source_to_json(source: Source) -> dict[str, Any]:
         data["function"] = source.function
     if source.rows is not None:
         data["rows"] = source.rows.digest
+    if source.calibration is not None:
+        data["calibration"] = {"path": source.calibration.path, "sha256": source.calibration.digest}
     return data
 
 

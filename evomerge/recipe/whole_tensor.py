@@ -65,6 +65,26 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
         inputs=(2, None),
     ),
     MergeMethod(
+        name="regmean",
+        paper="Jin et al. 2023, Dataless knowledge fusion (RegMean), arXiv:2212.09849",
+        coefficients=(
+            _SHARE,
+            Coefficient("alpha", 0.1, 1.0, 0.9, False, "factor of Gram entries off the diagonal", False),
+            _LAMBDA,
+        ),
+        scalars="function_of_shares",
+        inputs=(2, None),
+        statistics=frozenset({"input_grams"}),
+    ),
+    MergeMethod(
+        name="fisher",
+        paper="Matena and Raffel 2022, Fisher-weighted averaging, arXiv:2111.09832",
+        coefficients=(_SHARE, _LAMBDA),
+        scalars="function_of_shares",
+        inputs=(2, None),
+        statistics=frozenset({"fisher"}),
+    ),
+    MergeMethod(
         name="consensus",
         paper="Wang et al. 2024, Localizing task information (TALL masks), arXiv:2405.07813",
         coefficients=(
@@ -113,4 +133,4 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
         inputs=(2, None),
     ),
 )  # fmt: skip
-"""In the order of `evomerge list methods`: spectral ones, then masks."""
+"""In the order of `evomerge list methods`: spectral ones, those on calibration inputs, masks."""

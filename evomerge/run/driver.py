@@ -299,6 +299,7 @@ def worker_setup(
         by_tensor=campaign.space.by_tensor,
         by_row=campaign.space.by_row,
         layer_path=campaign.space.layer_path,
+        calibration=campaign.space.calibrated,
     )
 
 

@@ -185,7 +185,7 @@ class Engine:
         self.statistics.know(digests | self._merged)
         found = prepare_statistics(
             self.statistics, self.stored, "base", self.setup.methods, self.setup.trims,
-            by_tensor=self.setup.by_tensor,
+            by_tensor=self.setup.by_tensor, calibration=self.setup.calibration,
         )  # fmt: skip
         evaluators = {
             evaluator.name: PreparedEvaluator(

@@ -17,6 +17,7 @@ from evomerge.errors import EnvironmentFault, EvomergeError, Problem
 from evomerge.evaluators.racing import Race
 from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import Metric, Split
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.functions import Shipped
 from evomerge.recipe.registered import ShippedMethod
 from evomerge.search_space import LayerPathSection
@@ -73,6 +74,7 @@ class WorkerSetup:
         by_tensor: whether the places of the layout are single weight matrices, and not modules of layers.
         by_row: whether their rows are told apart too.
         layer_path: the paths of layers that are searched; None where all layers stay in their places.
+        calibration: the text of methods that need statistics of the experts on inputs.
     """
 
     sources: Mapping[str, str]
@@ -96,6 +98,7 @@ class WorkerSetup:
     by_tensor: bool = False
     by_row: bool = False
     layer_path: LayerPathSection | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

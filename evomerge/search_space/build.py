@@ -91,6 +91,7 @@ def build_search_space(
         dtype=dtype,
         seed=seed,
         tokenizer=tokenizer,
+        calibration=declaration.calibrated,
         one_with_baselines=one_with_baselines,
         paths=paths,
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from evomerge.errors import ConfigError
 from evomerge.files.yaml_file import load_yaml, validate
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
 from evomerge.recipe.registered import changed_method, find_method, own_methods
 from evomerge.recipe.rows import MOST_STEPS
@@ -91,6 +92,9 @@ class SearchSpaceDeclaration(BaseModel):
     `function` is the SHA-256 of the source of a registered method, filled in when the file is read. Where a
     ledger states it, the declaration can be read without the method, to look at a folder; to build the space
     it must be registered.
+
+    `calibration` is the text of methods that need statistics of the experts on inputs, relative to the
+    file that states it; `located` fills in its absolute path and SHA-256.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -100,7 +104,27 @@ class SearchSpaceDeclaration(BaseModel):
     coefficients: dict[str, CoefficientField] = {}
     options: dict[str, str | bool | float] = {}
     function: str = ""
+    calibration: str = ""
+    calibration_sha256: str = ""
     layer_path: LayerPathSection | None = None
+
+    @property
+    def calibrated(self) -> Calibration | None:
+        """The calibration text, if there is one."""
+        return Calibration(self.calibration, self.calibration_sha256) if self.calibration else None
+
+    def located(self, folder: Path) -> SearchSpaceDeclaration:
+        """The same with the calibration text found, its path relative to a folder.
+
+        Raises:
+            ConfigError: as `Calibration.content`.
+        """
+        text = self.calibrated
+        if text is None:
+            return self
+        found = text.located(folder)
+        own = {"calibration": found.path, "calibration_sha256": found.digest}
+        return self.model_copy(update=own)
 
     @property
     def by_tensor(self) -> bool:
@@ -133,6 +157,11 @@ class SearchSpaceDeclaration(BaseModel):
         faults = method.faults(self.options)
         if faults:
             raise ValueError("E111", faults[0])
+        if (method.on_inputs is None) != (not self.calibration):
+            needs = "takes no" if self.calibration else "needs a"
+            raise ValueError(
+                "E119", f"{self.method} {needs} `calibration` text, a file with an item a line"
+            )
         for name, field in self.coefficients.items():
             declared = method.coefficient(name)
             if declared is None:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.method import MergeMethod, MethodOptions
 from evomerge.recipe.recipe import (
     MERGED,
@@ -58,6 +59,7 @@ class SearchSpace:
     dtype: str
     seed: int
     tokenizer: str | None = None
+    calibration: Calibration | None = None
     one_with_baselines: bool = True
     paths: LayerPaths | None = None
 
@@ -142,6 +144,7 @@ class SearchSpace:
             seed=self.seed if self.method.is_random else 0,
             function=self.method.function,
             rows=rows,
+            calibration=self.calibration,
         )
         sources: dict[str, Source] = {**self.sources, MERGED: merged}
         return self._stated(single_source_recipe(sources, MERGED, self.layout.layers, self.dtype))

@@ -88,7 +88,7 @@ def precise(tmp_path_factory):
     return family, WeightStatistics(family), open_readers(family)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [n for n, s in CASES.items() if s.calibration is None])
 def test_against_the_references(precise, case):
     family, _, readers = precise
     source = CASES[case]

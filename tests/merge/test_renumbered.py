@@ -63,6 +63,8 @@ def live_tensors(family, plan):
 def local(source):
     """Whether nothing in a merge depends on layers that the shifted one does not have."""
     options = METHODS[source.method].resolve(source.options)
+    if METHODS[source.method].on_inputs:
+        return False  # what a layer sees comes from those before it
     random_sums = METHODS[source.method].is_random and options.rescale == "l1"
     return options.trim != "model" and not random_sums
 

@@ -88,6 +88,7 @@ def merge_task_vectors(
 
     Raises:
         CandidateError: `merge_method`, if a decomposition does not converge.
+        ConfigError: as `Calibrated.of`, where statistics on inputs are gathered now.
     """
     size = out.numel()
     origin, deltas = torch.empty(size), torch.empty(len(operands), size)
@@ -101,7 +102,8 @@ def merge_task_vectors(
         if not bool(deltas.isfinite().all()):
             return False
         try:
-            found = function(deltas.view(len(operands), *shape), **numbers)
+            given = {} if call.given is None else {"given": call.given()}
+            found = function(deltas.view(len(operands), *shape), **numbers, **given)
         except RuntimeError as error:
             raise CandidateError("merge_method", f"`{call.method}`: {error}", tensor) from error
         origin.add_(found.reshape(-1).mul_(strength))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,16 @@ class Call:
         method: its name.
         function: SHA-256 (hex) of the source of a person's own, so that another function is another plan;
             empty for those of `merge.passes.whole`.
+        calibration: SHA-256 (hex) of the text whose statistics it is given; empty without.
+        given: gives them, one an input.
         coefficients: name and number, or one number an expert for those that are `per_input`.
     """
 
     method: str
     function: str
     coefficients: tuple[tuple[str, float | tuple[float, ...]], ...] = ()
+    calibration: str = ""
+    given: Callable[[], list[Any]] | None = field(default=None, compare=False, repr=False)
 
     def arguments(self) -> dict[str, float | list[float]]:
         """The coefficients as the function is given them; lists are its own."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from evomerge.merge.passes import contested, low_rank
+from evomerge.merge.passes import calibrated, contested, low_rank
 
 Merge = Callable[..., torch.Tensor]
 """Task vectors float32 [T, ...] and coefficients by name to the merged task vector, float32 [...]."""
@@ -18,10 +18,15 @@ FUNCTIONS: Mapping[str, Merge] = {
     "knots": low_rank.knots,
     "star": low_rank.star,
     "wudi": low_rank.wudi,
+    "regmean": calibrated.regmean,
+    "fisher": calibrated.fisher,
     "consensus": contested.consensus,
     "pcb": contested.pcb,
     "magmax": contested.magmax,
     "tatr": contested.tatr,
     "ram": contested.ram,
 }
-"""By the name of the method. `lambda` is not among the coefficients: it multiplies what they give."""
+"""By the name of the method; those on calibration inputs are `given` their statistics too.
+
+`lambda` is not among the coefficients: it multiplies what they give.
+"""

@@ -56,6 +56,10 @@ def make_plan(
     names = main.names
     places = main.places
     problems = []
+    for name, source in recipe.sources.items() if recipe.align else ():
+        if isinstance(source, MergedSource) and source.calibration is not None:
+            wrong = "statistics on a text need models of one vocabulary"
+            problems.append(Problem("E111", wrong, field=f"sources.{name}.calibration"))
     for index, step in enumerate(recipe.path):
         for name, layer, count in makers[step.source].taken(step.layer):
             if not 0 <= layer < count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from evomerge.checkpoint.adapter import AdapterFolder
@@ -77,6 +78,7 @@ class Merger:
         self._names = sorted(source.inputs)
         self._ones = dict.fromkeys(self._names, 1.0)
         self._statistics = statistics
+        self._calibrated = statistics.calibrated
         if source.shifts:
             taking_part = list(dict.fromkeys((source.reference, *source.inputs)))
             self._statistics = statistics.renumbered(taking_part, source.shifts)
@@ -164,6 +166,11 @@ class Merger:
         if built_in and any(n == "weight" and not any(v) for n, v in numbers if isinstance(v, tuple)):
             return Merged(None, (PlanInput(self._base, tensor),))
         call = Call(self._method.name, self._method.function, numbers)
+        kind, text = self._method.on_inputs, self._source.calibration
+        if kind is not None and text is not None:
+            wanted = [(name, self._own(name, tensor)) for name in self._names]
+            given = partial(self._calibrated.tensors, kind, text, wanted)
+            call = replace(call, calibration=text.digest, given=given)
         inputs = tuple(PlanInput(name, tensor) for name in self._names)
         return Merged((self._base, tensor), inputs, call=call)
 
@@ -371,6 +378,12 @@ def checked_method(source: MergedSource, where: str) -> MergeMethod:
     if source.rows is not None and method.name != "task_arithmetic":
         wrong, todo = f"{method.name} has no weights by row", "task_arithmetic has"
         problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
+    if (method.on_inputs is None) != (source.calibration is None):
+        needs, todo = "takes no", ""
+        if source.calibration is None:
+            needs, todo = "needs a", "give `path` of a file with an item a line"
+        wrong = f"{method.name} {needs} calibration text"
+        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.calibration"))
     if not problems and method.uses_base(method.resolve(source.options)) and source.base is None:
         problems.append(Problem("E115", f"{method.name} needs a base", field=f"{where}.base"))
     if problems:

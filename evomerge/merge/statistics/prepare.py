@@ -13,6 +13,7 @@ from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
 from evomerge.ledger.events import TaskVectors
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.recipe import place_kind
 from evomerge.recipe.registered import find_method
 
@@ -43,8 +44,11 @@ def prepare_statistics(
     trims: Iterable[str] = ("tensor",),
     *,
     by_tensor: bool = False,
+    calibration: Calibration | None = None,
 ) -> WeightReport:
     """Look at every weight once and compute what `methods` need, before the first candidate.
+
+    What methods need on inputs is gathered on the text of `calibration`.
 
     Places are modules of layers, or with `by_tensor` the finest.
 
@@ -89,6 +93,12 @@ def prepare_statistics(
         statistics.ranks(base, expert, first)
     if "variances" in needed and experts:
         statistics.least_variance(base, experts, first, 1.0)
+    for method in methods if calibration is not None else ():
+        kind = find_method(method).on_inputs
+        for expert in experts if kind is not None else ():
+            assert kind is not None
+            assert calibration is not None
+            statistics.calibrated.of(kind, calibration, expert)
     grams = statistics.place_grams(base, experts, by_tensor=by_tensor) if experts else {}
     vectors = TaskVectors(
         experts=tuple(experts),

@@ -24,6 +24,7 @@ from evomerge.merge.passes.blocks import low_rank_delta
 from evomerge.merge.passes.sparsity import Sparsity
 from evomerge.merge.statistics import order
 from evomerge.merge.statistics.array_cache import ArrayCache, Arrays
+from evomerge.merge.statistics.calibrated import Calibrated
 from evomerge.merge.statistics.joint import TaskVectors, rescaling
 from evomerge.merge.statistics.ranks import RankFile
 
@@ -63,6 +64,7 @@ class WeightStatistics:
         self._readers = dict(readers) if readers is not None else open_readers(self._sources)
         self._cache = ArrayCache(directory)
         self._digests = dict(digests or {})
+        self.calibrated = Calibrated(self._sources, self._readers, self._cache, self._identity)
         self._single: dict[tuple[Hashable, int], float] = {}
         self._ranks: dict[tuple[str, str], RankFile] = {}
         self._drawn: dict[tuple[str, str, str, int], np.ndarray] = {}

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
+from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.recipe import MergedSource
+
+TEXT = Calibration("calibration.txt").located(Path(__file__).parent)
+"""Token ids: the tiny models have no tokenizer."""
 
 EXPERTS = ("a", "b", "c")
 WEIGHTS = {"a": 0.3, "b": {"": 0.9, "layers.1": 0.21}, "c": 1.1}
@@ -84,6 +91,12 @@ CASES = {
     "knots": merged("knots", weight=WEIGHTS, density=0.37),
     "star": merged("star", weight=WEIGHTS, eta=0.4),
     "wudi": merged("wudi", weight={"a": 0.2, "b": 0.9, "c": 0.4}, **{"lambda": 0.8}),
+    "regmean": dataclasses.replace(
+        merged("regmean", weight={"a": 0.2, "b": 0.9, "c": 0.4}), calibration=TEXT
+    ),
+    "fisher": dataclasses.replace(
+        merged("fisher", weight={"a": 0.2, "b": 0.9, "c": 0.4}, **{"lambda": 0.8}), calibration=TEXT
+    ),
     "consensus": merged("consensus", weight=WEIGHTS, tall=0.4),
     "pcb": merged("pcb", weight=WEIGHTS, density=0.15),
     "magmax": merged("magmax", weight=SIGNED),

@@ -17,7 +17,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
 from tests.checkpoint.folders import write_family
-from tests.merge.passes.cases import CASES, EXPERTS, merged
+from tests.merge.passes.cases import CASES, EXPERTS, TEXT, merged
 
 UP = "model.layers.1.mlp.up_proj.weight"
 MERGES = {name: source for name, source in CASES.items() if name != "copy"}
@@ -60,7 +60,8 @@ def neutral(method, **changes):
     plain = {"weight": 1.0, "t": 0.0, "density": 1.0, "gamma": 0.01, "epsilon": 0.1, "lambda": 1.0}
     declared = METHODS[method]
     tables = {c.name: plain.get(c.name, c.default) for c in declared.coefficients} | changes
-    return merged(method, base="base", **tables)
+    found = merged(method, base="base", **tables)
+    return dataclasses.replace(found, calibration=TEXT) if declared.on_inputs else found
 
 
 def test_every_method_has_a_case():
