@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,10 @@ def imports_of(module: str) -> list[Import]:
     return found
 
 
-IMPORTS: dict[str, list[Import]] = {module: imports_of(module) for module in SOURCES}
+@functools.cache
+def imports() -> Mapping[str, list[Import]]:
+    """Every import in every module; the whole package is parsed for it, which takes seconds."""
+    return {module: imports_of(module) for module in SOURCES}
 
 
 def own(name: str) -> bool:
@@ -151,14 +155,14 @@ def loaded_by(module: str) -> frozenset[str]:
             heavy |= {parts[0]} & set(HEAVY)
             continue
         waiting += [".".join(parts[:count]) for count in range(1, len(parts))]  # packages around it
-        waiting += [each.imported for each in IMPORTS.get(name, ()) if each.where == "top"]
+        waiting += [each.imported for each in imports().get(name, ()) if each.where == "top"]
     return frozenset(heavy)
 
 
 def deferred() -> dict[str, list[str]]:
     """By module: what its functions import of the package and of heavy libraries."""
     found: dict[str, list[str]] = {}
-    for module, statements in IMPORTS.items():
+    for module, statements in imports().items():
         names = {
             each.imported
             for each in statements
@@ -172,7 +176,7 @@ def deferred() -> dict[str, list[str]]:
 def table() -> str:
     """Floors from the top, each room with the rooms it imports."""
     below: dict[str, set[str]] = {}
-    for module, statements in IMPORTS.items():
+    for module, statements in imports().items():
         if own(module):
             others = {room_of(each.imported) for each in statements if own(each.imported)}
             below.setdefault(room_of(module), set()).update(others - {room_of(module)})

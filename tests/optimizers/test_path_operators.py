@@ -7,7 +7,7 @@ import pytest
 
 from evomerge.objectives.objective import Complete
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.path_operators import cross_rows, crossed, edited, mutate_row, start_rows
 from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import CmaEsSettings
@@ -15,6 +15,8 @@ from evomerge.testing.problems import minimised
 from tests.search_space.test_layer_path import FORMS, space
 
 SCHEDULES = ("generational", "steady_state")
+OPTIONS = {kind: {"generations": 3, "inner_population": 8} for kind in ("auto", "surrogate")}
+"""A short search on the model is as good for what these tests ask."""
 
 
 @pytest.mark.parametrize("section", FORMS)
@@ -64,11 +66,12 @@ def distance_to(target):
 def test_optimizers_ask_paths_and_begin_again_alike(kind, schedule) -> None:
     found = space(3, weight={"low": 0.0, "high": 1.0}, sources=["merged", "math"], max_layers=4)
     outcome = distance_to([1, 2, 2, 3])
+    settings = optimizer_settings(kind, OPTIONS.get(kind, {}))
     histories = []
     for _ in range(2):
         optimizer = make_optimizer(
             kind, found.genes, minimised(2), population=8, seed=3, schedule=schedule,
-            initial=[found.uniform({"math": 0.5, "code": 0.5})],
+            initial=[found.uniform({"math": 0.5, "code": 0.5})], settings=settings,
         )  # fmt: skip
         asked = []
         while len(asked) < 32:

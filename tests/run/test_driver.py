@@ -41,6 +41,7 @@ from evomerge.run.driver import _unusable
 from evomerge.run.progress import Progress
 from tests.hand_made import fold_records
 from tests.local_workers import forked_workers, local_workers
+from tests.noting_worker import LOADED
 from tests.shared import made_once
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
@@ -215,7 +216,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_front(folder: Path) -> N
 
 
 def test_one_process_worker_is_as_good_as_none(folder: Path) -> None:
-    """And the driver of such a run needs no heavy library: see test_layers."""
+    """The driver of such a run needs no heavy library, and the worker no optimizer and no Ray."""
     code = f"""
 import sys
 from pathlib import Path
@@ -230,6 +231,9 @@ print(sorted(heavy & set(sys.modules)))
     )
     assert done.stdout.strip().endswith("[]"), done.stderr
     assert front_text(folder / "one") == finished().text
+    loaded = set(json.loads((folder / LOADED).read_text()))
+    assert "torch" in loaded
+    assert not {"pymoo", "ray", "optuna", "moocore"} & loaded
 
 
 def test_a_worker_killed_while_it_prepares_is_replaced(folder: Path) -> None:
