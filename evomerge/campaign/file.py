@@ -46,7 +46,11 @@ class _Section(BaseModel):
 class CheckpointReference(_Section):
     """A model folder or adapter folder by path, or a hub model by id and commit (local cache only).
 
-    `allow` names in what it may differ from the base, whose setting merges have.
+    Attributes:
+        path: a folder, relative to the campaign file; either this or `hub`.
+        hub: id of a model in the local hub cache, `org/name`; nothing is downloaded.
+        revision: the 40 hex digits of its commit; goes with `hub`.
+        allow: in what it may differ from the base, whose setting merges have: `rope`, the rotary positions.
     """
 
     path: str | None = None
@@ -78,7 +82,12 @@ class CheckpointReference(_Section):
 
 
 class ObjectiveSection(_Section):
-    """A metric and the direction in which it gets better."""
+    """A metric and the direction in which it gets better.
+
+    Attributes:
+        metric: `EVALUATOR.METRIC`, such as `math.acc`; the names are those of the evaluator files.
+        direction: `maximize` or `minimize`.
+    """
 
     metric: str
     direction: Direction
@@ -87,10 +96,15 @@ class ObjectiveSection(_Section):
 class OptimizerSection(_Section):
     """Which optimizer asks, how many candidates make a generation, and when it is told of them.
 
-    `generational`: when a generation is whole, in ask order. `steady_state`: each as it arrives.
-    Kinds and their options are those of `evomerge.optimizers.kinds`. `focus` is a preference near which the
-    budget is spent: weights of objectives, the same as `math=0.7,code=0.3`, or `knee`. `start_from` names
-    campaign folders, recipes and mergekit files whose merges are asked first.
+    Attributes:
+        kind: which optimizer; `evomerge list optimizers` names them, docs/optimizers.md compares them.
+        population: candidates of a generation.
+        schedule: when it is told of results: `generational`, when a generation is whole, in the order in
+            which it was asked; `steady_state`, of each as it arrives, so that no worker waits.
+        options: settings of the kind, by name.
+        focus: a preference near which the budget is spent: weights of objectives (a mapping, or
+            `math=0.7,code=0.3`), or `knee`.
+        start_from: campaign folders, recipes and mergekit files whose merges are asked first.
     """
 
     kind: str = "auto"
@@ -104,8 +118,11 @@ class OptimizerSection(_Section):
 class StageSection(_Section):
     """One stage of a search over merges and paths of layers: what it searches, how, with how many candidates.
 
-    Kinds and options are those of `optimizer`; by default a surrogate for merges, NSGA-II for paths. The last
-    stage takes what is left of the budget.
+    Attributes:
+        searches: `merge` the coefficients, `path` the order of layers, or `both`.
+        kind: an optimizer, as in `optimizer.kind`; without it a surrogate for merges, NSGA-II for paths.
+        options: settings of the kind, by name.
+        evaluations: candidates of this stage; the last stage takes what is left of the budget.
     """
 
     searches: Literal["merge", "path", "both"]
@@ -115,10 +132,14 @@ class StageSection(_Section):
 
 
 class BudgetSection(_Section):
-    """When to stop: whichever limit is reached first.
+    """When to stop: whichever limit is reached first; one of the first three must be given.
 
-    `items` are search items answered, `plateau` a share of the hypervolume: a search ends when its last two
-    populations' worth of candidates added less.
+    Attributes:
+        evaluations: candidates scored; baselines are not counted, slopes count by their cost.
+        hours: wall time of all sessions together.
+        items: search items answered, over all candidates.
+        plateau: a share of the hypervolume: the search ends when its last two populations' worth of
+            candidates added less than this share.
     """
 
     evaluations: PositiveInt | None = None
@@ -141,7 +162,16 @@ class BudgetSection(_Section):
 
 
 class EvaluationSection(_Section):
-    """How a candidate is held and scored; every field here changes scores or their last digits."""
+    """How a candidate is held and scored; every field here changes scores or their last digits.
+
+    Attributes:
+        dtype: dtype in which the live model computes.
+        batch_size: rows of a batch; a number, since scores depend on it.
+        threads: torch's threads on the CPU.
+        device: `cpu`, `cuda`, or `cuda:N` of a local machine.
+        generation: who writes answers: `padded` batches, `continuous` batching by transformers, or `auto`,
+            whichever wrote faster on the base.
+    """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: PositiveInt = 32
@@ -167,8 +197,9 @@ class EvaluationSection(_Section):
 class RacingSection(_Section):
     """Give up a candidate that some reference beats on every task; blocks are those of the evaluators.
 
-    `threshold` is the paired z that must be reached on every objective, `first` the number of blocks of
-    each task before the first look.
+    Attributes:
+        threshold: paired z that a reference must reach on every objective.
+        first: blocks of each task before the first look.
     """
 
     threshold: PositiveFloat = 0.4
@@ -178,8 +209,18 @@ class RacingSection(_Section):
 class WorkersSection(_Section):
     """Where candidates are evaluated: in this process, in local processes or on Ray.
 
-    `gpus` is what each worker on Ray is given: a share of a device, one, or several over which its model is
-    spread.
+    Attributes:
+        pool: `inline` in the driver itself (for debugging), `local` processes of this machine, or `ray`.
+        count: workers; each holds one live model.
+        address: of a Ray cluster that runs, `auto` for the one of this machine; without it one is started.
+            Only with `pool: ray`.
+        kernels: merge passes as `plain` torch or `compiled`; `auto` compiles for large models. Same bits.
+        experts: where the experts' weights lie for a GPU: `mapped` files, `pinned` host memory, `resident` on
+            the device, or `auto` by what fits.
+        gpus: what each worker on Ray is given: a share of a device, one, or several over which its model is
+            spread.
+        deadline: seconds after which a candidate is given up; `auto` is four times the slowest baseline, at
+            least a minute.
     """
 
     pool: Literal["inline", "local", "ray"] = "local"
@@ -192,13 +233,22 @@ class WorkersSection(_Section):
 
 
 class TokenizerSection(_Section):
-    """Whose vocabulary merges have, where those of base and experts differ."""
+    """Whose vocabulary merges have, where those of base and experts differ.
+
+    Attributes:
+        source: `union`, `base` or an expert's name.
+    """
 
     source: str
 
 
 class BaselinesSection(_Section):
-    """Coefficients tried for the best single-coefficient merge."""
+    """What a search is compared with.
+
+    Attributes:
+        single: coefficients tried for the best single-coefficient merge: one number for all experts and
+            weights.
+    """
 
     single: list[PositiveFloat] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
 
@@ -211,7 +261,31 @@ class BaselinesSection(_Section):
 
 
 class CampaignFile(_Section):
-    """The campaign file as written."""
+    """A campaign: all that must be stated before a search may start. Paths are relative to the file.
+
+    Attributes:
+        schema: version of this form.
+        name: what the campaign is called in tables, cards and trackers.
+        seed: from which every random choice of the search follows.
+        base: the model that the experts are fine-tunes of.
+        experts: name to fine-tune: a full model or a PEFT adapter.
+        search_space: a search-space file.
+        evaluators: evaluator files.
+        objectives: what is searched for; two or more give a front.
+        constraints: bounds that a candidate must keep, such as `code.acc >= 0.5` or
+            `texts.perplexity <= 1.1 x base`.
+        optimizer: who asks for candidates.
+        stages: searches one after another, each from the front before it, instead of one search; needs a
+            `layer_path` in the search space.
+        budget: when to stop.
+        evaluation: how candidates are held and scored.
+        racing: give up candidates early; without it none is.
+        workers: where candidates are evaluated.
+        baselines: what the search is compared with.
+        dtype: storage dtype of merges and exports; that of the base where absent.
+        tokenizer: whose vocabulary merges have; needed where vocabularies differ.
+        results: a folder of evaluations that campaigns share: what one has measured none measures again.
+    """
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
     name: str

@@ -24,6 +24,7 @@ from evomerge.cli import (
     models,
     pictures,
     push,
+    reference,
     refine,
     report,
     splits,
@@ -68,6 +69,8 @@ for verb in (
     looks.repair,
     cluster.bundle,
     cluster.launch,
+    reference.schema,
+    reference.explain,
 ):
     app.command()(verb)
 app.add_typer(study.study)

@@ -36,8 +36,9 @@ class Declaration(Section, ABC):
     """One evaluator as declared in a YAML file.
 
     Attributes:
+        schema: version of this form.
         kind: which kind of evaluator, and so what else the file may say.
-        name: prefix of its metrics.
+        name: prefix of its metrics (`math` gives `math.acc`).
         deterministic: whether equal models get equal scores; if not, its metrics are left out of every
             promise of identity.
         by_block: whether its evaluator can stop between blocks, as racing needs it (`BlockEvaluator`).

@@ -24,7 +24,13 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class SplitFiles(Section):
-    """A file of items for each split."""
+    """A file of items for each split, relative to the declaration's file.
+
+    Attributes:
+        search: whose items the search is told of.
+        selection: whose items decide the front.
+        test: whose items are scored at an export.
+    """
 
     search: str
     selection: str

@@ -39,7 +39,13 @@ Scorer = Literal["auto", "packed", "lm_eval"]
 
 
 class SplitTasks(Section):
-    """The lm-eval task of each split."""
+    """The lm-eval task of each split.
+
+    Attributes:
+        search: whose items the search is told of.
+        selection: whose items decide the front.
+        test: whose items are scored at an export.
+    """
 
     search: str
     selection: str
@@ -51,10 +57,10 @@ class SplitTasks(Section):
 
 
 class LmEvalDeclaration(Declaration):
-    """One evaluator as declared.
+    """Accuracy and other metrics of lm-eval tasks, one task for each split.
 
     Attributes:
-        name: prefix of its metrics (`math` gives `math.acc`).
+        kind: `lm_eval`.
         include_path: folder of task files; relative to the declaration's file, absolute once loaded.
             Without it, the tasks are those installed with lm-eval.
         tasks: one lm-eval task per split.

@@ -253,14 +253,14 @@ def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) 
         elif expected := _fault(allowed[name], value):
             problems.append(Problem("E108", f"must be {expected}", f"found {value!r}", field=where))
         else:
-            number = _number(allowed[name])[0]
+            number = option_form(allowed[name])[0]
             values[name] = number(value) if number in (int, float) else value
     if problems:
         raise ConfigError(problems)
     return form(**values)
 
 
-def _number(annotation: Any) -> tuple[Any, Between | None]:
+def option_form(annotation: Any) -> tuple[Any, Between | None]:
     """A field's type without bounds, and its bounds."""
     if get_origin(annotation) is not Annotated:
         return annotation, None
@@ -273,7 +273,7 @@ def _fault(annotation: Any, value: Option) -> str:
     if get_origin(annotation) is Literal:
         words = get_args(annotation)
         return "" if value in words else f"one of {', '.join(map(str, words))}"
-    kind, bounds = _number(annotation)
+    kind, bounds = option_form(annotation)
     if kind in (bool, str):
         return "" if type(value) is kind else {bool: "true or false", str: "text"}[kind]
     if isinstance(value, bool | str) or (kind is int and value != int(value)):

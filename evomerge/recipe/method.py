@@ -129,9 +129,14 @@ class MergeMethod:
         chosen: dict[str, Any] = {name: values[0] for name, values in self.options} | compat | given
         return MethodOptions(**chosen)
 
+    @property
+    def allowed_options(self) -> dict[str, tuple[str, ...]]:
+        """Every option a file may give, with its values, the default first."""
+        return {**dict(self.options), COMPAT: ("none", "mergekit")}
+
     def faults(self, options: Options) -> list[str]:
         """What is wrong with a set of options, in words."""
-        allowed = {**dict(self.options), COMPAT: ("none", "mergekit")}
+        allowed = self.allowed_options
         found = []
         for name, value in options.items():
             if name not in allowed:

@@ -26,6 +26,21 @@ class CoefficientField(BaseModel):
     `depth_curve` interpolates linearly between `knots` values spread evenly over the layers; `lines`
     (LiNeS, Wang et al. 2025, arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha
     in [low, high] and beta in [slope_low, slope_high].
+
+    Attributes:
+        field: one value for the whole `model`, for each of `bands` runs of layers (`band`), each `layer`,
+            each `layer_module` (attention, MLP, norms of a layer), each weight matrix (`tensor`) or output
+            `row`; or a curve over the depth: `depth_curve`, `lines`.
+        bands: number of bands; goes with `field: band`.
+        outside_layers: whether embedding, final norm and head have values of their `own`, or those of the
+            first and last layers (`shared`).
+        low: least value; the coefficient's own bound where absent.
+        high: largest value; the coefficient's own bound where absent.
+        slope_low: least beta of `lines`; 0 where absent.
+        slope_high: largest beta of `lines`; 1.5 where absent.
+        knots: genes of a `depth_curve`.
+        step: values lie on the grid of this step from `low`; finer differences are not tried.
+        value: a fixed value, which is not searched; instead of `low` and `high`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -85,16 +100,21 @@ class CoefficientField(BaseModel):
 
 
 class SearchSpaceDeclaration(BaseModel):
-    """A search-space file.
+    """A search space: a merge method, and over what each of its coefficients varies.
 
-    With a `layer_path` the path of layers is searched too; the method is that of the source `merged`.
+    Where a ledger states `function`, the declaration can be read without the method, to look at a folder; to
+    build the space it must be registered.
 
-    `function` is the SHA-256 of the source of a registered method, filled in when the file is read. Where a
-    ledger states it, the declaration can be read without the method, to look at a folder; to build the space
-    it must be registered.
-
-    `calibration` is the text of methods that need statistics of the experts on inputs, relative to the
-    file that states it; `located` fills in its absolute path and SHA-256.
+    Attributes:
+        schema: version of this form.
+        method: a merge method; `evomerge list methods` names them with their coefficients.
+        coefficients: name of a coefficient to how it varies; one that is left out has its default.
+        options: discrete settings of the method, by name.
+        function: SHA-256 of the source of a registered method; filled in when the file is read.
+        calibration: the text of methods that need statistics of the experts on inputs, an item a line; relative
+            to the file that states it.
+        calibration_sha256: SHA-256 of that text; filled in when the file is read.
+        layer_path: searches the order of layers too; the method is then that of the source `merged`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -33,7 +33,13 @@ Step = tuple[int, float]
 
 
 class ScaleField(BaseModel):
-    """Bounds and grid of the scales, which must hold 1."""
+    """Bounds and grid of the scales with which a layer adds to the residual stream; they must hold 1.
+
+    Attributes:
+        low: least scale.
+        high: largest scale.
+        step: step of the grid from `low`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -55,7 +61,7 @@ class LayerPathSection(BaseModel):
     """The section `layer_path` of a search-space file.
 
     Attributes:
-        form: how genes spell a path.
+        form: how genes spell a path: `steps`, a layer for each slot, or Sakana's `indicator` array.
         sources: whose layers it may take: `merged`, `base`, names of experts, `experts` for all of them.
         outer: whose embeddings, final norm and head the model has.
         min_layers, max_layers: length; half and one and a half times the base's by default.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 EVALUATOR = """\
+# yaml-language-server: $schema=../schemas/evaluator.json
 # An evaluator: one lm-eval task for each split. To use a task of your own, put its files into `tasks/`
 # (or another folder) and name its tasks here. The three splits must hold different items.
 schema: 1
@@ -17,6 +18,7 @@ metrics: [acc]
 """
 
 SEARCH_SPACE = """\
+# yaml-language-server: $schema=schemas/search-space.json
 # Which merges are searched: base + sum of weight * (expert - base), with a weight for each expert in
 # each band of layers. `evomerge list methods` shows the other methods and their coefficients.
 schema: 1
@@ -33,6 +35,7 @@ coefficients:
 """
 
 CAMPAIGN = """\
+# yaml-language-server: $schema=schemas/campaign.json
 # A starter campaign. Look at it with `evomerge check`, start it or go on with it with
 #   evomerge run {file} --dir FOLDER
 schema: 1

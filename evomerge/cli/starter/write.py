@@ -126,6 +126,7 @@ def _fill(
     space = SEARCH_SPACE.format(bands=bands)
     (folder / "search_space.yaml").write_text(space, encoding="utf-8")
     (folder / CAMPAIGN_FILE).write_text(text, encoding="utf-8")
+    _write_schemas(folder / "schemas")
     try:
         load_campaign(folder / CAMPAIGN_FILE)
     except ConfigError as error:
@@ -136,6 +137,16 @@ def _fill(
 
         tell("no --base given: training toy models, in less than a minute")
         write_toy_models(folder / "models", tell)
+
+
+def _write_schemas(folder: Path) -> None:
+    """What the first lines of the files name, so that an editor knows their fields."""
+    from evomerge.campaign.schema import SCHEMAS
+
+    folder.mkdir()
+    for name, schema in SCHEMAS.items():
+        text = json.dumps(schema(), indent=1, ensure_ascii=False)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _toy_tasks(folder: Path) -> str:
