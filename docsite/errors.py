@@ -14,8 +14,8 @@ def errors_page() -> str:
     exits = re.findall(r"(\w+) \[(\d+)\] +(.+)", errors.__doc__ or "")
     text = [
         "# Troubleshooting by error code",
-        "An error is a line: `error[CODE] file:line:column field: what is wrong; what was found; what "
-        "to do`. The code is stable. `evomerge explain CODE` says what stands here; `--json` gives them as data.",
+        "An error is one line: `error[CODE] file:line:column field: what is wrong; found; to do`.",
+        "The code is stable. `evomerge explain CODE` says what stands here; `--json` gives errors as data.",
     ]
     for start, about in RANGES.items():
         rows = [
