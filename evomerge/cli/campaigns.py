@@ -138,6 +138,12 @@ def run(
     settings: Settings = None,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
+    takeover: Annotated[
+        bool,
+        typer.Option(
+            "--takeover", help="Go on in place of a driver that is stopped or hangs for good."
+        ),
+    ] = False,
     track: Track = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and warnings on stderr as JSON, a line each.")
@@ -196,6 +202,7 @@ def run(
         warn=warn,
         open_display=display,
         again=f"go on with: evomerge run {file.resolve()} --dir {directory}{stated}",
+        take_over=takeover,
     )
     if not ran:
         say("this campaign is finished; raise its `budget` to go on")

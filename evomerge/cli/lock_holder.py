@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.ledger.history import LEDGER_FILE
+from evomerge.ledger.process import is_alive
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,5 @@ def lock_holder(path: Path) -> Holder | None:
         host, pid, since = str(signed["host"]), int(signed["pid"]), str(signed["since"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Holder(host, pid, since, _is_alive(pid) if host == socket.gethostname() else None)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    here = host == socket.gethostname()
+    return Holder(host, pid, since, is_alive(pid, signed.get("started")) if here else None)

@@ -200,10 +200,13 @@ def _create_durably(path: Path) -> None:
 
 
 def _append_durably(path: Path, record: bytes) -> int:
-    """Add bytes to the end of a file, fsynced; gives the offset they stand at."""
+    """Add bytes to the end of a file, fsynced; gives the offset they stand at.
+
+    The offset is where the write ended up: a driver that was fenced off may add to the file, too.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        offset = os.fstat(descriptor).st_size
+        before = os.fstat(descriptor).st_size
         try:
             if armed("item_store.mid_append"):
                 half = len(record) // 2
@@ -212,11 +215,13 @@ def _append_durably(path: Path, record: bytes) -> int:
                 write_all(descriptor, record[half:])
             else:
                 write_all(descriptor, record)
+            offset = os.lseek(descriptor, 0, os.SEEK_CUR) - len(record)
             failpoint("item_store.after_write")
             os.fsync(descriptor)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, offset)
+                if os.lseek(descriptor, 0, os.SEEK_CUR) == os.fstat(descriptor).st_size:
+                    os.ftruncate(descriptor, before)
             raise
     finally:
         os.close(descriptor)

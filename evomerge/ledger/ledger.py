@@ -50,8 +50,8 @@ class Ledger:
         file.records.clear()
 
     @staticmethod
-    def open(path: str | Path, *, create: bool) -> Ledger:
-        """Open a ledger as its one writer; `create` makes an empty one if there is none.
+    def open(path: str | Path, *, create: bool, take_over: bool = False) -> Ledger:
+        """Open a ledger as its one writer, see `RecordFile.open`; `create` makes one if there is none.
 
         Raises:
             CampaignInUse: E501, another writer holds it; the message names its host, pid and start.
@@ -59,7 +59,7 @@ class Ledger:
             EnvironmentFault: E403 or E408, the folder cannot be written.
             FileNotFoundError: if there is no ledger and `create` is false.
         """
-        file = RecordFile.open(path, create=create)
+        file = RecordFile.open(path, create=create, take_over=take_over)
         try:
             return Ledger(file)
         except BaseException:
@@ -72,6 +72,7 @@ class Ledger:
         Raises:
             ValueError: a number that is not finite, or an event that was written before.
             EnvironmentFault: E403 or E408, it could not be written; the ledger is as it was before.
+            CampaignInUse: E501, another driver has taken the campaign over.
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """

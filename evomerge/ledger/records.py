@@ -5,10 +5,11 @@ lower-case hex digits. The CRC of a line is taken over its JSON *continuing from
 before*, and every record carries its number `n`, so that a line that is changed, lost, repeated or moved
 breaks the chain at that place. The first record also carries `format`.
 
-There is one writer, held off by an operating-system lock. `append` returns after fsync: what it has
-taken survives the death of the process and of the machine. A line that was cut off by such a death was
-never acknowledged and is dropped when the file is opened next; damage anywhere before the tail is
-refused. Readers need no lock.
+There is one writer, held off by a lock with a lease. Whoever takes over from one that is gone puts a copy in
+the place of the file: what the other may still write is read by nobody. `append` returns after fsync: what it
+has taken survives the death of the process and of the machine. A line that was cut off by such a death was
+never acknowledged and is dropped when the file is opened next; damage before the tail is refused. Readers
+need no lock.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from evomerge.errors import LedgerDamaged, Problem
 from evomerge.failpoint import armed, failpoint
 from evomerge.files.storage import cannot_write, sync_folder, write_all
 from evomerge.ledger.lock import LedgerLock
+from evomerge.ledger.takeover import put_out_of_reach
 from evomerge.recipe.recipe import canonical_json
 
 FORMAT = 1
@@ -258,8 +260,10 @@ class RecordFile:
         self._closed = ""
 
     @staticmethod
-    def open(path: str | Path, *, create: bool) -> RecordFile:
+    def open(path: str | Path, *, create: bool, take_over: bool = False) -> RecordFile:
         """Open a file as its one writer; `create` makes an empty one if there is none.
+
+        `take_over`: from a writer whose lease has run out; see `LedgerLock.acquire`.
 
         A torn tail is cut off, with a line in the log.
 
@@ -272,7 +276,7 @@ class RecordFile:
         path = Path(path)
         if not create and not path.exists():
             raise FileNotFoundError(f"no ledger at {path}")
-        lock = LedgerLock.acquire(path.with_name(path.name + ".lock"))
+        lock = LedgerLock.acquire(path.with_name(path.name + ".lock"), take_over=take_over)
         try:
             return RecordFile._open_locked(path, lock, create)
         except BaseException:
@@ -283,6 +287,9 @@ class RecordFile:
     def _open_locked(path: Path, lock: LedgerLock, create: bool) -> RecordFile:
         descriptor = -1
         try:
+            if lock.took_over:
+                put_out_of_reach(path)
+                lock.settled()
             flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
             descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
             data = path.read_bytes()
@@ -317,6 +324,7 @@ class RecordFile:
         Raises:
             ValueError: a number that is not finite, or a field the ledger sets itself.
             EnvironmentFault: E403 or E408, it could not be written; the ledger is as it was before.
+            CampaignInUse: E501, another writer has taken over, with this record or without.
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """
@@ -329,6 +337,7 @@ class RecordFile:
         if not self.count:
             own["format"] = FORMAT
         line, crc = encode({**record, **own}, self._crc)
+        self._refuse_fenced_off()
         failpoint("ledger.before_append")
         if os.fstat(self._descriptor).st_size != self._length:
             # Another writer where locks do not work, or an interrupt between fsync and bookkeeping.
@@ -350,12 +359,19 @@ class RecordFile:
         except BaseException:
             self._roll_back()
             raise
+        # Whoever took over in between has read what was written before; what came after is nowhere.
+        self._refuse_fenced_off()
         failpoint("ledger.after_fsync")
         self.count += 1
         self._crc = crc
         self._length += len(line)
         written: dict[str, Any] = json.loads(line[_PREFIX:])
         return written
+
+    def _refuse_fenced_off(self) -> None:
+        self._closed = "another driver has taken it over"
+        self._lock.check()
+        self._closed = ""
 
     def _roll_back(self) -> None:
         try:

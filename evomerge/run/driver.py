@@ -53,6 +53,7 @@ from evomerge.run.job import Job, WorkerSetup
 from evomerge.run.log import run_log
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
+from evomerge.run.pool.shown import ShownPool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
 from evomerge.run.replay import ReplayDiffers, seeds
@@ -76,6 +77,7 @@ def run(
     observer: Observer | None = None,
     stop_request: StopRequest = lambda: None,
     pool: Callable[[WorkerSetup], Pool] | None = None,
+    take_over: bool = False,
 ) -> History:
     """Run a campaign in `directory`, or go on with the one that is there, to the end of its budget.
 
@@ -89,6 +91,7 @@ def run(
         observer: called after every event and while waiting.
         stop_request: asked often; what it returns is raised after a clean stop.
         pool: makes the pool, which is closed at the end; without, the campaign's `workers` say which.
+        take_over: from a driver whose lease has run out, also if its process is there.
 
     Raises:
         ConfigError: E504, if the campaign differs from the one recorded in the folder; E135, if the
@@ -98,7 +101,8 @@ def run(
         Stopped, Interrupted: whatever `stop_request` returned.
     """
     make_campaign_folder(directory)
-    with Ledger.open(directory / LEDGER_FILE, create=True) as ledger, run_log(directory):
+    file = directory / LEDGER_FILE
+    with Ledger.open(file, create=True, take_over=take_over) as ledger, run_log(directory):
         logger.info("a session begins; %s", library_versions())
         history = History.fold(ledger.events)
         failpoint("driver.folded")
@@ -106,11 +110,11 @@ def run(
             raise ConfigError(_differences(history.config, campaign))
         setup = worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         failpoint("driver.before_pool")
-        workers = open_pool(campaign.config.workers, setup) if pool is None else pool(setup)
+        opened = open_pool(campaign.config.workers, setup) if pool is None else pool(setup)
+        workers = ShownPool(opened, directory)
         try:
-            dispatcher = Dispatcher(
-                campaign, directory, ledger, history, workers, observer, stop_request
-            )
+            told = observer, stop_request
+            dispatcher = Dispatcher(campaign, directory, ledger, history, workers, *told)
             Driver(campaign, paths, dispatcher, grants, refinement).run()
         finally:
             workers.close()

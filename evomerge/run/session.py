@@ -31,6 +31,7 @@ def run_session(
     open_display: Callable[[Callable[[], bool]], Display],
     again: str,
     refinement: Refinement | None = None,
+    take_over: bool = False,
 ) -> bool:
     """Check a campaign, then run it in a folder or go on with what is there, to the end of its budget.
 
@@ -43,6 +44,7 @@ def run_session(
             asked for.
         again: how to go on later, for the message of a stop.
         refinement: a further budget near a preference, instead of the campaign's own.
+        take_over: from a driver whose lease has run out, also if its process is there.
 
     Returns:
         Whether there was anything to do.
@@ -69,6 +71,7 @@ def run_session(
             refinement=refinement,
             observer=display,
             stop_request=stop,
+            take_over=take_over,
         )
     return True
 

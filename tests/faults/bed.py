@@ -84,9 +84,9 @@ def session(file: Path, **options: Any) -> History:
         return run_file(file, file.parent / RUN, **options)
 
 
-def run_command(file: Path) -> int:
+def run_command(file: Path, *options: str) -> int:
     """`evomerge run` of the campaign of a file."""
-    return command("run", file, "--dir", file.parent / RUN)
+    return command("run", file, "--dir", file.parent / RUN, *options)
 
 
 def stop_after(asked: int, kind: type[EvomergeError]) -> Callable[[], EvomergeError | None]:

@@ -14,6 +14,7 @@ from tests.local_workers import forked_workers
 
 MODULES = (
     "test_driver_stopped",
+    "test_takeover",
     "test_ledger_hurt",
     "test_workers_lost",
     "test_cluster",

@@ -203,7 +203,7 @@ def results_in(folder: Path) -> int:
     return path.read_bytes().count(b'"event":"evaluated"') if path.exists() else 0
 
 
-def start(file: Path, said: str | None = None) -> int:
+def start(file: Path, said: str | None = None, options: tuple[str, ...] = ()) -> int:
     """`evomerge run` in a forked process of its own group, its words in `driver.txt` or `said`; its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -219,7 +219,7 @@ def start(file: Path, said: str | None = None) -> int:
                 sys.stdout, sys.stderr = out, words
                 os.dup2(out.fileno(), 1)
                 os.dup2(words.fileno(), 2)
-                code = run_command(file)
+                code = run_command(file, *options)
         finally:
             os._exit(code)
     return child

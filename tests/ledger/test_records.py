@@ -230,13 +230,13 @@ RecordFile.open({str(path)!r}, create=False)
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
 
 
-def test_a_lock_of_another_host_that_was_not_signed_off_is_refused(tmp_path):
+def test_a_lock_of_another_host_that_renews_no_lease_is_refused(tmp_path):
     path = tmp_path / "ledger"
     write(path)
     lock = path.with_name("ledger.lock")
     assert lock.read_bytes() == b""
     lock.write_text(json.dumps({"host": "node7", "pid": 12, "since": "2026-01-01T00:00:00Z"}))
-    with pytest.raises(CampaignInUse, match=r"host node7, pid 12.*remove .*ledger\.lock"):
+    with pytest.raises(CampaignInUse, match=r"host node7, pid 12.*evomerge run --takeover"):
         RecordFile.open(path, create=False)
     lock.write_text("{torn")
     assert len(reopened(path)) == len(EVENTS)
