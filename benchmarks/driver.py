@@ -36,6 +36,7 @@ from evomerge.recipe.recipe import leaf_places
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult, Measured
+from evomerge.run.pool.pool import WorkerState
 from evomerge.run.replay import campaign_optimizer, refiners, replay
 from evomerge.run.search import Search
 
@@ -64,6 +65,10 @@ class MadeUpPool:
             },
         )
         self.seconds = 0.0
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """All idle."""
+        return tuple(WorkerState(place, "idle", "here", 1) for place in range(self.size))
 
     def submit(self, job: Job) -> None:
         """Queue it."""

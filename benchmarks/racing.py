@@ -38,7 +38,7 @@ from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult, Measured
 from evomerge.run.pool.open import open_pool
-from evomerge.run.pool.pool import Pool
+from evomerge.run.pool.pool import Pool, WorkerState
 from evomerge.run.standing import search_hypervolume
 
 
@@ -79,6 +79,10 @@ class TablePool:
     def waiting(self) -> int:
         """As of the live workers."""
         return self.inner.waiting
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """The live ones."""
+        return self.inner.workers()
 
     def submit(self, job: Job) -> None:
         """Answer at once if the row is known."""

@@ -29,6 +29,7 @@ from evomerge.cli import (
     report,
     splits,
     start,
+    status,
     study,
     track,
 )
@@ -52,7 +53,7 @@ for verb in (
     campaigns.run,
     refine.refine,
     track.sync,
-    looks.status,
+    status.status,
     front.front,
     report.report,
     looks.show,

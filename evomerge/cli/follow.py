@@ -5,45 +5,34 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evomerge.cli.output import plain, table_console
 
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
-    from evomerge.run.standing import Standing
-
-Seen = tuple["Standing", "Holder | None", float]
+    from evomerge.cli.seen import Seen
 
 EVERY = 1.0
 """Seconds between looks."""
 
 
-def follow(
-    directories: Sequence[Path],
-    look: Callable[[Path], Seen],
-    rows: Callable[[Standing, Holder | None, float], list[tuple[str, str]]],
-    as_json: Callable[[Path, Seen], dict[str, Any]] | None,
-) -> None:
+def follow(directories: Sequence[Path], as_json: bool) -> None:
     """Show campaigns as they go on; returns when none of them has a driver any more, or on Ctrl-C.
 
     A terminal is redrawn; elsewhere a line follows each change, with `as_json` one JSON object.
-
-    Args:
-        directories: the campaign folders.
-        look: reads one.
-        rows: name and text of each line about one.
-        as_json: one as JSON data; None for text.
     """
     from rich.live import Live
     from rich.text import Text
 
     from evomerge.cli.lock_holder import lock_holder
+    from evomerge.cli.seen import look
+    from evomerge.cli.status_rows import status_rows
 
     console = table_console()
-    redraw = as_json is None and console.is_terminal and not console.is_dumb_terminal
+    redraw = not as_json and console.is_terminal and not console.is_dumb_terminal
     live = Live(console=console, auto_refresh=False) if redraw else None
     shown: dict[Path, tuple[int, int]] = {}
     seen: dict[Path, Seen] = {}
@@ -55,16 +44,16 @@ def follow(
             for directory in grown:
                 shown[directory] = _state(directory)
                 seen[directory] = look(directory)
-                if as_json is not None:
-                    text = json.dumps(as_json(directory, seen[directory]), sort_keys=True)
+                if as_json:
+                    text = json.dumps(seen[directory].to_json(), sort_keys=True)
                     sys.stdout.write(f"{text}\n")
                 elif live is None:
-                    console.print(
-                        _line(directory, seen[directory], directories), markup=False, soft_wrap=True
-                    )
+                    text = _line(seen[directory], directories)
+                    console.print(text, markup=False, soft_wrap=True)
             sys.stdout.flush()
             if live is not None:
-                blocks = [_block(rows(*seen[directory])) for directory in directories]
+                # What the workers do changes without the ledger.
+                blocks = [_block(status_rows(seen[each].again())) for each in directories]
                 live.update(Text(plain("\n\n".join(blocks))), refresh=True)
             if not grown and not any(_runs(lock_holder(directory)) for directory in directories):
                 return
@@ -96,7 +85,8 @@ def _block(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<13} {text}" for name, text in rows)
 
 
-def _line(directory: Path, seen: Seen, directories: Sequence[Path]) -> str:
+def _line(seen: Seen, directories: Sequence[Path]) -> str:
     from evomerge.run.standing import line
 
-    return plain(f"{directory}: {line(seen[0])}" if len(directories) > 1 else line(seen[0]))
+    text = line(seen.standing)
+    return plain(f"{seen.directory}: {text}" if len(directories) > 1 else text)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from evomerge.cli.output import log_console, say, say_json
+from evomerge.cli.worker_lines import worker_lines
 from evomerge.front.tables import ruled, shown_value
 from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
     from evomerge.ledger.history import History
     from evomerge.run.driver import Progress
+    from evomerge.run.pool.pool import WorkerState
 
 REFRESH = 4
 """Redraws a second."""
 
 MOST_RUNNING = 8
+"""Workers, or candidates under way, that are shown one by one."""
+
+LOOK = 0.5
+"""Seconds between looks at what the workers do."""
 
 SPARKLINE = 24
 """Columns of the hypervolume's line."""
@@ -71,6 +77,8 @@ class Live(Display):
         self.running: tuple[str, ...] = ()
         self.volumes: tuple[float, ...] = ()
         self.workers = ""
+        self.crew: tuple[WorkerState, ...] = ()
+        self.looked = 0.0
         self.began = time.monotonic()
         self.live = RichLive(
             console=log_console(),
@@ -84,13 +92,15 @@ class Live(Display):
         if history.campaign:
             self.now, self.running = self.watch(history, progress), progress.running
             self.volumes, self.workers = self.watch.volumes, workers_text(progress, self.watch.busy)
+            if time.monotonic() >= self.looked + LOOK:
+                self.looked, self.crew = time.monotonic(), progress.look()
 
     def __enter__(self) -> Self:
         self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.running = ()
+        self.running, self.crew = (), ()
         self.live.stop()
 
     def draw(self) -> RenderableType:
@@ -119,7 +129,9 @@ class Live(Display):
         if self.workers:
             notes.append(self.workers)
         parts.append(Text("   ".join(notes)))
-        if running:
+        if any(each.state != "waiting" for each in self.crew):
+            parts.append(Text("\n".join(worker_lines(self.crew, MOST_RUNNING)), style="dim"))
+        elif running:
             more = len(running) - MOST_RUNNING
             names = " ".join(running[:MOST_RUNNING]) + (f" and {more} more" if more > 0 else "")
             parts.append(Text(f"running: {names}", style="dim"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from evomerge.ledger.events import (
     RacedEvent,
     RefineEvent,
     ResultEvent,
+    ScoredEvent,
     SelectionEvent,
     SlopeEvent,
     StartsEvent,
@@ -65,6 +66,8 @@ class History:
     event) of an evaluation key, `slowest_baseline` the most seconds that a baseline took. `references` holds
     whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
     `shared` counts evaluations that were found in a folder of shared results.
+    `lost_kinds` counts attempts lost with their workers by class, `lost_seconds` says how long they had run;
+    `measured_seconds` is what workers spent on what they brought to an end.
     `slopes` holds the batches of slopes, each by number in its batch, `slope_cost` their cost in evaluations.
     `refinements` holds those begun, `refined` their results counted so far, `refinements_ended` how
     many came to their end; `asked_by` how many each asker asked for.
@@ -94,6 +97,9 @@ class History:
     shared: int = 0
     raced: int = 0
     raced_items: int = 0
+    lost_kinds: Counter[str] = field(default_factory=Counter)
+    lost_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    measured_seconds: float = 0.0
     slopes: list[dict[int, SlopeEvent]] = field(default_factory=list)
     slope_cost: float = 0.0
     refinements: list[RefineEvent] = field(default_factory=list)
@@ -141,6 +147,8 @@ class History:
             case LostEvent():
                 candidate = self._candidate(event)
                 candidate.attempts_lost += 1
+                self.lost_kinds[event.failure] += 1
+                self.lost_seconds[event.failure] += event.seconds or 0.0
                 if event.failure != "node_lost":
                     candidate.lost[event.split] = candidate.lost.get(event.split, 0) + 1
             case BaselinesEvent():
@@ -226,12 +234,17 @@ class History:
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
         self._tally(candidate, 1)
+        self._measured(event)
         self.shared += event.shared is not None
         self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
         self.failed_by_key.pop(evaluation.key, None)
         if candidate.is_baseline and evaluation.seconds:
             taken = sum(evaluation.seconds.values())
             self.slowest_baseline = max(taken, self.slowest_baseline or 0.0)
+
+    def _measured(self, event: ScoredEvent) -> None:
+        if event.same_as is None and event.shared is None:
+            self.measured_seconds += sum(event.seconds.values())
 
     def _tally(self, candidate: Candidate, sign: int) -> None:
         """Take a candidate out of the counts before it changes (-1), and in again after it (+1)."""
@@ -255,6 +268,7 @@ class History:
         self.selection = None
         self.raced_as.setdefault(candidate.recipe, candidate.id)
         self._tally(candidate, 1)
+        self._measured(event)
         if candidate.is_counted:
             self.raced += 1
             self.raced_items += sum(event.seen.values())

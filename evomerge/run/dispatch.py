@@ -112,7 +112,8 @@ class Dispatcher:
             running = tuple(sorted(self.running))
             try:
                 workers = self.pool.size
-                now = Progress(self.phase, running, budget, self.done, seconds, workers)
+                look = self.pool.workers
+                now = Progress(self.phase, running, budget, self.done, seconds, workers, look)
                 self.observer(self.history, now)
             except OSError as error:
                 # A terminal that is gone or a log without room: no reason to stop a campaign.

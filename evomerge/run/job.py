@@ -22,6 +22,9 @@ from evomerge.recipe.functions import Shipped
 from evomerge.recipe.registered import ShippedMethod
 from evomerge.search_space import LayerPathSection
 
+LOST = "lost"
+"""The phase of `JobResult.seconds` that says how long a lost job had run."""
+
 JobKind = Literal["prepare", "evaluate", "slope"]
 
 
@@ -158,7 +161,7 @@ class JobResult:
         measured: what an `evaluate` job measured, where it is `ok` or `raced`.
         slope: what a `slope` job measured.
         items: per-item results, as `Scores.arrays`; of a raced candidate, those it has.
-        seconds: phase to wall seconds (`merge`, `evaluate`, `load`).
+        seconds: phase to wall seconds (`merge`, `evaluate`, `load`; `lost` of a lost job).
     """
 
     id: str

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.ledger.history import History
+from evomerge.run.pool.pool import WorkerState
 from evomerge.run.progress import Display, Progress
 from evomerge.run.standing import Standing
 from evomerge.run.watch import Watch
@@ -70,7 +72,8 @@ class Metered(Display):
         if history.campaign and (time.monotonic() >= self._due or progress.phase == "done"):
             self._due = time.monotonic() + EVERY
             standing = self._watch(history, progress)
-            self._text = prometheus_text(standing, len(progress.running), history.last).encode()
+            running = len(progress.running)
+            self._text = prometheus_text(standing, running, history.last, progress.look()).encode()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -82,17 +85,20 @@ class Metered(Display):
         self._thread.join()
 
 
-def prometheus_text(now: Standing, running: int, last: float) -> str:
+def prometheus_text(
+    now: Standing, running: int, last: float, workers: Sequence[WorkerState] = ()
+) -> str:
     """A standing in Prometheus' text format.
 
     Args:
         now: where the campaign stands.
         running: candidates under way.
         last: wall-clock seconds of the last event.
+        workers: what each does.
     """
     campaign = f'campaign="{_escaped(now.campaign)}"'
     lines = []
-    for name, meaning, values in _gauges(now, running, last):
+    for name, meaning, values in [*_gauges(now, running, last), *_worker_gauges(workers)]:
         lines += [f"# HELP evomerge_{name} {meaning}", f"# TYPE evomerge_{name} gauge"]
         for labels, value in values:
             lines.append(f"evomerge_{name}{{{campaign}{labels}}} {value!r}")
@@ -123,12 +129,29 @@ def _gauges(now: Standing, running: int, last: float) -> Iterator[tuple[str, str
             yield name, meaning, [("", float(value))]
     phase = [(f',phase="{_escaped(now.phase)}"', 1.0)]
     yield "phase", "What goes on.", phase
+    if now.lost_to:
+        spent = [(f',class="{_escaped(kind)}"', seconds) for kind, (_, seconds) in now.lost_to.items()]
+        yield "lost_seconds", "Seconds of attempts that ended with their workers, by class.", spent
     failed = [(f',class="{_escaped(kind)}"', float(count)) for kind, count in now.failures.items()]
     if failed:
         yield "failed", "Failed candidates by class.", failed
     best = [(f',metric="{_escaped(best.metric)}"', float(best.value)) for best in now.best]
     if best:
         yield "best", "Best value of each objective on search items.", best
+
+
+def _worker_gauges(workers: Sequence[WorkerState]) -> Iterator[tuple[str, str, Values]]:
+    states = Counter(each.state for each in workers)
+    if states:
+        counted = [(f',state="{state}"', float(states[state])) for state in ("busy", "idle", "waiting")]
+        yield "workers", "Workers by what they do.", counted
+    shares = [
+        (f',worker="{each.place}",node="{_escaped(each.node)}"', each.busy)
+        for each in workers
+        if each.busy is not None
+    ]
+    if shares:
+        yield "worker_busy_share", "Share of a worker's life in which it had a job.", shares
 
 
 def _escaped(text: str) -> str:

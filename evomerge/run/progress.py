@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from evomerge.errors import EvomergeError
 from evomerge.ledger.history import History
+from evomerge.run.pool.pool import WorkerState
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Progress:
     """What is going on right now, for a live display.
 
     `phase` is one of prepare, baselines, learning, search, selection, done; `running` the ids under way;
-    `workers` how many jobs run side by side.
+    `workers` how many jobs run side by side, `look` tells what each worker does.
     """
 
     phase: str
@@ -25,6 +26,7 @@ class Progress:
     done_in_session: int
     seconds_in_session: float
     workers: int = 0
+    look: Callable[[], tuple[WorkerState, ...]] = field(default=tuple, compare=False)
 
 
 Observer = Callable[[History, Progress], None]

@@ -12,7 +12,7 @@ from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.job import JobResult
+from evomerge.run.job import LOST, JobResult
 
 MOST_MESSAGE = 2000
 """Characters of a message that are kept."""
@@ -104,6 +104,7 @@ def lost_event(name: str, recipe: Recipe, split: Split, result: JobResult) -> Lo
         split=split,
         failure=result.failure,
         message=result.message[:MOST_MESSAGE],
+        seconds=round(result.seconds[LOST], 3) if LOST in result.seconds else None,
     )
 
 

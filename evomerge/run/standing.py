@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,13 @@ class Standing:
 
     `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
     all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
-    less than `evaluations` where some were `raced`, more where there are `slopes`. `refinements` says of each
-    what it is near and how far it is, `ended_by` the limit at which a search ended. `pace` is in evaluations
-    per minute, `seconds_left` counts to the end, what will be scored again on selection items included; both
-    are None where too little is known. With `steady`, `generation` counts populations' worth of told results,
-    for the pace of plain lines only.
+    less than `evaluations` where some were `raced`, more where there are `slopes`. `refinements` says of
+    each what it is near and how far it is, `ended_by` the limit at which a search ended. `lost` counts
+    attempts that ended with their workers, `lost_to` says by class how many and how many seconds of work,
+    `repeated` what share of all work that is (None where nothing is known of it). `pace` is in evaluations
+    per minute, `seconds_left` counts to the end, what will be scored again on selection items included;
+    both are None where too little is known. With `steady`, `generation` counts populations' worth of told
+    results, for the pace of plain lines only.
     """
 
     campaign: str
@@ -61,6 +63,8 @@ class Standing:
     failures: Mapping[str, int]
     lost: int
     shared: int
+    lost_to: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    repeated: float | None = None
     feasible: tuple[int, int] | None = None
     raced: int = 0
     cost: float = 0.0
@@ -91,6 +95,11 @@ class Standing:
             "best": [asdict(best) for best in self.best],
             "failures": dict(self.failures),
             "lost": self.lost,
+            "lost_to": {
+                kind: {"attempts": attempts, "seconds": round(seconds, 3)}
+                for kind, (attempts, seconds) in self.lost_to.items()
+            },
+            "repeated_share": self.repeated,
             "shared": self.shared,
             "feasible": None if self.feasible is None else list(self.feasible),
             "raced": self.raced,
@@ -170,10 +179,20 @@ def standing(
         shared=history.shared,
         refinements=_refinements(history, objectives),
         ended_by=history.stopped if history.stopped in FINAL else None,
-        lost=sum(candidate.attempts_lost for candidate in history.candidates.values()),
+        lost=history.lost_kinds.total(),
+        lost_to={
+            kind: (count, history.lost_seconds[kind]) for kind, count in history.lost_kinds.items()
+        },
+        repeated=_repeated(history),
         pace=pace,
         seconds_left=60 * left / pace if left is not None and pace else None,
     )
+
+
+def _repeated(history: History) -> float | None:
+    """Share of the workers' time that was spent on attempts that were lost."""
+    lost = sum(history.lost_seconds.values())
+    return lost / (lost + history.measured_seconds) if lost > 0.0 else None
 
 
 def _refinements(history: History, objectives: Sequence[Objective]) -> tuple[str, ...]:

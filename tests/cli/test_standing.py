@@ -4,14 +4,16 @@ import dataclasses
 import io
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evomerge.cli.candidate import candidate_json, print_candidate
 from evomerge.cli.live import Lines, Live, open_display
-from evomerge.cli.looks import _status_rows
 from evomerge.cli.output import show_log
+from evomerge.cli.seen import Seen
+from evomerge.cli.status_rows import status_rows
 from evomerge.ledger.events import StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
@@ -166,7 +168,7 @@ def test_steady_state_has_no_generations(capsys):
     assert line(now).startswith("steady state: 18 of 18 evaluations")
     assert now.to_json()["schedule"] == "steady_state"
     assert now.to_json()["generation"] is None
-    assert dict(_status_rows(now, None, 0.0))["phase"] == "search, steady state"
+    assert dict(status_rows(Seen(Path("run"), now, None, 0.0)))["phase"] == "search, steady state"
     assert "generation" not in candidate_json(history, history.candidates[name])
     print_candidate(history, history.candidates[name])
     out = capsys.readouterr().out
@@ -272,4 +274,4 @@ def test_the_selection_phase_says_what_is_left_of_it():
         assert now.rescored[0] >= number
         assert now.seconds_left == now.rescored[1] - now.rescored[0]
         assert " left" in line(now)
-        assert "time left" in dict(_status_rows(now, None, 0.0))
+        assert "time left" in dict(status_rows(Seen(Path("run"), now, None, 0.0)))

@@ -32,6 +32,7 @@ class FailingPool:
     size = 1
     waiting = 0
     ahead = 0
+    workers = tuple
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -114,6 +115,7 @@ class PlayedPool:
 
     waiting = 0
     ahead = 0
+    workers = tuple
 
     def __init__(self, size: int, time: PlayedClock, losses: Mapping[str, list[str]]) -> None:
         self.size, self.time = size, time

@@ -213,6 +213,7 @@ class ThreeAtOnce:
     size = 3
     waiting = 0
     ahead = 0
+    workers = tuple
 
     def __init__(self, setup, limit):
         self._inner, self._jobs, self._left = InlinePool(setup), [], limit

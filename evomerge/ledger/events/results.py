@@ -93,9 +93,13 @@ class FailedEvent(ResultEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LostEvent(ResultEvent):
-    """An attempt that was lost with its worker and may be tried again; fields as in `FailedEvent`."""
+    """An attempt that was lost with its worker and may be tried again; fields as in `FailedEvent`.
+
+    `seconds` is how long it had run; not in ledgers from before 2026-12.
+    """
 
     kind = "lost"
 
     failure: str
     message: str = ""
+    seconds: float | None = None

@@ -6,7 +6,8 @@ replaced, and its job comes back as `lost`; whether to try again is the driver's
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from evomerge.run.job import Job, JobResult
 
@@ -17,6 +18,29 @@ class Runner(Protocol):
     def run(self, job: Job) -> JobResult:
         """Do a job; faults come back as results."""
         ...
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What one worker does, as its pool knows it.
+
+    Attributes:
+        place: its number in the pool, from 0; whoever replaces it has the same.
+        state: `busy`, `idle`, or `waiting` for a machine with room for it.
+        node: name of the machine; "" where it is not known yet.
+        pid: of its process there; 0 likewise.
+        job: id of what it runs; None where it runs nothing, or another campaign's job.
+        seconds: how long it has been at that.
+        busy: share of its life in which it had a job; None before it has lived.
+    """
+
+    place: int
+    state: Literal["busy", "idle", "waiting"]
+    node: str = ""
+    pid: int = 0
+    job: str | None = None
+    seconds: float = 0.0
+    busy: float | None = None
 
 
 class Pool(Protocol):
@@ -39,6 +63,10 @@ class Pool(Protocol):
     @property
     def ahead(self) -> int:
         """How many jobs beyond `size` it has use for, so that no worker waits for its next one."""
+        ...
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """What each worker does now."""
         ...
 
     def submit(self, job: Job) -> None:

@@ -83,7 +83,8 @@ class ProcessPool(SlotPool[_Place]):
         said.close()
         noise = threading.Thread(target=_pass_on, args=(heard,), daemon=True)
         noise.start()
-        return _Place(process=process, pipe=ours, noise=noise)
+        node, pid = socket.gethostname(), process.pid or 0
+        return _Place(process=process, pipe=ours, noise=noise, node=node, pid=pid)
 
     def _give(self, slot: _Place, job: Job) -> None:
         try:

@@ -94,7 +94,7 @@ class RayPool(SlotPool[_Actor]):
             "runtime_env": {"env_vars": variables},
         }
         handle: Any = ray.remote(self._runner).options(**options).remote(self._setup)
-        return _Actor(handle=handle, alive=handle.__ray_ready__.remote(), ready=False)
+        return _Actor(handle=handle, alive=handle.__ray_call__.remote(_where), ready=False)
 
     def _give(self, slot: _Actor, job: Job) -> None:
         # An actor runs its calls one after the other, in the order in which they were made.
@@ -112,7 +112,7 @@ class RayPool(SlotPool[_Actor]):
         import ray
 
         try:
-            ray.get(slot.alive, timeout=60)
+            slot.node, slot.pid = ray.get(slot.alive, timeout=60)
         except ray.exceptions.RayError as error:
             raise WorkerLost(_first_line(error), _failure(error)) from error
 
@@ -131,6 +131,11 @@ class RayPool(SlotPool[_Actor]):
 
         # Cancelling does not stop a running actor call; killing does.
         ray.kill(slot.handle)
+
+
+def _where(runner: Runner) -> tuple[str, int]:
+    """Host name and process id of an actor: its first call, which returns when it is ready."""
+    return socket.gethostname(), os.getpid()
 
 
 def _failure(error: Exception) -> str:

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from evomerge.run.job import Job, JobResult
-from evomerge.run.pool.pool import Pool
+from evomerge.run.pool.pool import Pool, WorkerState
 
 TICK = 0.02
 """Seconds for which the keeper waits for a result before it looks for new jobs: what a job may be late."""
+
+LOOK = 0.5
+"""Seconds between looks at what the workers do."""
 
 
 class SharedPool:
@@ -34,6 +37,7 @@ class SharedPool:
         self._closing = False
         self._error: BaseException | None = None
         self._pool: Pool | None = None
+        self._workers: tuple[WorkerState, ...] = ()
         self._keeper = threading.Thread(target=self._keep, name="pool-keeper", daemon=True)
         self._keeper.start()
 
@@ -77,7 +81,7 @@ class SharedPool:
         with self._changed:
             self._pool = pool
             self._changed.notify_all()
-        under_way = 0
+        under_way, due = 0, 0.0
         try:
             while True:
                 with self._changed:
@@ -91,6 +95,8 @@ class SharedPool:
                     pool.submit(job)
                 under_way += len(jobs)
                 result = pool.next(TICK)
+                if time.monotonic() >= due:
+                    self._workers, due = pool.workers(), time.monotonic() + LOOK
                 if result is not None:
                     under_way -= 1
                     self._deliver(result)
@@ -135,6 +141,16 @@ class PoolView:
     def ahead(self) -> int:
         """Jobs beyond `size` that can lie ready at workers."""
         return self._pool.ahead
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """What each worker did a moment ago; of another driver's job it is not said which."""
+        own = f"{self._number}/"
+        return tuple(
+            replace(each, job=each.job.removeprefix(own) if each.job.startswith(own) else None)
+            if each.job is not None
+            else each
+            for each in self._shared._workers
+        )
 
     def submit(self, job: Job) -> None:
         """Queue a job behind those of all drivers."""

@@ -11,12 +11,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.failpoint import failpoint
-from evomerge.run.job import Job, JobResult
+from evomerge.run.job import LOST, Job, JobResult
+from evomerge.run.pool.pool import WorkerState
 
 START_GRACE = 300.0
 """Seconds more for the first job of a worker: it pays for imports and for loading the model, which no
@@ -45,7 +46,8 @@ class Slot:
     `jobs` are what it was given: it runs the first, since `since` (monotonic; at the latest, as far as the
     driver knows), and another may lie ready. `fresh` says whether it is its first one, `short` whether the
     one before took less than `SHORT`. `ready` is false while it waits for a machine with room for it: it
-    gets no job, so that no deadline runs meanwhile.
+    gets no job, so that no deadline runs meanwhile. `began` (monotonic) is when it could take its first job,
+    `busy` the seconds of the jobs it has finished; `node` and `pid` say where it runs, once that is known.
     """
 
     jobs: deque[Job] = field(default_factory=deque)
@@ -53,6 +55,23 @@ class Slot:
     fresh: bool = True
     short: bool = False
     ready: bool = True
+    began: float = field(default_factory=time.monotonic)
+    busy: float = 0.0
+    node: str = ""
+    pid: int = 0
+
+    def state(self, place: int) -> WorkerState:
+        """What it does."""
+        if not self.ready:
+            return WorkerState(place, "waiting")
+        now, job = time.monotonic(), self.job
+        passed = 0.0 if job is None else now - self.since
+        lived = now - self.began
+        share = min(1.0, (self.busy + passed) / lived) if lived > 0.0 else None
+        name = None if job is None else job.id
+        return WorkerState(
+            place, "idle" if job is None else "busy", self.node, self.pid, name, passed, share
+        )
 
     @property
     def job(self) -> Job | None:
@@ -92,6 +111,10 @@ class SlotPool(ABC, Generic[AnySlot]):
     def ahead(self) -> int:
         """Jobs beyond `size` that can lie ready at workers."""
         return sum(slot.short for slot in self._slots)
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """What each worker does now."""
+        return tuple(slot.state(place) for place, slot in enumerate(self._slots))
 
     def submit(self, job: Job) -> None:
         """Queue a job and hand it out if a worker is free."""
@@ -199,13 +222,16 @@ class SlotPool(ABC, Generic[AnySlot]):
         try:
             result = self._take(slot)
         except WorkerLost as error:
+            lost = {LOST: time.monotonic() - slot.since}
             self._lose(slot)
-            return JobResult(job.id, "lost", error.failure, str(error))
+            return JobResult(job.id, "lost", error.failure, str(error), seconds=lost)
         now = time.monotonic()
+        slot.busy += now - slot.since
         slot.short, slot.fresh = now - slot.since < SHORT, False
         if result.status == "lost":  # it ran out of memory: what it still holds must go
+            lost = {LOST: now - slot.since}
             self._lose(slot)
-            return result
+            return replace(result, seconds=lost)
         slot.jobs.popleft()
         slot.since = now  # the next one began no later
         self._alone.discard(job.id)
@@ -222,11 +248,13 @@ class SlotPool(ABC, Generic[AnySlot]):
             self._replace(slot)
         else:
             slot.ready, self._stillborn = True, 0
+            slot.began = time.monotonic()
 
     def _kill(self, slot: AnySlot) -> JobResult:
-        job = slot.jobs[0]
+        job, lost = slot.jobs[0], {LOST: time.monotonic() - slot.since}
         self._lose(slot)
-        return JobResult(job.id, "lost", "deadline", f"no result within {job.deadline:g} s")
+        text = f"no result within {job.deadline:g} s"
+        return JobResult(job.id, "lost", "deadline", text, seconds=lost)
 
     def _lose(self, slot: AnySlot) -> None:
         """Replace a worker with what it runs; what lay ready there is handed out again.
