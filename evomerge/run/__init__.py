@@ -10,7 +10,7 @@ Read `job`; the worker's half: `worker`, `engine` (the loaded half of a worker),
 schedule sees it), `dispatch` with `open_work`, `evaluation_key` and `result_events` (jobs out, results into
 the ledger), `slopes`, `racing_references`, `shared_results`, `safeguards` and `limits` (when to try again,
 when to stop). What people see: `progress` (what displays are told), `standing`, `pace` and `watch` (how far
-it is), `metrics`, `log`, `tracking/`; and before a run `plan` and `deep_check`.
+it is), `metrics`, `log`, `tracking/`; and before a run `plan` and `deep_check`. `study/` runs many campaigns.
 """
 
 from evomerge.run.job import Job, JobResult, WorkerSetup

@@ -5,7 +5,8 @@ passes its deadline is replaced, and its job comes back as `lost`; whether to tr
 decision.
 
 Read `pool` (the seam), `open`, `inline`, `slots` (what pools of several workers share), `processes`,
-`shared` (one pool for several drivers) and `ray_actors`, which alone knows Ray.
+`shared` (one pool for several drivers), `shown` (what workers do, for others to read) and `ray_actors`, which
+alone knows Ray.
 """
 
 from evomerge.run.pool.pool import Pool, Runner
