@@ -12,7 +12,7 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, dotted, load_yaml, position
 from evomerge.mergekit.ignored import advice, misspelt
-from evomerge.mergekit.methods import INSTEAD, SPOKEN, Parameter, SpokenMethod
+from evomerge.mergekit.methods import SPOKEN, Parameter, SpokenMethod
 from evomerge.mergekit.settings import Setting, Value, as_flag, as_number
 from evomerge.recipe.recipe import DTYPES
 
@@ -143,7 +143,6 @@ class _Form:
         else:
             near = difflib.get_close_matches(str(name), SPOKEN, n=1)
             todo = f"did you mean {near[0]}?" if near else f"supported: {', '.join(sorted(SPOKEN))}"
-            todo = INSTEAD.get(str(name), todo)
             self.fault("E137", ("merge_method",), "unsupported merge method", name, todo)
         body, inside = self.module()
         if ("models" in body) == ("slices" in body):

@@ -154,14 +154,10 @@ SPOKEN: dict[str, SpokenMethod] = {
         _weights("breadcrumbs_ties", "breadcrumbs_ties", False, _GAMMA, sparse=True),
         _weights("della_linear", "della_linear", False, _EPSILON, sparse=True),
         _weights("della", "della", True, _EPSILON, sparse=True),
+        SpokenMethod("nearswap", "nearswap", "required", (Parameter("t", "shared", None, "t"),)),
+        SpokenMethod("arcee_fusion", "arcee_fusion", "required", ()),
         SpokenMethod(
             "passthrough", "linear", "input", (Parameter("scale", "input", 1.0, "weight"),)
         ),
     )
 }  # fmt: skip
-
-INSTEAD: dict[str, str] = {
-    "nearswap": "slerp or linear of the same two models keep near entries near",
-    "arcee_fusion": "task_arithmetic or ties with a density keep the large changes of one model",
-}
-"""What to use in place of methods of mergekit's that cannot be carried out."""

@@ -181,7 +181,11 @@ class _Maker:
             raise self.document.error("E118", entry.where, wrong, len(names))
         if self.method.base == "input":
             return tuple(names)
-        return tuple(name for name in names if name != base)
+        others = tuple(name for name in names if name != base)
+        if METHODS[self.method.ours].inputs == (1, 1) and len(others) > 1:
+            wrong = f"{self.method.name} takes exactly one model besides the base_model"
+            raise self.document.error("E118", entry.where, wrong, len(others))
+        return others
 
     def place(
         self,

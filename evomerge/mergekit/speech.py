@@ -70,6 +70,10 @@ def say(source: MergedSource) -> Said:
         lost.append("mergekit rounds the number of kept entries in binary, which can be one less")
     if source.method in ("model_stock", "ram") and source.coefficients.get("lambda"):
         lost.append(f"mergekit's {spoken.name} has no lambda")
+    if source.method == "arcee_fusion":
+        lost.append("mergekit finds the quartiles of large tensors from a random million of their entries")
+        if source.coefficients.get("iqr"):
+            lost.append("mergekit's arcee_fusion keeps what is 1.5 interquartile ranges above the median")
     if source.method == "karcher":
         lost += _karcher_losses(source, options)
 
@@ -137,6 +141,7 @@ _SPEAKERS = {
     "nuslerp": _position,
     "karcher": _nothing,
     "model_stock": _nothing,
+    "arcee_fusion": _nothing,
     "sce": _topk,
     "ram": _ram,
 }

@@ -9,7 +9,7 @@ from evomerge.mergekit.document import Document, Settings, SliceEntry, SourceEnt
 from evomerge.mergekit.methods import Parameter
 from evomerge.mergekit.models import Models
 from evomerge.mergekit.settings import Value
-from evomerge.recipe.method import out_of_range
+from evomerge.recipe.catalogue import METHODS
 
 
 @dataclass
@@ -67,7 +67,8 @@ class SliceValues:
     ) -> None:
         if not parameter.coefficient:
             return
-        rule = out_of_range(parameter.coefficient, float(value))
+        method = METHODS[self.document.method.ours]
+        rule = method.out_of_range(parameter.coefficient, float(value))
         if rule:
             where = self._where(parameter, None if key == "*" else key)
             raise self.document.error("E111", where, rule, value)

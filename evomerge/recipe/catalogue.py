@@ -24,6 +24,12 @@ _EPSILON = Coefficient(
 _LAMBDA = Coefficient("lambda", 0.2, 1.5, 1.0, False, "factor of the merged task vector", free=False)
 _T = Coefficient("t", 0.0, 1.0, 0.5, False, "position between the first (0) and second (1) expert")
 
+_NEAR = Coefficient("t", 0.0, 0.01, 0.001, False, "how far an entry may move from the base")
+_IQR = Coefficient(
+    "iqr", -1.0, 4.0, 1.5, False, "interquartile ranges above the median from which changes are kept",
+    free=False,
+)  # fmt: skip
+
 _TRIM = ("trim", ("tensor", "model"))
 _ELECTION = ("election", ("before", "after"))
 _ROUNDING = ("rounding", ("decimal", "binary"))
@@ -176,5 +182,19 @@ METHODS: dict[str, MergeMethod] = {
             options=(("divisor", ("weight",)),),
         ),
         *WHOLE_TENSOR,
+        MergeMethod(
+            name="nearswap",
+            paper="alchemonaut 2024, QuartetAnemoi-70B (NearSwap)",
+            coefficients=(_NEAR,),
+            scalars="function",
+            inputs=(1, 1),
+        ),
+        MergeMethod(
+            name="arcee_fusion",
+            paper="Arcee AI 2025, Arcee Fusion (mergekit 0.1)",
+            coefficients=(_IQR,),
+            scalars="function",
+            inputs=(1, 1),
+        ),
     )
 }

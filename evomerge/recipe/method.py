@@ -95,7 +95,7 @@ class MergeMethod:
         options: discrete settings and their allowed values, the default first.
         mergekit: the settings that are mergekit's where they are not the defaults.
         function: SHA-256 (hex) of the source of a person's own function; empty for the methods here, whose
-            functions are in `merge.passes.whole`. See `recipe.registered`.
+            functions are in `merge.passes.whole` and `beside_base`. See `recipe.registered`.
     """
 
     name: str
@@ -182,7 +182,11 @@ class MergeMethod:
 
     def out_of_range(self, coefficient: str, value: float) -> str:
         """What range a coefficient's value breaks, in words; empty if none, as for a person's own method."""
-        return "" if self.function else out_of_range(coefficient, value)
+        if self.function:
+            return ""
+        if self.name == "nearswap" and coefficient == "t" and value < 0.0:
+            return "the t of nearswap is a distance and at least 0"
+        return out_of_range(coefficient, value)
 
     @property
     def makes_whole(self) -> bool:

@@ -190,10 +190,14 @@ def test_the_module_of_a_decoder_is_the_file_itself(models: Path) -> None:
 FAULTS = [
     ("merge_method: tie\n", r"E137.*:1:\d+ merge_method: unsupported merge method.*mean ties"),
     (
-        "merge_method: arcee_fusion\n",
-        "E137.*unsupported merge method; found 'arcee_fusion'; task_arithmetic or ties with a density",
+        "merge_method: nearswap\nbase_model: base\nmodels: [{model: math}, {model: code}]\n"
+        "parameters: {t: 0.1}\n",
+        "E118.*:3:.*nearswap takes exactly one model besides the base_model.*found 2",
     ),
-    ("merge_method: nearswap\n", "E137.*unsupported merge method; found 'nearswap'; slerp or linear"),
+    (
+        "merge_method: nearswap\nbase_model: base\nmodels: [{model: math}]\nparameters: {t: -1}\n",
+        "E111.*:4:.*the t of nearswap is a distance and at least 0.*found -1.0",
+    ),
     ("merge_method: linear\nmodules: {}\n", r"E137.*:2:\d+ modules: .*other modules than `default`"),
     (
         "merge_method: linear\nmodules: {text: {models: [{model: math}]}, vision: {models: []}}\n",

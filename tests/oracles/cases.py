@@ -111,6 +111,11 @@ CASES = (
     Case("breadcrumbs", "breadcrumbs", BOTH),
     Case("breadcrumbs_ties", "breadcrumbs_ties", BOTH, "{gamma: 0.05}"),
     Case("sce", "sce", shared="{select_topk: 0.6}"),
+    Case(
+        "nearswap", "nearswap", ("{}",), "{t: [{filter: mlp, value: [0.001, 0.02]}, {value: 0.01}]}",
+        experts=1,
+    ),
+    Case("arcee_fusion", "arcee_fusion", ("{}",), experts=1),
     Case("dare_linear", "dare_linear", BOTH, random=True),
     Case("dare_linear, no rescale", "dare_linear", BOTH, "{rescale: false}", random=True),
     Case("dare_ties", "dare_ties", BOTH, random=True),

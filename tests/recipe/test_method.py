@@ -29,7 +29,7 @@ def test_a_methods_declaration_is_consistent(method: MergeMethod) -> None:
     spherical = ("slerp", "karcher", "multislerp", "model_stock")
     assert ("gram" in method.statistics) == (method.scalars in spherical)
     assert ("density" in names) == (method.sparsify != "none") or method.makes_whole
-    assert ("t" in names) == (method.scalars == "slerp")
+    assert ("t" in names) == (method.scalars == "slerp" or method.name == "nearswap")
     assert not method.elect or method.needs_base
     for name, values in method.options:
         assert name

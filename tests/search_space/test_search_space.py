@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -779,8 +780,10 @@ def test_curves_against_the_model() -> None:
 )
 def test_every_shipped_space_opens_and_seeds(file: Path) -> None:
     declaration = load_search_space(file)
-    found = build_search_space(declaration, layout(8), SOURCES, EXPERTS, "bfloat16", 3)
-    genome = found.uniform(dict.fromkeys(EXPERTS, 0.5))
+    experts = EXPERTS[: METHODS[declaration.method].inputs[1]]
+    sources = {name: SOURCES[name] for name in ("base", *experts)}
+    found = build_search_space(declaration, layout(8), sources, experts, "bfloat16", 3)
+    genome = found.uniform(dict.fromkeys(experts, 0.5))
     assert found.encode(found.decode(genome)) == genome
     assert file.read_text().startswith("# ")
 

@@ -32,7 +32,7 @@ def merge_by_function(
     was scored must be what is exported. It takes memory for all its tensors in float32.
 
     Args:
-        function: registered as `call.method`.
+        function: of `call.method`, one of `merge.passes.beside_base` or registered.
         call: with the numbers for this tensor.
         base: [n] on the CPU.
         operands: the experts, on the CPU.

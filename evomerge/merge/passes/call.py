@@ -14,7 +14,7 @@ class Call:
     Attributes:
         method: its name.
         function: SHA-256 (hex) of the source of a person's own, so that another function is another plan;
-            empty for those of `merge.passes.whole`.
+            empty for those of `merge.passes.whole` and `beside_base`.
         calibration: SHA-256 (hex) of the text whose statistics it is given; empty without.
         given: gives them, one an input.
         coefficients: name and number, or one number an expert for those that are `per_input`.

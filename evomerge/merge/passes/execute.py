@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from evomerge.checkpoint.reader import Reader
+from evomerge.merge.passes.beside_base import BESIDE_BASE
 from evomerge.merge.passes.blocks import Scratch, operand_of
 from evomerge.merge.passes.by_function import merge_by_function, merge_task_vectors
 from evomerge.merge.passes.by_row import merge_by_row
@@ -111,7 +112,7 @@ def _called(
             FUNCTIONS[call.method], call, base, operands, entry.name, entry.shape, entry.scale, target,
             storage, scratch,
         )  # fmt: skip
-    function = own_methods()[call.method].registered.function
+    function = BESIDE_BASE.get(call.method) or own_methods()[call.method].registered.function
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch
     )

@@ -103,5 +103,8 @@ CASES = {
     "tatr": merged("tatr", weight=SIGNED, trust=0.93),
     "ram": merged("ram", r=0.0, epsilon=0.02),
     "ram_plus": merged("ram", r=0.6, alpha=0.9, epsilon=0.04, **{"lambda": 1.1}),
+    "nearswap": merged("nearswap", ("b",), t={"*": {"": 0.03, "layers.0": 0.004}}),
+    "arcee_fusion": merged("arcee_fusion", ("b",)),
+    "arcee_fusion_less": merged("arcee_fusion", ("a",), iqr=0.4),
     "copy": merged(weight={"a": 0.0, "b": 1.0, "c": 0.0}),
 }

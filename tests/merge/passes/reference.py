@@ -137,6 +137,26 @@ def sce(vectors, density):
     return vote(list(stack), energy / energy.sum(), "before", "weight")
 
 
+def nearswap(base, expert, t):
+    """A linear interpolation towards the expert, as far as `t` of the way's length, as mergekit says it."""
+    way = np.clip(t / np.maximum(np.abs(expert - base), 1e-6), 0.0, 1.0)
+    return (1.0 - way) * base + way * expert
+
+
+def arcee_fusion(base, expert, iqr):
+    """The changes whose magnitude times the divergence of their row exceeds a robust threshold."""
+
+    def shares(x):
+        x = np.exp(x - x.max(-1, keepdims=True))
+        return x / x.sum(-1, keepdims=True) + 1e-8
+
+    divergence = (shares(expert) * np.log(shares(expert) / shares(base))).sum(-1, keepdims=True)
+    importance = np.abs(expert - base) * divergence
+    rising = np.sort(importance, axis=None)
+    first, middle, third = (rising[math.floor(q * (rising.size - 1))] for q in (0.25, 0.5, 0.75))
+    return np.where(importance >= middle + iqr * (third - first), expert, base)
+
+
 def vote(kept, weights, election, divisor):
     """TIES' election and mean, in every variant."""
     stack = np.stack(kept)
@@ -199,6 +219,10 @@ def merge(method, options, base, experts, names, get, seed, tensor, model_thresh
         return base + sce(deltas, get("density", "*"))
     if method in whole_reference.FUNCTIONS:
         return base + get("lambda", "*") * whole_reference.merge(method, deltas, names, get)
+    if method == "nearswap":
+        return nearswap(base, experts[0], get("t", "*"))
+    if method == "arcee_fusion":
+        return arcee_fusion(base, experts[0], get("iqr", "*"))
     weights = [get("weight", name) for name in names]
     if method == "linear":
         return (

@@ -57,7 +57,15 @@ def with_weights(source, weights):
 
 def neutral(method, **changes):
     """A merge with every coefficient at the value at which it does nothing."""
-    plain = {"weight": 1.0, "t": 0.0, "density": 1.0, "gamma": 0.01, "epsilon": 0.1, "lambda": 1.0}
+    plain = {
+        "weight": 1.0,
+        "t": 0.0,
+        "iqr": 1.5,
+        "density": 1.0,
+        "gamma": 0.01,
+        "epsilon": 0.1,
+        "lambda": 1.0,
+    }
     declared = METHODS[method]
     tables = {c.name: plain.get(c.name, c.default) for c in declared.coefficients} | changes
     found = merged(method, base="base", **tables)
@@ -102,7 +110,9 @@ def test_superposition_fails_where_it_is_not_claimed(engine, case):
     assert (sum_ - one - two).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.inputs[0] == 1])
+@pytest.mark.parametrize(
+    "method", [m.name for m in METHODS.values() if m.inputs[0] == 1 and not m.makes_whole]
+)
 def test_one_expert_in_full_is_that_expert(engine, method):
     source = dataclasses.replace(neutral(method), inputs=("b",))
     for entry in planned(engine, source).tensors:
@@ -224,6 +234,37 @@ def test_ends_of_the_arc_are_the_experts(engine, method):
         for entry in planned(engine, merged(method, ("a", "b"), t=t)).tensors:
             assert entry.is_copy
             assert entry.inputs[0].source == name
+
+
+def test_nearswap_lies_between_the_base_and_its_expert(engine):
+    base, expert = stored(engine, "base"), stored(engine, "a")
+    assert torch.equal(result(engine, merged("nearswap", ("a",), t=0.0)), base)
+    torch.testing.assert_close(
+        result(engine, merged("nearswap", ("a",), t=9.0)), expert, rtol=0, atol=1e-7
+    )
+    near = (expert - base).abs() <= 0.02
+    found = result(engine, merged("nearswap", ("a",), t=0.02))
+    torch.testing.assert_close(found[near], expert[near], rtol=0, atol=1e-7)
+    torch.testing.assert_close((found - base)[~near].abs(), torch.full_like(found[~near], 0.02))
+
+
+def test_a_negative_distance_is_refused(engine):
+    with pytest.raises(
+        ConfigError, match="E111.*t of nearswap is a distance and at least 0; found -0.1"
+    ):
+        planned(engine, merged("nearswap", ("a",), t=-0.1))
+
+
+def test_arcee_fusion_keeps_fewer_entries_from_a_higher_threshold(engine):
+    base, expert = stored(engine, "base"), stored(engine, "a")
+    kept = []
+    for iqr in (0.0, 1.5, 3.0):
+        found = result(engine, merged("arcee_fusion", ("a",), iqr=iqr))
+        kept.append(found == expert)
+        assert torch.equal(found, torch.where(kept[-1], expert, base))
+    assert float(kept[0].double().mean()) == pytest.approx(0.5, abs=0.01)
+    assert not (kept[2] & ~kept[1]).any() and not (kept[1] & ~kept[0]).any()
+    assert 0 < kept[2].sum() < kept[1].sum() < kept[0].sum()
 
 
 def test_karcher_mean_of_two_equal_norms_is_the_middle_of_the_arc():
