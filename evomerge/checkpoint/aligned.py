@@ -16,6 +16,7 @@ from evomerge.checkpoint.vocabulary import (
     aligned_folders,
     vocabulary_tensors,
 )
+from evomerge.recipe.recipe import TokenRow
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -65,7 +66,7 @@ class AlignedReader(TensorReader):
         for index, donor in enumerate(alignment.names):
             wanted = np.flatnonzero(missing & (alignment.donor == index))
             if wanted.size:
-                theirs = torch.from_numpy(alignment.rows[donor][wanted])
+                theirs = torch.from_numpy(alignment.taken[wanted])
                 out[torch.from_numpy(wanted)] = self._own[donor].read(name)[theirs].to(dtype)
         if averaged.size:
             out[torch.from_numpy(averaged)] = self._mean(name, averaged)
@@ -84,14 +85,18 @@ class AlignedReader(TensorReader):
 
 
 def align_sources(
-    folders: Mapping[str, Folder], readers: Mapping[str, Reader], base: str, target: str | None
+    folders: Mapping[str, Folder],
+    readers: Mapping[str, Reader],
+    base: str,
+    target: str | None,
+    stated: Mapping[str, TokenRow] | None = None,
 ) -> tuple[dict[str, Folder], dict[str, Reader], Alignment]:
     """Folders and readers of a merge in one vocabulary; see `vocabulary.align` for the arguments.
 
     Raises:
         CheckpointError: E226 a model without readable tokens, E234 an adapter of embedding or head.
     """
-    changed, alignment = aligned_folders(folders, base, target)
+    changed, alignment = aligned_folders(folders, base, target, stated)
     own = {name: reader for name, reader in readers.items() if isinstance(reader, TensorReader)}
     full: dict[str, TensorReader] = {
         name: AlignedReader(name, folder, own, alignment)

@@ -1,4 +1,4 @@
-"""Tokenizer files of merges whose vocabulary is a union, and chat templates that a recipe states."""
+"""Tokenizer files of merges whose vocabulary is no model's own, and chat templates that a recipe states."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ _OLDER_FILES = (
     "tekken.json",
 )
 _CONFIG = "tokenizer_config.json"
+_PLAIN_TOKEN = {
+    "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False,
+}  # fmt: skip
+"""An added token as `add_tokens` of transformers makes it of a text."""
 
 
 def write_union(folder: Path, others: Sequence[Path], ids: Mapping[str, int]) -> None:
     """Turn the base's copied tokenizer files into those of a union.
 
     Tokens that only others have keep what their first owner says of them: an added token is added, a
-    word of the model's vocabulary joins the base's, with the merges that make it (after the base's own).
+    word of the model's vocabulary joins the base's, with the merges that make it (after the base's own). Tokens
+    that nobody has become added tokens.
 
     Args:
         folder: the staged folder with the base's files.
@@ -63,6 +68,12 @@ def write_union(folder: Path, others: Sequence[Path], ids: Mapping[str, int]) ->
         if isinstance(theirs["model"]["vocab"], list):
             words |= {token: score for token, score in theirs["model"]["vocab"] if token in fresh}
         merges += [merge for merge in theirs["model"].get("merges", ()) if _joined(merge) in fresh]
+    present = {entry["content"] for entry in data["added_tokens"]} | set(words)
+    data["added_tokens"] += [
+        {"id": number, "content": token, **_PLAIN_TOKEN}
+        for token, number in new.items()
+        if token not in present
+    ]
     _extend(data, known | new, words, str(path))
     if "merges" in data["model"]:
         data["model"]["merges"] += merges

@@ -2,13 +2,14 @@
 
 Torch-free; `aligned` gathers the rows. Rules for a token that a model lacks: the base's row if the base has
 the token, else the row of the only model that has it, else the mean over those that have it. A row without
-a token (padding) is taken from the same place, where that is padding too, else from the base.
+a token (padding) is taken from the same place, where that is padding too, else from the base. A recipe may say
+another source for the row of a token (`TokenRow`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import place_kind
+from evomerge.recipe.recipe import TokenRow, place_kind
 
 MEAN, ZERO = -1, -2
 TOKENIZER_FILE = "tokenizer.json"
@@ -42,12 +43,14 @@ class Alignment:
         rows: source to int64 [rows of the result], its own row or -1.
         donor: int64 [rows of the result], index into `names` of the model a missing row is taken from, or
             `MEAN`, or `ZERO` where no model has it.
+        taken: int64 [rows of the result], which row of that model.
         names: the sources in the order of `donor`.
     """
 
     vocabulary: Vocabulary
     rows: Mapping[str, np.ndarray]
     donor: np.ndarray
+    taken: np.ndarray
     names: tuple[str, ...]
 
     def is_identity(self, name: str, rows: int) -> bool:
@@ -106,7 +109,12 @@ def same_vocabulary(left: CheckpointFolder, right: CheckpointFolder) -> bool:
     return sizes[0] == sizes[1] and token_ids(left.path) == token_ids(right.path)
 
 
-def align(folders: Mapping[str, CheckpointFolder], base: str, target: str | None) -> Alignment:
+def align(
+    folders: Mapping[str, CheckpointFolder],
+    base: str,
+    target: str | None,
+    stated: Mapping[str, TokenRow] | None = None,
+) -> Alignment:
     """Bring the vocabularies of models into the order of one of them, or of their union.
 
     Args:
@@ -114,13 +122,16 @@ def align(folders: Mapping[str, CheckpointFolder], base: str, target: str | None
         base: the model whose rows go before others'.
         target: the model whose vocabulary the result has; None for the union: the base's rows as they
             are, then what others add, in the order of their names and ids.
+        stated: token to where its row comes from; those that the vocabulary lacks come last.
 
     Raises:
-        CheckpointError: E226, a model without readable tokens.
+        CheckpointError: E226, a model without readable tokens, or without one whose row is to be taken.
     """
+    stated = stated or {}
     # One order, whoever asks: sums of several rows depend on it.
     known = {name: read_vocabulary(folders[name]) for name in sorted(folders)}
     vocabulary = known[target] if target is not None else _union(known, base)
+    vocabulary = _with_tokens(vocabulary, stated)
     names = tuple(known)
     tokens = list(vocabulary.ids)
     places = np.fromiter(vocabulary.ids.values(), dtype=np.int64, count=len(tokens))
@@ -142,7 +153,35 @@ def align(folders: Mapping[str, CheckpointFolder], base: str, target: str | None
     # Padding has no meaning to average.
     donor = np.where(padding & (count > 1), has.argmax(axis=0), donor)
     donor = np.where(rows[base] >= 0, names.index(base), donor)
-    return Alignment(vocabulary, rows, donor, names)
+    own_rows = np.stack([rows[name] for name in names])
+    taken = np.take_along_axis(own_rows, np.maximum(donor, 0)[None], axis=0)[0]
+    for token, row in stated.items():
+        place = vocabulary.ids[token]
+        donor[place] = names.index(row.source) if row.source else ZERO
+        if row.source:
+            taken[place] = _row_of(folders[row.source], known[row.source], token, row)
+        if row.force:
+            for found in rows.values():
+                found[place] = -1
+    return Alignment(vocabulary, rows, donor, taken, names)
+
+
+def _with_tokens(vocabulary: Vocabulary, tokens: Iterable[str]) -> Vocabulary:
+    ids = dict(vocabulary.ids)
+    for token in tokens:
+        ids.setdefault(token, max(ids.values(), default=-1) + 1)
+    return Vocabulary(ids, max(vocabulary.rows, max(ids.values(), default=-1) + 1))
+
+
+def _row_of(folder: CheckpointFolder, own: Vocabulary, token: str, row: TokenRow) -> int:
+    """The row of a model that a token is given."""
+    wanted = token if row.token is None else row.token
+    found = wanted if isinstance(wanted, int) else own.ids.get(wanted, -1)
+    if not 0 <= found < own.rows:
+        wrong = f"{folder.name} has no token {wanted!r}, whose row {token!r} is to have"
+        field = f"tokenizer.tokens.{token}"
+        raise CheckpointError(Problem("E226", wrong, "", "", str(folder.path), field=field))
+    return found
 
 
 def _union(known: Mapping[str, Vocabulary], base: str) -> Vocabulary:
@@ -177,7 +216,10 @@ def with_vocabulary(folder: CheckpointFolder, rows: int) -> CheckpointFolder:
 
 
 def aligned_folders(
-    folders: Mapping[str, CheckpointFolder | AdapterFolder], base: str, target: str | None
+    folders: Mapping[str, CheckpointFolder | AdapterFolder],
+    base: str,
+    target: str | None,
+    stated: Mapping[str, TokenRow] | None = None,
 ) -> tuple[dict[str, CheckpointFolder | AdapterFolder], Alignment]:
     """Folders as if they had one vocabulary, headers and config only; see `align` for the arguments.
 
@@ -185,7 +227,13 @@ def aligned_folders(
         CheckpointError: E226 a model without readable tokens, E234 an adapter of embedding or head.
     """
     full = {name: folder for name, folder in folders.items() if isinstance(folder, CheckpointFolder)}
-    alignment = align(full, base, target)
+    # Embedding and head of an adapter are those of its model; see below.
+    adapted = {n: f.base.name for n, f in folders.items() if isinstance(f, AdapterFolder)}
+    rows = {
+        token: replace(row, source=adapted.get(row.source, row.source))
+        for token, row in (stated or {}).items()
+    }
+    alignment = align(full, base, target, rows)
     changed = {
         name: with_vocabulary(folder, alignment.vocabulary.rows) for name, folder in full.items()
     }

@@ -277,8 +277,10 @@ def _write(
     own = merge.stated.get(merge.recipe.tokenizer)
     if isinstance(own, AdapterFolder):
         copied += copy_side_files(own.path, staged)
-    if merge.vocabulary is not None and merge.recipe.tokenizer == UNION:
-        sources = [merge.folders[name] for name in sorted(merge.recipe.checkpoints)]
+    union = merge.recipe.tokenizer == UNION
+    if merge.vocabulary is not None and (union or merge.recipe.tokens):
+        names = sorted(merge.recipe.checkpoints) if union else []
+        sources = [merge.folders[name] for name in names]
         others = [source.path for source in sources if isinstance(source, CheckpointFolder)]
         write_union(staged, [path for path in others if path != template.path], merge.vocabulary.ids)
     if merge.recipe.chat_template:

@@ -126,7 +126,9 @@ def open_merge(
     vocabulary = None
     if recipe.align:
         target = None if recipe.tokenizer == UNION else recipe.tokenizer
-        folders, readers, alignment = align_sources(folders, readers, first_model(recipe), target)
+        folders, readers, alignment = align_sources(
+            folders, readers, first_model(recipe), target, recipe.tokens
+        )
         vocabulary = alignment.vocabulary
         # Statistics of aligned rows are not those of the files alone.
         cache = None

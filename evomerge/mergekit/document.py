@@ -1,31 +1,17 @@
-"""A mergekit YAML as data: its fields with their lines, every fault of its form in one report."""
+"""A mergekit YAML as data: what it says, with lines. `form` reads it."""
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.files.yaml_file import Positions, dotted, load_yaml, position
-from evomerge.mergekit.ignored import advice, misspelt
-from evomerge.mergekit.methods import SPOKEN, Parameter, SpokenMethod
-from evomerge.mergekit.settings import Setting, Value, as_flag, as_number
-from evomerge.recipe.recipe import DTYPES
+from evomerge.files.yaml_file import Positions, dotted, position
+from evomerge.mergekit.methods import SpokenMethod
+from evomerge.mergekit.settings import Setting
 
 Where = tuple[str | int, ...]
 Settings = Mapping[str, Setting]
-
-_TOP = (
-    "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer", "chat_template",
-)  # fmt: skip
-
-MODULE = "default"
-"""mergekit's name of the only module a decoder has."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +28,16 @@ class ModelRef:
     def full(self) -> ModelRef:
         """The same without the adapter."""
         return ModelRef(self.path, self.revision, where=self.where)
+
+
+@dataclass(frozen=True)
+class TokenEntry:
+    """Where the row of a token comes from: a model (None: zeros), and which token of it (None: the same)."""
+
+    model: ModelRef | None
+    token: str | int | None
+    force: bool
+    where: Where
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,7 @@ class Document:
         slices: in output order; `models` is one slice of whole models.
         whole: whether the file says `models`.
         tokenizer: `union`, `base`, a model, or None if the file does not say.
+        tokens: where the rows of single tokens come from.
         chat_template: as written; empty if the file does not say.
     """
 
@@ -86,6 +83,7 @@ class Document:
     dtype: str | None
     out_dtype: str | None
     tokenizer: str | ModelRef | None
+    tokens: Mapping[str, TokenEntry]
     chat_template: str
     notes: tuple[str, ...]
 
@@ -102,296 +100,3 @@ class Document:
     ) -> ConfigError:
         """The same as an error."""
         return ConfigError(self.problem(code, where, wrong, found, todo))
-
-
-def read_document(file: Path) -> Document:
-    """Read a mergekit YAML's form; what its models are is looked at by `read_mergekit`.
-
-    Raises:
-        ConfigError: what `load_yaml` finds, E103 missing, E104 misspelt (mergekit would ignore it), E108 of
-            the wrong kind, E109 not finite, E132 dtype, E137 what is not supported; all of them.
-    """
-    data, positions = load_yaml(file)
-    return _Form(str(file), data, positions).read()
-
-
-class _Form:
-    """Reads a document and collects what is wrong with it."""
-
-    def __init__(self, file: str, data: Mapping[str, Any], positions: Positions) -> None:
-        self.file = file
-        self.data = data
-        self.positions = positions
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
-        self.method = SPOKEN["linear"]
-        self.knows_method = False
-
-    def fault(self, code: str, where: Where, wrong: str, found: object = "", todo: str = "") -> None:
-        line, column = position(self.positions, where)
-        shown = f"found {found!r}" if found != "" else ""
-        self.problems.append(Problem(code, wrong, shown, todo, self.file, line, column, dotted(where)))
-
-    def read(self) -> Document:
-        data = self.data
-        self.fields(data, (), _TOP)
-        name = data.get("merge_method")
-        if name is None:
-            self.fault("E103", ("merge_method",), "missing field", todo="add `merge_method`")
-        elif name in SPOKEN:
-            self.method, self.knows_method = SPOKEN[name], True
-        else:
-            near = difflib.get_close_matches(str(name), SPOKEN, n=1)
-            todo = f"did you mean {near[0]}?" if near else f"supported: {', '.join(sorted(SPOKEN))}"
-            self.fault("E137", ("merge_method",), "unsupported merge method", name, todo)
-        body, inside = self.module()
-        if ("models" in body) == ("slices" in body):
-            self.fault("E103", (*inside, "models"), "give either `models` or `slices`")
-        base = self.model(data["base_model"], ("base_model",)) if "base_model" in data else None
-        if self.knows_method and self.method.base == "required" and base is None:
-            inner = body.get("slices") or []
-            if not all(isinstance(s, dict) and "base_model" in s for s in inner) or not inner:
-                wrong = f"{self.method.name} needs a base_model"
-                self.fault("E115", ("merge_method",), wrong)
-        slices = (
-            self.models(body.get("models"), inside)
-            if "models" in body
-            else self.slices(body.get("slices"), inside)
-        )
-        settings = self.settings(data.get("parameters"), ("parameters",))
-        if inside:
-            own = self.settings(body.get("parameters"), (*inside, "parameters"))
-            settings = {**settings, **own}
-        dtypes = [self.dtype(key) for key in ("dtype", "out_dtype")]
-        tokenizer = self.tokenizer()
-        template = data.get("chat_template") or ""
-        if not isinstance(template, str):
-            self.fault("E108", ("chat_template",), "must be text", template)
-        if self.problems:
-            raise ConfigError(sorted(self.problems, key=lambda p: (p.line, p.column)))
-        return Document(
-            self.file, self.positions, self.method, base, tuple(slices), "models" in body, settings,
-            dtypes[0], dtypes[1], tokenizer, template, tuple(dict.fromkeys(self.notes)),
-        )  # fmt: skip
-
-    def module(self) -> tuple[Mapping[str, Any], Where]:
-        """What holds `models` or `slices`, and where it stands: the file, or the module of a decoder."""
-        if "modules" not in self.data:
-            return self.data, ()
-        for key in ("models", "slices"):
-            if key in self.data:
-                self.fault("E103", (key,), "give `modules`, or else `models` or `slices`")
-        modules = self.data["modules"]
-        if not isinstance(modules, dict) or list(modules) != [MODULE]:
-            wrong = f"models of other modules than `{MODULE}`, the one of a decoder, are not supported"
-            self.fault("E137", ("modules",), wrong)
-            return {"models": []}, ("modules", MODULE)
-        inside: Where = ("modules", MODULE)
-        if not self.fields(modules[MODULE], inside, ("models", "slices", "parameters")):
-            return {"models": []}, inside
-        return modules[MODULE], inside
-
-    def fields(self, entry: Any, where: Where, known: tuple[str, ...]) -> bool:
-        if not isinstance(entry, dict):
-            self.fault("E108", where, "must be a mapping of fields", entry)
-            return False
-        for key in entry:
-            if key in known:
-                continue
-            if near := misspelt(key, known):
-                wrong = "unknown field, which mergekit would ignore"
-                self.fault("E104", (*where, key), wrong, todo=f"did you mean `{near}`?")
-            else:
-                level = "top" if not where else "model" if "model" in known else str(where[-1])
-                self.ignore((*where, key), advice(key, level))
-        return True
-
-    def ignore(self, where: Where, more: str = "") -> None:
-        """Note what mergekit ignores, and so do we."""
-        line = position(self.positions, where)[0]
-        said = f"line {line}: `{dotted(where)}` is ignored, as mergekit ignores it"
-        self.notes.append(f"{said}; {more}" if more else said)
-
-    def dtype(self, key: str) -> str | None:
-        value = self.data.get(key)
-        if value is None:
-            return None
-        name = str(value).removeprefix("torch.")
-        if name not in DTYPES:
-            self.fault("E132", (key,), f"must be one of {', '.join(DTYPES)}", value)
-            return None
-        return name
-
-    def models(self, entries: Any, inside: Where) -> list[SliceEntry]:
-        sources: list[SourceEntry] = []
-        if not isinstance(entries, list) or not entries:
-            self.fault("E108", (*inside, "models"), "must be a list of models")
-            return []
-        for index, entry in enumerate(entries):
-            where: Where = (*inside, "models", index)
-            if not self.fields(entry, where, ("model", "parameters")):
-                continue
-            model = self.model(entry.get("model"), (*where, "model"))
-            settings = self.settings(entry.get("parameters"), (*where, "parameters"))
-            if model is not None:
-                sources.append(SourceEntry(model, None, settings, where))
-        return [SliceEntry(tuple(sources), None, {}, (*inside, "models"))]
-
-    def slices(self, entries: Any, inside: Where) -> list[SliceEntry]:
-        slices = []
-        if entries is not None and (not isinstance(entries, list) or not entries):
-            self.fault("E108", (*inside, "slices"), "must be a list of slices")
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
-            where: Where = (*inside, "slices", index)
-            if not self.fields(
-                entry, where, ("sources", "base_model", "residual_weight", "parameters")
-            ):
-                continue
-            if "residual_weight" in entry:
-                self.ignore((*where, "residual_weight"), "a layer can be scaled by filters of `scale`")
-            base = None
-            if "base_model" in entry:
-                base = self.model(entry["base_model"], (*where, "base_model"))
-            settings = self.settings(entry.get("parameters"), (*where, "parameters"))
-            inputs = entry.get("sources")
-            if not isinstance(inputs, list) or not inputs:
-                self.fault("E108", (*where, "sources"), "must be a list of sources")
-                continue
-            found = [self.source(each, (*where, "sources", i)) for i, each in enumerate(inputs)]
-            sources = tuple(source for source in found if source is not None)
-            lengths = {s.layers[1] - s.layers[0] for s in sources if s.layers is not None}
-            if len(lengths) > 1:
-                self.fault("E108", where, "sources of a slice must have equally many layers")
-            slices.append(SliceEntry(sources, base, settings, where))
-        return slices
-
-    def source(self, entry: Any, where: Where) -> SourceEntry | None:
-        if not self.fields(entry, where, ("model", "layer_range", "parameters")):
-            return None
-        model = self.model(entry.get("model"), (*where, "model"))
-        settings = self.settings(entry.get("parameters"), (*where, "parameters"))
-        given = entry.get("layer_range")
-        if not (
-            isinstance(given, list)
-            and len(given) == 2
-            and all(type(each) is int for each in given)
-            and 0 <= given[0] < given[1]
-        ):
-            wrong = "must be [first, last + 1], two whole numbers"
-            self.fault("E119", (*where, "layer_range"), wrong, given)
-            return None
-        return SourceEntry(model, (given[0], given[1]), settings, where) if model else None
-
-    def model(self, value: Any, where: Where) -> ModelRef | None:
-        parts: list[tuple[str, str]] = []
-        if isinstance(value, dict):
-            if not self.fields(value, where, ("model", "lora")) or not value.get("model"):
-                self.fault("E108", where, "must be a model: `PATH`, `PATH@REVISION` or `PATH+LORA`")
-                return None
-            for key in ("model", "lora"):
-                part = value.get(key)
-                if isinstance(part, str):
-                    path, _, revision = part.partition("@")
-                    parts.append((path.strip(), revision.strip()))
-                elif part is not None and self.fields(part, (*where, key), ("path", "revision")):
-                    parts.append((str(part.get("path", "")), str(part.get("revision") or "")))
-        elif isinstance(value, str):
-            for piece in value.split("+"):
-                path, _, revision = piece.partition("@")
-                parts.append((path.strip(), revision.strip()))
-        if not 1 <= len(parts) <= 2 or not all(path for path, _ in parts):
-            wrong = "must be a model: `PATH`, `PATH@REVISION` or `PATH+LORA`"
-            self.fault("E108", where, wrong, value)
-            return None
-        lora = parts[1] if len(parts) == 2 else ("", "")
-        return ModelRef(*parts[0], *lora, where=where)
-
-    def tokenizer(self) -> str | ModelRef | None:
-        both = [key for key in ("tokenizer_source", "tokenizer") if self.data.get(key) is not None]
-        if len(both) == 2:
-            wrong = "give either `tokenizer` or `tokenizer_source`"
-            self.fault("E108", ("tokenizer_source",), wrong)
-        if not both:
-            return None
-        where: Where = (both[0],)
-        value = self.data[both[0]]
-        if both[0] == "tokenizer":
-            if not self.fields(value, where, ("source", "tokens", "pad_to_multiple_of")):
-                return None
-            for part in ("tokens", "pad_to_multiple_of"):
-                if value.get(part):
-                    self.fault("E137", (*where, part), f"tokenizer.{part} is not supported")
-            value, where = value.get("source", "union"), (*where, "source")
-        return str(value) if value in ("union", "base") else self.model(value, where)
-
-    def settings(self, given: Any, where: Where) -> Settings:
-        if given is None or (not given and isinstance(given, dict)):
-            return {}
-        if not isinstance(given, dict):
-            self.fault("E108", where, "must be a mapping of parameters", given)
-            return {}
-        found = {}
-        for name, value in given.items():
-            here = (*where, name)
-            parameter = self.method.parameter(name)
-            if parameter is None:
-                if self.knows_method:
-                    self.no_parameter(name, here)
-                continue
-            setting = self.setting(value, here, parameter)
-            if setting is None:
-                continue
-            found[name] = setting
-            if not parameter.effect:
-                self.notes.append(
-                    f"line {setting.line}: `{name}` has no effect on {self.method.name} here"
-                )
-        return found
-
-    def no_parameter(self, name: object, here: Where) -> None:
-        """A parameter that the method does not have: misspelt, or ignored."""
-        method = self.method.name
-        known = [p.name for p in self.method.parameters]
-        if near := misspelt(name, known):
-            wrong = f"{method} has no parameter `{name}`; mergekit would ignore it"
-            self.fault("E104", here, wrong, todo=f"did you mean `{near}`?")
-        else:
-            has = f"{method} has {', '.join(known)}" if known else f"{method} has no parameters"
-            self.ignore(here, advice(name, "parameters") or has)
-
-    def setting(self, value: Any, where: Where, parameter: Parameter) -> Setting | None:
-        before = len(self.problems)
-        rules: list[tuple[str | None, tuple[Value, ...]]] = []
-        entries = value if isinstance(value, list) else [value]
-        if entries and any(isinstance(entry, dict) for entry in entries):
-            for index, entry in enumerate(entries):
-                here = (*where, index) if isinstance(value, list) else where
-                if not self.fields(entry, here, ("filter", "value")):
-                    continue
-                text = entry.get("filter")
-                if text is not None and not isinstance(text, str):
-                    self.fault("E108", (*here, "filter"), "must be text", text)
-                    continue
-                points = self.points(entry.get("value"), (*here, "value"), parameter)
-                rules.append((None if text in (None, "*") else text, points))
-        else:
-            rules.append((None, self.points(value, where, parameter)))
-        line = position(self.positions, where)[0]
-        return Setting(tuple(rules), line) if len(self.problems) == before else None
-
-    def points(self, value: Any, where: Where, parameter: Parameter) -> tuple[Value, ...]:
-        entries = value if isinstance(value, list) else [value]
-        points: list[Value] = []
-        for entry in entries:
-            read = as_flag(entry) if parameter.is_flag else as_number(entry)
-            if read is None and parameter.is_flag:
-                self.fault("E108", where, "must be true or false", entry)
-            elif read is None:
-                self.fault("E108", where, "must be a number or a list of numbers", entry)
-            elif not math.isfinite(read):
-                self.fault("E109", where, "must be finite", entry)
-            else:
-                points.append(read)
-        if not entries:
-            self.fault("E108", where, "an empty list says nothing")
-        return tuple(points)

@@ -21,13 +21,8 @@ from evomerge.checkpoint.rope import same_rope
 from evomerge.checkpoint.vocabulary import same_vocabulary, token_ids
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.mergekit.chat import chat_template_text
-from evomerge.mergekit.document import (
-    Document,
-    ModelRef,
-    SliceEntry,
-    SourceEntry,
-    read_document,
-)
+from evomerge.mergekit.document import Document, ModelRef, SliceEntry, SourceEntry
+from evomerge.mergekit.form import read_document
 from evomerge.mergekit.models import Folder, Models
 from evomerge.mergekit.settings import Setting
 from evomerge.mergekit.values import SliceValues
@@ -42,6 +37,7 @@ from evomerge.recipe.recipe import (
     MergedSource,
     Recipe,
     Source,
+    TokenRow,
 )
 
 
@@ -142,6 +138,11 @@ class _Maker:
                 if found:
                     self.outer[place] = self.place(values, inputs, base, shifts, found, None)
 
+    @property
+    def first(self) -> str:
+        """The model whose files and rows go before others': the base, if there is one."""
+        return "base" if "base" in self.models.folders else next(iter(self.models.folders))
+
     def see_that_all_are_alike(self) -> None:
         """Models of other kinds are blamed for that, and not one of them for its layers.
 
@@ -181,11 +182,11 @@ class _Maker:
             raise self.document.error("E118", entry.where, wrong, len(names))
         if self.method.base == "input":
             return tuple(names)
-        others = tuple(name for name in names if name != base)
-        if METHODS[self.method.ours].inputs == (1, 1) and len(others) > 1:
+        experts = tuple(name for name in names if name != base)
+        if METHODS[self.method.ours].inputs == (1, 1) and len(experts) > 1:
             wrong = f"{self.method.name} takes exactly one model besides the base_model"
-            raise self.document.error("E118", entry.where, wrong, len(others))
-        return others
+            raise self.document.error("E118", entry.where, wrong, len(experts))
+        return experts
 
     def place(
         self,
@@ -272,7 +273,8 @@ class _Maker:
         if document.tokenizer is not None and not align:
             notes.append("the vocabularies are the same: nothing to align, padding rows stay")
         # mergekit merges models whose rotary positions differ, and takes the config of the base.
-        first = text_config(self.full(tokenizer if tokenizer in models.folders else "base").config)
+        named = tokenizer if tokenizer in models.folders else self.first
+        first = text_config(self.full(named).config)
         others = {n for n in checkpoints if not same_rope(first, text_config(self.full(n).config))}
         sources: dict[str, Source] = {
             name: CheckpointSource(
@@ -289,6 +291,7 @@ class _Maker:
             tokenizer=tokenizer,
             align=align,
             chat_template=template,
+            tokens=self.tokens(checkpoints),
         )
         hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
         return MergekitMerge(recipe, hubs, tuple(dict.fromkeys(notes)))
@@ -328,14 +331,14 @@ class _Maker:
             if isinstance(folder, AdapterFolder):
                 used.add(folder.base.name)
         template = self.document.tokenizer
-        used.add("base" if "base" in self.models.folders else next(iter(self.models.folders)))
+        used.add(self.first)
         if isinstance(template, ModelRef):
             used.add(self.models.name(template))
         return used & set(self.models.folders)
 
     def tokenizer(self, checkpoints: set[str]) -> tuple[str, bool]:
         """(source, whether vocabularies must be aligned)."""
-        first = "base" if "base" in checkpoints else next(iter(self.models.folders))
+        first = self.first
         wanted = self.document.tokenizer
         if wanted is None:
             return first, False
@@ -345,12 +348,25 @@ class _Maker:
             name = UNION if wanted == "union" else first
         folders = {n: self.full(n) for n in sorted(checkpoints)}
         reference = folders[first if name == UNION else name]
+        if self.document.tokens:
+            return name, True
         if all(same_vocabulary(reference, folder) for folder in folders.values()):
             stops = {tuple(stop_ids(f.path, text_config(f.config))) for f in folders.values()}
             if name == UNION and len(stops) > 1 and token_ids(reference.path):
                 return UNION, True  # the tokens are the same; a union stops where any of them does
             return (first if name == UNION else name), False
         return name, True
+
+    def tokens(self, checkpoints: set[str]) -> dict[str, TokenRow]:
+        """Where the rows of single tokens come from."""
+        found = {}
+        for text, entry in self.document.tokens.items():
+            name = "" if entry.model is None else self.models.name(entry.model)
+            if name and name not in checkpoints:
+                wrong = "the row of a token must come from a model that is merged"
+                raise self.document.error("E137", entry.where, wrong, name)
+            found[text] = TokenRow(name, entry.token, entry.force)
+        return found
 
     def unmatched(self) -> list[str]:
         """Filters that no tensor has met."""

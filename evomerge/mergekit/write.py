@@ -21,7 +21,15 @@ from evomerge.checkpoint.residual import residual_writers
 from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.speech import Said, say
 from evomerge.recipe.catalogue import METHODS
-from evomerge.recipe.recipe import UNION, CheckpointSource, LayerStep, MergedSource, Recipe, lookup
+from evomerge.recipe.recipe import (
+    UNION,
+    CheckpointSource,
+    LayerStep,
+    MergedSource,
+    Recipe,
+    TokenRow,
+    lookup,
+)
 
 Folder = CheckpointFolder | AdapterFolder
 _HEAD = (
@@ -240,16 +248,32 @@ class _Writer:
             return f"{self.references[folder.base.name]}+{self.references[name]}"
         return self.references[name]
 
-    def tokenizer(self, base: str | None) -> dict[str, str]:
+    def tokenizer(self, base: str | None) -> dict[str, Any]:
         recipe = self.recipe
-        said: dict[str, str] = {}
+        said: dict[str, Any] = {}
         if recipe.align or (base or "base") != recipe.tokenizer:
             union = recipe.align and recipe.tokenizer == UNION
-            said["tokenizer_source"] = UNION if union else self.reference(recipe.tokenizer)
+            source = UNION if union else self.reference(recipe.tokenizer)
+            rows = {token: self.token(row) for token, row in recipe.tokens.items()}
+            said = (
+                {"tokenizer": {"source": source, "tokens": rows}}
+                if rows
+                else {"tokenizer_source": source}
+            )
             self.differences.append("mergekit cuts rows of the embedding that have no token")
         if recipe.chat_template:
             said["chat_template"] = recipe.chat_template
         return said
+
+
+    def token(self, row: TokenRow) -> dict[str, Any]:
+        said: dict[str, Any] = {"source": {"kind": "zero"}}
+        if row.source:
+            said["source"] = model = self.reference(row.source)
+            if row.token is not None:
+                key = "token_id" if isinstance(row.token, int) else "token"
+                said["source"] = {"kind": "model_token", "model": model, key: row.token}
+        return {**said, "force": True} if row.force else said
 
 
 def _copied(source: MergedSource) -> bool:

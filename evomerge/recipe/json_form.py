@@ -20,6 +20,7 @@ from evomerge.recipe.recipe import (
     Recipe,
     Source,
     Table,
+    TokenRow,
     canonical_json,
     place_kind,
 )
@@ -81,10 +82,11 @@ class _RecipeReader:
                 word = {dict: "an object", list: "a list", str: "text"}[kind]
                 self.fault(key, f"must be {word}", data[key])
         tokenizer = data.get("tokenizer", "base")
-        align = isinstance(tokenizer, dict) and set(tokenizer) == {"source"}
+        align = isinstance(tokenizer, dict) and {"source"} <= set(tokenizer) <= {"source", "tokens"}
         template = tokenizer["source"] if align else tokenizer
         if not isinstance(template, str):
-            self.fault("tokenizer", "must be a source's name, or an object with `source`", tokenizer)
+            wrong = "must be a source's name, or an object with `source` (and `tokens`)"
+            self.fault("tokenizer", wrong, tokenizer)
         try:
             canonical_json(data.get("config", {}))
         except ValueError:
@@ -118,6 +120,7 @@ class _RecipeReader:
                 if not isinstance(model, CheckpointSource) or model.on or source.on == name:
                     wrong = "an adapter is read against a checkpoint source that is a full model"
                     self.fault(f"sources.{name}.on", wrong, source.on)
+        tokens = self._tokens(tokenizer.get("tokens", {}), sources) if align else {}
         if self.problems:
             return None
         return Recipe(
@@ -129,7 +132,28 @@ class _RecipeReader:
             tokenizer=str(template),
             align=align,
             chat_template=data.get("chat_template", ""),
+            tokens=tokens,
         )
+
+    def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:
+        if not isinstance(given, dict):
+            self.fault("tokenizer.tokens", "must map a token to where its row comes from", given)
+            return {}
+        found = {}
+        for text, entry in given.items():
+            where = f"tokenizer.tokens.{text}"
+            if not isinstance(entry, dict) or not set(entry) <= {"source", "token", "force"}:
+                self.fault(where, "must be an object of `source`, `token` and `force`", entry)
+                continue
+            row = TokenRow(entry.get("source", ""), entry.get("token"), entry.get("force", False))
+            if row.source and not isinstance(sources.get(row.source), CheckpointSource):
+                self.fault(f"{where}.source", "names no checkpoint source", row.source)
+            elif isinstance(row.token, bool) or not isinstance(row.token, str | int | None):
+                self.fault(f"{where}.token", "must be a token's text or its number", row.token)
+            elif not isinstance(row.force, bool):
+                self.fault(f"{where}.force", "must be true or false", row.force)
+            found[text] = row
+        return found
 
     def _step(self, where: str, step: Any) -> LayerStep | None:
         if not (

@@ -100,6 +100,24 @@ Source = CheckpointSource | MergedSource
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Where the row of a token comes from in every model that lacks it or, with `force`, in all of them.
+
+    `source` names a checkpoint source, empty for a row of zeros; `token` is the text or the number of the token
+    of that model whose row it is, None for the same token.
+    """
+
+    source: str = ""
+    token: str | int | None = None
+    force: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stated, as plain JSON data; a row of zeros has no source."""
+        data = {"source": self.source or None, "token": self.token, "force": self.force or None}
+        return {key: value for key, value in data.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class LayerStep:
     """One output layer: layer `layer` of `source`; `scale` multiplies what it adds to the residual."""
 
@@ -123,6 +141,7 @@ class Recipe:
         align: whether the vocabularies of the sources differ, and their embedding and head rows are brought
             into the order of `tokenizer`'s; `tokenizer` may then be `union`, the base's tokens and after
             them those that only others have.
+        tokens: token to where its row comes from; one that the tokenizer lacks is added. Only with `align`.
         chat_template: a chat template that replaces the tokenizer's; empty keeps it.
     """
 
@@ -134,6 +153,7 @@ class Recipe:
     tokenizer: str = "base"
     align: bool = False
     chat_template: str = ""
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -146,6 +166,8 @@ class Recipe:
             "config": dict(self.config),
             "tokenizer": {"source": self.tokenizer} if self.align else self.tokenizer,
         }
+        if self.tokens:
+            data["tokenizer"]["tokens"] = {token: row.to_json() for token, row in self.tokens.items()}
         if self.chat_template:
             data["chat_template"] = self.chat_template
         return data

@@ -1,6 +1,7 @@
 """Vocabularies that differ: rows by token, checked against a loop over tokens in NumPy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,16 @@ from transformers import AutoTokenizer
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.vocabulary import align, token_ids
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, ConfigError
 from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
-from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, single_source_recipe
+from evomerge.recipe.recipe import (
+    CheckpointSource,
+    MergedSource,
+    Recipe,
+    TokenRow,
+    single_source_recipe,
+)
 from tests.tiny_models import write_model
 
 TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -119,6 +126,62 @@ def test_rows_follow_their_tokens(models: Path, tokenizer: str) -> None:
         assert loaded.convert_ids_to_tokens(ids["<tool>"]) == "<tool>"
     else:
         assert rows == {"base": 40, "code": 44}[tokenizer]
+
+
+STATED = {
+    "<sum>": TokenRow("math", "sum"),
+    "cat": TokenRow("code", "fish"),
+    "fish": TokenRow("code", force=True),
+    "<none>": TokenRow(),
+    "<tenth>": TokenRow("code", 10, force=True),
+}
+
+
+@pytest.mark.parametrize("tokenizer", ["base", "union"])
+def test_rows_of_tokens_that_a_recipe_states(models: Path, tokenizer: str) -> None:
+    stated = replace(recipe(models, tokenizer), tokens=STATED)
+    out = export(models, stated, f"stated-{tokenizer}")
+    merged = load_file(out / "model.safetensors")
+    plain = load_file(export(models, recipe(models, tokenizer), "plain") / "model.safetensors")
+    ids, before = token_ids(out), token_ids(models / "plain")
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == ids
+    assert {t: ids[t] for t in before} == before
+    added = [t for t in ("<sum>", "<none>", "<tenth>") if t not in before]
+    assert [ids[t] for t in added] == list(range(max(before.values()) + 1, max(before.values()) + 4))
+    assert AutoTokenizer.from_pretrained(out)("cat <sum>")["input_ids"][-1] == ids["<sum>"]
+    own = {n: token_ids(models / n) for n in ("base", "math", "code")}
+    for name in TENSORS:
+        rows = {n: load_file(models / n / "model.safetensors")[name] for n in own}
+        code, math = rows["code"], rows["math"]
+        base = rows["base"][own["base"]["cat"]]
+        # "cat" is no token of math, which then has code's "fish"; the rest are the same in all three models.
+        cat = base + 0.25 * (code[own["code"]["fish"]] - base)
+        cat = cat + 0.5 * (code[own["code"]["cat"]] - base)
+        for token, row in {
+            "<sum>": math[own["math"]["sum"]],
+            "fish": code[own["code"]["fish"]],
+            "<none>": torch.zeros_like(base),
+            "<tenth>": code[10],
+            "cat": cat,
+        }.items():
+            torch.testing.assert_close(merged[name][ids[token]], row, rtol=0, atol=1e-6)
+        others = [number for token, number in before.items() if token not in STATED]
+        assert merged[name][others].equal(plain[name][others])
+    said = json.loads((out / "recipe.json").read_text())["tokenizer"]
+    assert said["tokens"]["fish"] == {"source": "code", "force": True}
+    merge_recipe(out / "mergekit_config.yml", models / "spoken", overwrite=True)
+    spoken = load_file(models / "spoken" / "model.safetensors")
+    for name in TENSORS:
+        torch.testing.assert_close(spoken[name], merged[name], rtol=0, atol=1e-6)
+
+
+def test_a_row_of_a_token_that_a_model_lacks(models: Path) -> None:
+    stated = replace(recipe(models, "base"), tokens={"cat": TokenRow("math", "<nothing>")})
+    with pytest.raises(CheckpointError, match=r"E226.*math has no token '<nothing>', whose row 'cat'"):
+        export(models, stated, "lacking")
+    wrong = replace(recipe(models, "base"), tokens={"cat": TokenRow("nobody")})
+    with pytest.raises(ConfigError, match=r"E108.*tokens.cat.source: names no checkpoint source"):
+        export(models, wrong, "lacking")
 
 
 def test_other_tensors_are_not_touched(models: Path) -> None:

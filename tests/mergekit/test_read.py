@@ -225,7 +225,17 @@ FAULTS = [
     (
         "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
         "tokenizer: {tokens: {a: {}}}\n",
-        r"E137.*:3:.*tokenizer.tokens is not supported",
+        r"E103.*tokenizer.tokens.a.source: missing field.*kind: zero",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
+        "tokenizer: {tokens: {a: {source: {kind: model_token, model: math}}}}\n",
+        r"E108.*:3:.*tokenizer.tokens.a.source: give either `token` or `token_id`",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
+        "tokenizer: {pad_to_multiple_of: 8}\n",
+        r"E137.*:3:.*tokenizer.pad_to_multiple_of is not supported",
     ),
     (
         "merge_method: ties\nbase_model: base\nmodels: [{model: math}]\n"

@@ -250,7 +250,7 @@ def test_nearswap_lies_between_the_base_and_its_expert(engine):
 
 def test_a_negative_distance_is_refused(engine):
     with pytest.raises(
-        ConfigError, match="E111.*t of nearswap is a distance and at least 0; found -0.1"
+        ConfigError, match=r"E111.*t of nearswap is a distance and at least 0; found -0\.1"
     ):
         planned(engine, merged("nearswap", ("a",), t=-0.1))
 
@@ -263,7 +263,8 @@ def test_arcee_fusion_keeps_fewer_entries_from_a_higher_threshold(engine):
         kept.append(found == expert)
         assert torch.equal(found, torch.where(kept[-1], expert, base))
     assert float(kept[0].double().mean()) == pytest.approx(0.5, abs=0.01)
-    assert not (kept[2] & ~kept[1]).any() and not (kept[1] & ~kept[0]).any()
+    assert not (kept[2] & ~kept[1]).any()
+    assert not (kept[1] & ~kept[0]).any()
     assert 0 < kept[2].sum() < kept[1].sum() < kept[0].sum()
 
 
