@@ -24,7 +24,7 @@ from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
 from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
 from evomerge.optimizers.stage import Stage, stage_kind
-from evomerge.recipe.recipe import UNION, canonical_json
+from evomerge.recipe.recipe import UNION, ModelForm, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
 CHANGEABLE = ("budget", "workers", "results")
@@ -99,6 +99,14 @@ class Campaign:
         """The source whose vocabulary merges have, or `UNION`; None where all share one."""
         return None if self.config.tokenizer is None else self.config.tokenizer.source
 
+    @property
+    def form(self) -> ModelForm:
+        """What all merges have in common beside their weights."""
+        rope = self.config.rope or ""
+        if rope == "base" and self.tokenizer in (None, "base", UNION):
+            rope = ""  # as without a word
+        return ModelForm(self.tokenizer, rope, self.config.heads == "untie")
+
     def references(self) -> dict[str, CheckpointReference]:
         """`base` and every expert; relative paths resolved against the campaign file."""
         folder = self.file.parent
@@ -117,6 +125,9 @@ class Campaign:
             del data["constraints"]
         if self.tokenizer is None:
             del data["tokenizer"]
+        for name in ("rope", "heads"):
+            if data[name] is None:
+                del data[name]
         if self.config.racing is None:
             del data["racing"]
         if self.config.results is None:
@@ -283,6 +294,12 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         where = _place(positions, file, "tokenizer", "source")
         todo = f"known: {', '.join(known_sources)}"
         problems.append(Problem("E133", wrong, f"found {source!r}", todo, *where))
+    rope = data.get("rope")
+    if isinstance(rope, str) and rope not in ("base", *section("experts")):
+        todo = f"known: {', '.join(('base', *section('experts')))}"
+        where = _place(positions, file, "rope")
+        wrong = "no such source of rotary positions"
+        problems.append(Problem("E133", wrong, f"found {rope!r}", todo, *where))
     workers = section("workers")
     if set(workers) <= set(WorkersSection.model_fields):
         for field, wrong, found, todo in device_faults(workers, section("evaluation")):

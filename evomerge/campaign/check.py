@@ -32,6 +32,7 @@ from evomerge.checkpoint.by_peft import foreseen, merge_note, require_peft
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
+from evomerge.checkpoint.model_form import with_heads
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.checkpoint.vocabulary import aligned_folders
@@ -115,8 +116,8 @@ def check_campaign(
     layout, space = None, None
     if isinstance(base, CheckpointFolder):
         storage = campaign.config.dtype or _storage_dtype(base)
-        if campaign.tokenizer is not None and not problems:
-            folders = _aligned(campaign, folders, problems)
+        if not problems:
+            folders = _in_form(campaign, folders, problems)
             base = cast("CheckpointFolder", folders["base"])
         layout = base.layout_by(tensor=campaign.space.by_tensor, row=campaign.space.by_row)
         experts = [folders[name] for name in campaign.experts if name in folders]
@@ -124,7 +125,8 @@ def check_campaign(
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):
                 continue
             if found.code == "E245" and _allows_rope(campaign, paths, found):
-                warnings.append(replace(found, todo="allowed: merges have those of the base"))
+                taken = campaign.form.rope or "the base"
+                warnings.append(replace(found, todo=f"allowed: merges have those of {taken}"))
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
         space = _built_space(campaign, layout, paths, problems)
@@ -160,10 +162,11 @@ def check_campaign(
 
 
 def _allows_rope(campaign: Campaign, paths: Mapping[str, str], problem: Problem) -> bool:
-    """Whether an expert may have other rotary positions than the base, whose config merges take."""
+    """Whether an expert may have other rotary positions than the base."""
     stated = campaign.references().items()
     allowed = {paths.get(name) for name, reference in stated if "rope" in (reference.allow or ())}
-    return problem.file in allowed and campaign.tokenizer in (None, "base", UNION)
+    chosen = bool(campaign.form.rope) or campaign.tokenizer in (None, "base", UNION)
+    return problem.file in allowed and chosen
 
 
 def locate(name: str, reference: CheckpointReference) -> str:
@@ -227,14 +230,18 @@ def _in_the_campaign(campaign: Campaign, name: str, problem: Problem) -> Problem
     return campaign.fault(where, problem.code, problem.wrong, f"found {problem.file}", todo)
 
 
-def _aligned(
+def _in_form(
     campaign: Campaign,
     folders: dict[str, CheckpointFolder | AdapterFolder],
     problems: list[Problem],
 ) -> dict[str, CheckpointFolder | AdapterFolder]:
-    """The checkpoints in the vocabulary that the campaign states; as they are where that cannot be."""
+    """The checkpoints with heads and vocabulary as the campaign states; as they are where that cannot be."""
     target = None if campaign.tokenizer == UNION else campaign.tokenizer
     try:
+        if campaign.form.untied:
+            folders = with_heads(folders)
+        if campaign.tokenizer is None:
+            return folders
         if target is not None and not isinstance(folders[target], CheckpointFolder):
             todo = "name a full model"
             wrong = "an adapter has no vocabulary of its own"

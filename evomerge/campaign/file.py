@@ -305,6 +305,8 @@ class CampaignFile(_Section):
     baselines: BaselinesSection = BaselinesSection()
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     tokenizer: TokenizerSection | None = None
+    rope: str | None = None
+    heads: Literal["untie"] | None = None
     results: str | None = None
 
     @field_validator("name")

@@ -61,6 +61,6 @@ def prepared_space(
         prepared.storage,
         campaign.config.seed,
         str(campaign.space_file),
-        campaign.tokenizer,
+        campaign.form,
         prepared.one_with_baselines,
     )

@@ -44,6 +44,6 @@ def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
         campaign.config.baselines.single,
         space.layout.layers,
         history.prepared.storage,
-        campaign.tokenizer,
+        campaign.form,
     )
     return recipes[candidate.id]

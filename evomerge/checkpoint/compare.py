@@ -50,9 +50,11 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
             continue
         problems += _numbers(base, expert) + _rope(base, expert)
         problems += _vocabulary(base, expert) + _special(base, expert)
-        if base.tied != expert.tied and not (base.tied and tied_but_for_its_name(expert)):
+        if tied_in_one(base, expert):
             found = f"base {_tying(base)}, {expert.name} {_tying(expert)}"
-            problems.append(_problem("E229", expert, "embedding and head are tied in one only", found))
+            todo = "`heads: untie` in a campaign or recipe gives every model a head of its own"
+            wrong = "embedding and head are tied in one only"
+            problems.append(_problem("E229", expert, wrong, found, todo))
         problems += _tensors(base, expert)
     return problems + _dtypes(base, experts)
 
@@ -70,6 +72,11 @@ def _problem(
     code: str, folder: Folder, wrong: str, found: str = "", todo: str = "", field: str = ""
 ) -> Problem:
     return Problem(code, f"{folder.name}: {wrong}", found, todo, str(folder.path), field=field)
+
+
+def tied_in_one(base: CheckpointFolder, expert: CheckpointFolder) -> bool:
+    """Whether only one of two models has a head of its own, which it uses."""
+    return base.tied != expert.tied and not (base.tied and tied_but_for_its_name(expert))
 
 
 def tied_but_for_its_name(folder: CheckpointFolder) -> bool:
@@ -173,7 +180,8 @@ def _rope(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
                 values = f"base {shortened(one.get(key))}, {expert.name} {shortened(other.get(key))}"
                 differing.append(f"{kind + '.' if kind else ''}{key}: {values}")
     wrong = "rotary positions (RoPE) differ from the base's"
-    todo = "`allow: [rope]` at its entry in a campaign or recipe merges them; the result has the base's"
+    todo = "`allow: [rope]` at its entry in a campaign or recipe merges them; "
+    todo += "the result has the base's, or those of the model that `rope:` names"
     return [_problem("E245", expert, wrong, "; ".join(differing), todo, field="rope")]
 
 

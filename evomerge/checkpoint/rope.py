@@ -7,6 +7,7 @@ own. Both are read into one form here, by the rules of transformers 5, and writt
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,12 @@ _OWN_NAMES = {
     "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
 }
 """Model type to its names of `rope_theta` and `partial_rotary_factor`."""
+_FIELDS = frozenset(
+    ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", _LOCAL,
+     "max_position_embeddings", "original_max_position_embeddings",
+     *(name for names in _OWN_NAMES.values() for name in names))
+)  # fmt: skip
+"""All that a config says of rotary positions, with the lengths that scalings depend on."""
 _EXACT = {
     "phi3": ("type", "short_factor", "long_factor"),
     "phi4_multimodal": ("type", "short_factor", "long_factor"),
@@ -120,6 +127,12 @@ def older_spelling(part: Mapping[str, Any]) -> dict[str, Any]:
     fields["rope_scaling"] = scaling if main["rope_type"] != "default" else None
     without = {key: value for key, value in part.items() if key != "rope_parameters"}
     return fields if read_rope({**without, **fields}) == rope else {}
+
+
+def with_rope(part: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A decoder's config with the rotary positions of another of its type, and the lengths they depend on."""
+    kept = {key: value for key, value in part.items() if key not in _FIELDS}
+    return kept | {key: copy.deepcopy(value) for key, value in other.items() if key in _FIELDS}
 
 
 def _kind(part: Mapping[str, Any]) -> str:

@@ -35,8 +35,8 @@ def write_union(folder: Path, others: Sequence[Path], ids: Mapping[str, int]) ->
     """Turn the base's copied tokenizer files into those of a union.
 
     Tokens that only others have keep what their first owner says of them: an added token is added, a
-    word of the model's vocabulary joins the base's, with the merges that make it (after the base's own). Tokens
-    that nobody has become added tokens.
+    word of the model's vocabulary joins the base's, with the merges that make it (after the base's own).
+    Tokens that nobody has become added tokens.
 
     Args:
         folder: the staged folder with the base's files.

@@ -2,8 +2,8 @@
 
 Torch-free; `aligned` gathers the rows. Rules for a token that a model lacks: the base's row if the base has
 the token, else the row of the only model that has it, else the mean over those that have it. A row without
-a token (padding) is taken from the same place, where that is padding too, else from the base. A recipe may say
-another source for the row of a token (`TokenRow`).
+a token (padding) is taken from the same place, where that is padding too, else from the base. A recipe may
+say another source for the row of a token (`TokenRow`).
 """
 
 from __future__ import annotations

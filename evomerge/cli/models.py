@@ -102,6 +102,14 @@ def merge(
     shard_bytes: ShardBytes = 5_000_000_000,
     tokenizer_from: TokenizerFrom = None,
     chat_template_from: TemplateFrom = None,
+    rope: Annotated[
+        str,
+        typer.Option(
+            "--rope",
+            metavar="NAME",
+            help="The source whose rotary positions the result has, where they differ.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
@@ -114,7 +122,7 @@ def merge(
     from evomerge.export.export import merge_recipe
 
     _hide_loading_bars()
-    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes, taken=taken)
+    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes, taken=taken, rope=rope)
     _print_report(report, out, as_json)
 
 

@@ -146,5 +146,5 @@ def _recipe(
         campaign.config.baselines.single,
         space.layout.layers,
         prepared.storage,
-        campaign.tokenizer,
+        campaign.form,
     )[candidate.id]

@@ -24,6 +24,7 @@ from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import (
     CandidateError,
     CheckpointError,
+    ConfigError,
     EvomergeError,
     ExportCheckFailed,
     Problem,
@@ -198,12 +199,14 @@ def merge_recipe(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     taken: Taken = NOTHING,
+    rope: str = "",
 ) -> ExportReport:
     """Carry out a recipe (or a file: JSON as `Recipe.to_json` writes it, or a mergekit YAML), verified.
 
     A source's `path` is relative to the file (or where this process is), or `ORG/NAME@COMMIT` of a model
     in the local hub cache. A digest that the recipe states must be that of the files; one that it leaves
-    out is filled in. `taken` names models to have tokenizer and chat template from.
+    out is filled in. `taken` names models to have tokenizer and chat template from, `rope` the source whose
+    rotary positions the result has.
 
     Raises:
         ConfigError: E101, E102, E138 and others, faults of the recipe.
@@ -213,6 +216,8 @@ def merge_recipe(
     started = time.perf_counter()
     out = claim_target(out, overwrite=overwrite)
     stated = stated_merge(recipe, Path()) if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    if rope:
+        stated = replace(stated, recipe=_with_positions_of(stated.recipe, rope))
     with contextlib.ExitStack() as stack:
         merge = open_merge(
             take(stated.recipe, taken),
@@ -235,6 +240,14 @@ def merge_recipe(
         differences=aside.differences,
         warnings=(*stated.notes, *merge.notes, *warnings),
     )
+
+
+def _with_positions_of(recipe: Recipe, name: str) -> Recipe:
+    if name not in recipe.checkpoints:
+        todo = f"sources: {', '.join(recipe.checkpoints)}"
+        wrong = "the rotary positions are those of no source of this merge"
+        raise ConfigError(Problem("E138", wrong, f"found {name!r}", todo, field="rope"))
+    return replace(recipe, rope=name)
 
 
 def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:

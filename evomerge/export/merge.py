@@ -12,6 +12,7 @@ from evomerge.checkpoint.by_peft import merge_note
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
+from evomerge.checkpoint.model_form import with_heads, with_positions
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
 from evomerge.checkpoint.renumbered import AdaptedReader
@@ -122,6 +123,8 @@ def open_merge(
     )
     folders, merged = merge_adapters(folders, digests.__getitem__, adapters)
     digests |= merged
+    if recipe.untied:
+        stated, folders = with_heads(stated), with_heads(folders)
     readers: dict[str, Reader] = open_readers(folders)
     vocabulary = None
     if recipe.align:
@@ -141,6 +144,8 @@ def open_merge(
     warnings = _check_together(recipe, merging)
     first = folders[first_model(recipe)]
     model_class(first.base if isinstance(first, AdapterFolder) else first)
+    if recipe.rope:
+        folders, merging = (with_positions(each, recipe.rope) for each in (folders, merging))
     statistics = WeightStatistics(merging, cache, digests, readers)
     try:
         plan = make_plan(recipe, merging, statistics)
@@ -207,7 +212,7 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Prob
         for problem in compare_with_base(base, [folders[name] for name in rest]):
             aligned = recipe.align and problem.code in ("E226", "E227")
             if problem.code == "E245" and _allows_rope(recipe, folders, first, problem):
-                taken = f"allowed: the merge takes those of {first}"
+                taken = f"allowed: the merge takes those of {recipe.rope or first}"
                 warnings[replace(problem, todo=taken)] = None
             elif not aligned and problem.code != "E228":  # what was taken is told when it is known
                 (warnings if problem.code in MERGED_ANYWAY else problems)[problem] = None
@@ -217,9 +222,9 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Prob
 
 
 def _allows_rope(recipe: Recipe, folders: Mapping[str, Folder], base: str, problem: Problem) -> bool:
-    """Whether a source may have other rotary positions; the result then has those of the merge's base."""
+    """Whether a source may have other rotary positions: it must be clear whose the result has."""
     allowed = {str(folders[n].path) for n, s in recipe.checkpoints.items() if "rope" in s.allow}
-    return problem.file in allowed and recipe.tokenizer in (base, UNION)
+    return problem.file in allowed and (bool(recipe.rope) or recipe.tokenizer in (base, UNION))
 
 
 def _stands_alone(recipe: Recipe, name: str, folders: Mapping[str, Folder]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,11 +38,9 @@ def build_skeleton(
     """
     found = model_class(folder)
     try:
-        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
-        rows = text_config(folder.config).get("vocab_size")
-        if isinstance(rows, int) and folder.names.decoder:
-            # Of a folder whose vocabulary was brought into another's.
-            config.get_text_config().vocab_size = rows
+        stored = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
+        # As the folder says now: vocabulary, head and rotary positions may not be those of the file.
+        config = type(stored).from_dict(copy.deepcopy(dict(folder.config)))
         if layers is not None:
             set_layers(config, [layer % folder.layers for layer in range(layers)])
         with torch.device("meta"):

@@ -109,7 +109,8 @@ class _Maker:
             wrong = "a campaign measures its experts from a base"
             raise self.error("base_model", wrong, "add `base_model`, the model they were tuned from")
         document = Document(
-            str(file), positions, SPOKEN[genome.merge_method], None, (), True, {}, None, None, None, "", ()
+            str(file), positions, SPOKEN[genome.merge_method], None, (), True, {}, None, None, None, {}, "",
+            (),
         )  # fmt: skip
         self.models = Models(document)
         base = self.models.name(_ref(genome.base_model, ("genome", "base_model")), "base")

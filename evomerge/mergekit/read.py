@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.compare import other_architecture
+from evomerge.checkpoint.compare import other_architecture, tied_in_one
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.habits import stop_ids
 from evomerge.checkpoint.layout import place_of
+from evomerge.checkpoint.model_form import with_heads
 from evomerge.checkpoint.rope import same_rope
 from evomerge.checkpoint.vocabulary import same_vocabulary, token_ids
 from evomerge.errors import CheckpointError, ConfigError, Problem
@@ -70,6 +71,9 @@ def read_mergekit(file: Path) -> MergekitMerge:
         models.name(document.base, "base")
     maker = _Maker(document, models)
     for entry in document.slices:
+        maker.open(entry)
+    maker.untie()
+    for entry in document.slices:
         maker.add(entry)
     return maker.finish()
 
@@ -85,6 +89,26 @@ class _Maker:
         self.path: list[LayerStep] = []
         self.outer: dict[str, str] = {}
         self.used: set[tuple[int, str]] = set()
+        self.untied = False
+
+    def open(self, entry: SliceEntry) -> None:
+        """Open the models of a slice."""
+        for model in (*(source.model for source in entry.sources), entry.base):
+            if model is not None:
+                self.models.name(model)
+
+    def untie(self) -> None:
+        """Give every model a head of its own where only some have; mergekit reads a tied head so."""
+        folders = {name: self.full(name) for name in self.models.folders}
+        first = folders[self.first]
+        self.untied = any(
+            not other_architecture(first, each) and tied_in_one(first, each)
+            for each in folders.values()
+        )
+        if self.untied:
+            self.models.folders = with_heads(self.models.folders)
+            note = "embedding and head are tied in some of the models: the result has a head of its own"
+            self.models.notes.append(note)
 
     def add(self, entry: SliceEntry) -> None:
         """Plan the layers of a slice, and embeddings with the first one."""
@@ -292,6 +316,7 @@ class _Maker:
             align=align,
             chat_template=template,
             tokens=self.tokens(checkpoints),
+            untied=self.untied,
         )
         hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
         return MergekitMerge(recipe, hubs, tuple(dict.fromkeys(notes)))

@@ -261,6 +261,12 @@ class _Writer:
                 else {"tokenizer_source": source}
             )
             self.differences.append("mergekit cuts rows of the embedding that have no token")
+        if recipe.rope and recipe.rope != base:
+            self.differences.append("mergekit keeps the rotary positions of the base's config.json")
+        if recipe.untied:
+            self.differences.append(
+                "mergekit keeps the base's config.json, which may tie the head it made"
+            )
         if recipe.chat_template:
             said["chat_template"] = recipe.chat_template
         return said

@@ -19,9 +19,9 @@ from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import (
     CheckpointSource,
+    ModelForm,
     Recipe,
     checkpoint_recipe,
-    in_vocabulary,
     single_coefficient_recipe,
 )
 
@@ -40,11 +40,11 @@ def baseline_recipes(
     coefficients: Sequence[float],
     layers: int,
     dtype: str,
-    tokenizer: str | None = None,
+    form: ModelForm | None = None,
 ) -> dict[str, Recipe]:
     """Id to recipe, in the order in which they are evaluated.
 
-    With a `tokenizer` (a source's name, or `UNION`) they bring vocabularies into its order.
+    They have the `form` of the campaign.
     Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C.
     """
     recipes = {name: checkpoint_recipe(sources, name, layers, dtype) for name in ("base", *experts)}
@@ -53,9 +53,8 @@ def baseline_recipes(
     for coefficient in coefficients:
         recipe = single_coefficient_recipe(sources, experts, coefficient, layers, dtype)
         recipes[f"single-{coefficient:g}"] = recipe
-    if tokenizer is None:
-        return recipes
-    return {name: in_vocabulary(recipe, sources, tokenizer) for name, recipe in recipes.items()}
+    form = form or ModelForm()
+    return {name: form.given(recipe, sources) for name, recipe in recipes.items()}
 
 
 def freeze(

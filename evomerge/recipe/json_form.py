@@ -70,7 +70,7 @@ class _RecipeReader:
             self.fault("", "a recipe is a JSON object", code="E103")
             return None
         kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
-        kinds |= {"chat_template": str}
+        kinds |= {"chat_template": str, "rope": str, "heads": str}
         known = {"schema", "tokenizer", *kinds}
         for key in sorted(set(data) - known):
             self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
@@ -91,6 +91,8 @@ class _RecipeReader:
             canonical_json(data.get("config", {}))
         except ValueError:
             self.fault("config", "every number must be finite", code="E109")
+        if data.get("heads", "untie") != "untie":
+            self.fault("heads", "must be `untie`, or be left out", data["heads"])
         if data.get("schema", 1) != 1:
             self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
         if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:
@@ -120,6 +122,9 @@ class _RecipeReader:
                 if not isinstance(model, CheckpointSource) or model.on or source.on == name:
                     wrong = "an adapter is read against a checkpoint source that is a full model"
                     self.fault(f"sources.{name}.on", wrong, source.on)
+        rope = data.get("rope", "")
+        if rope and not isinstance(sources.get(rope), CheckpointSource):
+            self.fault("rope", "names no checkpoint source", rope)
         tokens = self._tokens(tokenizer.get("tokens", {}), sources) if align else {}
         if self.problems:
             return None
@@ -133,6 +138,8 @@ class _RecipeReader:
             align=align,
             chat_template=data.get("chat_template", ""),
             tokens=tokens,
+            rope=rope,
+            untied="heads" in data,
         )
 
     def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:

@@ -103,8 +103,8 @@ Source = CheckpointSource | MergedSource
 class TokenRow:
     """Where the row of a token comes from in every model that lacks it or, with `force`, in all of them.
 
-    `source` names a checkpoint source, empty for a row of zeros; `token` is the text or the number of the token
-    of that model whose row it is, None for the same token.
+    `source` names a checkpoint source, empty for a row of zeros; `token` is the text or the number of the
+    token of that model whose row it is, None for the same token.
     """
 
     source: str = ""
@@ -143,6 +143,8 @@ class Recipe:
             them those that only others have.
         tokens: token to where its row comes from; one that the tokenizer lacks is added. Only with `align`.
         chat_template: a chat template that replaces the tokenizer's; empty keeps it.
+        rope: name of the source whose rotary positions the result has; empty for those of `tokenizer`.
+        untied: whether a head that is the embedding (tied) becomes a tensor of its own, in every source.
     """
 
     sources: Mapping[str, Source]
@@ -154,6 +156,8 @@ class Recipe:
     align: bool = False
     chat_template: str = ""
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    rope: str = ""
+    untied: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -168,6 +172,10 @@ class Recipe:
         }
         if self.tokens:
             data["tokenizer"]["tokens"] = {token: row.to_json() for token, row in self.tokens.items()}
+        if self.rope:
+            data["rope"] = self.rope
+        if self.untied:
+            data["heads"] = "untie"
         if self.chat_template:
             data["chat_template"] = self.chat_template
         return data
@@ -391,12 +399,31 @@ def single_coefficient_recipe(
     return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
 
 
-def in_vocabulary(recipe: Recipe, sources: Mapping[str, CheckpointSource], tokenizer: str) -> Recipe:
-    """The recipe with the rows of embedding and head in the order of one source's vocabulary, or `UNION`.
+@dataclass(frozen=True)
+class ModelForm:
+    """What all merges of a campaign have in common beside their weights.
 
-    Rows that a model lacks come from the others, so that all `sources` are part of it.
+    Attributes:
+        tokenizer: the source whose vocabulary they have, or `UNION`; None where all share one.
+        rope: the source whose rotary positions they have; empty for those of the base.
+        untied: whether they have a head of their own where the base's is its embedding.
     """
-    return replace(recipe, sources={**sources, **recipe.sources}, tokenizer=tokenizer, align=True)
+
+    tokenizer: str | None = None
+    rope: str = ""
+    untied: bool = False
+
+    def given(self, recipe: Recipe, sources: Mapping[str, CheckpointSource]) -> Recipe:
+        """The recipe in this form.
+
+        Rows, positions and heads may come from any of the `sources`, so that all are part of it.
+        """
+        if self == ModelForm():
+            return recipe
+        found = replace(
+            recipe, sources={**sources, **recipe.sources}, rope=self.rope, untied=self.untied
+        )
+        return found if self.tokenizer is None else replace(found, tokenizer=self.tokenizer, align=True)
 
 
 def leaf_places(layers: int, modules: Iterable[str], outer: Iterable[str]) -> tuple[str, ...]:

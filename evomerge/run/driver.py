@@ -188,7 +188,7 @@ class Driver:
             self.campaign.config.baselines.single,
             self.space.layout.layers,
             self.storage,
-            self.campaign.tokenizer,
+            self.campaign.form,
         )
         self.recipes |= recipes
         if self.history.baselines is not None:
@@ -293,7 +293,7 @@ def worker_setup(
         batch_size=evaluation.batch_size,
         cache=str(cache),
         allow_task_code=allow_task_code,
-        tokenizer=campaign.tokenizer,
+        form=campaign.form,
         experts=campaign.config.workers.experts,
         kernels=campaign.config.workers.kernels,
         candidates=campaign.config.budget.evaluations or 0,

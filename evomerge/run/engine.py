@@ -15,6 +15,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.digest import WeightFiles
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.model_form import with_heads, with_positions
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
@@ -75,13 +76,17 @@ class Engine:
         self.folders, self._merged = merge_adapters(
             self.folders, self.weights.digest, lambda: cache / ADAPTERS_FOLDER
         )
+        if setup.form.untied:
+            self.folders = with_heads(self.folders)
         self.stored = dict(self.folders)
         self.readers = open_readers(self.folders)
         self._tokenizer_folder = base.path
-        if setup.tokenizer is not None:
-            self._align(setup.tokenizer)
+        if setup.form.tokenizer is not None:
+            self._align(setup.form.tokenizer)
             # Statistics of aligned rows are not those of the files alone.
-            cache = cache / f"vocabulary-{setup.tokenizer}"
+            cache = cache / f"vocabulary-{setup.form.tokenizer}"
+        if setup.form.rope:
+            self.folders = with_positions(self.folders, setup.form.rope)
         self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
         files = [Path(path) for path in setup.evaluators]
         install(setup.functions)

@@ -19,6 +19,7 @@ from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import Metric, Split
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.functions import Shipped
+from evomerge.recipe.recipe import ModelForm
 from evomerge.recipe.registered import ShippedMethod
 from evomerge.search_space import LayerPathSection
 
@@ -68,7 +69,7 @@ class WorkerSetup:
         dtype: evaluation dtype; `storage` the dtype merges are rounded to.
         cache: folder for prepared statistics and compiled passes, shared by the workers of a node.
         allow_task_code: whether task files may run the Python they name.
-        tokenizer: the source whose vocabulary merges have, or `UNION`; None where all share one.
+        form: what all merges have in common beside their weights.
         experts: where they lie for another device than the CPU; `auto` takes the fastest that fits.
         kernels: whether merge passes are compiled; `auto` where it pays for the `candidates` expected.
         devices: over how many devices of its kind the live model is spread.
@@ -91,7 +92,7 @@ class WorkerSetup:
     batch_size: int
     cache: str
     allow_task_code: bool = False
-    tokenizer: str | None = None
+    form: ModelForm = ModelForm()
     experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipe.recipe import CheckpointSource
+from evomerge.recipe.recipe import CheckpointSource, ModelForm
 from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
@@ -26,12 +26,12 @@ def build_search_space(
     dtype: str,
     seed: int,
     file: str = "",
-    tokenizer: str | None = None,
+    form: ModelForm | None = None,
     one_with_baselines: bool = True,
 ) -> SearchSpace:
     """Lay a declaration over a model. `sources` holds `base` and the experts.
 
-    With a `tokenizer` (a source's name, or `UNION`) every recipe brings vocabularies into its order.
+    Every recipe has the `form` of the campaign.
 
     Raises:
         ConfigError: E118 wrong number of experts, E119 more bands than layers, E121 no free gene or
@@ -90,7 +90,7 @@ def build_search_space(
         experts=tuple(experts),
         dtype=dtype,
         seed=seed,
-        tokenizer=tokenizer,
+        form=form or ModelForm(),
         calibration=declaration.calibrated,
         one_with_baselines=one_with_baselines,
         paths=paths,

@@ -15,11 +15,11 @@ from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
     MergedSource,
+    ModelForm,
     Recipe,
     Source,
     checkpoint_recipe,
     compact,
-    in_vocabulary,
     lookup,
     single_coefficient_recipe,
     single_source_recipe,
@@ -58,7 +58,7 @@ class SearchSpace:
     experts: tuple[str, ...]
     dtype: str
     seed: int
-    tokenizer: str | None = None
+    form: ModelForm = ModelForm()
     calibration: Calibration | None = None
     one_with_baselines: bool = True
     paths: LayerPaths | None = None
@@ -150,10 +150,8 @@ class SearchSpace:
         return self._stated(single_source_recipe(sources, MERGED, self.layout.layers, self.dtype))
 
     def _stated(self, recipe: Recipe) -> Recipe:
-        """The recipe in the vocabulary of the campaign, where it states one."""
-        if self.tokenizer is None:
-            return recipe
-        return in_vocabulary(recipe, self.sources, self.tokenizer)
+        """The recipe in the form that the campaign states."""
+        return self.form.given(recipe, self.sources)
 
     @cached_property
     def _spread(self) -> Spread:

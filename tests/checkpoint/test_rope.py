@@ -8,13 +8,14 @@ import pytest
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from evomerge.checkpoint.rope import older_spelling, read_rope, same_rope, states_rope
+from evomerge.checkpoint.rope import older_spelling, read_rope, same_rope, states_rope, with_rope
 
 OLDER = json.loads(Path(__file__).with_name("configs_transformers4.json").read_text())
 """The `config.json` of every family of `tests.families` as transformers 4.57 saved it."""
 
 SPELLINGS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq", "rotary_emb_base",
              "rotary_pct", "partial_rotary_factor")  # fmt: skip
+LENGTHS = ("max_position_embeddings", "original_max_position_embeddings")
 DEFAULT_IS_SCALED = ("apertus", "cwm", "gpt_oss", "ministral3")
 """Families whose default has a scaling; a config that says nothing at all of it is not met with."""
 
@@ -91,3 +92,24 @@ def test_what_transformers_4_has_no_words_for_is_not_said():
     config = AutoConfig.for_model("gemma4_text").to_dict()
     assert older_spelling(config) == {}
     assert older_spelling(OLDER["llama"]) == {}
+
+
+@pytest.mark.parametrize("family", OLDER)
+def test_another_models_positions_are_taken_whole(family):
+    config = OLDER[family]
+    if not states_rope(config):
+        pytest.skip("has no rotary positions")
+    other = copy.deepcopy(config)
+    theta = "rotary_emb_base" if "rotary_emb_base" in config else "rope_theta"
+    other |= {theta: 123456.0, "max_position_embeddings": 99}
+    if config["model_type"] not in DEFAULT_IS_SCALED:
+        other["rope_scaling"] = None
+    for ours, theirs in ((config, other), (newer(config), other), (other, newer(config))):
+        found = with_rope(ours, theirs)
+        assert same_rope(found, theirs)
+        assert found["max_position_embeddings"] == theirs["max_position_embeddings"]
+        assert {k: v for k, v in found.items() if k not in (*SPELLINGS, *LENGTHS)} == {
+            k: v for k, v in ours.items() if k not in (*SPELLINGS, *LENGTHS)
+        }
+        meant = json.loads(_class(found).from_dict(copy.deepcopy(found)).to_json_string(use_diff=False))
+        assert same_rope(meant, theirs)

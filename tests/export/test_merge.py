@@ -19,6 +19,7 @@ from evomerge.errors import (
 from evomerge.export.export import merge_recipe
 from evomerge.ledger.history import History
 from evomerge.recipe.recipe import CheckpointSource, MergedSource, identity_path
+from tests.cli.terminal import call
 from tests.export.finished import (
     Finished,
     flip_last,
@@ -239,6 +240,16 @@ def test_other_rotary_positions_are_merged_where_they_are_allowed(tmp_path: Path
     stated = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert stated["sources"]["long"]["allow"] == ["rope"]
     assert merge_recipe(tmp_path / "out" / "recipe.json", tmp_path / "again").recipe == report.recipe
+    # Whose the result has may be chosen, in the recipe and by the command.
+    (tmp_path / "out" / "chosen.json").write_text(json.dumps({**stated, "rope": "long"}))
+    merge_recipe(tmp_path / "out" / "chosen.json", tmp_path / "chosen")
+    assert call("merge", file, tmp_path / "said", "--rope", "long").code == 0
+    for name in ("chosen", "said"):
+        written = json.loads((tmp_path / name / "config.json").read_text())
+        assert written["rope_parameters"]["rope_theta"] == written["rope_theta"] == 1e6
+        assert json.loads((tmp_path / name / "recipe.json").read_text())["rope"] == "long"
+    with pytest.raises(ConfigError, match=r"E138.*rope: the rotary positions are those of no source"):
+        merge_recipe(file, tmp_path / "refused", rope="other")
     del stated["sources"]["long"]["allow"]
     (tmp_path / "out" / "refused.json").write_text(json.dumps(stated))
     with pytest.raises(CheckpointError, match=r"E245.*rope_theta: base 10000.0.*`allow: \[rope\]`"):
@@ -266,7 +277,35 @@ def test_an_untied_head_equal_to_the_embedding_is_a_tied_one(tmp_path: Path) -> 
     merge_recipe(file, tmp_path / "out")
     written = load_file(str(tmp_path / "out" / "model.safetensors"))
     assert written.keys() == weights.keys()
-    head[0, 0] += 1
+
+
+def test_a_head_that_differs_gives_the_base_one_of_its_own(tmp_path: Path) -> None:
+    for name, expert in (("base", None), ("math", 0)):
+        write_model(tmp_path / name, expert=expert, dtype=torch.float32, tie_word_embeddings=True)
+    config = json.loads((tmp_path / "math" / "config.json").read_text())
+    (tmp_path / "math" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    weights = load_file(str(tmp_path / "math" / "model.safetensors"))
+    head = weights["model.embed_tokens.weight"].flip(0).contiguous()
     save_file({**weights, "lm_head.weight": head}, str(tmp_path / "math" / "model.safetensors"))
-    with pytest.raises(CheckpointError, match=r"E229.*tied in one only"):
-        merge_recipe(file, tmp_path / "refused")
+    file = tmp_path / "merge.yaml"
+    models = "- model: math\n  parameters: {weight: [{filter: lm_head, value: 0.5}, {value: 0.25}]}\n"
+    file.write_text(
+        f"merge_method: task_arithmetic\nbase_model: base\nmodels:\n{models}dtype: float32\n"
+    )
+    report = merge_recipe(file, tmp_path / "out")
+    assert any("the result has a head of its own" in text for text in report.warnings)
+    base = load_file(str(tmp_path / "base" / "model.safetensors"))["model.embed_tokens.weight"]
+    expected = base + 0.5 * (head - base)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not model.config.tie_word_embeddings
+    torch.testing.assert_close(model.lm_head.weight.detach(), expected, rtol=0, atol=1e-6)
+    # Stated by the recipe, and by a file of mergekit's that says the same tensors.
+    stated = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert stated.pop("heads") == "untie"
+    for again in ("recipe.json", "mergekit_config.yml"):
+        merge_recipe(tmp_path / "out" / again, tmp_path / "again", overwrite=True)
+        same = load_file(str(tmp_path / "again" / "model.safetensors"))
+        torch.testing.assert_close(same["lm_head.weight"], expected, rtol=0, atol=1e-6)
+    (tmp_path / "out" / "tied.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"E229.*tied in one only.*`heads: untie` in a campaign"):
+        merge_recipe(tmp_path / "out" / "tied.json", tmp_path / "refused")

@@ -35,7 +35,7 @@ def check_recipes(history: History, store: ItemStore, result: Verification) -> N
         campaign.config.baselines.single,
         space.layout.layers,
         history.prepared.storage,
-        campaign.tokenizer,
+        campaign.form,
     )
     for candidate in history.candidates.values():
         try:

@@ -1,7 +1,7 @@
 """Built-in merge methods that make a whole tensor of the base and an expert, run by `merge_by_function`.
 
-Each is called as `function(base, experts, **coefficients)` like a person's own function: float32 tensors of one
-shape on the CPU, on one thread, so that a live model and an export get the same bits.
+Each is called as `function(base, experts, **coefficients)` like a person's own function: float32 tensors of
+one shape on the CPU, on one thread, so that a live model and an export get the same bits.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def nearswap(base: torch.Tensor, experts: Sequence[torch.Tensor], t: float) -> t
 def arcee_fusion(base: torch.Tensor, experts: Sequence[torch.Tensor], iqr: float) -> torch.Tensor:
     """The expert where its change is important, else the base (Arcee Fusion, of mergekit 2025).
 
-    The importance of an entry is `|expert - base|` times the divergence KL(softmax(expert) || softmax(base)) of
-    its row (last axis). Entries of at least `median + iqr * (third quartile - first)` of the tensor's
+    The importance of an entry is `|expert - base|` times the divergence KL(softmax(expert) || softmax(base))
+    of its row (last axis). Entries of at least `median + iqr * (third quartile - first)` of the tensor's
     importances are taken. Quartiles are the entries at `floor(q (n - 1))` of all n in order; mergekit draws a
     million of larger tensors at random.
 

@@ -1,0 +1,71 @@
+"""Folders as if their models had another form: a head of its own, or another's rotary positions. Torch-free.
+
+Headers and config only; readers find the weights by the headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.folder import CheckpointFolder, text_config
+from evomerge.checkpoint.rope import with_rope
+from evomerge.checkpoint.vocabulary import vocabulary_tensors
+from evomerge.errors import CheckpointError, Problem
+
+Folder = CheckpointFolder | AdapterFolder
+
+
+def with_heads(folders: Mapping[str, Folder]) -> dict[str, Folder]:
+    """Every model with a head of its own if one of them has: a tied head has the rows of its embedding.
+
+    Raises:
+        CheckpointError: E229, a tied model with more than one embedding over its vocabulary, or none.
+    """
+    full = {name: f for name, f in folders.items() if isinstance(f, CheckpointFolder)}
+    names = [t for f in full.values() for t in sorted(vocabulary_tensors(f)) if f.places[t] == "head"]
+    if not names:
+        return dict(folders)
+    changed = {name: _untied(f, names[0]) if f.tied else f for name, f in full.items()}
+    return _kept(folders, changed)
+
+
+def with_positions(folders: Mapping[str, Folder], chosen: str) -> dict[str, Folder]:
+    """Every model with the rotary positions of one of them."""
+    source = folders[chosen]
+    other = text_config((source.base if isinstance(source, AdapterFolder) else source).config)
+    changed = {
+        name: replace(f, config=_in_decoder(f.config, with_rope(text_config(f.config), other)))
+        for name, f in folders.items()
+        if isinstance(f, CheckpointFolder)
+    }
+    return _kept(folders, changed)
+
+
+def _untied(folder: CheckpointFolder, head: str) -> CheckpointFolder:
+    embeddings = [t for t in vocabulary_tensors(folder) if folder.places[t] == "embed"]
+    if len(embeddings) != 1:
+        wrong = f"{folder.name}: its head cannot be untied"
+        found = f"{len(embeddings)} embeddings have a row a token"
+        raise CheckpointError(Problem("E229", wrong, found, "", str(folder.path)))
+    tensors = {**folder.tensors, head: folder.tensors[embeddings[0]]}
+    part = {**text_config(folder.config), "tie_word_embeddings": False}
+    config = {**_in_decoder(folder.config, part), "tie_word_embeddings": False}
+    return replace(folder, tensors=tensors, tied=False, redundant={}, config=config)
+
+
+def _in_decoder(config: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with another part for its decoder."""
+    return dict(part) if text_config(config) is config else {**config, "text_config": dict(part)}
+
+
+def _kept(folders: Mapping[str, Folder], changed: Mapping[str, CheckpointFolder]) -> dict[str, Folder]:
+    """Folders in their order, adapters on their changed models."""
+    return {
+        name: replace(folder, base=changed[folder.base.name])
+        if isinstance(folder, AdapterFolder)
+        else changed[name]
+        for name, folder in folders.items()
+    }
