@@ -18,6 +18,7 @@ from evomerge.objectives.constraint import Constraint
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import (
+    AS_BASE,
     CheckpointSource,
     ModelForm,
     Recipe,
@@ -40,7 +41,7 @@ def baseline_recipes(
     coefficients: Sequence[float],
     layers: int,
     dtype: str,
-    form: ModelForm | None = None,
+    form: ModelForm = AS_BASE,
 ) -> dict[str, Recipe]:
     """Id to recipe, in the order in which they are evaluated.
 
@@ -53,7 +54,6 @@ def baseline_recipes(
     for coefficient in coefficients:
         recipe = single_coefficient_recipe(sources, experts, coefficient, layers, dtype)
         recipes[f"single-{coefficient:g}"] = recipe
-    form = form or ModelForm()
     return {name: form.given(recipe, sources) for name, recipe in recipes.items()}
 
 

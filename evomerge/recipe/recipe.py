@@ -418,12 +418,16 @@ class ModelForm:
 
         Rows, positions and heads may come from any of the `sources`, so that all are part of it.
         """
-        if self == ModelForm():
+        if self == AS_BASE:
             return recipe
         found = replace(
             recipe, sources={**sources, **recipe.sources}, rope=self.rope, untied=self.untied
         )
         return found if self.tokenizer is None else replace(found, tokenizer=self.tokenizer, align=True)
+
+
+AS_BASE = ModelForm()
+"""The form of campaigns that state none."""
 
 
 def leaf_places(layers: int, modules: Iterable[str], outer: Iterable[str]) -> tuple[str, ...]:

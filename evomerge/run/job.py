@@ -19,7 +19,7 @@ from evomerge.ledger.events import PreparedEvent
 from evomerge.objectives.scores import Metric, Split
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.functions import Shipped
-from evomerge.recipe.recipe import ModelForm
+from evomerge.recipe.recipe import AS_BASE, ModelForm
 from evomerge.recipe.registered import ShippedMethod
 from evomerge.search_space import LayerPathSection
 
@@ -92,7 +92,7 @@ class WorkerSetup:
     batch_size: int
     cache: str
     allow_task_code: bool = False
-    form: ModelForm = ModelForm()
+    form: ModelForm = AS_BASE
     experts: Literal["auto", "mapped", "pinned", "resident"] = "auto"
     kernels: Literal["auto", "plain", "compiled"] = "auto"
     candidates: int = 0

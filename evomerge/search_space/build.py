@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipe.recipe import CheckpointSource, ModelForm
+from evomerge.recipe.recipe import AS_BASE, CheckpointSource, ModelForm
 from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
@@ -26,7 +26,7 @@ def build_search_space(
     dtype: str,
     seed: int,
     file: str = "",
-    form: ModelForm | None = None,
+    form: ModelForm = AS_BASE,
     one_with_baselines: bool = True,
 ) -> SearchSpace:
     """Lay a declaration over a model. `sources` holds `base` and the experts.
@@ -90,7 +90,7 @@ def build_search_space(
         experts=tuple(experts),
         dtype=dtype,
         seed=seed,
-        form=form or ModelForm(),
+        form=form,
         calibration=declaration.calibrated,
         one_with_baselines=one_with_baselines,
         paths=paths,

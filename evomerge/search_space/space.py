@@ -12,6 +12,7 @@ import numpy as np
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.method import MergeMethod, MethodOptions
 from evomerge.recipe.recipe import (
+    AS_BASE,
     MERGED,
     CheckpointSource,
     MergedSource,
@@ -58,7 +59,7 @@ class SearchSpace:
     experts: tuple[str, ...]
     dtype: str
     seed: int
-    form: ModelForm = ModelForm()
+    form: ModelForm = AS_BASE
     calibration: Calibration | None = None
     one_with_baselines: bool = True
     paths: LayerPaths | None = None

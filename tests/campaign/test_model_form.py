@@ -1,4 +1,4 @@
-"""Campaigns over models that differ in head or rotary positions: refused unless the file says what merges have."""
+"""Campaigns over models that differ in head or rotary positions: the file says what their merges have."""
 
 import json
 from pathlib import Path
