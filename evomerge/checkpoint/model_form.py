@@ -14,6 +14,7 @@ from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.rope import with_rope
 from evomerge.checkpoint.vocabulary import vocabulary_tensors
 from evomerge.errors import CheckpointError, Problem
+from evomerge.recipe.recipe import place_kind
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -25,7 +26,12 @@ def with_heads(folders: Mapping[str, Folder]) -> dict[str, Folder]:
         CheckpointError: E229, a tied model with more than one embedding over its vocabulary, or none.
     """
     full = {name: f for name, f in folders.items() if isinstance(f, CheckpointFolder)}
-    names = [t for f in full.values() for t in sorted(vocabulary_tensors(f)) if f.places[t] == "head"]
+    names = [
+        t
+        for f in full.values()
+        for t in sorted(vocabulary_tensors(f))
+        if place_kind(f.places[t]) == "head"
+    ]
     if not names:
         return dict(folders)
     changed = {name: _untied(f, names[0]) if f.tied else f for name, f in full.items()}
@@ -45,7 +51,7 @@ def with_positions(folders: Mapping[str, Folder], chosen: str) -> dict[str, Fold
 
 
 def _untied(folder: CheckpointFolder, head: str) -> CheckpointFolder:
-    embeddings = [t for t in vocabulary_tensors(folder) if folder.places[t] == "embed"]
+    embeddings = [t for t in vocabulary_tensors(folder) if place_kind(folder.places[t]) == "embed"]
     if len(embeddings) != 1:
         wrong = f"{folder.name}: its head cannot be untied"
         found = f"{len(embeddings)} embeddings have a row a token"

@@ -122,7 +122,9 @@ def merge(
     from evomerge.export.export import merge_recipe
 
     _hide_loading_bars()
-    report = merge_recipe(recipe, out, overwrite=overwrite, shard_bytes=shard_bytes, taken=taken, rope=rope)
+    report = merge_recipe(
+        recipe, out, overwrite=overwrite, shard_bytes=shard_bytes, taken=taken, rope=rope
+    )
     _print_report(report, out, as_json)
 
 

@@ -15,7 +15,6 @@ from evomerge.checkpoint.folder import (
     architectures,
     is_decoder,
     layer_lists,
-    text_config,
 )
 from evomerge.checkpoint.layout import layer_names
 from evomerge.errors import CheckpointError, Problem

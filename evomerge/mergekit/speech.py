@@ -71,9 +71,13 @@ def say(source: MergedSource) -> Said:
     if source.method in ("model_stock", "ram") and source.coefficients.get("lambda"):
         lost.append(f"mergekit's {spoken.name} has no lambda")
     if source.method == "arcee_fusion":
-        lost.append("mergekit finds the quartiles of large tensors from a random million of their entries")
+        lost.append(
+            "mergekit finds the quartiles of large tensors from a random million of their entries"
+        )
         if source.coefficients.get("iqr"):
-            lost.append("mergekit's arcee_fusion keeps what is 1.5 interquartile ranges above the median")
+            lost.append(
+                "mergekit's arcee_fusion keeps what is 1.5 interquartile ranges above the median"
+            )
     if source.method == "karcher":
         lost += _karcher_losses(source, options)
 

@@ -271,7 +271,6 @@ class _Writer:
             said["chat_template"] = recipe.chat_template
         return said
 
-
     def token(self, row: TokenRow) -> dict[str, Any]:
         said: dict[str, Any] = {"source": {"kind": "zero"}}
         if row.source:

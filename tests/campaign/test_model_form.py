@@ -11,10 +11,10 @@ from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.model_form import with_positions
+from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.export.export import export_candidate
 from evomerge.merge.skeleton import build_skeleton
-from evomerge.verify.invariants import verify
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import run_file
 
