@@ -284,6 +284,8 @@ class CampaignFile(_Section):
         baselines: what the search is compared with.
         dtype: storage dtype of merges and exports; that of the base where absent.
         tokenizer: whose vocabulary merges have; needed where vocabularies differ.
+        rope: whose rotary positions merges have, `base` or an expert; those of the base where absent.
+        heads: `untie` gives every model a head of its own, where only some have one.
         results: a folder of evaluations that campaigns share: what one has measured none measures again.
     """
 
