@@ -55,6 +55,7 @@ DEFERRED = {
         "huggingface_hub",
         "huggingface_hub.errors",
     ),
+    "evaluators.classification": ("torch",),
     "evaluators.code_execution": ("evaluate",),
     "evaluators.generation_length": (
         "evomerge.evaluators.canary",
@@ -70,6 +71,7 @@ DEFERRED = {
         "evomerge.evaluators.losses",
         "evomerge.evaluators.packed",
     ),
+    "evaluators.pictures": ("torch", "transformers"),
     "evaluators.splits": (
         "evomerge.evaluators.data",
         "evomerge.evaluators.loading",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,12 +26,13 @@ class Subject:
 
     Attributes:
         model: the live model, on `device`, in the dtype of the evaluation.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None of a model that reads no tokens.
         recipe: the merge it holds; None for a checkpoint scored as it stands.
         statistics: numbers known of the merge (norms, layer counts) by name.
         device: torch device the model is on.
         batch_size: rows of a batch (items, where an item is one row).
         generation: which engine writes the answers of generation tasks.
+        folder: where the files of its processor lie, if they are known.
     """
 
     model: PreTrainedModel
@@ -40,6 +42,7 @@ class Subject:
     device: str = "cpu"
     batch_size: int = 32
     generation: GenerationEngine = "padded"
+    folder: Path | None = None
 
 
 @runtime_checkable

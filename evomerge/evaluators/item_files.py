@@ -65,6 +65,14 @@ class ItemsDeclaration(Declaration):
             OSError: if the file cannot.
         """
 
+    def exists(self, path: Path) -> bool:
+        """Whether a path is of the kind that items lie in: a file."""
+        return path.is_file()
+
+    def content_digest(self, path: Path) -> str:
+        """SHA-256 (hex) of what lies at a path."""
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
     @property
     def files(self) -> dict[Split, Path]:
         """The file of each split; three times the same where one is dealt out."""
@@ -103,7 +111,7 @@ class ItemsDeclaration(Declaration):
 
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
         """E101 a missing file, E102 an unreadable one, E128 splits without items or with common ones."""
-        missing = sorted({path for path in self.files.values() if not path.is_file()})
+        missing = sorted({path for path in self.files.values() if not self.exists(path)})
         if missing:
             return [
                 self.fault(self.source, "E101", "no such file", f"found {p.name!r}") for p in missing
@@ -134,7 +142,7 @@ class ItemsDeclaration(Declaration):
         settings["files"] = 0 if named is None else 1 if isinstance(named, str) else len(SPLITS)
         hasher = hashlib.sha256(canonical_json(settings).encode())
         for split, path in self.files.items():
-            hasher.update(f"\n{split} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+            hasher.update(f"\n{split} {self.content_digest(path)}".encode())
         return hasher.hexdigest()
 
     def size(self) -> tuple[int, int]:

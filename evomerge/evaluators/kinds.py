@@ -16,8 +16,10 @@ from evomerge.evaluators.generation_length import Length, LengthDeclaration
 from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator
 from evomerge.evaluators.perplexity import Perplexity, PerplexityDeclaration
+from evomerge.evaluators.pictures import ImageClassification, ImageClassificationDeclaration
 from evomerge.evaluators.python_callable import CallableDeclaration, CallableEvaluator, entry_points
 from evomerge.evaluators.registered import registered
+from evomerge.evaluators.texts import TextClassification, TextClassificationDeclaration
 from evomerge.evaluators.whole_model import (
     Distance,
     DistanceDeclaration,
@@ -54,6 +56,16 @@ KINDS: Mapping[str, EvaluatorKind] = {
         "perplexity per token on a text file", PerplexityDeclaration, Perplexity
     ),
     "length": EvaluatorKind("tokens written in answer to prompts", LengthDeclaration, Length),
+    "text_classification": EvaluatorKind(
+        "accuracy of a sequence classifier on JSON lines of texts",
+        TextClassificationDeclaration,
+        TextClassification,
+    ),
+    "image_classification": EvaluatorKind(
+        "accuracy of an image classifier on arrays or a folder of pictures",
+        ImageClassificationDeclaration,
+        ImageClassification,
+    ),
     "distance": EvaluatorKind(
         "L1 and L2 distance of the weights to the base", DistanceDeclaration, Distance
     ),

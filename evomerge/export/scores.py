@@ -88,6 +88,7 @@ def score_export(
         statistics=distance_statistics(evaluators, folder, base, evaluation.dtype),
         device=device,
         batch_size=evaluation.batch_size,
+        folder=folder,
         generation=generation_of(evaluation.generation, chosen.prepared),
     )
     measured = _measure(subject, evaluators, split)

@@ -172,7 +172,7 @@ class Engine:
         return sum(header.nbytes for folder in full for header in folder.tensors.values())
 
     def tokenizer(self) -> Any:
-        """The tokenizer of merges, the base's or another's, loaded once."""
+        """The tokenizer of merges, the base's or another's, loaded once; None of what reads no tokens."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self._tokenizer_folder)
         return self._tokenizer
@@ -299,4 +299,5 @@ class Engine:
             statistics=statistics or {},
             device=self.setup.device,
             batch_size=self.setup.batch_size,
+            folder=self._tokenizer_folder,
         )

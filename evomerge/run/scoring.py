@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.folder import open_folder, read_json, text_config
 from evomerge.errors import CandidateError, CheckpointError, Problem
 from evomerge.evaluators.evaluator import Evaluator, Subject
 from evomerge.evaluators.judge import score_subject
@@ -93,6 +93,7 @@ def score_checkpoint(
         statistics=statistics,
         device=device,
         batch_size=batch_size,
+        folder=folder,
     )
     try:
         return score_subject(subject, evaluators, split)
@@ -103,11 +104,14 @@ def score_checkpoint(
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder.
+    """The tokenizer of a model folder; None, where its config knows no vocabulary.
 
     Raises:
         CheckpointError: E234, if it cannot be loaded.
     """
+    config = read_json(folder / "config.json", "E202", "no usable config.json")
+    if text_config(config).get("vocab_size") is None:
+        return None
     from transformers import AutoTokenizer
 
     try:

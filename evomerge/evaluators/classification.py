@@ -1,0 +1,110 @@
+"""Classification: how often the largest logit of an item is that of its class.
+
+What an item is, a text or a picture, is the part of `texts` and `pictures`. Its smooth value is that of a
+choice among the classes: `tanh(m / 2)`, m the logit of the right class minus the largest other one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluators.item_evaluator import ItemEvaluator
+from evomerge.evaluators.item_files import ItemsDeclaration
+from evomerge.evaluators.items import Item
+from evomerge.objectives.scores import Scores, Split
+
+if TYPE_CHECKING:
+    from evomerge.evaluators.evaluator import Subject
+
+_PLAIN = "LABEL_"
+"""Begins the names that transformers gives to classes without names."""
+
+
+class ClassificationDeclaration(ItemsDeclaration):
+    """Items of which each has a `label`: the name of a class in the model's config, or its number."""
+
+    by_block: ClassVar[bool] = True
+
+    def directions(self) -> dict[str, bool | None]:
+        """`acc`, the share of items whose class has the largest logit."""
+        return {f"{self.name}.acc": True}
+
+
+class Classification(ItemEvaluator):
+    """Scores items by the logits of a classifier."""
+
+    declaration: ClassificationDeclaration
+
+    @property
+    def block_size(self) -> int:
+        """Items of a block."""
+        return self.declaration.block_size
+
+    @abstractmethod
+    def inputs(self, subject: Subject, items: Sequence[Item]) -> Mapping[str, Any]:
+        """What the model is called with for some items, tensors on its device."""
+
+    def measure(self, subject: Subject, items: Sequence[Item]) -> Mapping[str, Sequence[float]]:
+        """Whether each item's class has the largest logit, and its margin (logits).
+
+        Raises:
+            CandidateError: `nonfinite_logits`.
+            ConfigError: E128, items of a class that the model does not have.
+        """
+        import torch
+
+        classes = [self._class_of(item, subject.model.config) for item in items]
+        found = []
+        for start in range(0, len(items), subject.batch_size):
+            inputs = self.inputs(subject, items[start : start + subject.batch_size])
+            with torch.inference_mode():
+                found.append(subject.model(**inputs).logits.float().cpu().numpy())
+        logits = np.concatenate(found)
+        if not np.isfinite(logits).all():
+            raise CandidateError("nonfinite_logits", "the model's logits are not finite numbers")
+        rows = np.arange(len(items))
+        right = logits[rows, classes]
+        others = logits.copy()
+        others[rows, classes] = -np.inf
+        acc = (logits.argmax(1) == classes).astype(np.float64)
+        return {"acc": acc.tolist(), "margin": (right - others.max(1)).tolist()}
+
+    def scores(self, values: Mapping[str, np.ndarray]) -> Scores:
+        """Accuracy, its smooth value from the margins."""
+        found = super().scores({"acc": values["acc"]})
+        return found.with_smooth({f"{self.name}.acc": np.tanh(values["margin"] / 2.0)})
+
+    def by_block(
+        self, subject: Subject, split: Split
+    ) -> Generator[Mapping[str, np.ndarray], None, Scores]:
+        """See `BlockEvaluator.by_block`."""
+        items, size = self._splits[split].items, self.block_size
+        parts: list[Mapping[str, Sequence[float]]] = []
+        for start in range(0, len(items), size):
+            parts.append(self.measure(subject, items[start : start + size]))
+            found = self.scores(
+                {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
+            )
+            if start + size < len(items):
+                yield found.arrays()
+        return found
+
+    def _class_of(self, item: Item, config: Any) -> int:
+        label = str(item["label"])
+        known = {str(name): int(number) for name, number in config.label2id.items()}
+        plain = all(name.startswith(_PLAIN) for name in known)
+        number = known.get(label, int(label) if plain and label.isdecimal() else -1)
+        if not 0 <= number < config.num_labels:
+            names = ", ".join(list(known)[:10])
+            raise ConfigError(
+                self.declaration.fault(
+                    self.declaration.source, "E128", "an item has a class that the model does not have",
+                    f"label {label!r}; the model has {names}",
+                )
+            )  # fmt: skip
+        return number
