@@ -82,17 +82,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def tiny(family: str, expert: int | None = None, **fields: Any) -> PreTrainedModel:
-    """The live base of a family in float32, or its expert of this number: noise on every weight."""
+def tiny(family: str, number: int = 0, spread: float = 0.05, **fields: Any) -> PreTrainedModel:
+    """A live model of a family in float32: the same start for all, and noise of its number's own.
+
+    All have noise: what is zero when it is made would hide what was left out.
+    """
     name, own = FAMILIES[family]
     kind: Any = getattr(transformers, name)
     torch.manual_seed(0)
     model: PreTrainedModel = kind(kind.config_class(**{**own, **fields})).eval()
-    generator = torch.Generator().manual_seed(100 if expert is None else expert)
+    generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        # The base too: what is zero when it is made would hide what was left out.
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model
 
 
