@@ -9,9 +9,10 @@ and `lm_eval_tasks` with their parts (`task_files`, `data`, `loading`, `template
 `packing`, `margins`, `generation`, `continuous`, `code_execution`, `confined`), and `splits` and
 `results_file`, which write such tasks and their results. Kinds of our own: `perplexity`,
 `generation_length`, `whole_model`, `classification` of `texts` and `pictures`, `python_callable` with
-`registered`; their items are read by `item_evaluator`, `items` and `item_files`. For all kinds: `losses` (what a gradient can be taken of) and
-`questions` (what lm-eval's items ask there), `item_texts` (what items say, for people), `judge` (all
-evaluators put to one model), `racing` (when a candidate is given up), `canary` (finds broken models early).
+`registered`; their items are read by `item_evaluator`, `items` and `item_files`. For all kinds: `losses`
+(what a gradient can be taken of) and `questions` (what lm-eval's items ask there), `item_texts` (what items
+say, for people), `judge` (all evaluators put to one model), `racing` (when a candidate is given up),
+`canary` (finds broken models early).
 """
 
 from evomerge.evaluators.declaration import Declaration

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.checkpoint.licence import CARD_FILE
 from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import (
@@ -298,7 +298,8 @@ def _write(
         write_union(staged, [path for path in others if path != template.path], merge.vocabulary.ids)
     if merge.recipe.chat_template:
         write_chat_template(staged, merge.recipe.chat_template)
-    if not any(name.startswith("tokenizer") for name in copied):
+    reads_tokens = text_config(template.config).get("vocab_size") is not None
+    if reads_tokens and not any(name.startswith("tokenizer") for name in copied):
         warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
     failpoint("export.files")
     check_weights(staged, merge.plan, streamed.by_name)
