@@ -6,7 +6,7 @@ The only place with a minus sign: optimizers minimise, people read metrics as th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,13 +36,15 @@ class Complete:
 
     `values`, `errors`: one per objective, in minimised form; `violations`: one per constraint, above 0
     where it is broken; `smooth`: one per objective, minimised form, None where it has no smooth value (empty
-    if none has).
+    if none has); `items`: one array per objective, the score of every search item, larger is better, for
+    optimizers that look at items, and where all metrics have some.
     """
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
     violations: tuple[float, ...] = ()
     smooth: tuple[float | None, ...] = ()
+    items: tuple[np.ndarray, ...] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

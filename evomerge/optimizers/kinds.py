@@ -23,7 +23,9 @@ from evomerge.optimizers.settings import (
     AutoSettings,
     CmaEsSettings,
     Hm3Settings,
+    KinshipSettings,
     LearnedFrontSettings,
+    M2n2Settings,
     MmmoSettings,
     NoSettings,
     Nsga2Settings,
@@ -142,6 +144,18 @@ def _mmmo(plan: Blueprint) -> Optimizer:
     return plan.computing(Mmmo(plan.genes, plan.initial))
 
 
+def _m2n2(plan: Blueprint) -> Optimizer:
+    from evomerge.optimizers.m2n2 import M2n2
+
+    return plan.computing(M2n2(plan.genes))
+
+
+def _kinship(plan: Blueprint) -> Optimizer:
+    from evomerge.optimizers.kinship import KinshipMerging
+
+    return plan.computing(KinshipMerging(plan.genes, plan.initial))
+
+
 def _qlognehvi(plan: Blueprint) -> Optimizer:
     try:
         with warnings.catch_warnings():
@@ -210,6 +224,14 @@ KINDS: dict[str, OptimizerKind] = {
     ),
     "mmmo": OptimizerKind(
         "MM-MO: expected hypervolume, weak to strong, Fisher information, sparsity", MmmoSettings, _mmmo
+    ),
+    "m2n2": OptimizerKind(
+        "M2N2: models compete for items, complementary ones mate, the split point evolves",
+        M2n2Settings,
+        _m2n2,
+    ),
+    "kinship": OptimizerKind(
+        "top-k greedy merging, exploring where merges are least akin", KinshipSettings, _kinship
     ),
     "optuna": OptimizerKind(
         "Optuna's samplers: TPE, Gaussian processes, NSGA-III", OptunaSettings, _optuna

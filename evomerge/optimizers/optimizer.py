@@ -49,6 +49,16 @@ class Optimizer(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksAtItems(Protocol):
+    """An optimizer that may want to be told the score of every item (`Complete.items`)."""
+
+    @property
+    def wants_items(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 Note = tuple[float, ...]
 """What an optimizer wants to know of a candidate beside its genome."""
 

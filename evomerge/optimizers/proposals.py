@@ -108,6 +108,11 @@ class Proposals:
         self._told: list[tuple[Genome, Outcome]] = []
         self._digest = hashlib.sha256()
 
+    @property
+    def wants_items(self) -> bool:
+        """Whether the function looks at the scores of items: it then has a true attribute of this name."""
+        return bool(getattr(self._propose, "wants_items", False))
+
     def ask(self) -> list[Genome]:
         """The given genomes first, then what the function proposes.
 

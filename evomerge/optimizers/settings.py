@@ -213,6 +213,34 @@ class MmmoSettings:
 
 
 @dataclass(frozen=True)
+class M2n2Settings:
+    """Settings of `m2n2`.
+
+    Attributes:
+        archive: models that are kept and mate; 20 in the paper.
+        mutation: standard deviation of what is added to a child, as a share of a gene's range; 0 blends only.
+    """
+
+    archive: Annotated[int, Between(2, 1_000)] = 20
+    mutation: Annotated[float, Between(0.0, 1.0)] = 0.01
+
+
+@dataclass(frozen=True)
+class KinshipSettings:
+    """Settings of `kinship`.
+
+    Attributes:
+        top: the best so many are merged in pairs.
+        explore: share of a batch that merges the best with those it is least akin to.
+        similarity: of coefficients.
+    """
+
+    top: Annotated[int, Between(2, 100)] = 5
+    explore: Annotated[float, Between(0.0, 1.0)] = 0.25
+    similarity: Literal["cosine", "pearson", "euclid"] = "cosine"
+
+
+@dataclass(frozen=True)
 class QLogNehviSettings:
     """Settings of `qlognehvi`.
 

@@ -8,9 +8,11 @@ optimizers of their own, made where the ledger says that they begin.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.failpoint import failpoint
+from evomerge.front.selection import item_arrays
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -18,7 +20,7 @@ from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
-from evomerge.optimizers.optimizer import AdoptingOptimizer, Optimizer
+from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import SlopeOptimizer
 from evomerge.optimizers.stages import Stages
@@ -86,22 +88,41 @@ def seeds(
 
 
 def outcomes(
-    candidates: Iterable[Candidate], objectives: Sequence[Objective], bounds: Sequence[Bound]
+    candidates: Iterable[Candidate],
+    objectives: Sequence[Objective],
+    bounds: Sequence[Bound],
+    store: ItemStore | None = None,
 ) -> list[Outcome]:
-    """What an optimizer is told of settled candidates.
+    """What an optimizer is told of settled candidates, with a `store` also the scores of items.
 
     Raises:
         KeyError: if one is not settled, or the metric of an objective or bound was not measured.
+        LedgerDamaged: if scores of items cannot be read.
     """
-    return [_outcome(candidate, objectives, bounds) for candidate in candidates]
+    return [_outcome(candidate, objectives, bounds, store) for candidate in candidates]
 
 
-def _outcome(candidate: Candidate, objectives: Sequence[Objective], bounds: Sequence[Bound]) -> Outcome:
+def store_for(optimizer: Optimizer, store: ItemStore) -> ItemStore | None:
+    """The store, if the optimizer looks at items."""
+    return store if isinstance(optimizer, LooksAtItems) and optimizer.wants_items else None
+
+
+def _outcome(
+    candidate: Candidate,
+    objectives: Sequence[Objective],
+    bounds: Sequence[Bound],
+    store: ItemStore | None,
+) -> Outcome:
     if candidate.failure is not None:
         return Failed(candidate.failure)
     if candidate.raced is not None:
         return raced(objectives, candidate.raced.metrics, sum(candidate.seen.values()))
-    return complete(objectives, candidate.evaluations["search"].metrics, bounds)
+    found = complete(objectives, candidate.evaluations["search"].metrics, bounds)
+    arrays = None if store is None else item_arrays([candidate], objectives, "search", store)
+    if arrays is None:
+        return found
+    pairs = zip(objectives, arrays, strict=True)
+    return replace(found, items=tuple(-objective.sign * rows[0] for objective, rows in pairs))
 
 
 Refine = Callable[[int], Optimizer]
@@ -189,7 +210,8 @@ def replay(
         numbers = [candidate.number for candidate in candidates]
         what = turn.ids[0] if single and turn.ids else f"generation {told}"
         try:
-            who.tell(outcomes(candidates, objectives, bounds), numbers)
+            told_now = outcomes(candidates, objectives, bounds, store_for(who, store))
+            who.tell(told_now, numbers)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ReplayDiffers(f"{what} is told, but lacks results: {error}") from error
         if who.state_digest() != turn.state:

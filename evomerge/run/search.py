@@ -28,7 +28,14 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.limits import at_plateau
 from evomerge.run.racing_references import add_references, first_references, racing_record
-from evomerge.run.replay import ReplayDiffers, campaign_optimizer, outcomes, refiners, replay
+from evomerge.run.replay import (
+    ReplayDiffers,
+    campaign_optimizer,
+    outcomes,
+    refiners,
+    replay,
+    store_for,
+)
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer
 from evomerge.search_space import Genome, SearchSpace
 
@@ -214,7 +221,8 @@ class Search:
         failpoint("driver.before_tell")
         names = [candidate_id(number) for number in numbers]
         candidates = [self.history.candidates[name] for name in names]
-        told = outcomes(candidates, self.campaign.objectives, self.history.bounds())
+        store = store_for(self.optimizer, self.dispatcher.items)
+        told = outcomes(candidates, self.campaign.objectives, self.history.bounds(), store)
         self.optimizer.tell(told, [candidate.number for candidate in candidates])
         failpoint("driver.after_tell")
         state = self.optimizer.state_digest()

@@ -33,6 +33,8 @@ VARIANTS = [
     ("learned-front", {}),
     ("auto", {"generations": 2, "inner_population": 8, "reuse": 24}),
     ("mmmo", {}),
+    ("m2n2", {}),
+    ("kinship", {"similarity": "pearson"}),
     ("cma-es", {"weights": 3}),
     ("optuna", {"sampler": "nsga3"}),
     ("random-global", {}),

@@ -1,0 +1,76 @@
+"""Top-k greedy merging with exploration guided by model kinship.
+
+Hu et al. (2024), "Exploring Model Kinship for Merging Large Language Models", arXiv:2410.12613. The best k
+models are merged in pairs, again and again; since they come to be alike and nothing new comes of them, the
+best is also merged with those it is least akin to. Kinship is the similarity of what two merges add to the
+base; here that of their coefficients, which it is where task vectors are perpendicular and of one length.
+A merge of two merges is the mean of their coefficients.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.proposals import Asked
+from evomerge.optimizers.settings import KinshipSettings
+from evomerge.optimizers.told import as_rows, learned
+from evomerge.search_space import Gene, Genome
+
+
+class KinshipMerging:
+    """A proposing function (see `proposals`) without state."""
+
+    def __init__(self, genes: Sequence[Gene], initial: Sequence[Genome]) -> None:
+        self._grid = Grid(genes)
+        self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
+
+    def __call__(self, asked: Asked) -> np.ndarray:
+        """Points, float64 [count or fewer, genes]."""
+        settings: KinshipSettings = asked.settings
+        known = learned(asked.told, self._initial, len(self._grid))
+        if known is None or len(known.genomes) < 2:
+            return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
+        broken = np.maximum(known.broken, 0.0).sum(axis=1)
+        order = np.lexsort((known.values.sum(axis=1), broken))
+        genomes = known.genomes[order]
+        top = genomes[: settings.top]
+        greedy = [(a + b) / 2.0 for a, b in itertools.combinations(top, 2)]
+        alike = kinship(genomes[:1], genomes[1:], settings.similarity)[0]
+        apart = [(genomes[0] + genomes[1 + other]) / 2.0 for other in np.argsort(alike, kind="stable")]
+        taken = {genome for genome, _ in asked.told} | set(asked.pending)
+        greedy, apart = self._new(greedy, taken), self._new(apart, taken)
+        exploring = min(len(apart), round(settings.explore * asked.count))
+        found = [*apart[:exploring], *greedy, *apart[exploring:]][: asked.count]
+        return as_rows(found, len(self._grid))
+
+    def _new(self, points: Sequence[np.ndarray], taken: set[Genome]) -> list[np.ndarray]:
+        """Points that are on the grid and were not asked, in order."""
+        rows = self._grid.snap(as_rows(points, len(self._grid)))
+        known, found = set(taken), []
+        for row in rows:
+            genome = tuple(row.tolist())
+            if genome not in known:
+                known.add(genome)
+                found.append(row)
+        return found
+
+
+def kinship(first: np.ndarray, second: np.ndarray, similarity: str) -> np.ndarray:
+    """Similarity of every pair of vectors, float64 [n, m]; larger is more akin.
+
+    `cosine`, `pearson` (the cosine of what deviates from a vector's mean), or `euclid`, the distance with
+    the other sign. Vectors of zero are akin to none.
+    """
+    if similarity == "euclid":
+        found: np.ndarray = -np.linalg.norm(first[:, None] - second[None], axis=2)
+        return found
+    if similarity == "pearson":
+        first = first - first.mean(axis=1, keepdims=True)
+        second = second - second.mean(axis=1, keepdims=True)
+    lengths = np.outer(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    products: np.ndarray = first @ second.T
+    return np.where(lengths > 0.0, products / np.where(lengths > 0.0, lengths, 1.0), 0.0)
