@@ -1,0 +1,121 @@
+"""A mixture of dense models as a checkpoint, checked by loading it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.reader import TensorReader
+from evomerge.checkpoint.writer import CheckpointWriter
+from evomerge.errors import CheckpointError
+from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
+from evomerge.export.verify import check_loading, quiet_loading
+from evomerge.files.staging import check_space, claim_target, staged_folder
+from evomerge.merge.mixture.architectures import MixtureArchitecture, mixture_of
+from evomerge.merge.mixture.declaration import MixtureDeclaration, load_mixture
+from evomerge.merge.mixture.gates import prompted_gates, random_gates
+from evomerge.merge.mixture.tensors import MixtureTensor, mixture_tensors
+from evomerge.merge.statistics.calibrated import expert_model
+
+
+@dataclass(frozen=True)
+class MixtureReport:
+    """What was written: parameters in all, those at work for a token, bytes of weights, seconds."""
+
+    out: str
+    architecture: str
+    experts: int
+    per_token: int
+    parameters: int
+    active: int
+    nbytes: int
+    seconds: float
+
+
+def write_mixture(
+    file: Path, out: Path, *, overwrite: bool = False, shard_bytes: int = 5_000_000_000
+) -> MixtureReport:
+    """Carry out a mixture's file. Weights are streamed, the base runs once over the prompts in float32.
+
+    Args:
+        file: see `MixtureDeclaration`; models are folders, relative to it.
+        out: the folder to write.
+        overwrite: replace a model folder that is there.
+        shard_bytes: most bytes of one weight file.
+
+    Raises:
+        ConfigError: faults of the file.
+        CheckpointError: models that cannot be read or do not fit together; E234, no mixture has such experts.
+        UsageError, EnvironmentFault: the folder cannot be written.
+        ExportCheckFailed: E602, transformers cannot load it.
+    """
+    started = time.perf_counter()
+    declaration = load_mixture(file)
+    out = claim_target(out, overwrite=overwrite)
+    base = open_folder((file.parent / declaration.base_model).resolve(), "base")
+    experts = [
+        open_folder((file.parent / each.source_model).resolve(), f"experts[{number}]")
+        for number, each in enumerate(declaration.experts)
+    ]
+    problems = compare_with_base(base, experts)
+    if problems:
+        raise CheckpointError(problems)
+    architecture = mixture_of(base)
+    tensors = mixture_tensors(base, experts, architecture, _gates(declaration, base), declaration.dtype)
+    nbytes = sum(each.spec.nbytes for each in tensors)
+    check_space(out, nbytes)
+    with staged_folder(out, overwrite=overwrite) as staged:
+        _write_weights(staged, tensors, shard_bytes)
+        dense = AutoConfig.from_pretrained(base.path, trust_remote_code=False).to_dict()
+        stated = architecture.config(
+            dense, len(experts), declaration.experts_per_token, declaration.dtype
+        )
+        config, _ = output_config(stated, declaration.dtype, {})
+        write_json(staged / CONFIG_FILE, config)
+        copy_side_files(base.path, staged)
+        with quiet_loading():
+            check_loading(staged, declaration.dtype)
+    parameters, active = _parameters(tensors, architecture, declaration)
+    return MixtureReport(
+        out.name, architecture.name, len(experts), declaration.experts_per_token, parameters, active,
+        nbytes, time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _gates(declaration: MixtureDeclaration, base: CheckpointFolder) -> torch.Tensor:
+    if declaration.gate_mode == "random":
+        hidden = int(base.config["hidden_size"])
+        spread = float(base.config.get("initializer_range", 0.02))
+        return random_gates(declaration, base.layers, hidden, spread)
+    model, _ = expert_model(base, TensorReader(base))
+    return prompted_gates(declaration, model, base.path)
+
+
+def _write_weights(folder: Path, tensors: list[MixtureTensor], shard_bytes: int) -> None:
+    writer = CheckpointWriter(folder, [each.spec for each in tensors], shard_bytes)
+    try:
+        for each in tensors:
+            writer.write(each.spec.name, each.make())
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _parameters(
+    tensors: list[MixtureTensor], architecture: MixtureArchitecture, declaration: MixtureDeclaration
+) -> tuple[int, int]:
+    """In all, and those that a token meets."""
+    inside = f".{architecture.block}.experts."
+    sizes = [(inside in each.spec.name, prod(each.spec.shape)) for each in tensors]
+    routed = sum(size for is_expert, size in sizes if is_expert)
+    rest = sum(size for is_expert, size in sizes if not is_expert)
+    share = declaration.experts_per_token / len(declaration.experts)
+    return routed + rest, rest + round(routed * share)

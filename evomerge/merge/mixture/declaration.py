@@ -1,0 +1,58 @@
+"""The file of a mixture, with the names of mergekit-moe's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evomerge.files.yaml_file import load_yaml, validate
+
+Gate = Literal["hidden", "cheap_embed", "random"]
+
+
+class MixtureExpert(BaseModel):
+    """A model whose MLPs are one expert of every layer, and prompts that it is for and not for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    source_model: str
+    positive_prompts: list[str] = []
+    negative_prompts: list[str] = []
+
+
+class MixtureDeclaration(BaseModel):
+    """What a mixture is made of; all that is no MLP is the base's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    base_model: str
+    experts: Annotated[list[MixtureExpert], Field(min_length=2)]
+    gate_mode: Gate = "hidden"
+    experts_per_token: Annotated[int, Field(ge=1)] = 2
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MixtureDeclaration:
+        if self.experts_per_token > len(self.experts):
+            found = f"{self.experts_per_token} of {len(self.experts)}"
+            raise ValueError(
+                "E110", f"experts_per_token is at most the number of experts; found {found}"
+            )
+        missing = [e.source_model for e in self.experts if not e.positive_prompts]
+        if self.gate_mode != "random" and missing:
+            wrong = f"gate_mode {self.gate_mode} needs positive_prompts of every expert"
+            raise ValueError("E119", f"{wrong}; {missing[0]} has none")
+        return self
+
+
+def load_mixture(path: Path) -> MixtureDeclaration:
+    """Read a mixture's file.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    data, positions = load_yaml(path)
+    return validate(MixtureDeclaration, data, positions, str(path))

@@ -1,0 +1,164 @@
+"""Mixtures of dense models: the dense model if all are alike, gates from prompts, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from evomerge.errors import CheckpointError, ConfigError
+from evomerge.export.mixture import write_mixture
+from tests.checkpoint.folders import SIZES, save
+from tests.tiny_models import write_model
+
+KINDS = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"rms_norm_eps": 1e-4, "rope_theta": 5e3}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 6}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
+}
+TOKENS = torch.arange(3, 23)[None]
+
+
+def dense(kind, folder, seed=0, dtype=torch.float32, **fields):
+    config, model, own = KINDS[kind]
+    torch.manual_seed(seed)
+    made = model(config(**{**SIZES, **own, **fields}))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save(made, folder, dtype)
+
+
+def written(folder, **fields):
+    stated = {"base_model": "base", "gate_mode": "random", "dtype": "float32", **fields}
+    (folder / "moe.yaml").write_text(json.dumps(stated))
+    return write_mixture(folder / "moe.yaml", folder / "out", overwrite=True)
+
+
+def logits(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_identical_experts_are_the_dense_model(tmp_path, kind):
+    dense(kind, tmp_path / "base")
+    for count, per_token in ((2, 1), (3, 2)):
+        report = written(
+            tmp_path, experts=[{"source_model": "base"}] * count, experts_per_token=per_token
+        )
+        torch.testing.assert_close(
+            logits(tmp_path / "out"), logits(tmp_path / "base"), rtol=1e-4, atol=1e-5
+        )
+        assert report.parameters > report.active
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_experts_per_tok"] == 2
+
+
+def test_each_expert_is_one_model_and_all_at_equal_gates_their_mean(tmp_path):
+    for seed, name in enumerate(("base", "a", "b")):
+        dense("llama", tmp_path / name, seed)
+    written(tmp_path, experts=[{"source_model": "a"}, {"source_model": "b"}], experts_per_token=2)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for expert, name in enumerate(("a", "b")):
+        own = load_file(tmp_path / name / "model.safetensors")
+        for theirs, ours in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
+            place = f"model.layers.1.block_sparse_moe.experts.{expert}.{ours}.weight"
+            assert torch.equal(found[place], own[f"model.layers.1.mlp.{theirs}.weight"])
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    assert torch.equal(found["lm_head.weight"], base["lm_head.weight"])
+    gate = found["model.layers.0.block_sparse_moe.gate.weight"]
+    assert gate.shape == (2, SIZES["hidden_size"])
+    assert 0.01 < float(gate.std()) < 0.03
+
+
+def inputs_of_mlps(model, ids):
+    seen = []
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda m, given, out: seen.append(given[0][0, -1]))
+    model(ids)
+    return seen
+
+
+@pytest.mark.parametrize("mode", ["hidden", "cheap_embed"])
+def test_gates_from_prompts_prefer_the_expert_they_are_of(tmp_path, mode):
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "other", expert=0)
+    prompts = {"base": ["the cat is here"], "other": ["dogs run far away"]}
+    experts = [{"source_model": n, "positive_prompts": p} for n, p in prompts.items()]
+    written(tmp_path, experts=experts, gate_mode=mode)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    gates = [
+        tensor
+        for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items()
+        if name.endswith(".gate.weight")
+    ]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    for own, texts in enumerate(prompts.values()):
+        ids = torch.tensor([tokenizer(texts[0])["input_ids"]])
+        if mode == "cheap_embed":
+            seen = [model.get_input_embeddings()(ids)[0].mean(0)] * len(gates)
+        else:
+            seen = inputs_of_mlps(model, ids)
+        for gate, inside in zip(gates, seen, strict=False):
+            torch.testing.assert_close(gate.norm(dim=1), torch.ones(2), rtol=1e-5, atol=1e-5)
+            scores = gate @ inside
+            assert scores.argmax() == own
+            torch.testing.assert_close(scores[own], inside.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_loads_in_a_process_that_knows_nothing_of_us(tmp_path):
+    dense("llama", tmp_path / "base")
+    written(tmp_path, experts=[{"source_model": "base"}] * 2, dtype="bfloat16")
+    script = (
+        "import sys, torch; from transformers import AutoModelForCausalLM as M;"
+        "m, i = M.from_pretrained(sys.argv[1], output_loading_info=True);"
+        "assert not i['missing_keys'] and not i['unexpected_keys'], i;"
+        "print(type(m).__name__, m(torch.tensor([[1, 2]])).logits.isfinite().all().item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["MixtralForCausalLM", "True"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"experts": [{"source_model": "base"}]}, r"E1\d\d.*experts"),
+        ({"experts_per_token": 3}, "E110.*at most the number of experts; found 3 of 2"),
+        ({"gate_mode": "hidden"}, "E119.*needs positive_prompts of every expert"),
+        ({"gate": "hidden"}, "E104"),
+    ],
+)
+def test_faults_of_the_file(tmp_path, fields, match):
+    with pytest.raises(ConfigError, match=match):
+        written(tmp_path, **{"experts": [{"source_model": "base"}] * 2, **fields})
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_do_not_fit_and_architectures_without_a_mixture(tmp_path):
+    dense("llama", tmp_path / "base")
+    dense("llama", tmp_path / "wide", intermediate_size=64)
+    with pytest.raises(CheckpointError, match="wide"):
+        written(tmp_path, experts=[{"source_model": "base"}, {"source_model": "wide"}])
+    dense("llama", tmp_path / "base", mlp_bias=True)
+    with pytest.raises(CheckpointError, match=r"E234.*model_type llama with mlp_bias"):
+        written(tmp_path, experts=[{"source_model": "base"}] * 2)
+    assert not (tmp_path / "out").exists()
