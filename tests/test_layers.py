@@ -91,6 +91,7 @@ DEFERRED = {
         "evomerge.optimizers.auto",
         "evomerge.optimizers.cma_es",
         "evomerge.optimizers.hm3",
+        "evomerge.optimizers.kinship",
         "evomerge.optimizers.mmmo",
         "evomerge.optimizers.nsga2",
         "evomerge.optimizers.optuna_samplers",

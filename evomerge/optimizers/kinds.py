@@ -16,6 +16,7 @@ from typing import Any
 from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.learned_front import LearnedFront
+from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.proposals import Adopted, Proposals, Propose
 from evomerge.optimizers.random_search import RandomSearch
@@ -145,8 +146,6 @@ def _mmmo(plan: Blueprint) -> Optimizer:
 
 
 def _m2n2(plan: Blueprint) -> Optimizer:
-    from evomerge.optimizers.m2n2 import M2n2
-
     return plan.computing(M2n2(plan.genes))
 
 
