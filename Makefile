@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install quickstart test quick cluster image soak soak-long mutants oracles gpu gpu-wheels lint clean
+.PHONY: install quickstart test quick cluster image soak soak-long mutants oracles gpu gpu-wheels docs lint clean
 
 install: $(STAMP)
 
@@ -92,10 +92,16 @@ gpu-wheels: install
 	@test $$(du -sm $(WHEELS) | cut -f1) -lt 60 || { echo "$(WHEELS) is larger than 60 MiB"; exit 1; }
 	@du -sh $(WHEELS)
 
+# The documentation site, in site/, offline and without a warning; what the code says of itself is made first.
+docs: install
+	$(BIN)/python -m docsite
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(ORACLES) $(ORACLES4) runs exports
+	rm -rf $(VENV) $(ORACLES) $(ORACLES4) runs exports site

@@ -31,6 +31,8 @@ def _verb(name: str, command: Any) -> list[str]:
     words = " ".join(
         str(p.metavar or p.name.upper()) + ("..." if p.nargs == -1 else "") for p in arguments
     )
+    needed = [option for option in options if option.required]
+    words += "".join(f" {option.opts[0]} {option.metavar}" for option in needed)
     text = [f"## evomerge {name}", f"```\nevomerge {name} {words}\n```".replace(" \n", "\n")]
     text.append(inspect.cleandoc(command.help or ""))
     context = command.context_class(command, info_name=name)
