@@ -93,8 +93,12 @@ class Card:
 class Decision:
     """A front made ready to decide by.
 
-    `groups`, `spanning`: as the functions of these names; `dominates`: by member; `cards`: three, none for an
-    empty front; `baselines`: member to the baselines that are the same merge, where there are any.
+    Attributes:
+        groups: members that the items cannot tell apart; see `groups`.
+        spanning: a few members that span the front; see `spanning`.
+        dominates: member to the baselines it dominates.
+        cards: three, none for an empty front.
+        baselines: member to the baselines that are the same merge, where there are any.
     """
 
     groups: tuple[Group, ...]

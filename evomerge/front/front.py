@@ -32,9 +32,14 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 class Member:
     """One model of a front, or one baseline beside it.
 
-    `probability` is that of being non-dominated among the front, by resampling items jointly; None
-    for baselines and where no per-item results exist. `scaled`: objectives, 0 = ideal, 1 = nadir.
-    `equals`: the baselines that are the same merge; empty for baselines.
+    Attributes:
+        id: of the candidate or baseline.
+        recipe: digest of its recipe.
+        metrics: split to `EVALUATOR.METRIC` to score.
+        scaled: its objectives on the deciding split, 0 the ideal and 1 the nadir.
+        probability: of being non-dominated in the front, by resampling items jointly; None for baselines
+            and without per-item results.
+        equals: the baselines that are the same merge; empty for baselines.
     """
 
     id: str
@@ -69,11 +74,24 @@ class Member:
 
 @dataclass(frozen=True)
 class Front:
-    """A Pareto front with what is needed to judge it; `split` tells whose scores decide.
+    """A Pareto front with what is needed to judge it.
 
-    `bounds` are those of the constraints, which all members keep; `infeasible` models did not.
-    `failed_baselines` are not beside it: id to the class and message of the failure. `steering`: of each
-    objective, how its smooth values rank the candidates of the search; empty where no candidate has any.
+    Attributes:
+        campaign: its name.
+        split: whose scores decide.
+        objectives: of the campaign.
+        members: the non-dominated models.
+        references: the baselines beside them.
+        scaling: ideal and nadir of the baselines on search items.
+        hypervolume: of the members, by split.
+        evaluations: results of the search that count.
+        failures: failed candidates by class.
+        bounds: of the constraints; all members keep them.
+        infeasible: models that do not.
+        raced: candidates given up early.
+        failed_baselines: baselines without scores, id to the class and message of the failure.
+        steering: how well smooth values rank the candidates, by objective; empty where there are none.
+        slopes: losses and gradients measured.
     """
 
     campaign: str

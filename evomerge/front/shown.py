@@ -39,8 +39,11 @@ class Wish:
 class Shown:
     """Members to show.
 
-    `allowed` of the front's were asked for; `alike` of those left out are in the group of a shown one; `how`
-    these were taken and are ordered, in words.
+    Attributes:
+        members: in the order in which they are shown.
+        allowed: how many members keep what was asked for.
+        alike: how many of those left out are in the group of one that is shown.
+        how: the choice and the order, in words.
     """
 
     members: tuple[Member, ...]

@@ -12,7 +12,17 @@ from evomerge.objectives.scores import Metric, Split
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one model on one split; `items` maps evaluator to its item-store reference."""
+    """Scores of one model on one split.
+
+    Attributes:
+        split: whose items were scored.
+        key: evaluation key.
+        metrics: `EVALUATOR.METRIC` to score.
+        items: evaluator to where its per-item results lie.
+        seconds: phase to wall seconds; empty where the scores are another's.
+        statistics: numbers about the merge itself.
+        same_as: the candidate with the same recipe that was scored first, if that was another.
+    """
 
     split: Split
     key: str
@@ -25,14 +35,25 @@ class Evaluation:
 
 @dataclass
 class Candidate:
-    """A genome that was asked for, or a baseline (`genome` None).
+    """A model that was asked for, or a baseline.
 
-    `lost` counts the workers lost since the last result, by split, those apart that went with their
-    machine; `attempts_lost` counts all.
-    `failed_as` is the id of the candidate with the same recipe whose failure this one shares.
-    `raced` holds what was measured until `beaten_by` had beaten it; it is no evaluation. `note` is the
-    optimizer's; see `AskedCandidate`. `asker` is the refinement that asked for it (None: the campaign's own
-    optimizer), `number` counts from 0 what the same asked.
+    Attributes:
+        id: its name in the campaign.
+        recipe: digest of its recipe.
+        genome: None for a baseline.
+        generation: number of the batch it was asked in; -1 for a baseline.
+        evaluations: its scores by split.
+        failure, message, traceback: why it has no scores on search items.
+        attempts_lost: workers lost with it, all in all.
+        failed_splits: splits on which it failed.
+        failed_as: the candidate with the same recipe whose failure this one shares.
+        lost: by split, workers lost since the last result, without those that went with their machine.
+        raced: what was measured until `beaten_by` had beaten it, which is no evaluation.
+        beaten_by: the reference it lost its race to.
+        seen: then, by evaluator, how many items it had answered.
+        note: what the optimizer wants to know of it again in a replay.
+        asker: the refinement that asked for it; None for the campaign's own optimizer.
+        number: its place among those of the same asker, from 0.
     """
 
     id: str

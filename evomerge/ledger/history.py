@@ -40,10 +40,14 @@ CACHE_FOLDER = "cache"
 
 @dataclass(frozen=True)
 class Turn:
-    """One ask or tell: the candidates, and after a tell the digest of the optimizer's state.
+    """One turn of an optimizer: an ask, a tell, a batch of slopes, or the begin of a refinement.
 
-    Or one batch of slopes, then its number is `slopes`; or the begin of a refinement, then its number is
-    `refine`. `asker` is the refinement that asked or was told, None for the campaign's own optimizer.
+    Attributes:
+        ids: the candidates asked for or told; empty for the other two.
+        state: after a tell, the digest of the optimizer's state.
+        slopes: number of the batch of slopes.
+        refine: number of the refinement that begins.
+        asker: the refinement that asked or was told; None for the campaign's own optimizer.
     """
 
     ids: tuple[str, ...]
@@ -55,22 +59,40 @@ class Turn:
 
 @dataclass
 class History:
-    """The state of a campaign after some prefix of its ledger.
+    """The state of a campaign after its ledger, or a part of it from the start.
 
-    `started` and `last` are wall-clock seconds; `elapsed` is the running time so far, by monotonic
-    clocks and without the pauses between sessions. `generations` and `told` hold the batches asked and
-    the state digests told, `turns` both in the order of the ledger. `budget_used` counts accepted results
-    of the search: scored, raced or failed candidates, repeats and baselines apart. `settled` counts all
-    candidates of the search with scores or a failure, `failed_kinds` those that failed, by class,
-    `last_failure` is the last one. `by_key` and `failed_by_key` hold the first result (a failure as its
-    event) of an evaluation key, `slowest_baseline` the most seconds that a baseline took. `references` holds
-    whom each batch asked races against; `raced_as` by which candidate a raced recipe is known.
-    `shared` counts evaluations that were found in a folder of shared results.
-    `lost_kinds` counts attempts lost with their workers by class, `lost_seconds` says how long they had run;
-    `measured_seconds` is what workers spent on what they brought to an end.
-    `slopes` holds the batches of slopes, each by number in its batch, `slope_cost` their cost in evaluations.
-    `refinements` holds those begun, `refined` their results counted so far, `refinements_ended` how
-    many came to their end; `asked_by` how many each asker asked for.
+    Attributes:
+        campaign, prepared, baselines, starts: the events of these kinds, once they are there.
+        candidates: those asked for, and the baselines, by id.
+        generations: the ids of each batch asked.
+        told: digests of the state of the campaign's own optimizer, after each tell.
+        turns: asks, tells, batches of slopes and refinements in the order of the ledger.
+        asked: number of candidates asked for.
+        budget_used: results of the search that count: scored, raced or failed; no repeats, no baselines.
+        selection: who is scored on selection items; None until that is decided, and after a further ask.
+        stopped: why the last session ended; None while one goes on.
+        by_key: evaluation key to the candidate that was scored first, with its scores.
+        grants: what was allowed by name in any session.
+        failed_by_key: evaluation key to the first failure.
+        settled: candidates of the search with a result of any kind.
+        failed_kinds: failed candidates by class of failure.
+        last_failure: the candidate that failed last.
+        slowest_baseline: most seconds that a baseline took.
+        references: for each batch asked, whom it races against.
+        raced_as: digest of a recipe that lost a race to the first candidate with it.
+        shared: evaluations that another campaign had measured.
+        lost_kinds: attempts lost with their workers, by class.
+        lost_seconds: how long these had run.
+        measured_seconds: what workers spent on what they brought to an end.
+        raced, raced_items: candidates given up early, and the items they had answered.
+        slopes: batches of slopes, each by number in its batch.
+        slope_cost: of them all, in evaluations.
+        refinements: those begun.
+        refinements_ended: how many of them came to their end.
+        refined: results that count, by refinement.
+        asked_by: candidates asked for, by who asked: a refinement, or None.
+        started, last: wall-clock seconds of the first and the last event.
+        elapsed: seconds of running time, by monotonic clocks and without the pauses between sessions.
     """
 
     campaign: CampaignEvent | None = None

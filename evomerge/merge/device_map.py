@@ -1,8 +1,8 @@
 """Device map: which device holds which part of a live model that does not fit on one.
 
-Layers are kept whole and in order, so that hidden states cross from one device to the next once; that they do
-is the part of accelerate's hooks, as for `device_map="auto"` of transformers. Unlike there, the map is made
-from the skeleton before any memory is given out, and nothing is ever offloaded.
+Layers are kept whole and in order, so that hidden states cross from one device to the next once; hooks of
+accelerate move them. Unlike transformers' `device_map="auto"`, the map is made from the skeleton before any
+memory is given out, and nothing is ever offloaded.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def device_of(name: str, device_map: Mapping[str, str]) -> str:
     """The device of a parameter, buffer or module: that of the module in the map which holds it.
 
     Raises:
-        KeyError: the map covers it not.
+        KeyError: if the map does not cover it.
     """
     while name not in device_map:
         if not name:

@@ -43,7 +43,7 @@ class LayerBank:
         return list(self._model.get_submodule(self.name).children())
 
     def forget(self) -> None:
-        """No layer is known to hold anything."""
+        """Take no layer to hold anything known, so that the next plan writes all of them."""
         self._held.clear()
 
     def in_order(self, count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Carry out a merge plan: into a live model for evaluation, or into a folder for publishing.
 
-Both go through `methods.execute`, tensor by tensor, so the exported checkpoint holds the bits that were
+Both go through `passes.execute`, tensor by tensor, so the exported checkpoint holds the bits that were
 scored. A live model keeps what the last plan wrote; tensors whose entry is the same are left alone.
 """
 
@@ -56,9 +56,9 @@ class PlanStatistics:
 class LiveModel:
     """A resident model whose parameters are rewritten for each candidate.
 
-    It has room for a number of layers, to which a path refers (`LayerBank`): what is resident is not
-    written again, wherever it stands. The model object stays the same, its list of layers and its config
-    follow the plan.
+    It has room for a number of layers. A layer that already holds what a plan wants is not written again, at
+    whatever place of the path it stands (`LayerBank`). The model object stays the same; its list of layers
+    and its config follow the plan.
 
     Attributes:
         model: the transformers model, in eval mode, without gradients.

@@ -63,7 +63,10 @@ MOST_REQUEUED = 5
 
 
 class Dispatcher:
-    """Everything between the driver's decisions and the workers."""
+    """Hands evaluations to a pool, each evaluation key once, and puts what comes back on record.
+
+    It alone writes the ledger, keeps the time and knows what of the budget is left.
+    """
 
     def __init__(
         self,
@@ -106,14 +109,12 @@ class Dispatcher:
         """Show where things stand."""
         if self.observer is not None:
             seconds = self._clock.now() - self.began
-            allowed, asker = self.allowed, self.asker
-            spent_by_others = self.history.cost - self.history.cost_of(asker)
-            budget = None if allowed is None else round(allowed + spent_by_others)
+            others = self.history.cost - self.history.cost_of(self.asker)
+            budget = None if self.allowed is None else round(self.allowed + others)
             running = tuple(sorted(self.running))
             try:
-                workers = self.pool.size
-                look = self.pool.workers
-                now = Progress(self.phase, running, budget, self.done, seconds, workers, look)
+                size, look = self.pool.size, self.pool.workers
+                now = Progress(self.phase, running, budget, self.done, seconds, size, look)
                 self.observer(self.history, now)
             except OSError as error:
                 # A terminal that is gone or a log without room: no reason to stop a campaign.
@@ -122,20 +123,20 @@ class Dispatcher:
 
     @property
     def allowed(self) -> float | None:
-        """Evaluations that the refinement under way may cost, or else the campaign's own optimizer."""
+        """Evaluations that whoever asks now may spend (a refinement, else the campaign); None: no limit."""
         if self.asker is not None:
             return self.history.refinements[self.asker].evaluations
         return evaluations_allowed(self.campaign.config.budget, self.history.search_items)
 
     @property
     def budget_word(self) -> str:
-        """What the limit is called that `is_paid_up` looks at: `budget`, or `items` if those end first."""
+        """The limit that `is_paid_up` looks at: `budget`, or `items` where those end first."""
         if self.asker is not None:
             return "budget"
         return spent_reason(self.campaign.config.budget, self.history.search_items)
 
     def is_paid_up(self) -> bool:
-        """Whether what is done and what is open leave nothing of the budget of who asks."""
+        """Whether results and open evaluations use up the budget of whoever asks now."""
         used = self.history.cost_of(self.asker) + self.open
         return self.allowed is not None and used >= self.allowed
 
@@ -152,16 +153,13 @@ class Dispatcher:
 
     @property
     def generation(self) -> GenerationEngine:
-        """The engine that writes answers."""
+        """The engine that writes the answers of generation tasks."""
         return generation_of(self.campaign.config.evaluation.generation, self.history.prepared)
 
     def key(self, recipe: Recipe, split: Split, seen: Mapping[str, int] | None = None) -> str:
-        """Evaluation key: what the scores depend on, and nothing else.
-
-        `seen` is the number of items by evaluator where not all were answered.
-        """
-        assert self.history.prepared is not None
+        """See `evaluation_key`; `seen`: items answered by evaluator, where not all were."""
         evaluation, prepared = self.campaign.config.evaluation, self.history.prepared
+        assert prepared is not None
         return evaluation_key(recipe.digest, split, prepared, evaluation, self.generation, seen)
 
     def run_once(self, job: Job) -> JobResult:
@@ -231,9 +229,10 @@ class Dispatcher:
         again: bool = False,
         references: Sequence[str] = (),
     ) -> bool:
-        """Queue one recipe, or let it share what is open or known by key; whether it is settled now.
+        """Queue one recipe, unless its scores are known or already to come; whether it is settled now.
 
-        With `references` it races against these; a recipe that lost a race stays beaten.
+        `again`: try it although it failed before. `references`: whom it races against; a recipe that lost a
+        race stays beaten.
         """
         known = self.history.candidates.get(name)
         failed = known is not None and split in known.failed_splits and not again
@@ -273,10 +272,13 @@ class Dispatcher:
         return True
 
     def settle(self, *, limited: bool = False) -> list[str] | None:
-        """Hand out what fits and wait a while; ids settled since, None once nothing is open.
+        """Hand out as many jobs as there is room for, and wait a moment for a result.
 
-        What was lost with its worker waits a while before it is handed out again; others go on meanwhile.
+        A job lost with its worker may wait a while before it is handed out again; others go on meanwhile.
         With `limited`, what is not under way when the campaign's hours are over is dropped.
+
+        Returns:
+            Ids settled by the result, none if none came; None once nothing is open.
 
         Raises:
             EvomergeError: a fault that is no candidate's; none is charged with it.

@@ -121,7 +121,7 @@ class Engine:
 
     @property
     def layout(self) -> ModelLayout:
-        """The layout that `prepare` records, but for what experts touch."""
+        """The layout that `prepare` records, before it is known what the experts touch."""
         return self.base.layout_by(tensor=self.setup.by_tensor, row=self.setup.by_row)
 
     def live(self) -> LiveModel:

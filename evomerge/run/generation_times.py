@@ -14,7 +14,7 @@ from evomerge.recipe.recipe import CheckpointSource, Recipe, single_source_recip
 
 ENGINES: tuple[GenerationEngine, ...] = ("padded", "continuous")
 RUNS = 2
-"""Of which the faster counts: a first one also loads and allocates."""
+"""Measurements of each engine, of which the fastest counts: the first also loads and allocates."""
 
 log = logging.getLogger(__name__)
 

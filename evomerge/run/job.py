@@ -107,13 +107,19 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work. `recipe` is `Recipe.to_json()`; `deadline` is in seconds, None for none.
+    """One piece of work for a worker.
 
-    With a `race` the candidate is given up as soon as a reference has beaten it. A `slope` job has `slope`,
-    and the recipe that `SearchSpace.spelled_out` gives of a genome: that of `decode` leaves out experts and
-    numbers that have no effect where the genome is, and yet have a gradient. `rows` is the content of the
-    table of row weights that the recipe names, if it names one. `generation` is the engine that writes
-    answers; `auto`, of a `prepare` job, asks for their times.
+    Attributes:
+        id: of the candidate, or of the job itself.
+        kind: what is to be done.
+        recipe: `Recipe.to_json()`. For a `slope` it is that of `SearchSpace.spelled_out`, because `decode`
+            leaves out experts and numbers that have no effect at a genome and yet have a gradient there.
+        split: whose items are scored.
+        deadline: seconds after which the worker is killed; None for none.
+        race: the references that may beat the candidate, so that it is given up; None to score it whole.
+        slope: which losses are wanted, of a `slope` job.
+        rows: content of the table of row weights that the recipe names; empty if it names none.
+        generation: the engine that writes answers; `auto`, of a `prepare` job only, asks for all their times.
     """
 
     id: str

@@ -136,7 +136,15 @@ def refiners(
     history: History,
     optimizer: Optimizer,
 ) -> Refine:
-    """Makes refiners of a campaign, whose own optimizer is replayed as far as the refinement's begin."""
+    """What makes the refiner of a refinement, by its number.
+
+    Args:
+        campaign: whose objectives and seed it has.
+        space: whose genes it has.
+        initial: genomes it may begin with.
+        history: what was told before the refinement began is told to it.
+        optimizer: the campaign's own, replayed up to there.
+    """
 
     def make(number: int) -> Optimizer:
         from evomerge.optimizers.refiner import Refiner

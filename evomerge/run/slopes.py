@@ -1,4 +1,4 @@
-"""Slopes of a campaign: requests of an optimizer to jobs, what came back to the ledger, and both ways again.
+"""Slopes of a campaign: from an optimizer's requests to jobs, from results to the ledger and back from there.
 
 A batch of requests is answered while nothing else is under way. Each answer is recorded as it arrives, the
 gradient by gene in a side file; a batch that a session left unfinished is finished by the next one, and a
@@ -37,9 +37,9 @@ SEGMENT = "slopes"
 GRADIENT = "gradient"
 
 PASSES = 3.3
-"""Evaluations that an item with a gradient counts as, as `benchmarks/slopes.py` measured, layers recomputed.
+"""What a gradient on an item costs, in evaluations of that item: as `benchmarks/slopes.py` measured it.
 
-A constant, so that a campaign comes to the same on a busy machine.
+A constant, so that a campaign comes to the same result on a busy machine.
 """
 
 
@@ -48,9 +48,9 @@ class SlopesDiffer(Exception):
 
 
 def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
-    """What slopes can be asked of in a campaign whose baselines are known.
+    """What an optimizer must know to ask for slopes, once the baselines are scored.
 
-    Nothing of methods that have none, and of paths of layers.
+    No slopes can be had of methods that are not linear in their weights, nor of paths of layers.
 
     Raises:
         SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.

@@ -40,15 +40,29 @@ class Best:
 class Standing:
     """How far a campaign is. Scores are search scores, which flatter what was chosen by them.
 
-    `baselines` and `rescored` count the settled ones and all; `feasible` the scored candidates that keep
-    all constraints, and all scored ones (None without constraints). `cost` is what of the budget is spent:
-    less than `evaluations` where some were `raced`, more where there are `slopes`. `refinements` says of
-    each what it is near and how far it is, `ended_by` the limit at which a search ended. `lost` counts
-    attempts that ended with their workers, `lost_to` says by class how many and how many seconds of work,
-    `repeated` what share of all work that is (None where nothing is known of it). `pace` is in evaluations
-    per minute, `seconds_left` counts to the end, what will be scored again on selection items included;
-    both are None where too little is known. With `steady`, `generation` counts populations' worth of told
-    results, for the pace of plain lines only.
+    Attributes:
+        campaign: its name.
+        phase: see `phase_of`.
+        generation: generations told; in steady state populations' worth of results.
+        evaluations: results of the search that count.
+        budget: evaluations allowed; None without a limit.
+        baselines, rescored: (settled, all) baselines, and models scored again on selection items.
+        hypervolume: of the search scores that keep all constraints.
+        best: of each objective, and of their mean, beside the best expert.
+        failures: failed candidates by class.
+        lost: attempts that ended with their worker.
+        lost_to: of these by class, how many and how many seconds of work.
+        repeated: what share of all work that is; None where nothing is known of it.
+        shared: evaluations that another campaign had measured.
+        feasible: candidates that keep all constraints, and all with scores; None without constraints.
+        raced: candidates given up early.
+        cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
+        slopes: losses and gradients measured.
+        refinements: of each, what it is near and how far it is.
+        ended_by: the limit at which the search ended.
+        pace: evaluations per minute; None where too little is known.
+        seconds_left: to the end, what will be scored again included; None where too little is known.
+        steady: whether results are told as they come.
     """
 
     campaign: str
@@ -77,7 +91,7 @@ class Standing:
 
     @property
     def stage(self) -> str:
-        """What of the search goes on: a steady-state schedule has no generations."""
+        """The generation in words; a steady-state schedule has none."""
         return "steady state" if self.steady else f"generation {self.generation}"
 
     def to_json(self) -> dict[str, Any]:

@@ -18,12 +18,12 @@ Grant = Literal["task_code", "benchmark_test"]
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignEvent(Event):
-    """Always the first event.
+    """The campaign as it began; always the first event.
 
     Attributes:
-        config: the campaign, as `Campaign.to_json` gives it.
-        identity: digest of what of it may not change.
-        versions: of evomerge and the libraries that results depend on.
+        config: all of it, as `Campaign.to_json` gives it.
+        identity: digest of that part of it which may not change.
+        versions: of evomerge and of the libraries that results depend on.
         format: of the file.
     """
 
@@ -36,12 +36,12 @@ class CampaignEvent(Event):
 
     @property
     def name(self) -> str:
-        """Of the campaign."""
+        """Name of the campaign."""
         return str(self.config["name"])
 
     @property
     def seed(self) -> int:
-        """Behind every random number of the search."""
+        """The seed behind every random number of the search."""
         return int(self.config["seed"])
 
     @property
@@ -72,7 +72,7 @@ class CampaignEvent(Event):
 
     @property
     def population(self) -> int:
-        """Candidates of a generation, or that a steady state holds."""
+        """Candidates in a generation, or in the population of a steady state."""
         return int(self.config["optimizer"]["population"])
 
     @property

@@ -11,11 +11,15 @@ from evomerge.ledger.item_store import ItemReference
 
 @dataclass(frozen=True, kw_only=True)
 class AskedCandidate:
-    """A candidate the optimizer asked for, with the digest of the recipe its genome decodes to.
+    """A candidate that the optimizer asked for.
 
-    A genome of rows is too long for a line: `values` says where it lies among the per-item results. In the
-    ledger's JSON `genome` is empty then; events in memory have it whole. `note` is what the optimizer wants
-    to know of it again in a replay, beside the genome.
+    Attributes:
+        id: its name in the campaign.
+        genome: its genes. One with a weight for each row is too long for a line: in the ledger's JSON it is
+            empty then, and events in memory have it whole.
+        recipe: digest of the recipe that the genome decodes to.
+        values: where a long genome lies among the per-item results.
+        note: what the optimizer wants to know again in a replay, beside the genome.
     """
 
     id: str
@@ -124,9 +128,12 @@ class SelectionEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StoppedEvent(Event):
-    """Why a session ended: a limit (`budget`, `items`, `hours`, `plateau`, `exhausted`), or what stopped it.
+    """A session ended.
 
-    `refinement` is the one whose end it is.
+    Attributes:
+        reason: the limit that was reached (`budget`, `items`, `hours`, `plateau`, `exhausted`), or what
+            stopped it.
+        refinement: the one whose budget came to its end, if it was one.
     """
 
     kind = "stopped"

@@ -24,9 +24,10 @@ BLOCK = 1 << 16
 """Elements of a block: five float32 rows of it fit a 1 to 2 MiB cache."""
 
 DEVICE_BLOCK = 1 << 21
-"""The same on a device: what starting a kernel takes, it moves in the same time; ten rows are 80 MiB.
+"""The same on a GPU: so many that moving them takes as long as starting a kernel; ten rows are 80 MiB.
 
-Other blocks give the same bits but for products of low-rank factors, whose sums a device orders as it likes.
+Blocks of another size give the same bits, except in products of low-rank factors, whose sums a GPU orders
+as it likes.
 """
 
 _ROUNDS_TO_INFINITY = {

@@ -31,7 +31,7 @@ _HOW_LOCKED = 8 | 1
 `cudaHostRegisterPortable`, for all devices of this process."""
 
 _CUDA: Any = torch.cuda
-"""Parts of it have no types."""
+"""`torch.cuda`, untyped: some of what is used of it has no type hints."""
 
 _LOCKED: dict[int, torch.UntypedStorage] = {}
 """Mapped files whose pages are locked, by address. What is locked stays mapped: where another mapping took

@@ -28,7 +28,7 @@ from evomerge.run.pool.slots import Slot, SlotPool, WorkerLost
 from evomerge.run.worker import Worker
 
 START_METHOD = "spawn"
-"""How Python makes a worker: what a fork of a driver with threads and open files would hold, nobody knows."""
+"""How Python starts a worker. A fork would copy locks and open files of the driver as they are just then."""
 
 CLOSE_SECONDS = 3.0
 

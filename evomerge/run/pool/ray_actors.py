@@ -32,10 +32,10 @@ HEAD_TRIES = 3
 _NODE_GONE = re.compile("node (has died|is dead)")
 
 SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeout_seconds": "600"}
-"""A busy machine or a slow shared disk: Ray would end processes that take longer, and start them anew."""
+"""Seconds. On a busy machine or a slow disk processes start slowly; Ray would restart them sooner."""
 
 NO_WORKERS_AHEAD = {"RAY_prestart_worker_first_driver": "0"}
-"""Ray would start an interpreter for each processor, of no use to actors, whose environment is their own."""
+"""Ray would start an idle interpreter for each processor; actors cannot use them."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -43,11 +43,16 @@ class WorkerLost(Exception):
 class Slot:
     """A place for one worker.
 
-    `jobs` are what it was given: it runs the first, since `since` (monotonic; at the latest, as far as the
-    driver knows), and another may lie ready. `fresh` says whether it is its first one, `short` whether the
-    one before took less than `SHORT`. `ready` is false while it waits for a machine with room for it: it
-    gets no job, so that no deadline runs meanwhile. `began` (monotonic) is when it could take its first job,
-    `busy` the seconds of the jobs it has finished; `node` and `pid` say where it runs, once that is known.
+    Attributes:
+        jobs: what the worker was given: it runs the first, and another may lie ready.
+        since: monotonic seconds at which the first one began, at the latest.
+        fresh: whether that is the worker's first job.
+        short: whether the job before took less than `SHORT` seconds.
+        ready: false while the worker waits for a machine with room for it. It gets no job then, so that no
+            deadline runs meanwhile.
+        began: monotonic seconds at which it could take its first job.
+        busy: seconds of the jobs it has finished.
+        node, pid: where it runs, once that is known.
     """
 
     jobs: deque[Job] = field(default_factory=deque)
@@ -75,7 +80,7 @@ class Slot:
 
     @property
     def job(self) -> Job | None:
-        """What it runs."""
+        """The job that runs; None if there is none."""
         return self.jobs[0] if self.jobs else None
 
     def expires(self) -> float:
