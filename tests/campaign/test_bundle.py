@@ -13,6 +13,7 @@ import pytest
 from evomerge.campaign import bundle as bundling
 from evomerge.campaign.campaign import identity_digest, load_campaign
 from evomerge.campaign.inputs import inputs_of
+from evomerge.errors import ConfigError
 from evomerge.evaluators.kinds import load_declaration
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
@@ -137,3 +138,11 @@ def test_nothing_half_written_is_left(
     taken = call("bundle", scattered, tmp_path / "out")
     assert taken.code == 2
     assert "E601" in taken.err
+
+
+def test_what_other_campaigns_found_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    optimizer = {"kind": "random", "population": 6, "start_from": ["elsewhere"]}
+    campaign = load_campaign(write_campaign(tmp_path, optimizer=optimizer))
+    with pytest.raises(ConfigError, match=r"E152.*start_from: a bundle cannot hold what other"):
+        bundling.bundle(campaign, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -55,6 +55,9 @@ def test_less_is_better_where_an_objective_says_so(store: ItemStore) -> None:
     assert found.tasks[0].won == (3,)
     assert found.tasks[0].probability_better < 0.1
     assert found.mean is None
+    equal = (Objective("b.acc", "minimize"),)
+    found = compare(history_of(store), store, equal, known["c00000"], known["c00001"])
+    assert found.tasks[0].probability_better == 0.0, "equal is not better"
 
 
 def test_held_out_items_decide_where_both_have_them(store: ItemStore) -> None:

@@ -12,7 +12,7 @@ from evomerge.optimizers.path_operators import cross_rows, crossed, edited, muta
 from evomerge.optimizers.random_search import RandomSearch
 from evomerge.optimizers.settings import CmaEsSettings
 from evomerge.testing.problems import minimised
-from tests.search_space.test_layer_path import FORMS, space
+from tests.search_space.test_layer_path import FORMS, SCALE, space
 
 SCHEDULES = ("generational", "steady_state")
 OPTIONS = {kind: {"generations": 3, "inner_population": 8} for kind in ("auto", "surrogate")}
@@ -41,6 +41,30 @@ def test_a_mutant_is_a_few_edits_away_and_children_keep_runs() -> None:
     assert {len(edited(paths, home, rng)) - 8 for _ in range(200)} >= {-1, 0, 1, 2}
     one, two = crossed(paths, home, paths.identity("math"), rng)
     assert set(one) | set(two) == set(home) | set(paths.identity("math"))
+
+
+def test_runs_are_exchanged_between_sources_and_neighbours_change_places() -> None:
+    paths = space(8, max_layers=12, sources=["merged", "math", "code"]).paths
+    rng = np.random.default_rng(4)
+    found = [edited(paths, paths.home, rng) for _ in range(600)]
+
+    def layers(path):
+        return [paths.choices[choice][1] for choice, _ in path]
+
+    exchanged = [path for path in found if layers(path) == layers(paths.home)]
+    moved = [path for path in found if path != paths.home and sorted(path) == sorted(paths.home)]
+    assert len(exchanged) > 50
+    assert len(moved) > 50
+
+
+def test_scales_go_up_and_down() -> None:
+    paths, rng = space(8, scale=SCALE).paths, np.random.default_rng(5)
+    low, high, _ = paths.scale
+    middle = paths.steps(paths.spell([(choice, 1.0) for choice, _ in paths.home]))
+    sums = np.array([sum(scale for _, scale in edited(paths, middle, rng)[:8]) for _ in range(300)])
+    assert low < 1.0 < high
+    assert (sums < 8.0).sum() > 20
+    assert (sums > 8.0).sum() > 20
 
 
 def test_a_grid_of_paths_lists_each_path_once() -> None:

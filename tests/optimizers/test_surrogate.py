@@ -17,6 +17,7 @@ from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.settings import SurrogateSettings
+from evomerge.optimizers.surrogate import Surrogate
 from evomerge.optimizers.told import scaled
 from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
 
@@ -154,6 +155,20 @@ def test_failures_and_broken_bounds_are_kept_away_from():
     kept = [isinstance(o, Complete) and o.violations[0] <= 0.0 for o in outcomes]
     assert sum(kept[-32:]) >= 24
     assert sum(isinstance(o, Failed) for o in outcomes[-32:]) <= 3
+
+
+def test_a_raced_candidate_counts_as_worse_than_expected():
+    """Its values are not known: it lost its race, and so is no better than the others let expect."""
+    problem, rng = zdt1(4), np.random.default_rng(1)
+    drawn = [tuple(row) for row in np.round(rng.random((24, 4)), 3).tolist()]
+    told = [(genome, problem.outcome(genome)) for genome in drawn[:20]]
+    raced = [(genome, Raced(8, (0.0, 0.0))) for genome in drawn[20:]]
+    rows = Levels(Grid(problem.genes))(np.array(drawn[20:]))
+    expected = [
+        Surrogate(problem.genes, (), 1, None, steady=False)._look(results).models[0].expect(rows)
+        for results in (told, told + raced)
+    ]
+    assert (expected[1] > expected[0]).all()
 
 
 def test_smooth_values_steer():

@@ -61,6 +61,20 @@ def test_other_devices_and_other_batches_are_other_results(tmp_path: Path) -> No
     assert SharedResults(tmp_path / "own", "y", "cuda:1").find("key", "b") is None
 
 
+def test_cards_of_one_kind_share(tmp_path: Path) -> None:
+    result = JobResult("a", "ok", measured=Measured({"a.acc": Metric(0.5, 0.1, 4)}))
+    SharedResults(tmp_path, "x", "cuda:0").add("key", result)
+    assert SharedResults(tmp_path, "y", "cuda:1").find("key", "b") is not None
+
+
+def test_what_does_not_have_its_digest_is_not_taken(tmp_path: Path) -> None:
+    store = SharedResults(tmp_path, "x", "cpu")
+    store.add("key", JobResult("a", "ok", measured=Measured({"a.acc": Metric(0.5, 0.1, 4)})))
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    file.write_bytes(file.read_bytes().replace(b'"value":0.5', b'"value":0.9'))
+    assert store.find("key", "b") is None
+
+
 def test_what_is_damaged_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     alone, cost = a_run(tmp_path / "first", results="../shared")
     files = sorted(path for path in (tmp_path / "shared").rglob("*") if path.is_file())

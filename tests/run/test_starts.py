@@ -17,7 +17,7 @@ from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import StartsEvent
-from evomerge.run.starts import nearest
+from evomerge.run.starts import nearest, read_starts
 from tests.faults.bed import RUN, session, write_toy_campaign
 from tests.faults.toy import executions
 from tests.tiny_runs import events_of
@@ -143,6 +143,31 @@ def test_a_mergekit_file_is_a_start(earlier: Path, tmp_path: Path) -> None:
     (genome,) = starts_of(folder).genomes
     assert sorted(set(genome)) == [0.4, 0.9]
     assert starts_of(folder).origins == (str(tmp_path / "merge.yml"),)
+
+
+def read_alone(earlier: Path, folder: Path, start_from: list[str]) -> dict[tuple[float, ...], str]:
+    """What a campaign in the space of the earlier one would begin with, without a run."""
+    history = open_campaign_folder(earlier / RUN).history
+    paths = {name: str((earlier / "models" / name).resolve()) for name in ("base", "math", "code")}
+    campaign = load_campaign(a_campaign(folder, start_from))
+    starts = read_starts(campaign, recorded_space(history), history, paths)
+    return dict(zip(starts.genomes, starts.origins, strict=True))
+
+
+def test_an_expert_that_a_merge_leaves_out_has_no_weight(earlier: Path, tmp_path: Path) -> None:
+    write_mergekit(tmp_path / "one.yml", (earlier / "models").resolve(), "base", {"math": 0.9})
+    (genome,) = read_alone(earlier, tmp_path / "next", ["../one.yml"])
+    space = recorded_space(open_campaign_folder(earlier / RUN).history)
+    stated = {gene.input: value for gene, value in zip(space.genes, genome, strict=True)}
+    assert stated == {"math": 0.9, "code": 0.0}
+
+
+def test_each_campaign_has_its_share_of_a_population(earlier: Path, tmp_path: Path) -> None:
+    whole = read_alone(earlier, tmp_path / "whole", [str(earlier / RUN)])
+    for name in ("one", "two", "three"):
+        shutil.copytree(earlier / RUN, tmp_path / name)
+    shared = read_alone(earlier, tmp_path / "shared", ["../one", "../two", "../three"])
+    assert len(whole) > len(shared) == 2, "six candidates, and all three have the same front"
 
 
 def test_a_merge_over_another_base_is_refused(earlier: Path, tmp_path: Path) -> None:

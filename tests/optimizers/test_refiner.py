@@ -1,0 +1,46 @@
+"""The refiner begins with all that was told, and on a learned map with the preference's own model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evomerge.objectives.objective import Complete
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.refiner import NEIGHBOURS, Refiner
+from evomerge.testing.optimizers import OBJECTIVES
+from evomerge.testing.problems import zdt1
+from tests.optimizers.test_learned_front import GENES, GROUND, Bed
+
+FOCUS = (0.8, 0.2)
+
+
+def test_the_model_of_the_preference_comes_first_whatever_of_the_map_was_asked_before():
+    bed = Bed()
+    settings = optimizer_settings("auto", {"steps": 12, "preferences": 8, "generations": 3})
+    before = make_optimizer("auto", GENES, OBJECTIVES, population=8, seed=1, settings=settings)
+    before.begin(GROUND)
+    bed.learn(before)
+    told = [(g, Complete(tuple(bed.loss(g, t) for t in range(2)), (0.0, 0.0))) for g in before.ask()]
+    assert len(before.places) >= NEIGHBOURS
+    refiner = Refiner(GENES, OBJECTIVES, 2, [], FOCUS, told, before)
+    (first,) = refiner.ask()
+    assert first not in before.places
+    own = before.lesson.map.points(np.array([FOCUS]))
+    assert np.abs(np.array(first) - np.clip(own[0], 0.0, 1.5)).max() <= 1e-3
+
+
+def test_what_was_told_before_is_what_it_goes_by():
+    """With enough results its first points lie beyond the best of them; nobody would find that by chance."""
+    problem, rng = zdt1(6), np.random.default_rng(3)
+    drawn = [tuple(row) for row in np.round(rng.random((40, 6)), 3).tolist()]
+    told = [(genome, problem.outcome(genome)) for genome in drawn]
+    before = make_optimizer("random", problem.genes, problem.objectives, population=8, seed=1)
+    refiner = Refiner(problem.genes, problem.objectives, 2, [], (0.5, 0.5), told, before)
+    sums = []
+    for number in range(4):
+        (genome,) = refiner.ask()
+        assert genome not in drawn
+        outcome = problem.outcome(genome)
+        sums.append(sum(outcome.values))
+        refiner.tell([outcome], [number])
+    assert np.median(sums) < np.quantile([sum(o.values) for _, o in told], 0.1)
