@@ -104,7 +104,7 @@ DEFERRED = {
     "run.pool.ray_actors": ("ray",),
     "run.replay": ("evomerge.optimizers.refiner",),
     "run.scoring": (
-        "evomerge.merge.materialize",
+        "evomerge.merge.distance",
         "evomerge.merge.skeleton",
         "torch",
         "transformers",

@@ -38,7 +38,7 @@ def open_evaluators(files: Sequence[Path], *, allow_code: bool = False) -> list[
 
 
 def reads_distance(evaluator: Evaluator) -> bool:
-    """Whether it needs the distance of the weights to the base."""
+    """Whether an evaluator needs the distance of the weights to the base."""
     return bool({"l1", "l2"} & {*evaluator.declaration.reads})
 
 
@@ -50,7 +50,7 @@ def distance_statistics(
     Raises:
         CheckpointError: if a folder cannot be read, or their tensors differ.
     """
-    from evomerge.merge.materialize import checkpoint_distance
+    from evomerge.merge.distance import checkpoint_distance
 
     if not any(map(reads_distance, evaluators)):
         return {}
