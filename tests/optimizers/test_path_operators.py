@@ -61,7 +61,10 @@ def test_scales_go_up_and_down() -> None:
     paths, rng = space(8, scale=SCALE).paths, np.random.default_rng(5)
     low, high, _ = paths.scale
     middle = paths.steps(paths.spell([(choice, 1.0) for choice, _ in paths.home]))
-    sums = np.array([sum(scale for _, scale in edited(paths, middle, rng)[:8]) for _ in range(300)])
+    found = [edited(paths, middle, rng) for _ in range(300)]
+    layers = [choice for choice, _ in middle]
+    rescaled = [path for path in found if [choice for choice, _ in path] == layers and path != middle]
+    sums = np.array([sum(scale for _, scale in path) for path in rescaled])
     assert low < 1.0 < high
     assert (sums < 8.0).sum() > 20
     assert (sums > 8.0).sum() > 20

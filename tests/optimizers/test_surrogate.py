@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.objectives.pareto import chebyshev, hypervolume
+from evomerge.objectives.pareto import chebyshev, hypervolume, non_dominated
 from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import greedy
@@ -200,6 +201,34 @@ def test_what_is_pending_in_steady_state_is_not_asked_next_to():
     pending = np.array([optimizer.ask()[0] for _ in range(6)])
     apart = np.abs(pending[:, None] - pending).mean(axis=2) + np.eye(6)
     assert apart.min() > 0.01
+
+
+def test_a_point_beside_one_that_is_under_way_is_passed_over():
+    """What its twin adds when it is told, it cannot add again."""
+    problem, rng = zdt1(2), np.random.default_rng(2)
+    told = [(genome, problem.outcome(genome)) for genome in map(tuple, rng.random((24, 2)).tolist())]
+    surrogate = Surrogate(problem.genes, (), 1, None, steady=False)
+    seen = surrogate._look(told)
+    points, twins = np.array([[0.1, 0.0], [0.6, 0.0]]), np.array([[0.105, 0.0], [0.605, 0.0]])
+
+    def chosen(pending):
+        asked = SimpleNamespace(rng=np.random.default_rng(3), count=1)
+        return surrogate._choose(seen, points, pending, asked)[0]
+
+    first = chosen(np.empty((0, 2)))
+    assert chosen(twins[[first]]) == 1 - first
+
+
+def test_with_a_focus_what_is_far_from_it_is_dominated():
+    """Guided dominance: what is far from a preference is beaten by what is near, though not as measured."""
+    problem = zdt1(2)
+    front = np.array([[0.0, 0.9], [0.3, 0.3], [0.9, 0.0]])
+    for focus, near in (((0.5, 0.5), 1), ((0.05, 0.95), 2)):
+        surrogate = Surrogate(problem.genes, (), 1, focus, steady=False)
+        guided = surrogate._guided(front)
+        assert non_dominated(guided).tolist() == [row == near for row in range(3)]
+    free = Surrogate(problem.genes, (), 1, None, steady=False)
+    assert non_dominated(free._guided(front)).all()
 
 
 def test_what_is_not_near_counts_less():
