@@ -7,6 +7,7 @@ that drivers and `check` can use it.
 Read `header`, `layout` (where a tensor stands) with `towers` (models of several parts), `folder` (a full
 model), `adapter_config`, `adapter`, `open` (which of the two a folder is), `compare` (whether experts fit a
 base) with `rope` and `habits`, `digest`, `hub`, `licence`; then models seen otherwise than as they lie:
-`vocabulary` and `tokenizer` (tokens that differ), `by_peft` (adapters that PEFT merges), `renumbered` (layers
-in another order); at last `residual`, `reader`, `aligned` and `writer`.
+`vocabulary` and `tokenizer` (tokens that differ), `by_peft` (adapters that PEFT merges), `renumbered`
+(layers in another order), `model_form` (another head, other rotary positions); at last `residual`,
+`reader`, `aligned` and `writer`.
 """

@@ -81,14 +81,11 @@ class History:
         references: for each batch asked, whom it races against.
         raced_as: digest of a recipe that lost a race to the first candidate with it.
         shared: evaluations that another campaign had measured.
-        lost_kinds: attempts lost with their workers, by class.
-        lost_seconds: how long these had run.
+        lost_kinds, lost_seconds: attempts lost with their workers by class, and how long these had run.
         measured_seconds: what workers spent on what they brought to an end.
         raced, raced_items: candidates given up early, and the items they had answered.
-        slopes: batches of slopes, each by number in its batch.
-        slope_cost: of them all, in evaluations.
-        refinements: those begun.
-        refinements_ended: how many of them came to their end.
+        slopes, slope_cost: batches of slopes, each by number in its batch; what all cost, in evaluations.
+        refinements, refinements_ended: those begun, and how many of them came to their end.
         refined: results that count, by refinement.
         asked_by: candidates asked for, by who asked: a refinement, or None.
         started, last: wall-clock seconds of the first and the last event.
