@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from typing import Any
@@ -16,8 +17,9 @@ def api_page() -> str:
         "`import evomerge as em`; nothing heavy is loaded before it is used. "
         "[From Python](../python.md) shows it at work.",
     ]
-    for name in sorted(evomerge._PUBLIC):
-        thing = getattr(evomerge, name)
+    for name, (module, attribute) in sorted(evomerge._PUBLIC.items()):
+        # Not `evomerge.NAME`: once it is loaded, the room `merge` stands there, called like the function.
+        thing = getattr(importlib.import_module(f"evomerge.{module}"), attribute)
         if inspect.isclass(thing):
             text += _class(name, thing)
         elif callable(thing):
