@@ -7,7 +7,7 @@ Read `app` (the verbs and the exit codes; `__main__` calls it), then the verbs i
 work: `start` (`init`, `list`; the campaign that `init` writes is made in `starter/`), `campaigns` (`check`,
 `run`), `refine`, `study`, `status`, `looks` (`show`, `optuna`, `repair`, and `verify`, which is made in
 `verify/`), `front`, `compare`, `pictures` (`history`, `plot`), `report`, `models` (`import`, `merge`,
-`export`, `score`), `push`, `splits`, `track` (`sync`), `cluster` (`bundle`, `launch`), `reference`
+`export`, `score`), `moe`, `push`, `splits`, `track` (`sync`), `cluster` (`bundle`, `launch`), `reference`
 (`schema`, `explain`). The others are what verbs print: `output`, `candidate`, `failures`, `results`, `live`
 and `follow`, `seen`, `status_rows`, `worker_lines`, `lock_holder`.
 """

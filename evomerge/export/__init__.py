@@ -3,8 +3,9 @@
 In comes a pick of a campaign, or a recipe; out goes an ordinary checkpoint folder with its card and
 recipe, reloaded, compared and scored before it gets its name. This room loads torch.
 
-Read `export` (the steps in order), `stated` and `choice` (which merge is meant), `merge` (sources opened and
-planned), what lies beside the weights: `files`, `habits`, `taken` (another model's tokenizer or chat
+Read `export` (the steps in order), `stated` and `choice` (which merge is meant), `merge` (sources opened
+and planned), what lies beside the weights: `files`, `habits`, `taken` (another model's tokenizer or chat
 template), `model_card` with `card_recipe`, `card_text` and `picture`; then `verify`, `scores`, `log`,
-`outcome`, and `push` (to a hub). Import from these modules; nothing is re-exported here.
+`outcome`, `push` (to a hub), and `mixture` (dense models as the experts of one). Import from these modules;
+nothing is re-exported here.
 """

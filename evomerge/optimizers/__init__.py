@@ -5,16 +5,16 @@ its seed and of what it was asked and told, so that a campaign resumes by repeat
 holds; each lives in a file that alone knows its library.
 
 Read `optimizer` (the seam), `settings` and `kinds` (what each is called and takes), `grid` (genomes, and
-which were asked), `schedule` (who is asked and told when), `seeders` and `baselines` (where a search starts,
-and what it must beat).
+which were asked), `schedule` (who is asked and told when), `seeders` and `baselines` (where a search
+starts, and what it must beat).
 
 Then an optimizer. Evolution: `random_search`, `nsga2` and `steady_nsga2` with what they share (`genetic`,
-`variation`, `structured`), `cma_es`. Models of the objectives: `proposals` (an optimizer of one function)
-with what a model learns from (`told`, `gaussian`) and how a batch is chosen (`improvement`), `surrogate`,
-`qlognehvi`, `mmmo`, `optuna_samplers`. Gradients: `slopes` (what may be asked for), `lesson` and
-`learned_front`; `auto`, the default, goes from there to a surrogate. Paths of layers: `path_operators`,
-`hm3` with its `path_policy`. One after another: `stage` and `stages`; a further budget near a preference:
-`refiner`, `preferences`. `study` shows a campaign to Optuna's dashboard.
+`variation`, `structured`), `cma_es`, `m2n2`; `kinship` (greedy, without a model). Models of the objectives:
+`proposals` (an optimizer of one function) with what a model learns from (`told`, `gaussian`) and how a
+batch is chosen (`improvement`), `surrogate`, `qlognehvi`, `mmmo`, `optuna_samplers`. Gradients: `slopes`
+(what may be asked for), `lesson` and `learned_front`; `auto`, the default, goes from there to a surrogate.
+Paths of layers: `path_operators`, `hm3` with its `path_policy`. One after another: `stage` and `stages`; a
+further budget near a preference: `refiner`, `preferences`. `study` shows a campaign to Optuna's dashboard.
 """
 
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
