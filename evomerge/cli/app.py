@@ -33,6 +33,7 @@ from evomerge.cli import (
     status,
     study,
     track,
+    weights,
 )
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
@@ -67,6 +68,9 @@ for verb in (
     models.merge,
     moe.moe,
     models.score,
+    weights.kinship,
+    weights.align,
+    weights.barrier,
     splits.split,
     looks.verify,
     looks.repair,
