@@ -4,12 +4,13 @@ In come words, out go tables or JSON on stdout and everything else on stderr. A 
 needs when it is called.
 
 Read `app` (the verbs and the exit codes; `__main__` calls it), then the verbs in the order of a person's
-work: `start` (`init`, `list`; the campaign that `init` writes is made in `starter/`), `campaigns` (`check`,
-`run`), `refine`, `study`, `status`, `looks` (`show`, `optuna`, `repair`, and `verify`, which is made in
-`verify/`), `front`, `compare`, `pictures` (`history`, `plot`), `report`, `models` (`import`, `merge`,
-`export`, `score`), `moe`, `push`, `splits`, `track` (`sync`), `cluster` (`bundle`, `launch`), `reference`
-(`schema`, `explain`). The others are what verbs print: `output`, `candidate`, `failures`, `results`, `live`
-and `follow`, `seen`, `status_rows`, `worker_lines`, `lock_holder`.
+work: `start` (`init`, `list`; the campaign that `init` writes is made in `starter/`), `campaigns`
+(`check`, `run`), `refine`, `study`, `status`, `looks` (`show`, `optuna`, `repair`, and `verify`, which is
+made in `verify/`), `front`, `compare`, `pictures` (`history`, `plot`), `report`, `models` (`import`,
+`merge`, `export`, `score`), `moe`, `weights` (`kinship`, `align`, `barrier`), `push`, `splits`, `track`
+(`sync`), `cluster` (`bundle`, `launch`), `reference` (`schema`, `explain`). The others are what verbs
+print: `output`, `candidate`, `failures`, `results`, `live` and `follow`, `seen`, `status_rows`,
+`worker_lines`, `lock_holder`.
 """
 
 from evomerge.cli.app import main
