@@ -257,6 +257,7 @@ E240 a file cannot be read | see permissions and disk
 E241 what merging an adapter by PEFT will take (a warning) | have so much memory free
 E245 rotary positions differ from the base's | `allow: [rope]` at its entry merges it all the same
 E246 a folder has a single weight file and shards (a warning) | remove what is not meant
+E247 the classes of an expert differ from the base's | `heads: keep:EXPERT`, or `heads: each`
 E401 there is no such device, or too few | see `nvidia-smi`; set `evaluation.device` and `workers.gpus`
 E402 experts do not fit where they are to lie | `workers.experts: auto`
 E403 there is no room to write | free some space and run again

@@ -104,7 +104,9 @@ DEFERRED = {
     "run.pool.ray_actors": ("ray",),
     "run.replay": ("evomerge.optimizers.refiner",),
     "run.scoring": (
+        "evomerge.merge.binding",
         "evomerge.merge.distance",
+        "evomerge.merge.heads",
         "evomerge.merge.skeleton",
         "torch",
         "transformers",

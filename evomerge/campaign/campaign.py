@@ -24,7 +24,7 @@ from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
 from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
 from evomerge.optimizers.stage import Stage, stage_kind
-from evomerge.recipe.recipe import UNION, ModelForm, canonical_json
+from evomerge.recipe.recipe import UNION, ModelForm, canonical_json, head_owner
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
 CHANGEABLE = ("budget", "workers", "results")
@@ -105,7 +105,7 @@ class Campaign:
         rope = self.config.rope or ""
         if rope == "base" and self.tokenizer in (None, "base", UNION):
             rope = ""  # as without a word
-        return ModelForm(self.tokenizer, rope, self.config.heads == "untie")
+        return ModelForm(self.tokenizer, rope, self.config.heads or "")
 
     def references(self) -> dict[str, CheckpointReference]:
         """`base` and every expert; relative paths resolved against the campaign file."""
@@ -300,6 +300,11 @@ def _across_fields(data: Mapping[str, Any], positions: Positions, file: Path) ->
         where = _place(positions, file, "rope")
         wrong = "no such source of rotary positions"
         problems.append(Problem("E133", wrong, f"found {rope!r}", todo, *where))
+    heads = data.get("heads")
+    if isinstance(heads, str) and head_owner(heads) not in ("", "base", *section("experts")):
+        todo = f"known: {', '.join(('base', *section('experts')))}"
+        where = _place(positions, file, "heads")
+        problems.append(Problem("E133", "no such source of a head", f"found {heads!r}", todo, *where))
     workers = section("workers")
     if set(workers) <= set(WorkersSection.model_fields):
         for field, wrong, found, todo in device_faults(workers, section("evaluation")):

@@ -20,6 +20,7 @@ from evomerge.campaign.check_objectives import (
     measured_by_the_clock,
     no_gradients,
     odd_counts,
+    wrong_heads,
     wrong_metrics,
     wrong_starts,
 )
@@ -32,7 +33,7 @@ from evomerge.checkpoint.by_peft import foreseen, merge_note, require_peft
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files
-from evomerge.checkpoint.model_form import with_heads
+from evomerge.checkpoint.model_form import with_head_of, with_heads
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.residual import residual_writers
 from evomerge.checkpoint.vocabulary import aligned_folders
@@ -141,6 +142,7 @@ def check_campaign(
     declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
     problems += wrong_metrics(campaign, declarations)
+    problems += wrong_heads(campaign, declarations)
     problems += wrong_starts(campaign)
     if space is not None and len(declarations) == len(campaign.evaluator_files):
         sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
@@ -240,6 +242,8 @@ def _in_form(
     try:
         if campaign.form.untied:
             folders = with_heads(folders)
+        if campaign.form.head_owner:
+            folders = with_head_of(folders, campaign.form.head_owner)
         if campaign.tokenizer is None:
             return folders
         if target is not None and not isinstance(folders[target], CheckpointFolder):

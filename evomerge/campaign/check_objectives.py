@@ -11,6 +11,7 @@ from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.ledger.history import LEDGER_FILE
+from evomerge.recipe.recipe import EACH
 from evomerge.search_space import SearchSpace
 
 
@@ -142,3 +143,21 @@ def _named_metrics(campaign: Campaign) -> list[tuple[tuple[str | int, ...], str]
     ]
     constraints = enumerate(campaign.constraints)
     return named + [(("constraints", index), constraint.metric) for index, constraint in constraints]
+
+
+def wrong_heads(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
+    """E133 for evaluators that name a head which no merge of the campaign has."""
+    heads = ("base", *campaign.experts) if campaign.form.heads == EACH else ()
+    problems = []
+    for declaration in declarations.values():
+        named = getattr(declaration, "head", None)
+        if named is None or named in heads:
+            continue
+        todo = (
+            f"known: {', '.join(heads)}"
+            if heads
+            else "`heads: each` in the campaign leaves them beside"
+        )
+        wrong = "no head of this name lies beside the merges"
+        problems.append(declaration.fault("head", "E133", wrong, f"found {named!r}", todo))
+    return problems

@@ -285,7 +285,8 @@ class CampaignFile(_Section):
         dtype: storage dtype of merges and exports; that of the base where absent.
         tokenizer: whose vocabulary merges have; needed where vocabularies differ.
         rope: whose rotary positions merges have, `base` or an expert; those of the base where absent.
-        heads: `untie` gives every model a head of its own, where only some have one.
+        heads: `untie` gives every model a head of its own, where only some have one; `keep:EXPERT` gives all
+            the head of that one; `each` leaves experts theirs beside the merged body, for evaluators to name.
         results: a folder of evaluations that campaigns share: what one has measured none measures again.
     """
 
@@ -308,7 +309,7 @@ class CampaignFile(_Section):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     tokenizer: TokenizerSection | None = None
     rope: str | None = None
-    heads: Literal["untie"] | None = None
+    heads: Annotated[str, Field(pattern=r"^(untie|each|keep:.+)$")] | None = None
     results: str | None = None
 
     @field_validator("name")

@@ -19,7 +19,7 @@ from evomerge.checkpoint.adapter_config import FACTORED, adapter_kind
 from evomerge.checkpoint.folder import CheckpointFolder, read_json, text_config
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import place_kind
+from evomerge.recipe.places import place_kind
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

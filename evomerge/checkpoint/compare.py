@@ -14,7 +14,7 @@ from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import read_rope, same_rope
 from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.errors import Problem
-from evomerge.recipe.recipe import place_kind
+from evomerge.recipe.places import place_kind
 
 Folder = CheckpointFolder | AdapterFolder
 
@@ -24,6 +24,10 @@ MERGED_ANYWAY = frozenset({"E228", "E231"})
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
 _PACKED_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint8", "int8")
 _SHOWN = 5
+_HEADS = (
+    "`heads: keep:EXPERT` (or `keep:base`) in a campaign or recipe gives all models that head; `heads: each` "
+    "merges the rest and leaves every model its own"
+)
 _BLOCK = 1 << 22
 _ALIGN = (
     "`tokenizer: {source: union}` (or `base`, or an expert) in a campaign or recipe aligns them, "
@@ -55,6 +59,7 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
             todo = "`heads: untie` in a campaign or recipe gives every model a head of its own"
             wrong = "embedding and head are tied in one only"
             problems.append(_problem("E229", expert, wrong, found, todo))
+        problems += _classes(base, expert)
         problems += _tensors(base, expert)
     return problems + _dtypes(base, experts)
 
@@ -263,7 +268,9 @@ def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
         if other is None or other.shape == header.shape:
             continue
         found = f"base {list(header.shape)}, {expert.name} {list(other.shape)}"
-        if not _by_token(name, base, header.shape, other.shape):
+        if base.places[name] == "head" and not base.names.decoder:
+            problems.append(_problem("E223", expert, "another head", found, _HEADS, name))
+        elif not _by_token(name, base, header.shape, other.shape):
             problems.append(_problem("E223", expert, "wrong shape", found, field=name))
         elif len(sizes) == 1:  # else said as E226
             ours, theirs = token_ids(base.path), token_ids(expert.path)
@@ -272,6 +279,22 @@ def _tensors(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
             todo = "set `vocab_size` of each config to the rows of its embedding; then " + _ALIGN
             problems.append(_problem("E223", expert, wrong, found, todo, field=name))
     return problems
+
+
+def _classes(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:
+    """E247 for heads of one size whose rows are other classes."""
+    ours, theirs = (folder.config.get("id2label") for folder in (base, expert))
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return []
+    left, right = ({int(n): name for n, name in each.items()} for each in (ours, theirs))
+    if base.shares_head or len(left) != len(right) or left == right:
+        return []
+    differing = [f"{n}: base {left[n]!r}, {expert.name} {right.get(n)!r}" for n in sorted(left)]
+    differing = [
+        text for n, text in zip(sorted(left), differing, strict=True) if left[n] != right.get(n)
+    ]
+    found = _few(differing, len(left))
+    return [_problem("E247", expert, "the classes differ from the base's", found, _HEADS, "id2label")]
 
 
 def _by_token(

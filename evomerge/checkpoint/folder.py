@@ -21,7 +21,8 @@ from evomerge.checkpoint.layout import (
     tensor_places_of,
 )
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import FURTHER_PLACES, MODULES, OUTER_PLACES, leaf_places
+from evomerge.recipe.places import FURTHER_PLACES
+from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
 
 SINGLE_FILE = "model.safetensors"
@@ -55,6 +56,7 @@ class CheckpointFolder:
         names: how the layers are numbered.
         redundant: tensors in the files that tying makes copies of others, by name.
         warnings: what a person should know and what does not stop a merge (E205, E246).
+        shares_head: whether all models of the merge have the same head, which is then no place of a search.
     """
 
     name: str
@@ -66,6 +68,7 @@ class CheckpointFolder:
     names: LayerNames
     redundant: Mapping[str, TensorHeader] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
+    shares_head: bool = False
 
     @cached_property
     def places(self) -> dict[str, str]:
@@ -80,7 +83,7 @@ class CheckpointFolder:
     @cached_property
     def layout(self) -> ModelLayout:
         """What a search space must know of the model; `active` is None until weights were read."""
-        used = set(self.places.values())
+        used = set(self.places.values()) - ({"head"} if self.shares_head else set())
         outer = (*FURTHER_PLACES, *OUTER_PLACES)
         if len(self.names.towers) > 1:
             places = ["embed"]

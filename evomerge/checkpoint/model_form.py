@@ -1,6 +1,6 @@
-"""Folders as if their models had another form: a head of its own, or another's rotary positions. Torch-free.
+"""Folders as if their models had another form: a head of its own, or another's head or rotary positions.
 
-Headers and config only; readers find the weights by the headers.
+Torch-free. Headers and config only; readers find the weights by the headers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from typing import Any
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
+from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.rope import with_rope
 from evomerge.checkpoint.vocabulary import vocabulary_tensors
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import place_kind
+from evomerge.recipe.places import place_kind
 
 Folder = CheckpointFolder | AdapterFolder
+
+CLASS_FIELDS = ("id2label", "label2id", "num_labels", "problem_type")
+"""What a config says of a classifier's classes."""
 
 
 def with_heads(folders: Mapping[str, Folder]) -> dict[str, Folder]:
@@ -36,6 +40,41 @@ def with_heads(folders: Mapping[str, Folder]) -> dict[str, Folder]:
         return dict(folders)
     changed = {name: _untied(f, names[0]) if f.tied else f for name, f in full.items()}
     return _kept(folders, changed)
+
+
+def with_head_of(folders: Mapping[str, Folder], owner: str) -> dict[str, Folder]:
+    """Every model with the head of one of them, and its classes.
+
+    Raises:
+        CheckpointError: E229, it is an adapter, or has no head of its own.
+    """
+    source = folders[owner]
+    heads = head_tensors(source) if isinstance(source, CheckpointFolder) else {}
+    if not heads:
+        wrong = f"{owner} has no head of its own to keep"
+        raise CheckpointError(
+            Problem("E229", wrong, "", "name a full model with one", str(source.path))
+        )
+    assert isinstance(source, CheckpointFolder)
+    # A reader joins folder and file, and of two paths the second goes where it is absolute.
+    lying = {t: replace(h, file=str(source.path.resolve() / h.file)) for t, h in heads.items()}
+    classes = {key: source.config[key] for key in CLASS_FIELDS if key in source.config}
+    changed = {}
+    for name, folder in folders.items():
+        if isinstance(folder, CheckpointFolder):
+            own = head_tensors(folder)
+            changed[name] = replace(
+                folder,
+                tensors={**{t: h for t, h in folder.tensors.items() if t not in own}, **lying},
+                config={**{k: v for k, v in folder.config.items() if k not in CLASS_FIELDS}, **classes},
+                shares_head=True,
+            )
+    return _kept(folders, changed)
+
+
+def head_tensors(folder: CheckpointFolder) -> dict[str, TensorHeader]:
+    """The tensors of a model's head."""
+    return {t: h for t, h in folder.tensors.items() if folder.places[t] == "head"}
 
 
 def with_positions(folders: Mapping[str, Folder], chosen: str) -> dict[str, Folder]:

@@ -20,7 +20,8 @@ import numpy as np
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.recipe import TokenRow, place_kind
+from evomerge.recipe.places import place_kind
+from evomerge.recipe.recipe import TokenRow
 
 MEAN, ZERO = -1, -2
 TOKENIZER_FILE = "tokenizer.json"

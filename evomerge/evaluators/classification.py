@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluators.evaluator import Head
 from evomerge.evaluators.item_evaluator import ItemEvaluator
 from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.items import Item
@@ -26,9 +27,15 @@ _PLAIN = "LABEL_"
 
 
 class ClassificationDeclaration(ItemsDeclaration):
-    """Items of which each has a `label`: the name of a class in the model's config, or its number."""
+    """Items of which each has a `label`: the name of a class in the model's config, or its number.
+
+    Attributes:
+        head: whose head scores them, where heads stay beside the merge (`heads: each`).
+    """
 
     by_block: ClassVar[bool] = True
+
+    head: str | None = None
 
     def directions(self) -> dict[str, bool | None]:
         """`acc`, the share of items whose class has the largest logit."""
@@ -58,12 +65,16 @@ class Classification(ItemEvaluator):
         """
         import torch
 
-        classes = [self._class_of(item, subject.model.config) for item in items]
+        head = self._head(subject)
+        classes = [self._class_of(item, head.labels) for item in items]
         found = []
         for start in range(0, len(items), subject.batch_size):
             inputs = self.inputs(subject, items[start : start + subject.batch_size])
             with torch.inference_mode():
-                found.append(subject.model(**inputs).logits.float().cpu().numpy())
+                outputs = torch.func.functional_call(
+                    subject.model, dict(head.parameters), kwargs=dict(inputs)
+                )
+            found.append(outputs.logits.float().cpu().numpy())
         logits = np.concatenate(found)
         if not np.isfinite(logits).all():
             raise CandidateError("nonfinite_logits", "the model's logits are not finite numbers")
@@ -94,13 +105,29 @@ class Classification(ItemEvaluator):
                 yield found.arrays()
         return found
 
-    def _class_of(self, item: Item, config: Any) -> int:
+    def _head(self, subject: Subject) -> Head:
+        """The head that is named, where heads lie beside the model; else the model's own.
+
+        Raises:
+            ConfigError: E133, another name than those of the heads.
+        """
+        config: Any = subject.model.config
+        own = {str(name): int(number) for name, number in config.label2id.items()}
+        name = self.declaration.head
+        if name is None or not subject.heads:
+            return Head({}, own)
+        if name not in subject.heads:
+            todo = f"known: {', '.join(subject.heads)}"
+            wrong = "no head of this name is beside the model"
+            raise ConfigError(self.declaration.fault("head", "E133", wrong, f"found {name!r}", todo))
+        return subject.heads[name]
+
+    def _class_of(self, item: Item, labels: Mapping[str, int]) -> int:
         label = str(item["label"])
-        known = {str(name): int(number) for name, number in config.label2id.items()}
-        plain = all(name.startswith(_PLAIN) for name in known)
-        number = known.get(label, int(label) if plain and label.isdecimal() else -1)
-        if not 0 <= number < config.num_labels:
-            names = ", ".join(list(known)[:10])
+        plain = all(name.startswith(_PLAIN) for name in labels)
+        number = labels.get(label, int(label) if plain and label.isdecimal() else -1)
+        if not 0 <= number < len(labels):
+            names = ", ".join(list(labels)[:10])
             raise ConfigError(
                 self.declaration.fault(
                     self.declaration.source, "E128", "an item has a class that the model does not have",

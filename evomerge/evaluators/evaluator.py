@@ -14,10 +14,24 @@ from evomerge.objectives.scores import Scores, Split
 from evomerge.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 GenerationEngine = Literal["padded", "continuous"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that may take the place of a model's own.
+
+    Attributes:
+        parameters: name of a parameter of the model to what it is then; shapes may be others.
+        labels: class name to its number.
+    """
+
+    parameters: Mapping[str, torch.Tensor]
+    labels: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Subject:
         batch_size: rows of a batch (items, where an item is one row).
         generation: which engine writes the answers of generation tasks.
         folder: where the files of its processor lie, if they are known.
+        heads: the heads that stay beside the model, by the name of whose they are.
     """
 
     model: PreTrainedModel
@@ -43,6 +58,7 @@ class Subject:
     batch_size: int = 32
     generation: GenerationEngine = "padded"
     folder: Path | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -62,6 +62,7 @@ from evomerge.files.staging import (
     staged_folder,
 )
 from evomerge.ledger.history import CACHE_FOLDER
+from evomerge.merge.heads import Heads
 from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
 from evomerge.mergekit import mergekit_yaml
@@ -301,6 +302,7 @@ def _write(
     reads_tokens = text_config(template.config).get("vocab_size") is not None
     if reads_tokens and not any(name.startswith("tokenizer") for name in copied):
         warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
+    Heads(merge.heads, merge.plan.dtype).write(staged)
     failpoint("export.files")
     check_weights(staged, merge.plan, streamed.by_name)
     with quiet_loading():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
@@ -12,7 +12,7 @@ from evomerge.checkpoint.by_peft import merge_note
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
-from evomerge.checkpoint.model_form import with_heads, with_positions
+from evomerge.checkpoint.model_form import with_head_of, with_heads, with_positions
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
 from evomerge.checkpoint.renumbered import AdaptedReader
@@ -29,7 +29,7 @@ from evomerge.merge.peft_adapters import merge_adapters
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.skeleton import model_class
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
+from evomerge.recipe.recipe import EACH, UNION, CheckpointSource, MergedSource, Recipe
 from evomerge.recipe.registered import own_methods
 
 Folder = CheckpointFolder | AdapterFolder
@@ -48,6 +48,7 @@ class OpenedMerge:
         hubs: hub name of each source that came from the hub's cache.
         notes: what a person should know of the sources, one line each.
         vocabulary: of the result, where vocabularies were brought into one.
+        heads: the models whose heads stay beside the merge, by name.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class OpenedMerge:
     hubs: Mapping[str, str]
     notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
+    heads: Mapping[str, CheckpointFolder] = field(default_factory=dict)
 
     @property
     def template(self) -> CheckpointFolder:
@@ -123,8 +125,12 @@ def open_merge(
     )
     folders, merged = merge_adapters(folders, digests.__getitem__, adapters)
     digests |= merged
+    own = folders
     if recipe.untied:
         stated, folders = with_heads(stated), with_heads(folders)
+    if recipe.head_owner:
+        folders = with_head_of(folders, recipe.head_owner)
+        cache = None  # as below
     readers: dict[str, Reader] = open_readers(folders)
     vocabulary = None
     if recipe.align:
@@ -158,7 +164,12 @@ def open_merge(
         if isinstance(folder, AdapterFolder) and not folder.factored
     ]
     notes = tuple(problem.words for problem in noted)
-    merge = OpenedMerge(recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary)
+    heads = {
+        name: folder
+        for name, folder in own.items()
+        if recipe.heads == EACH and isinstance(folder, CheckpointFolder)
+    }
+    merge = OpenedMerge(recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary, heads)
     if vocabulary is None:
         return merge
     config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}

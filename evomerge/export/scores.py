@@ -17,7 +17,7 @@ from evomerge.export.choice import Chosen
 from evomerge.export.taken import NOTHING, Taken
 from evomerge.export.verify import check_scores
 from evomerge.objectives.scores import Metric, Split
-from evomerge.run.scoring import distance_statistics, load_tokenizer, open_evaluators
+from evomerge.run.scoring import distance_statistics, heads_beside, load_tokenizer, open_evaluators
 from evomerge.versions import SCORING, library_versions
 
 
@@ -89,6 +89,7 @@ def score_export(
         device=device,
         batch_size=evaluation.batch_size,
         folder=folder,
+        heads=heads_beside(folder, model),
         generation=generation_of(evaluation.generation, chosen.prepared),
     )
     measured = _measure(subject, evaluators, split)

@@ -33,6 +33,7 @@ from evomerge.recipe.recipe import (
     DTYPES,
     MERGED,
     UNION,
+    UNTIE,
     CheckpointSource,
     LayerStep,
     MergedSource,
@@ -316,7 +317,7 @@ class _Maker:
             align=align,
             chat_template=template,
             tokens=self.tokens(checkpoints),
-            untied=self.untied,
+            heads=UNTIE if self.untied else "",
         )
         hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
         return MergekitMerge(recipe, hubs, tuple(dict.fromkeys(notes)))

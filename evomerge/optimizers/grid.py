@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome, Raced
-from evomerge.recipe.recipe import layer_place
+from evomerge.recipe.places import layer_place
 from evomerge.search_space import Gene, Genome
 
 _TABLE_LIMIT = 100_000

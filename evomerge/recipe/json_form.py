@@ -9,11 +9,13 @@ from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.places import FURTHER_PLACES, place_kind
 from evomerge.recipe.recipe import (
     ALLOWANCES,
     DTYPES,
-    FURTHER_PLACES,
+    EACH,
     OUTER_PLACES,
+    UNTIE,
     CheckpointSource,
     LayerStep,
     MergedSource,
@@ -22,7 +24,7 @@ from evomerge.recipe.recipe import (
     Table,
     TokenRow,
     canonical_json,
-    place_kind,
+    head_owner,
 )
 from evomerge.recipe.rows import RowTable
 
@@ -91,8 +93,10 @@ class _RecipeReader:
             canonical_json(data.get("config", {}))
         except ValueError:
             self.fault("config", "every number must be finite", code="E109")
-        if data.get("heads", "untie") != "untie":
-            self.fault("heads", "must be `untie`, or be left out", data["heads"])
+        heads = data.get("heads", UNTIE)
+        if heads not in (UNTIE, EACH) and head_owner(str(heads)) not in data.get("sources", {}):
+            wrong = "must be `untie`, `each` or `keep:SOURCE`, or be left out"
+            self.fault("heads", wrong, data["heads"])
         if data.get("schema", 1) != 1:
             self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
         if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:
@@ -139,7 +143,7 @@ class _RecipeReader:
             chat_template=data.get("chat_template", ""),
             tokens=tokens,
             rope=rope,
-            untied="heads" in data,
+            heads=data.get("heads", ""),
         )
 
     def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:

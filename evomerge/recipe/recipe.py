@@ -25,20 +25,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.rows import RowTable
 
 OUTER_PLACES = ("embed", "final_norm", "head")
-FURTHER_PLACES = ("pooler", "projector")
-"""Outside the layers of models that are no decoders; where a recipe names no source, that of `final_norm`."""
 MODULES = ("attn", "mlp", "norm", "other")
 ALLOWANCES = ("rope",)
 """In what a checkpoint may differ from the base where its source says so."""
 DTYPES = ("bfloat16", "float16", "float32")
 MERGED = "merged"
 UNION = "union"
+UNTIE, KEEP, EACH = "untie", "keep:", "each"
+"""What a recipe may say of heads; `keep:` is followed by a source's name."""
 
 Table = Mapping[str, float]
 """Place to value; the longest matching prefix wins."""
@@ -144,7 +144,9 @@ class Recipe:
         tokens: token to where its row comes from; one that the tokenizer lacks is added. Only with `align`.
         chat_template: a chat template that replaces the tokenizer's; empty keeps it.
         rope: name of the source whose rotary positions the result has; empty for those of `tokenizer`.
-        untied: whether a head that is the embedding (tied) becomes a tensor of its own, in every source.
+        heads: `untie`: a head that is the embedding (tied) becomes a tensor of its own, in every source;
+            `keep:SOURCE`: every source has the head of that one; `each`: all have the base's, and the heads
+            of the others stay beside the merge. Empty for heads that are merged as they are.
     """
 
     sources: Mapping[str, Source]
@@ -157,7 +159,7 @@ class Recipe:
     chat_template: str = ""
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
     rope: str = ""
-    untied: bool = False
+    heads: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -174,8 +176,8 @@ class Recipe:
             data["tokenizer"]["tokens"] = {token: row.to_json() for token, row in self.tokens.items()}
         if self.rope:
             data["rope"] = self.rope
-        if self.untied:
-            data["heads"] = "untie"
+        if self.heads:
+            data["heads"] = self.heads
         if self.chat_template:
             data["chat_template"] = self.chat_template
         return data
@@ -207,12 +209,24 @@ class Recipe:
         """That of the one side file that a genome's recipe has; empty without."""
         return b"".join(rows.content for rows in self.row_tables)
 
+    @property
+    def untied(self) -> bool:
+        """Whether every source has a head of its own."""
+        return self.heads == UNTIE
+
+    @property
+    def head_owner(self) -> str:
+        """The source whose head all have; empty where heads are merged."""
+        return head_owner(self.heads)
+
     def is_identity_path(self, layers: int, *, whole: bool = True) -> bool:
         """Whether the path is the `layers` layers of one source, in order and unscaled.
 
-        `whole` asks that all outside the layers is of that source too, and the layers are of one.
+        `whole` asks that all outside the layers is of that source too (but for a head that all sources
+        share), and the layers are of one.
         """
-        names = {step.source for step in self.path} | set(self.outer.values())
+        outer = {p: name for p, name in self.outer.items() if p != "head" or not self.head_owner}
+        names = {step.source for step in self.path} | set(outer.values())
         plain = all(step.layer == i and step.scale == 1.0 for i, step in enumerate(self.path))
         return (len(names) == 1 or not whole) and len(self.path) == layers and plain
 
@@ -223,35 +237,6 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys, no spaces and shortest round-trip floats; refuses NaN and infinities."""
     return _CANONICAL.encode(data)
-
-
-_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)(?:\.(.+))?")
-
-
-class LayerPlace(NamedTuple):
-    """A place inside the layers: its tower (empty where there is one only), number there, and the rest."""
-
-    tower: str
-    layer: int
-    inside: str
-
-
-@lru_cache(maxsize=1 << 16)
-def layer_place(place: str) -> LayerPlace | None:
-    """A place inside the layers taken apart, None outside them."""
-    found = _LAYER.fullmatch(place)
-    return None if found is None else LayerPlace(found[1] or "", int(found[2]), found[3] or "")
-
-
-def place_kind(place: str) -> str:
-    """What a place outside the layers is, whatever its tower: `embed` of `vision.embed`."""
-    return place.rpartition(".")[2]
-
-
-def outer_source(outer: Mapping[str, str], place: str) -> str | None:
-    """The source of a place outside the layers, None if a recipe names none."""
-    kind = place_kind(place)
-    return outer.get(place) or outer.get("final_norm" if kind in FURTHER_PLACES else kind)
 
 
 _EXPERT = re.compile(r"\bexperts\.\d+\b")
@@ -399,6 +384,11 @@ def single_coefficient_recipe(
     return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
 
 
+def head_owner(heads: str) -> str:
+    """The source whose head all sources have by the word of a recipe; empty where heads are merged."""
+    return "base" if heads == EACH else heads.removeprefix(KEEP) if heads.startswith(KEEP) else ""
+
+
 @dataclass(frozen=True)
 class ModelForm:
     """What all merges of a campaign have in common beside their weights.
@@ -406,12 +396,22 @@ class ModelForm:
     Attributes:
         tokenizer: the source whose vocabulary they have, or `UNION`; None where all share one.
         rope: the source whose rotary positions they have; empty for those of the base.
-        untied: whether they have a head of their own where the base's is its embedding.
+        heads: as in a recipe.
     """
 
     tokenizer: str | None = None
     rope: str = ""
-    untied: bool = False
+    heads: str = ""
+
+    @property
+    def untied(self) -> bool:
+        """Whether every source has a head of its own."""
+        return self.heads == UNTIE
+
+    @property
+    def head_owner(self) -> str:
+        """The source whose head all have; empty where heads are merged."""
+        return head_owner(self.heads)
 
     def given(self, recipe: Recipe, sources: Mapping[str, CheckpointSource]) -> Recipe:
         """The recipe in this form.
@@ -420,9 +420,10 @@ class ModelForm:
         """
         if self == AS_BASE:
             return recipe
-        found = replace(
-            recipe, sources={**sources, **recipe.sources}, rope=self.rope, untied=self.untied
-        )
+        found = replace(recipe, sources={**sources, **recipe.sources}, rope=self.rope, heads=self.heads)
+        if self.head_owner:
+            # A copy, so that no method rounds what is the same in every source.
+            found = replace(found, outer={**found.outer, "head": "base"})
         return found if self.tokenizer is None else replace(found, tokenizer=self.tokenizer, align=True)
 
 

@@ -15,7 +15,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.digest import WeightFiles
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
-from evomerge.checkpoint.model_form import with_heads, with_positions
+from evomerge.checkpoint.model_form import with_head_of, with_heads, with_positions
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.tokenizer import union_tokenizer
@@ -25,6 +25,7 @@ from evomerge.evaluators.losses import Differentiable
 from evomerge.evaluators.registered import install
 from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
+from evomerge.merge.heads import Heads
 from evomerge.merge.materialize import LiveModel, PlanStatistics
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.placement import place_experts
@@ -35,7 +36,7 @@ from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.objectives.scores import SPLITS, Scores
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import UNION, Recipe
+from evomerge.recipe.recipe import EACH, UNION, Recipe
 from evomerge.recipe.registered import install_methods
 from evomerge.recipe.rows import parse_rows
 from evomerge.run.generation_times import base_recipe, time_engines, writing
@@ -76,8 +77,12 @@ class Engine:
         self.folders, self._merged = merge_adapters(
             self.folders, self.weights.digest, lambda: cache / ADAPTERS_FOLDER
         )
+        self._heads = Heads(self.folders if setup.form.heads == EACH else {}, setup.storage)
         if setup.form.untied:
             self.folders = with_heads(self.folders)
+        if setup.form.head_owner:
+            self.folders = with_head_of(self.folders, setup.form.head_owner)
+            cache = cache / f"head-{setup.form.head_owner}"
         self.stored = dict(self.folders)
         self.readers = open_readers(self.folders)
         self._tokenizer_folder = base.path
@@ -300,4 +305,5 @@ class Engine:
             device=self.setup.device,
             batch_size=self.setup.batch_size,
             folder=self._tokenizer_folder,
+            heads=self._heads.on(self.live().bindings, model.device, model.dtype),
         )

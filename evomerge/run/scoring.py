@@ -6,13 +6,13 @@ Importing this loads neither torch nor transformers: `offline` must be called be
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.folder import open_folder, read_json, text_config
 from evomerge.errors import CandidateError, CheckpointError, Problem
-from evomerge.evaluators.evaluator import Evaluator, Subject
+from evomerge.evaluators.evaluator import Evaluator, Head, Subject
 from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.objectives.scores import Scores, Split
@@ -94,6 +94,7 @@ def score_checkpoint(
         device=device,
         batch_size=batch_size,
         folder=folder,
+        heads=heads_beside(folder, model),
     )
     try:
         return score_subject(subject, evaluators, split)
@@ -101,6 +102,21 @@ def score_checkpoint(
         found = f"{error.kind}: {error}"
         problem = Problem("E232", "this model cannot be scored", found, file=str(folder))
         raise CheckpointError(problem) from error
+
+
+def heads_beside(folder: Path, model: Any) -> Mapping[str, Head]:
+    """The heads that lie beside an export, as parameters of the model that was loaded from it.
+
+    Raises:
+        CheckpointError: if the folder cannot be read.
+    """
+    from evomerge.merge.binding import bind
+    from evomerge.merge.heads import Heads
+
+    heads = Heads.beside(folder)
+    if not heads.tensors:
+        return {}
+    return heads.on(bind(model, open_folder(folder, folder.name)), model.device, model.dtype)
 
 
 def load_tokenizer(folder: Path) -> Any:

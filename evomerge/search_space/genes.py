@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.method import Coefficient
-from evomerge.recipe.recipe import layer_place
+from evomerge.recipe.places import layer_place
 from evomerge.search_space.declaration import CoefficientField
 from evomerge.search_space.layer_path import LayerPaths
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import ViTImageProcessorPil
 
+from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.folder import open_folder
 from evomerge.cli.verify.invariants import verify
 from evomerge.evaluators.kinds import load_declaration
+from evomerge.export.export import merge_recipe
+from evomerge.objectives.scores import SPLITS
 from evomerge.run.scoring import score_checkpoint
 from evomerge.testing.evaluators import byte_tokenizer
 from tests.cli.terminal import call
@@ -103,3 +109,132 @@ def test_a_campaign_of_classifiers_from_check_to_export(family: str, tmp_path: P
     )  # fmt: skip
     assert again.metrics["one.acc"].value == shown.json["scores"]["test"]["one.acc"]["value"]
     assert load_declaration(tmp_path / "evaluators" / "one.yaml").by_block
+
+
+CLASSES = {"base": 10, "one": 3, "two": 4}
+
+
+@pytest.fixture(scope="module")
+def own_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign folder of image classifiers that have classes of their own."""
+    root = tmp_path_factory.mktemp("heads")
+    (root / "evaluators").mkdir()
+    models = {}
+    for number, (name, count) in enumerate(CLASSES.items()):
+        names = dict(enumerate(f"{name}{n}" for n in range(count)))
+        models[name] = tiny(
+            "vit", number, 0.3, num_channels=3, num_labels=count, id2label=names,
+            label2id={label: n for n, label in names.items()},
+        )  # fmt: skip
+        models[name].save_pretrained(root / "models" / name)
+    write_pictures(root, models)
+    for name in EXPERTS:
+        path = root / "evaluators" / f"{name}.npz"
+        with np.load(path) as file:
+            images, labels = file["images"], [f"{name}{n}" for n in file["labels"]]
+        np.savez(path, images=images, labels=np.array(labels))
+        say(root, name, kind="image_classification", images=f"{name}.npz", head=name)
+    return root
+
+
+def write_own(root: Path, **fields: Any) -> Path:
+    return write_campaign(
+        root, experts=EXPERTS, evaluators=EXPERTS, budget={"evaluations": 6},
+        optimizer={"population": 4}, dtype="float32", **fields,
+    )  # fmt: skip
+
+
+def test_each_head_lies_beside_the_merged_body(own_heads: Path) -> None:
+    history = run_file(write_own(own_heads, heads="each"), own_heads / "run")
+    scores = {
+        (name, task): history.candidates[f"c{number:05d}"].evaluations["search"].metrics[f"{task}.acc"].value
+        for number, name in enumerate(("base", *EXPERTS))
+        for task in EXPERTS
+    }  # fmt: skip
+    assert scores["one", "one"] == scores["two", "two"] == 1.0
+    assert max(scores["base", "one"], scores["two", "one"]) < 1.0
+    assert verify(own_heads / "run") == []
+    assert "head" not in history.prepared.layout.places
+
+    out = own_heads / "out"
+    shown = call("export", own_heads / "run", "best:mean", out, "--json")
+    assert shown.code == 0, shown.out
+    vit: Any = transformers.ViTForImageClassification
+    model = vit.from_pretrained(out)
+    base = load_file(own_heads / "models" / "base" / "model.safetensors")
+    assert torch.equal(model.classifier.weight, base["classifier.weight"].bfloat16())
+    # As the documentation says how a head is put on.
+    classes = json.loads((out / "heads" / "two.json").read_text())
+    names = {int(number): name for number, name in classes["id2label"].items()}
+    config = transformers.AutoConfig.from_pretrained(out, id2label=names, label2id=classes["label2id"])
+    two = vit.from_pretrained(out, config=config, dtype="float32", ignore_mismatched_sizes=True)
+    head = load_file(out / "heads" / "two.safetensors")
+    left, unknown = two.load_state_dict(head, strict=False)
+    assert (unknown, len(left)) == ([], len(two.state_dict()) - 2)
+    own = load_file(own_heads / "models" / "two" / "model.safetensors")
+    assert head.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(tensor, own[name].bfloat16()) for name, tensor in head.items())
+    with np.load(own_heads / "evaluators" / "two.npz") as file:
+        images, labels = file["images"], file["labels"]
+    with torch.inference_mode():
+        said = two(pixel_values=pixels_of(images)).logits.argmax(1)
+    right = [two.config.id2label[int(n)] == label for n, label in zip(said, labels, strict=True)]
+    whole = [
+        score_checkpoint(
+            out, own_heads / "evaluators" / "two.yaml",
+            split=split, dtype="float32", batch_size=8, device="cpu",
+        ).metrics["two.acc"]
+        for split in SPLITS
+    ]  # fmt: skip
+    assert sum(m.value * m.items for m in whole) == pytest.approx(sum(right))
+
+
+def test_the_head_of_one_is_kept(own_heads: Path, tmp_path: Path) -> None:
+    """A recipe by hand; body the average, head and classes those of `two`, bit for bit."""
+    models = own_heads / "models"
+    sources = {n: {"path": str(models / n), "checkpoint": ""} for n in ("base", *EXPERTS)}
+    merged = {
+        "method": "linear", "inputs": list(EXPERTS),
+        "coefficients": {"weight": {"one": 0.3, "two": 0.7}},
+    }  # fmt: skip
+    recipe = {
+        "sources": {**sources, "merged": merged}, "path": [["merged", n] for n in range(2)],
+        "outer": {"embed": "merged", "final_norm": "merged", "head": "base"},
+        "dtype": "float32", "heads": "keep:two",
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    merge_recipe(tmp_path / "recipe.json", tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    one, two = (load_file(models / name / "model.safetensors") for name in EXPERTS)
+    for name, tensor in found.items():
+        if name.startswith("classifier"):
+            assert torch.equal(tensor, two[name])
+        else:
+            torch.testing.assert_close(tensor, 0.3 * one[name] + 0.7 * two[name], rtol=1e-5, atol=1e-6)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["id2label"] == {str(n): f"two{n}" for n in range(4)}
+    assert not (tmp_path / "out" / "heads").exists()
+
+
+def test_heads_that_differ_are_a_stated_choice(own_heads: Path) -> None:
+    def found(**fields: Any) -> str:
+        checked = call("check", write_own(own_heads, **fields))
+        assert checked.code != 0
+        return checked.out + checked.err
+
+    plain = found()
+    assert re.search(r"E223.*one: another head.*`heads: keep:EXPERT`", plain)
+    assert re.search(r"E133.*no head of this name lies beside.*`heads: each`", plain)
+    assert re.search(r"E133.*no such source of a head.*keep:three", found(heads="keep:three"))
+
+
+def test_classes_of_one_number_and_other_names_are_told_apart(tmp_path: Path) -> None:
+    for name in ("base", "one"):
+        names = {n: f"{name}{n}" for n in range(3)}
+        tiny(
+            "vit", num_labels=3, id2label=names, label2id={v: k for k, v in names.items()}
+        ).save_pretrained(tmp_path / name)
+    base, one = (open_folder(tmp_path / name, name) for name in ("base", "one"))
+    (found,) = compare_with_base(base, [one])
+    assert found.code == "E247"
+    assert found.found.startswith("3 of 3: 0: base 'base0', one 'one0', 1: base 'base1', one 'one1'")

@@ -17,7 +17,8 @@ from evomerge.checkpoint.residual import residual_writers
 from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.merge.plan.entries import MergePlan, PlanInput, TensorPlan
 from evomerge.merge.plan.merged import Merger
-from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, layer_place, outer_source
+from evomerge.recipe.places import layer_place, outer_source
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe
 
 if TYPE_CHECKING:
     from evomerge.merge.statistics.weights import WeightStatistics

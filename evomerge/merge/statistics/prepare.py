@@ -14,7 +14,7 @@ from evomerge.checkpoint.reader import TensorReader
 from evomerge.errors import CheckpointError, Problem
 from evomerge.ledger.events import TaskVectors
 from evomerge.recipe.calibration import Calibration
-from evomerge.recipe.recipe import place_kind
+from evomerge.recipe.places import place_kind
 from evomerge.recipe.registered import find_method
 
 if TYPE_CHECKING:
