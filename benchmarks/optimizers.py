@@ -17,6 +17,9 @@ from functools import partial
 import numpy as np
 
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.slopes import SlopeGround, SlopeOptimizer, SlopeRequest
+from evomerge.run.search import MOST_LEARNING
+from evomerge.run.slopes import PASSES
 from evomerge.testing.problems import TestProblem, dtlz2, merge_like, zdt1, zdt2
 
 PROBLEMS: dict[str, Callable[[int], TestProblem]] = {
@@ -41,7 +44,7 @@ def search(
     at: list[int],
     steady: int,
 ) -> tuple[list[float], float]:
-    """Hypervolume after each of `at` evaluations, and CPU seconds per candidate of asking and telling.
+    """Hypervolume after each of `at` evaluations, slopes counted, and CPU seconds of asking and telling one.
 
     `steady` candidates are pending at a time in steady state; 0 for generations.
     """
@@ -59,8 +62,18 @@ def search(
         settings=optimizer_settings(kind, read),
         schedule="steady_state" if steady else "generational",
     )
-    evaluated, spent, pending = [], 0.0, []
-    while len(evaluated) < max(at):
+    evaluated, spent, pending, learned = [], 0.0, [], 0.0
+    begun = time.process_time()
+    if isinstance(optimizer, SlopeOptimizer) and problem.ground is not None and problem.slope:
+        optimizer.begin(problem.ground)
+        while requests := optimizer.slopes():
+            if learned >= MOST_LEARNING * max(at):
+                optimizer.enough()
+                break
+            learned += sum(map(partial(_cost, problem.ground), requests))
+            optimizer.tell_slopes([problem.slope(request) for request in requests])
+    spent += time.process_time() - begun
+    while len(evaluated) + learned < max(at):
         begun = time.process_time()
         if steady:
             while len(pending) < steady:
@@ -75,7 +88,15 @@ def search(
         begun = time.process_time()
         optimizer.tell(outcomes, numbers)
         spent += time.process_time() - begun
-    return [problem.quality(evaluated[:count]) for count in at], spent / len(evaluated)
+    counts = [max(1, round(count - learned)) for count in at]
+    return [problem.quality(evaluated[:count]) for count in counts], spent / len(evaluated)
+
+
+def _cost(ground: SlopeGround, request: SlopeRequest) -> float:
+    """Of a slope, in evaluations."""
+    passes = [PASSES if weight > 0.0 else 1.0 for weight in request.weights]
+    answered = sum(len(items) * each for items, each in zip(request.items, passes, strict=True))
+    return answered / sum(ground.items)
 
 
 def main() -> None:

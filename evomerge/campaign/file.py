@@ -138,8 +138,8 @@ class BudgetSection(_Section):
         evaluations: candidates scored; baselines are not counted, slopes count by their cost.
         hours: wall time of all sessions together.
         items: search items answered, over all candidates.
-        plateau: a share of the hypervolume: the search ends when its last two populations' worth of
-            candidates added less than this share.
+        plateau: a share of the hypervolume: the search ends when its next population is expected to add less
+            than this share (`auto` and `surrogate`), or when its last two added less.
     """
 
     evaluations: PositiveInt | None = None

@@ -102,10 +102,12 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
     if as_json:
         believed = opened.front_uncertainty(found)
         data = {"statistics": believed.to_json(), "decision": decision.to_json()}
-        print_json({**found.to_json(), **data})
+        print_json({**found.to_json(), **data, "ended_by": opened.history.stopped})
         return
     from evomerge.front.drawing import drawing_lines
     from evomerge.front.terminal import members_lines, optimism_lines, smooth_lines, title_lines
+    from evomerge.front.text_table import prose
+    from evomerge.run.limits import ended_text
 
     shown = choose_shown(found, decision, wish or Wish())
     believed = opened.front_uncertainty(found)
@@ -121,5 +123,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         parts.append(optimism_lines(believed, width))
     if found.steering:
         parts.append(smooth_lines(found, width))
+    if opened.history.stopped is not None:
+        parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))
     for line in "\n\n".join("\n".join(part) for part in parts).split("\n"):
         console.print(plain(line), markup=False, soft_wrap=True)

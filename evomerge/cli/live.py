@@ -11,6 +11,7 @@ from evomerge.cli.worker_lines import worker_lines
 from evomerge.front.tables import ruled, shown_value
 from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
+from evomerge.run.limits import ended_text
 from evomerge.run.progress import Display
 from evomerge.run.standing import Standing, failures_text, line, pace_text
 from evomerge.run.watch import Watch
@@ -135,6 +136,8 @@ class Live(Display):
             more = len(running) - MOST_RUNNING
             names = " ".join(running[:MOST_RUNNING]) + (f" and {more} more" if more > 0 else "")
             parts.append(Text(f"running: {names}", style="dim"))
+        if now.ended_by is not None:
+            parts.append(Text(f"ended by {ended_text(now.ended_by)}"))
         if self.is_stopping():
             parts.append(Text("stopping; Ctrl-C again stops at once", style="bold"))
         return Group(*parts)

@@ -9,6 +9,7 @@ from evomerge.cli.worker_lines import crew_text, worker_lines
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
     from evomerge.cli.seen import Seen
+    from evomerge.run.limits import ended_text
     from evomerge.run.standing import Standing
 
 
@@ -53,7 +54,7 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
     if now.ended_by is not None:
-        rows.append(("ended by", ENDED.get(now.ended_by, now.ended_by)))
+        rows.append(("ended by", ended_text(now.ended_by)))
     rows += [("refined", text) for text in now.refinements]
     rows.append(("failed", failures_text(now)))
     if now.lost:
@@ -102,16 +103,6 @@ def duration_ago(seconds: float) -> str:
     from evomerge.front.words import duration
 
     return f"{duration(seconds)} ago"
-
-
-ENDED = {
-    "budget": "its evaluations",
-    "items": "its items",
-    "hours": "its hours",
-    "plateau": "a plateau: the last candidates added too little hypervolume",
-    "exhausted": "its search space: every point was asked",
-}
-"""Limits in words."""
 
 
 def _driver_text(holder: Holder | None) -> str:

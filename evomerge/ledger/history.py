@@ -30,6 +30,7 @@ from evomerge.ledger.events import (
     ToldEvent,
 )
 from evomerge.objectives.constraint import Bound, broken
+from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Scaling
 
 LEDGER_FILE = "ledger.jsonl"
@@ -79,6 +80,7 @@ class History:
         last_failure: the candidate that failed last.
         slowest_baseline: most seconds that a baseline took.
         references: for each batch asked, whom it races against.
+        forecasts: for each batch asked, what was expected of it.
         raced_as: digest of a recipe that lost a race to the first candidate with it.
         shared: evaluations that another campaign had measured.
         lost_kinds, lost_seconds: attempts lost with their workers by class, and how long these had run.
@@ -112,6 +114,7 @@ class History:
     last_failure: Candidate | None = None
     slowest_baseline: float | None = None
     references: list[tuple[str, ...]] = field(default_factory=list)
+    forecasts: list[Forecast | None] = field(default_factory=list)
     raced_as: dict[str, str] = field(default_factory=dict)
     shared: int = 0
     raced: int = 0
@@ -208,6 +211,7 @@ class History:
         self.turns.append(Turn(tuple(ids), asker=event.refinement))
         self.asked += len(ids)
         self.references.append(event.racing.references if event.racing is not None else ())
+        self.forecasts.append(event.forecast)
         for asked in event.candidates:
             self.candidates[asked.id] = Candidate(
                 asked.id,

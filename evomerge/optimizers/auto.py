@@ -1,32 +1,42 @@
 """Auto, the default: a learned front where gradients can be had, then a surrogate around it.
 
 The learned map makes a chart of the space: preference, total scale, and a tilt over depth, a handful of
-numbers in which every point is a good merge. After its coarse preferences were evaluated, Gaussian processes
-on the chart say where on it the next candidates add most hypervolume (`surrogate`). Where no gradients can be
-had, the surrogate searches the genes themselves.
+numbers in which every point is a good merge. First the map's preferences are evaluated, from coarse to fine.
+As soon as there are enough for Gaussian processes on the chart, these say what the next preferences would
+add, and what the points of their own choice (`surrogate`): when even the lower end of the latter is more than
+is expected of the former, the surrogate goes on. Where no gradients can be had, it searches the genes
+themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from evomerge.objectives.objective import Objective, Outcome
+from evomerge.objectives.forecast import Forecast
+from evomerge.objectives.objective import Objective
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.learned_front import REACH, LearnedFront
 from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
-from evomerge.optimizers.surrogate import Surrogate
+from evomerge.optimizers.surrogate import LEAST, Surrogate
+from evomerge.optimizers.told import as_rows
 from evomerge.search_space import Gene, Genome
 
 SCALES = (0.6, 1.4)
 TILTS = (-0.4, 0.4)
 CHART_STEP = 1e-3
 FIRST_KNOWN = 100
+
+MAP, CHART = "map", "chart"
+"""Who chose a batch: the map's preferences in their order, or the model on the chart; see `Forecast`."""
+
+MOST_PREFERENCES = 500
+"""Preferences of the map that are looked at for points that are new."""
 
 
 class Chart:
@@ -86,7 +96,9 @@ class Auto(LearnedFront):
         steady: bool = False,
         focus: Sequence[float] | None = None,
     ) -> None:
-        learned = LearnedFrontSettings(steps=settings.steps, items=settings.items)
+        learned = LearnedFrontSettings(
+            steps=settings.steps, items=settings.items, shrinkage=settings.shrinkage
+        )
         super().__init__(
             genes, objectives, population, seed, initial, learned, steady=steady, focus=focus
         )
@@ -98,6 +110,8 @@ class Auto(LearnedFront):
         )
         self._chart = Chart(self, self._grid, len(objectives))
         self._on_chart: dict[Genome, Genome] = {}
+        self._handed_over = False
+        self._points_forecast: Forecast | None = None
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
         self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
 
@@ -110,7 +124,12 @@ class Auto(LearnedFront):
         """Places on the chart of those that have one."""
         return [self._on_chart.get(genome) for genome in genomes]
 
-    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
+    def adopt(
+        self,
+        genomes: Sequence[Genome],
+        notes: Sequence[Note | None],
+        forecast: Forecast | None = None,
+    ) -> None:
         """Take genomes with their places; without notes those of the first preferences are known again."""
         if self.lesson.has_taken_steps and not any(notes):
             first = self._first_places(FIRST_KNOWN)
@@ -120,7 +139,11 @@ class Auto(LearnedFront):
             notes = [known.get(genome) for genome in genomes]
         pairs = zip(genomes, notes, strict=True)
         self._on_chart |= {genome: note for genome, note in pairs if note is not None}
-        super().adopt(genomes, notes)
+        self._handed_over |= forecast is not None and forecast.by == CHART
+        super().adopt(genomes, notes, forecast)
+
+    def _foreseen(self) -> Forecast | None:
+        return self._points_forecast
 
     def _first_places(self, count: int) -> list[Genome]:
         """Where preferences lie, from coarse to fine."""
@@ -129,34 +152,54 @@ class Auto(LearnedFront):
 
     def _points(self, asked: Asked) -> np.ndarray:
         if not self.lesson.has_taken_steps:
-            return self._ask(self._by_genes, self._inner, asked, asked.told, asked.pending, self._genes)
+            points = self._by_genes(replace(asked, settings=self._inner))
+            self._points_forecast = self._by_genes.forecast
+            return points
         charted = [(self._on_chart[g], outcome) for g, outcome in asked.told if g in self._on_chart]
         pending = [self._on_chart[g] for g in asked.pending if g in self._on_chart]
+        seen = replace(
+            asked,
+            genes=self._chart.genes,
+            told=tuple(charted),
+            pending=tuple(pending),
+            settings=replace(self._inner, start=LEAST),
+        )
         known = {genome for genome, _ in asked.told} | set(asked.pending)
-        found: list[Genome] = []
-        if len(charted) + len(pending) < self._points_first:
-            places = self._first_places(10_000)
-        else:
-            chosen = self._ask(self._by_chart, self._inner, asked, charted, pending, self._chart.genes)
-            places = [tuple(row) for row in Grid(self._chart.genes).snap(chosen).tolist()]
+        on_map, shares = [], None
+        if not self._handed_over:
+            on_map = self._new(self._first_places(MOST_PREFERENCES), known, asked.count)
+            if len(charted) >= self._points_first:
+                shares = self._by_chart.expected(seen, as_rows([p for p, _ in on_map], len(seen.genes)))
+        self._points_forecast = Forecast.of(MAP, shares)
+        if self._handed_over or shares is not None or not on_map:
+            chosen = Grid(seen.genes).snap(self._by_chart(seen))
+            ahead = self._by_chart.forecast
+            if not on_map or (shares is not None and self._is_better(ahead, shares)):
+                self._handed_over = True
+                self._points_forecast = None if ahead is None else replace(ahead, by=CHART)
+                on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
+        self._on_chart |= {point: place for place, point in on_map}
+        return as_rows([point for _, point in on_map], len(self._genes))
+
+    def _new(
+        self, places: Iterable[Genome], known: Collection[Genome], count: int
+    ) -> list[tuple[Genome, Genome]]:
+        """The first `count` places whose points are not known, each with its point."""
+        taken, found = set(known), list[tuple[Genome, Genome]]()
         for place in places:
             (point,) = map(tuple, self._chart.points(np.array([place])).tolist())
-            if point not in known:
-                known.add(point)
-                self._on_chart[point] = place
-                found.append(point)
-            if len(found) == asked.count:
+            if point not in taken:
+                taken.add(point)
+                found.append((place, point))
+            if len(found) == count:
                 break
-        return np.array(found).reshape(-1, len(self._genes))
+        return found
 
-    @staticmethod
-    def _ask(
-        surrogate: Surrogate,
-        settings: SurrogateSettings,
-        asked: Asked,
-        told: Sequence[tuple[Genome, Outcome]],
-        pending: Sequence[Genome],
-        genes: tuple[Gene, ...],
-    ) -> np.ndarray:
-        seen = replace(asked, genes=genes, told=tuple(told), pending=tuple(pending), settings=settings)
-        return surrogate(seen)
+    def _is_better(self, ahead: Forecast | None, shares: np.ndarray) -> bool:
+        """Whether the lower end of what the model's own choice adds is above what the map is expected to.
+
+        With a focus always: what the map has next lies further and further from it.
+        """
+        if self._focus is not None:
+            return True
+        return ahead is not None and ahead.low is not None and ahead.low > float(shares.mean())

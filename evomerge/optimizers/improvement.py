@@ -33,25 +33,9 @@ def greedy(
         rng: draws the directions of the scalarizations.
         nearness: what the gain of each point counts, by draw, float64 [draws, m]; alike if None.
     """
-    objectives = pool.shape[2]
-    directions = np.abs(rng.normal(size=(DIRECTIONS, objectives)))
-    directions = np.maximum(directions / np.linalg.norm(directions, axis=1, keepdims=True), 1e-3)
-
-    def reach(values: np.ndarray) -> np.ndarray:
-        """[..., objectives] to [..., directions]: how far each direction goes until the point's box ends."""
-        room = np.maximum(REFERENCE - values, 0.0)
-        far = room[..., None, 0] / directions[:, 0]
-        for k in range(1, objectives):
-            far = np.minimum(far, room[..., None, k] / directions[:, k])
-        found: np.ndarray = far**objectives
-        return found
-
-    best = np.zeros((len(pool), DIRECTIONS))
-    if len(front):
-        best = np.maximum(best, reach(front).max(axis=0))
-    if pending.shape[1]:
-        best = np.maximum(best, reach(pending).max(axis=1))
-    offered = reach(pool)
+    directions = _directions(pool.shape[2], rng)
+    best = _reached(front, pending, directions)
+    offered = _reach(pool, directions)
     left = np.ones(pool.shape[1], dtype=bool)
     chosen: list[int] = []
     for _ in range(min(count, len(left))):
@@ -62,3 +46,48 @@ def greedy(
         left[pick] = False
         best = np.maximum(best, offered[:, pick])
     return chosen
+
+
+def gain_shares(
+    front: np.ndarray, pending: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Hypervolume that a batch adds to a front and to what is pending, as a share of theirs: float64 [draws].
+
+    `batch` holds draws of its points, float64 [draws, k, objectives]; the others are those of `greedy`.
+    None where there is no hypervolume yet.
+    """
+    directions = _directions(batch.shape[2], rng)
+    before = _reached(front, pending, directions)
+    after = np.maximum(before, _reach(batch, directions).max(axis=1, initial=0.0))
+    volume = before.mean(axis=1)
+    if not (volume > 0.0).all():
+        return None
+    shares: np.ndarray = after.mean(axis=1) / volume - 1.0
+    return shares
+
+
+def _directions(objectives: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors into the positive orthant, float64 [DIRECTIONS, objectives]."""
+    found = np.abs(rng.normal(size=(DIRECTIONS, objectives)))
+    unit: np.ndarray = np.maximum(found / np.linalg.norm(found, axis=1, keepdims=True), 1e-3)
+    return unit
+
+
+def _reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """[..., objectives] to [..., directions]: how far each direction goes until the point's box ends."""
+    room = np.maximum(REFERENCE - values, 0.0)
+    far = room[..., None, 0] / directions[:, 0]
+    for k in range(1, directions.shape[1]):
+        far = np.minimum(far, room[..., None, k] / directions[:, k])
+    found: np.ndarray = far ** directions.shape[1]
+    return found
+
+
+def _reached(front: np.ndarray, pending: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """How far a front [n, objectives] and what is pending [draws, p, objectives] go: [draws, directions]."""
+    best = np.zeros((len(pending), DIRECTIONS))
+    if len(front):
+        best = np.maximum(best, _reach(front, directions).max(axis=0))
+    if pending.shape[1]:
+        best = np.maximum(best, _reach(pending, directions).max(axis=1))
+    return best

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.lesson import Lesson
+from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around, drawn, pulled
 from evomerge.optimizers.proposals import Adopted, Asked
 from evomerge.optimizers.settings import LearnedFrontSettings
@@ -57,6 +58,10 @@ class LearnedFront(Adopted):
     def slopes(self) -> list[SlopeRequest]:
         """The lesson's next step."""
         return self.lesson.slopes()
+
+    def adopt_slopes(self, notes: Mapping[int, Note | None]) -> None:
+        """Take the lesson's step as it is on record."""
+        self.lesson.adopt(notes)
 
     def enough(self) -> None:
         """No further slopes can be had."""

@@ -14,12 +14,13 @@ step is taken once that loss rises. Losses on search items flatter; they decide 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import drawn, pulled
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
@@ -52,6 +53,7 @@ class FrontMap:
 
     def __init__(self, grid: Grid, table: np.ndarray, learned: np.ndarray) -> None:
         self._grid = grid
+        self._rows, self._matrix = row_groups(grid.genes)
         self.table = table
         self._learned = learned
         self._first, self._second = np.zeros_like(table), np.zeros_like(table)
@@ -66,8 +68,14 @@ class FrontMap:
         clipped: np.ndarray = np.clip(values, self._grid.low, self._grid.high)
         return clipped
 
-    def step(self, preferences: np.ndarray, gradients: np.ndarray, rate: float) -> None:
-        """One Adam step by the mean of gradients [n, genes] at the points of n preferences."""
+    def step(
+        self, preferences: np.ndarray, gradients: np.ndarray, rate: float, shrinkage: float = 0.0
+    ) -> None:
+        """One Adam step by the mean of gradients [n, genes] at the points of n preferences.
+
+        Rows are drawn to the mean of their matrix by `rate * shrinkage` of the way, apart from the moments
+        (decoupled weight decay: Loshchilov and Hutter 2019, arXiv:1711.05101).
+        """
         total = np.zeros_like(self.table)
         for w, gradient in zip(preferences, gradients, strict=True):
             value = self.table[:, 0].copy()
@@ -88,6 +96,23 @@ class FrontMap:
         first = self._first / (1 - BETAS[0] ** self._steps)
         second = self._second / (1 - BETAS[1] ** self._steps)
         self.table = self.table - rate * first / (np.sqrt(second) + LEAST)
+        if shrinkage > 0.0 and len(self._rows):
+            own = self.table[self._rows]
+            count = np.bincount(self._matrix)
+            sums = [np.bincount(self._matrix, column) for column in own.T]
+            mean = np.stack([total / count for total in sums], axis=1)[self._matrix]
+            self.table[self._rows] = own + min(1.0, rate * shrinkage) * (mean - own)
+
+
+def row_groups(genes: Sequence[Gene]) -> tuple[np.ndarray, np.ndarray]:
+    """The genes that are single rows, and for each a number of its expert's matrix: int64 [rows], twice."""
+    rows = [number for number, gene in enumerate(genes) if gene.matrix]
+    numbers: dict[tuple[str, str, str], int] = {}
+    matrix = [
+        numbers.setdefault((gene.coefficient, gene.input, gene.matrix), len(numbers))
+        for gene in (genes[number] for number in rows)
+    ]
+    return np.array(rows, dtype=np.int64), np.array(matrix, dtype=np.int64)
 
 
 def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float) -> np.ndarray:
@@ -110,6 +135,8 @@ class _Step:
     preferences: np.ndarray
     requests: list[SlopeRequest]
     look: bool
+    rate: float = 0.0
+    shrinkage: float = 0.0
 
 
 class Lesson:
@@ -190,21 +217,54 @@ class Lesson:
         count = int(settings.preferences)
         preferences = drawn(count, self._objectives, settings.concentration, rng)
         preferences = pulled(preferences, self._focus, LESSON_REACH)
+        items = [self._drawn_items(rng, max(1, int(settings.items) // count)) for _ in range(count)]
+        return self._asked(preferences, items, self._rate(), float(settings.shrinkage))
+
+    def _drawn_items(self, rng: np.random.Generator, count: int) -> tuple[tuple[int, ...], ...]:
+        """Search items of each objective that are not held back, drawn without replacement."""
+        found = []
+        for known in self._ground.items:
+            free = known - self._held_back(known)
+            chosen = rng.choice(free, size=min(free, count), replace=False)
+            found.append(tuple(sorted(chosen.tolist())))
+        return tuple(found)
+
+    def _asked(
+        self,
+        preferences: np.ndarray,
+        items: Sequence[tuple[tuple[int, ...], ...]],
+        rate: float,
+        shrinkage: float,
+    ) -> _Step:
+        """A step at the points of preferences [n, objectives], with the items of each."""
         points = self._grid.snap(self.map.points(preferences))
         requests = []
-        for point, w in zip(points.tolist(), preferences.tolist(), strict=True):
-            items = []
-            for known in self._ground.items:
-                free = known - self._held_back(known)
-                chosen = rng.choice(
-                    free, size=min(free, max(1, int(settings.items) // count)), replace=False
-                )
-                items.append(tuple(sorted(chosen.tolist())))
-            weights = tuple(
-                share + WEIGHT_FLOOR if own else 0.0 for share, own in zip(w, items, strict=True)
-            )
-            requests.append(SlopeRequest(tuple(point), weights, tuple(items)))
-        return _Step(preferences, requests, look=False)
+        for point, w, own in zip(points.tolist(), preferences.tolist(), items, strict=True):
+            weights = [
+                share + WEIGHT_FLOOR if some else 0.0 for share, some in zip(w, own, strict=True)
+            ]
+            requests.append(SlopeRequest(tuple(point), tuple(weights), own, (*w, rate, shrinkage)))
+        return _Step(preferences, requests, False, rate, shrinkage)
+
+    def adopt(self, notes: Mapping[int, Note | None]) -> None:
+        """Take preferences, rate and shrinkage of the pending step from the record.
+
+        Raises:
+            ValueError: if a note is no such record.
+        """
+        step = self._pending
+        if step is None or step.look:
+            return
+        preferences, rate, shrinkage = step.preferences.copy(), step.rate, step.shrinkage
+        for number, note in notes.items():
+            if note is None:
+                shrinkage = 0.0  # there was none before there were notes
+            elif len(note) == self._objectives + 2 and number < len(preferences):
+                preferences[number] = note[: self._objectives]
+                rate, shrinkage = note[self._objectives :]
+            else:
+                raise ValueError(f"slope {number} has a note of {len(note)} numbers")
+        self._pending = self._asked(preferences, [r.items for r in step.requests], rate, shrinkage)
 
     def _look(self) -> _Step:
         assert self._ground is not None
@@ -236,8 +296,9 @@ class Lesson:
         ]
         if found:
             left = 1.0 - (self._step - 1) / max(1.0, self._settings.steps)
-            rate = self._rate() * (0.2 + 0.8 * left)
-            self.map.step(np.array([w for w, _ in found]), np.array([g for _, g in found]), rate)
+            rate = done.rate * (0.2 + 0.8 * left)
+            preferences, gradients = (np.array(each) for each in zip(*found, strict=True))
+            self.map.step(preferences, gradients, rate, done.shrinkage)
 
     def _rate(self) -> float:
         assert self._ground is not None

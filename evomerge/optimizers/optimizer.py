@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
+from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Outcome
 from evomerge.search_space import Genome
 
@@ -75,8 +76,17 @@ class AdoptingOptimizer(Optimizer, Protocol):
         """What to record beside genomes that were just asked."""
         ...
 
-    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
-        """Take recorded genomes as the next batch asked. Ledgers from before 2026-12 have no notes.
+    def forecast(self) -> Forecast | None:
+        """What is expected of the batch that was last asked or adopted; recorded with it."""
+        ...
+
+    def adopt(
+        self,
+        genomes: Sequence[Genome],
+        notes: Sequence[Note | None],
+        forecast: Forecast | None = None,
+    ) -> None:
+        """Take recorded genomes as the next batch asked. Ledgers before 2026-12 lack notes and forecasts.
 
         Raises:
             RuntimeError: as `ask`.

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Complete, Objective, Outcome, Raced
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.optimizer import Note
@@ -81,6 +82,13 @@ class Stateful(Protocol):
     def adopt(self, proposed: Sequence[Genome], recorded: Sequence[Genome]) -> None:
         """The batch that was just proposed stands on record a little otherwise."""
         ...
+
+
+@runtime_checkable
+class Forecasting(Protocol):
+    """A proposing function that says what it expects of the points that it last proposed."""
+
+    forecast: Forecast | None
 
 
 class Proposals:
@@ -175,13 +183,41 @@ class Proposals:
 class Adopted(Proposals):
     """Proposals of which a replay adopts what is on record; see `AdoptingOptimizer`."""
 
+    _forecast: Forecast | None = None
+
+    def ask(self) -> list[Genome]:
+        """As `Proposals.ask`; what is expected of the batch is kept."""
+        self._forecast = None
+        return super().ask()
+
+    def _proposed(self, count: int, batch: list[Genome], rng: np.random.Generator) -> np.ndarray:
+        points = super()._proposed(count, batch, rng)
+        if self._forecast is None:
+            # Of the first points; what fills a batch up, where some were known, adds little.
+            self._forecast = self._foreseen()
+        return points
+
+    def _foreseen(self) -> Forecast | None:
+        """What is expected of the points that were just proposed."""
+        return self._propose.forecast if isinstance(self._propose, Forecasting) else None
+
     def notes(self, genomes: Sequence[Genome]) -> list[Note | None]:
         """Nothing is wanted."""
         return [None] * len(genomes)
 
-    def adopt(self, genomes: Sequence[Genome], notes: Sequence[Note | None]) -> None:
+    def forecast(self) -> Forecast | None:
+        """What the function expects of the last batch, if it says so."""
+        return self._forecast
+
+    def adopt(
+        self,
+        genomes: Sequence[Genome],
+        notes: Sequence[Note | None],
+        forecast: Forecast | None = None,
+    ) -> None:
         """Note a recorded batch as asked. A function with a state that asks make is asked again for that."""
         self._turns.may_ask()
+        self._forecast = forecast
         if isinstance(self._propose, Stateful):
             self._propose.adopt(self._batch(), genomes)
         self._turns.asked(list(genomes))

@@ -63,6 +63,7 @@ class LearnedFrontSettings:
         items: search items of each objective that a step looks at, over all its preferences.
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
+        shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
         spread: how much more of an expert there is at the start where its own objective is preferred.
         concentration: of the Dirichlet distribution that preferences are drawn from.
         held_back: share of the search items that no step sees.
@@ -74,6 +75,7 @@ class LearnedFrontSettings:
     items: Annotated[int, Between(1, 1_000_000)] = 64
     preferences: Annotated[int, Between(1, 1_000)] = 1
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
+    shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     spread: Annotated[float, Between(0.0, 10.0)] = 1.2
     concentration: Annotated[float, Between(0.01, 100.0)] = 0.8
     held_back: Annotated[float, Between(0.01, 0.5)] = 0.1
@@ -87,14 +89,15 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        steps, items: of the learned front; see `LearnedFrontSettings`.
-        preferences: so many of its points are evaluated before the surrogate.
+        steps, items, shrinkage: of the learned front; see `LearnedFrontSettings`.
+        preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
-    preferences: Annotated[int, Between(4, 1_000)] = 13
+    shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
+    preferences: Annotated[int, Between(4, 1_000)] = 7
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60
     reuse: Annotated[int, Between(1, 1_000)] = 4

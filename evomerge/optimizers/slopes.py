@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.optimizer import Note, Optimizer
 from evomerge.search_space import Genome
 
 
@@ -25,11 +25,13 @@ class SlopeRequest:
         genome: the point, on the grid; gradients pass straight through the rounding to it.
         weights: of each objective's mean loss, at least 0; one of weight 0 is not computed backwards.
         items: for each objective, the numbers of search items, ascending, each once; none skips it.
+        note: what the optimizer wants to know of it again in a replay; recorded beside the answer.
     """
 
     genome: Genome
     weights: tuple[float, ...]
     items: tuple[tuple[int, ...], ...]
+    note: Note | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,17 @@ class SlopeOptimizer(Optimizer, Protocol):
         """The slopes wanted next, told together; empty when it would rather ask for candidates.
 
         Asked again before it was told, it gives the same.
+        """
+        ...
+
+    def adopt_slopes(self, notes: Mapping[int, Note | None]) -> None:
+        """Make of the requests that `slopes` last gave those on record; by number in the batch, their notes.
+
+        What was drawn or worked out may have rounded otherwise on another processor. Ledgers from before
+        2026-12 have no notes.
+
+        Raises:
+            ValueError: if a note is none of this optimizer's.
         """
         ...
 

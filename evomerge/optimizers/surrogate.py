@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Complete, Failed, Outcome, Raced
 from evomerge.objectives.pareto import chebyshev, non_dominated
 from evomerge.optimizers import structured
 from evomerge.optimizers.gaussian import Data, Fits, Levels, Name, Process, fitted_at, one_thread
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.improvement import greedy
+from evomerge.optimizers.improvement import gain_shares, greedy
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Nsga2Settings, SurrogateSettings
@@ -47,7 +48,11 @@ Results = Sequence[tuple[Genome, Outcome]]
 
 
 class Surrogate:
-    """A proposing function (see `proposals`); what it keeps between calls only saves time."""
+    """A proposing function (see `proposals`); what it keeps between calls only saves time.
+
+    Attributes:
+        forecast: of the points that were last proposed; None if no model chose them.
+    """
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class Surrogate:
         self._then: tuple[int, dict[Name, Data]] | None = None
         self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
+        self.forecast: Forecast | None = None
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
@@ -77,9 +83,7 @@ class Surrogate:
     def _propose(self, asked: Asked) -> np.ndarray:
         settings: SurrogateSettings = asked.settings
         grid, told = self._grid, asked.told
-        if self._seen is None or self._seen[0] != len(told):
-            self._seen = (len(told), self._look(told))
-        seen = self._seen[1]
+        seen, self.forecast = self._seen_of(told), None
         if seen is None or len(told) + len(asked.pending) < settings.start:
             return self._start(asked)
         taken = {genome for genome, _ in told} | set(asked.pending)
@@ -88,12 +92,34 @@ class Surrogate:
         chosen = fresh[:0]
         if len(fresh):
             chosen = fresh[self._choose(seen, fresh, as_rows(asked.pending, len(grid)), asked)]
+            self.forecast = Forecast.of("genes", self._shares(seen, chosen, asked))
         # More are wanted than NSGA-II left, as in a space of few points: neighbours of the front.
         near = [
             structured.mutate(grid, seen.best[asked.rng.integers(len(seen.best))], "layers", asked.rng)
             for _ in range(asked.count - len(chosen))
         ]
         return np.concatenate([chosen, np.clip(as_rows(near, len(grid)), grid.low, grid.high)])
+
+    def expected(self, asked: Asked, points: np.ndarray) -> np.ndarray | None:
+        """What points [n, genes] would add, as a share of the hypervolume, by draw; None without a model."""
+        with one_thread():
+            seen = self._seen_of(asked.told)
+            return None if seen is None or not len(points) else self._shares(seen, points, asked)
+
+    def _shares(self, seen: _Seen, points: np.ndarray, asked: Asked) -> np.ndarray | None:
+        if not seen.feasible:
+            return None
+        # Random numbers of its own: what is asked does not depend on whether gains are looked at.
+        rng = np.random.default_rng((self._seed, 5, len(asked.told), len(asked.pending)))
+        rows = self._levels(np.concatenate([points, as_rows(asked.pending, len(self._grid))]))
+        drawn, known = self._drawn(seen, rows, rng), self._levels(seen.best)
+        front = np.stack([model.expect(known) for model in seen.models], axis=1)
+        return gain_shares(front, drawn[:, len(points) :], drawn[:, : len(points)], rng)
+
+    def _seen_of(self, told: Results) -> _Seen | None:
+        if self._seen is None or self._seen[0] != len(told):
+            self._seen = (len(told), self._look(told))
+        return self._seen[1]
 
     def _evolved(self, told: Results, seen: _Seen, settings: SurrogateSettings) -> np.ndarray:
         """What NSGA-II found on the models; in steady state on those of some results ago."""
@@ -163,11 +189,8 @@ class Surrogate:
     def _choose(self, seen: _Seen, fresh: np.ndarray, pending: np.ndarray, asked: Asked) -> list[int]:
         """Indices of the rows of `fresh` to ask."""
         rows = self._levels(np.concatenate([fresh, pending]))
-        rng, count = asked.rng, len(rows)
-        drawn = np.stack([m.draw(rows, rng.normal(size=(DRAWS, count))) for m in seen.models], axis=2)
-        for bound in seen.bounds:
-            # What breaks a bound in a draw adds nothing there.
-            drawn[bound.draw(rows, rng.normal(size=(DRAWS, count))) > 0.0] = np.inf
+        rng = asked.rng
+        drawn = self._drawn(seen, rows, rng)
         front = np.empty((0, len(seen.models)))
         if seen.feasible:
             known = self._levels(seen.best)
@@ -182,6 +205,15 @@ class Surrogate:
         excess = np.sum([np.maximum(b.expect(rows[: len(fresh)]), 0.0) for b in seen.bounds], axis=0)
         least = np.argsort(excess, kind="stable")[: (asked.count + 1) // 2].tolist()
         return list(dict.fromkeys([*least, *chosen]))[: asked.count]
+
+    def _drawn(self, seen: _Seen, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Joint draws of the objectives at features [n, ...], float64 [draws, n, objectives]."""
+        size = (DRAWS, len(rows))
+        drawn = np.stack([m.draw(rows, rng.normal(size=size)) for m in seen.models], axis=2)
+        for bound in seen.bounds:
+            # What breaks a bound in a draw adds nothing there.
+            drawn[bound.draw(rows, rng.normal(size=size)) > 0.0] = np.inf
+        return drawn
 
     def _guided(self, values: np.ndarray) -> np.ndarray:
         """Objectives that draw NSGA-II to a focus, float64 [n, objectives]: a bounded price for leaving it.

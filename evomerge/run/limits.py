@@ -1,7 +1,8 @@
 """Limits: what ends a search, whichever comes first: evaluations, items, hours, or a plateau.
 
 Evaluations and items are one account: an item is a share of an evaluation, a race costs its items, a slope
-its passes over them. All but hours follow from the ledger alone.
+its passes over them. A plateau is seen ahead where the optimizer has a model, whose forecasts are recorded,
+and looking back elsewhere. All but hours follow from the ledger alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,24 @@ from evomerge.objectives.pareto import hypervolume
 
 WINDOW = 2
 """Populations' worth of told candidates over which a plateau is looked for."""
+
+ENDED = {
+    "budget": "its evaluations",
+    "items": "its items",
+    "hours": "its hours",
+    "plateau": "a plateau: the next candidates would add too little hypervolume, or the last ones did",
+    "exhausted": "its search space: every point was asked",
+    "interrupted": "an interrupt; `evomerge run` goes on",
+    "stopped": "SIGTERM; `evomerge run` goes on",
+    "fault": "a fault; once mended, `evomerge run` goes on",
+    "breaker": "too many failures",
+}
+"""Reasons of `stopped` events, in words."""
+
+
+def ended_text(reason: str) -> str:
+    """What ended the last session, in words."""
+    return ENDED.get(reason, reason)
 
 
 def evaluations_allowed(budget: BudgetSection, search_items: int) -> float | None:
@@ -60,11 +79,31 @@ def recent_gain(history: History) -> float | None:
     return None if now <= 0.0 else (now - volume(told[:-window])) / now
 
 
+def expected_gain(history: History) -> float | None:
+    """What the last population's worth of asked candidates is expected to add, a share of the hypervolume.
+
+    The upper ends of the intervals, summed over batches: those just asked, which need not be evaluated yet.
+    From the ledger alone. None where too little was asked, or a batch was chosen without a model.
+    """
+    left = history.stated.population
+    total = 0.0
+    for batch, forecast in zip(reversed(history.generations), reversed(history.forecasts), strict=True):
+        if not batch or history.candidates[batch[0]].asker is not None:
+            continue
+        if forecast is None or forecast.high is None:
+            return None
+        total += forecast.high
+        left -= len(batch)
+        if left <= 0:
+            return total
+    return None
+
+
 def at_plateau(history: History, budget: BudgetSection) -> bool:
-    """Whether what was gained of late is under `budget.plateau`."""
+    """Whether what was gained of late, or with a model what is expected next, is under `budget.plateau`."""
     if budget.plateau is None:
         return False
-    gain = recent_gain(history)
+    gain = expected_gain(history) if history.stated.has_forecasts else recent_gain(history)
     return gain is not None and gain < budget.plateau
 
 
@@ -77,5 +116,8 @@ def is_reached(history: History, budget: BudgetSection) -> bool:
         case "hours":
             return budget.hours is not None and history.elapsed >= 3600 * budget.hours
         case "plateau":
-            return at_plateau(history, budget)
+            # Before 2026-12 no forecasts were recorded, and the past decided.
+            forecasts = any(each is not None for each in history.forecasts)
+            gain = None if forecasts or budget.plateau is None else recent_gain(history)
+            return at_plateau(history, budget) or (gain is not None and gain < (budget.plateau or 0.0))
     return history.stopped == "exhausted"

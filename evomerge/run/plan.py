@@ -5,6 +5,7 @@ from __future__ import annotations
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check import CheckReport
 from evomerge.front.words import duration, size
+from evomerge.ledger.events import CampaignEvent
 
 
 def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
@@ -52,7 +53,11 @@ def _budget(campaign: Campaign) -> str:
     if budget.items is not None:
         parts.append(f"at most {budget.items} search items")
     if budget.plateau is not None:
+        share = f"{100 * budget.plateau:g} % of the hypervolume"
+        foreseen = CampaignEvent(config=campaign.to_json(), identity="", versions={}).has_forecasts
         parts.append(
-            f"until two populations add less than {100 * budget.plateau:g} % of the hypervolume"
+            f"until a population is expected to add less than {share}"
+            if foreseen
+            else f"until two populations add less than {share}"
         )
     return ", ".join(parts)

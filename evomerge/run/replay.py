@@ -208,7 +208,8 @@ def replay(
             genomes = [candidate.genome for candidate in candidates if candidate.genome is not None]
             adopts = isinstance(who, AdoptingOptimizer)
             if isinstance(who, AdoptingOptimizer):
-                who.adopt(genomes, [candidate.note for candidate in candidates])
+                notes = [candidate.note for candidate in candidates]
+                who.adopt(genomes, notes, history.forecasts[asked])
             elif who.ask() != genomes:
                 what = turn.ids[0] if single and turn.ids else f"generation {asked}"
                 raise ReplayDiffers(f"{what} is asked otherwise")
@@ -229,15 +230,14 @@ def replay(
 
 
 def _replay_slopes(optimizer: Optimizer, history: History, store: ItemStore, batch: int) -> bool:
-    requests = optimizer.slopes() if isinstance(optimizer, SlopeOptimizer) else []
-    if not requests:
+    if not isinstance(optimizer, SlopeOptimizer) or not optimizer.slopes():
         raise ReplayDiffers(f"batch {batch} of slopes is not asked for")
     try:
-        answers = recorded(history, store, batch, requests)
-    except SlopesDiffer as error:
+        optimizer.adopt_slopes({n: event.note for n, event in history.slopes[batch].items()})
+        answers = recorded(history, store, batch, optimizer.slopes())
+    except (SlopesDiffer, ValueError) as error:
         raise ReplayDiffers(str(error)) from error
     if answers is None:
         return False
-    assert isinstance(optimizer, SlopeOptimizer)
     optimizer.tell_slopes(answers)
     return True

@@ -128,8 +128,9 @@ class Search:
         return [candidate_number(name) for name in open_]
 
     def spent(self) -> str | None:
-        """The limit that is reached, if any."""
-        return self.dispatcher.spent() or ("plateau" if self._is_at_plateau() else None)
+        """The limit that is reached, if any. With a model a plateau shows only in the next batch: `start`."""
+        behind = not self.history.stated.has_forecasts and self._is_at_plateau()
+        return self.dispatcher.spent() or ("plateau" if behind else None)
 
     def _is_at_plateau(self) -> bool:
         turns = len(self.history.turns)
@@ -166,8 +167,9 @@ class Search:
         first = self.history.asked
         entries = []
         notes: Sequence[Note | None] = [None] * len(genomes)
+        forecast = None
         if isinstance(self.optimizer, AdoptingOptimizer):
-            notes = self.optimizer.notes(genomes)
+            notes, forecast = self.optimizer.notes(genomes), self.optimizer.forecast()
         for number, (genome, note) in enumerate(zip(genomes, notes, strict=True), first):
             recipe = self._recipes[number] = self.space.decode(genome)
             asked = AskedCandidate(
@@ -187,12 +189,18 @@ class Search:
                 candidates=tuple(entries),
                 racing=racing,
                 refinement=self.dispatcher.asker,
+                forecast=forecast,
             )
         )
         return list(range(first, first + len(entries)))
 
     def start(self, numbers: Sequence[int]) -> str | None:
-        """Hand candidates to the dispatcher, in order, as far as the budget pays for them."""
+        """Hand candidates to the dispatcher, in order, as far as the budget pays for them.
+
+        None of a batch of which too little is expected.
+        """
+        if self.history.stated.has_forecasts and self._is_at_plateau():
+            return self.dispatcher.spent() or "plateau"
         settled = [n for n in numbers if self.history.candidates[candidate_id(n)].is_settled]
         if settled:
             self._arrived += self._by_arrival(settled)

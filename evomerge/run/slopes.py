@@ -199,6 +199,7 @@ class SlopeDesk:
             number=number,
             request=request_digest(request),
             weights=request.weights,
+            note=request.note,
             seconds={phase: round(seconds, 4) for phase, seconds in result.seconds.items()},
         )
         failpoint("slopes.before_record")

@@ -15,6 +15,7 @@ from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
+from evomerge.run.limits import ended_text
 
 FINAL = ("budget", "items", "hours", "plateau", "exhausted")
 """Reasons to stop after which nothing is left to do."""
@@ -59,7 +60,7 @@ class Standing:
         cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
         slopes: losses and gradients measured.
         refinements: of each, what it is near and how far it is.
-        ended_by: the limit at which the search ended.
+        ended_by: the limit at which the search ended, or what stopped it.
         pace: evaluations per minute; None where too little is known.
         seconds_left: to the end, what will be scored again included; None where too little is known.
         steady: whether results are told as they come.
@@ -192,7 +193,7 @@ def standing(
         slopes=sum(map(len, history.slopes)),
         shared=history.shared,
         refinements=_refinements(history, objectives),
-        ended_by=history.stopped if history.stopped in FINAL else None,
+        ended_by=history.stopped,
         lost=history.lost_kinds.total(),
         lost_to={
             kind: (count, history.lost_seconds[kind]) for kind, count in history.lost_kinds.items()
@@ -306,7 +307,8 @@ def line(now: Standing) -> str:
         of = "" if now.budget is None else f" of {now.budget}"
         return f"learning: {now.slopes} gradients and losses, {now.cost:.1f}{of} evaluations"
     if now.phase != "search":
-        return f"{now.phase}: {now.evaluations} evaluations"
+        ended = "" if now.ended_by is None else f", ended by {ended_text(now.ended_by)}"
+        return f"{now.phase}: {now.evaluations} evaluations{ended}"
     of = "" if now.budget is None else f" of {now.budget}"
     done = f"{now.cost:.1f}" if now.raced or now.slopes else f"{now.evaluations}"
     parts = [f"{now.stage}: {done}{of} evaluations", *pace_text(now)]

@@ -88,6 +88,7 @@ class Gene:
         basis: its part in each place's value, which is the sum of `gene * part` over genes; empty where
             the gene is the value.
         paths: the paths of layers that it is a slot of; None for coefficients.
+        matrix: the place of which it is one row; empty for others.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Gene:
     places: tuple[str, ...]
     basis: tuple[float, ...] = ()
     paths: LayerPaths | None = None
+    matrix: str = ""
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""
@@ -148,10 +150,13 @@ def make_genes(
                 continue
             label = ".".join([*own, *([part.label] if part.label else [])])
             basis = tuple(factor for _, factor in pairs) if part.basis else ()
+            places = tuple(place for place, _ in pairs)
+            single = field.field == "row" and layout.row_of(places[0]) >= 0
+            matrix = places[0].rpartition(".")[0] if single else ""
             genes.append(
                 Gene(
-                    label, part.low, part.high, field.step, coefficient.name, name,
-                    tuple(place for place, _ in pairs), basis,
+                    label, part.low, part.high, field.step, coefficient.name, name, places, basis,
+                    matrix=matrix,
                 )
             )  # fmt: skip
         _refuse_ambiguous([gene for gene in genes if gene.input == name and gene.basis], file)

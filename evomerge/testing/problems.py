@@ -12,6 +12,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Complete, Objective, Scaling
 from evomerge.objectives.pareto import REFERENCE, hypervolume, non_dominated
+from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.search_space import Gene, Genome
 
 
@@ -26,6 +27,8 @@ class TestProblem:
         initial: genomes to start from; none for analytic problems.
         outcome: genome to what an optimizer is told.
         quality: genomes evaluated, in order, to the hypervolume of the front they give.
+        ground: what slopes can be asked of; None where there are none.
+        slope: the answer to a request for a slope.
     """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
@@ -36,6 +39,8 @@ class TestProblem:
     initial: tuple[Genome, ...]
     outcome: Callable[[Genome], Complete]
     quality: Callable[[list[Genome]], float]
+    ground: SlopeGround | None = None
+    slope: Callable[[SlopeRequest], Slope] | None = None
 
 
 def unit_genes(count: int, step: float = 1e-3) -> tuple[Gene, ...]:
@@ -124,7 +129,8 @@ def merge_like(
     Task t sees the task vector of expert e at place p as a vector v[t, e, p]. It is lost what its own
     expert's differs from the sum of all, in each place and, since errors pass on, in their sum over places;
     how much a place matters, and how far a stranger disturbs there, is drawn anew for each. An item is right
-    if its margin, which falls with the loss, is above 0. Optimizers are told of search items; the front is
+    if its margin, which falls with the loss, is above 0; for slopes its loss is log(1 + exp(-margin)).
+    Optimizers are told of search items; the front is
     chosen on selection items, and judged by hypervolume on test items, scaled by base and experts.
 
     Args:
@@ -184,6 +190,23 @@ def merge_like(
         margin: np.ndarray = level[:, :, None] + split[which] + odd
         return margin
 
+    def slope(request: SlopeRequest) -> Slope:
+        row = np.array([request.genome])
+        missed = np.einsum("ep,tepw->tpw", row.reshape(experts, places), seen, optimize=True) - goal
+        turned = np.tanh(2.0 * (direction @ (row[0] - 0.5)))
+        found, total = [], np.zeros(len(genes))
+        for task, (weight, chosen) in enumerate(zip(request.weights, request.items, strict=True)):
+            margin = margins(row, "search")[0, task, list(chosen)]
+            found.append(float(np.logaddexp(0.0, -margin).mean()) if chosen else float("nan"))
+            if weight == 0.0:
+                continue
+            by_margin = -1.0 / (1.0 + np.exp(margin)) / len(chosen)
+            lost = 1.2 * np.einsum("pw,epw->ep", missed[task], seen[task]) / norm[task]
+            lost += 0.8 * np.einsum("w,epw->ep", missed[task].sum(axis=0), seen[task]) / drift[task]
+            odd = (by_margin @ twist["search"][task, list(chosen)]) * 0.7 * (1.0 - turned**2)
+            total += weight * (-3.2 * by_margin.sum() * lost.reshape(-1) + odd @ direction)
+        return Slope(tuple(found), total if any(request.weights) else np.empty(0))
+
     def accuracy(genomes: np.ndarray, which: str) -> np.ndarray:
         right: np.ndarray = (margins(genomes, which) > 0.0).mean(axis=2)
         return right
@@ -210,4 +233,6 @@ def merge_like(
 
     name = f"merge-like {len(genes)}" + ("" if smooth else ", accuracies")
     start = tuple(tuple(row.tolist()) for row in initial)
-    return TestProblem(name, genes, objectives, start, outcome, quality)
+    gains = {f"e{e}": tuple(float(e == task) for task in range(experts)) for e in range(experts)}
+    ground = SlopeGround((items,) * experts, gains)
+    return TestProblem(name, genes, objectives, start, outcome, quality, ground, slope)

@@ -44,11 +44,11 @@ def outcome(number, genome):
 
 
 def undisturbed(kind, schedule, asks):
-    """Every ask as (genomes, notes), and what was told after it as (outcomes, numbers)."""
+    """Every ask as (genomes, notes, forecast), and what was told after it as (outcomes, numbers, state)."""
     optimizer, log, open_, count = made(kind, schedule), [], [], 0
     for turn in range(asks):
         genomes = optimizer.ask()
-        notes = optimizer.notes(genomes)
+        kept = optimizer.notes(genomes), optimizer.forecast()
         open_ += list(enumerate(genomes, count))
         count += len(genomes)
         told = []
@@ -60,7 +60,7 @@ def undisturbed(kind, schedule, asks):
         numbers = [number for number, _ in told]
         if told:
             optimizer.tell(outcomes, numbers)
-        log.append((genomes, notes, outcomes, numbers, optimizer.state_digest()))
+        log.append((genomes, kept, outcomes, numbers, optimizer.state_digest()))
     return log
 
 
@@ -75,8 +75,9 @@ def test_whenever_it_is_resumed_it_asks_what_it_would_have_asked(kind, schedule,
             patched.setattr(gaussian, "fit", lambda *_, fits=fits: fits.append(1))
             optimizer = made(kind, schedule)
             assert isinstance(optimizer, AdoptingOptimizer)
-            for genomes, notes, outcomes, numbers, state in log[:cut]:
-                optimizer.adopt(genomes, notes)
+            for genomes, kept, outcomes, numbers, state in log[:cut]:
+                optimizer.adopt(genomes, *kept)
+                assert optimizer.forecast() == kept[1]
                 if numbers:
                     optimizer.tell(outcomes, numbers)
                 assert optimizer.state_digest() == state
@@ -106,8 +107,8 @@ def test_a_strategy_whose_numbers_round_otherwise_goes_on_with_what_is_on_record
     monkeypatch.setattr(cma_es.CmaEs, "_next", off)
     optimizer = made("cma-es", "generational")
     differed = 0
-    for genomes, notes, outcomes, numbers, state in log:
-        optimizer.adopt(genomes, notes)
+    for genomes, kept, outcomes, numbers, state in log:
+        optimizer.adopt(genomes, *kept)
         optimizer.tell(outcomes, numbers)
         assert optimizer.state_digest() == state
         owners = [optimizer._propose._owner.get(genome) for genome in genomes]

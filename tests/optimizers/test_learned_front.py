@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.objectives.objective import Complete
+from evomerge.optimizers import lesson
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
 from evomerge.search_space import Gene
@@ -225,6 +226,96 @@ def test_with_a_focus_it_learns_there_and_asks_the_model_of_that_preference_firs
     assert np.median(gains) > 0.0
 
 
+def test_a_lesson_goes_on_from_the_preferences_on_record(monkeypatch):
+    """Elsewhere they are drawn with other last bits: the map comes out the same, bit for bit."""
+    bed = Bed()
+    one, log = learned(preferences=2, steps=6, look_from=3, look_every=3), []
+    while requests := one.slopes():
+        answers = [bed.answer(request) for request in requests]
+        log.append(([request.note for request in requests], requests, answers))
+        one.tell_slopes(answers)
+    plain = lesson.drawn
+    monkeypatch.setattr(lesson, "drawn", lambda *args: np.nextafter(plain(*args), 2.0))
+    other = learned(preferences=2, steps=6, look_from=3, look_every=3)
+    differed = 0
+    for notes, requests, answers in log:
+        differed += other.slopes() != requests
+        other.adopt_slopes(dict(enumerate(notes)))
+        assert other.slopes() == requests
+        other.tell_slopes(answers)
+    assert differed == 6, "every step was drawn otherwise"
+    assert other.state_digest() == one.state_digest()
+    assert other.ask() == one.ask()
+
+
+def test_notes_that_are_none_of_its_own_are_refused():
+    optimizer = learned()
+    optimizer.slopes()
+    with pytest.raises(ValueError, match="slope 0 has a note of 2 numbers"):
+        optimizer.adopt_slopes({0: (0.5, 0.5)})
+
+
+def row_genes(rows):
+    return tuple(
+        Gene(
+            f"weight.{expert}.{matrix}.{row}", 0.0, 1.5, 1e-3, "weight", expert,
+            (f"layers.0.{matrix}.{row}",), matrix=f"layers.0.{matrix}",
+        )
+        for expert in EXPERTS for matrix in ("q", "k") for row in range(rows)
+    )  # fmt: skip
+
+
+def test_shrinkage_draws_rows_to_the_mean_of_their_matrix():
+    genes, bed = row_genes(PLACES // 2), Bed(noise=0.3)
+    assert len(genes) == len(GENES)
+    spreads = []
+    for shrinkage in (0.0, 5.0, 100.0):  # times a rate of 0.05; the last takes the mean in each step
+        optimizer = learned(genes=genes, steps=12, rate=0.05, shrinkage=shrinkage)
+        bed.learn(optimizer)
+        table = optimizer.lesson.map.table.reshape(4, PLACES // 2, 3)
+        spreads.append(float(np.ptp(table, axis=1).max()))
+    assert spreads[0] > 1.2 * spreads[1] > 0.0
+    assert spreads[2] < 1e-12
+    flat, whole = learned(steps=12, rate=0.01, shrinkage=100.0), learned(steps=12, rate=0.01)
+    bed.learn(flat)
+    bed.learn(whole)
+    assert flat.state_digest() == whole.state_digest(), "genes that are no rows are left alone"
+
+
+def test_ledgers_without_notes_know_no_shrinkage():
+    bed = Bed()
+    before = learned(genes=row_genes(PLACES // 2), steps=5, look_from=20)
+    bed.learn(before)
+    now = learned(genes=row_genes(PLACES // 2), steps=5, look_from=20, shrinkage=10.0)
+    while requests := now.slopes():
+        now.adopt_slopes(dict.fromkeys(range(len(requests))))
+        now.tell_slopes([bed.answer(request) for request in requests])
+    assert now.state_digest() == before.state_digest()
+
+
+def test_auto_hands_over_when_its_model_expects_more_than_the_map():
+    """And never before there are points for a model; who chose a batch stands in its forecast."""
+    bed = Bed()
+    options = {"steps": 12, "preferences": 6, "generations": 4, "inner_population": 12}
+    settings = optimizer_settings("auto", options)
+    found = make_optimizer("auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings)
+    found.begin(GROUND)
+    bed.learn(found)
+    chosen = []
+    for _ in range(8):
+        batch = found.ask()
+        chosen.append(found.forecast())
+        losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
+        found.tell([Complete(values, (0.0, 0.0)) for values in losses])
+    by = [each.by for each in chosen]
+    assert by[:2] == ["map", "map"]
+    assert [each.gain for each in chosen[:2]] == [None, None]
+    assert by == ["map"] * by.count("map") + ["chart"] * by.count("chart")
+    assert "chart" in by
+    ours = [each for each in chosen if each.by == "chart"]
+    assert all(0.0 <= each.low <= each.gain <= each.high for each in ours)
+
+
 @pytest.mark.parametrize("with_notes", [True, False])
 def test_auto_goes_on_along_its_chart_from_what_is_on_record(with_notes):
     """Its notes are places on the chart; in ledgers from before there were any it knows the first ones."""
@@ -244,7 +335,8 @@ def test_auto_goes_on_along_its_chart_from_what_is_on_record(with_notes):
         notes = one.notes(batch)
         assert all(note is not None for note in notes)
         known = with_notes or turn > 0
-        other.adopt(batch, notes if known else [None] * len(batch))
+        record = (notes, one.forecast()) if known else ([None] * len(batch),)
+        other.adopt(batch, *record)
         losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
         outcomes = [Complete(values, (0.0, 0.0)) for values in losses]
         one.tell(outcomes)

@@ -15,9 +15,10 @@ from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.objectives.pareto import chebyshev, hypervolume, non_dominated
 from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.improvement import greedy
+from evomerge.optimizers.improvement import gain_shares, greedy
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.settings import SurrogateSettings
+from evomerge.optimizers.slopes import SlopeRequest
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.optimizers.told import scaled
 from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
@@ -107,6 +108,36 @@ def test_a_batch_adds_most_hypervolume_together():
     assert chosen == expected
     pending = greedy(front, pool[None, :1], pool[None], 1, rng)
     assert pending != [0], "what is pending is asked again"
+
+
+def test_a_gain_is_the_share_of_hypervolume_that_a_batch_adds():
+    rng = np.random.default_rng(2)
+    front, batch = rng.random((6, 3)), rng.random((2, 4, 3))
+    pending = np.repeat(rng.random((1, 2, 3)), 2, axis=0)
+    before = hypervolume(np.vstack([front, pending[0]]))
+    exact = [hypervolume(np.vstack([front, pending[0], rows])) / before - 1.0 for rows in batch]
+    found = np.mean([gain_shares(front, pending, batch, rng) for _ in range(40)], axis=0)
+    assert found == pytest.approx(exact, rel=0.1, abs=1e-3)
+    none = np.empty((1, 0, 3))
+    assert gain_shares(front, none, front[None], rng) == pytest.approx([0.0])
+    assert gain_shares(front[:0], none, batch[:1], rng) is None
+
+
+def test_less_and_less_is_expected_of_a_batch_and_what_is_asked_does_not_depend_on_it(monkeypatch):
+    problem = merge_like(layers=3)
+    made = {"population": 8, "seed": 3, "initial": problem.initial, "settings": QUICK}
+    optimizer = make_optimizer("surrogate", problem.genes, problem.objectives, **made)
+    gains, asked = [], []
+    for _ in range(10):
+        batch = optimizer.ask()
+        gains.append(optimizer.forecast())
+        optimizer.tell([problem.outcome(genome) for genome in batch])
+        asked += batch
+    assert gains[0] is None, "no model chose the first generation"
+    assert all(each.by == "genes" and 0.0 <= each.low <= each.gain <= each.high for each in gains[1:])
+    assert gains[-1].gain < 0.5 * gains[1].gain
+    monkeypatch.setattr(Surrogate, "_shares", lambda *_: None)
+    assert searched(problem, len(asked)) == asked
 
 
 def test_scale_is_that_of_the_front_and_the_given_and_flat_beyond():
@@ -267,3 +298,19 @@ def test_a_focus_draws_the_search_to_a_preference():
 def test_a_kind_without_a_focus_refuses_one(kind):
     with pytest.raises(ConfigError, match=r"E151.*cannot focus; take surrogate, learned-front, auto"):
         searched(zdt1(3), 8, kind=kind, settings=None, focus=(0.5, 0.5))
+
+
+def test_slopes_of_the_merge_like_problem_are_its_losses_gradients():
+    problem = merge_like(layers=3, seed=1)
+    point = np.random.default_rng(0).uniform(0.2, 1.2, len(problem.genes))
+    weights, items = (0.3, 0.5, 0.0), ((0, 3, 7), (1, 2), (4,))
+
+    def total(genome):
+        losses = problem.slope(SlopeRequest(tuple(genome), weights, items)).losses
+        return sum(w * loss for w, loss in zip(weights, losses, strict=True))
+
+    steps = 1e-5 * np.eye(len(point))
+    differences = [(total(point + step) - total(point - step)) / 2e-5 for step in steps]
+    assert problem.slope(SlopeRequest(tuple(point), weights, items)).gradient == pytest.approx(
+        differences, rel=1e-5, abs=1e-8
+    )

@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.records import RecordFile
-from evomerge.optimizers import surrogate
+from evomerge.optimizers import lesson, surrogate
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
@@ -227,3 +227,36 @@ def test_a_resume_where_numbers_round_otherwise_goes_on_from_the_record(
     verified = call("verify", tmp_path / "run")
     assert verified.code == 0, verified.err
     assert f"{len(asked)}  generations taken from the record" in verified.out
+
+
+def test_a_lesson_resumed_where_preferences_round_otherwise_is_the_one_on_record(
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a step, it goes on elsewhere: recorded preferences win, others are new ones."""
+    file = campaign / "campaign.yaml"
+    killed = forked(lambda: run_file(file, tmp_path / "run"), "slopes.before_record=kill@4")
+    assert killed == -signal.SIGKILL
+    before = slopes(tmp_path / "run")
+    assert len(before) == 3
+    assert all(len(event["note"]) == 2 + 2 for event in before)
+    plain_draw = lesson.drawn
+    monkeypatch.setattr(lesson, "drawn", lambda *args: np.nextafter(plain_draw(*args), 2.0))
+    run_file(file, tmp_path / "run")
+    found = slopes(tmp_path / "run")
+    assert found[:3] == before
+    assert len(found) == REQUESTS
+    assert found[3]["note"] != slopes(campaign / "run")[3]["note"]
+    monkeypatch.undo()
+    verified = call("verify", tmp_path / "run")
+    assert verified.code == 0, verified.err
+
+
+def test_slopes_of_a_ledger_without_notes_are_asked_again(campaign: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(campaign / "run" / ITEMS_FOLDER, folder / ITEMS_FOLDER)
+    with RecordFile.open(folder / "ledger.jsonl", create=True) as ledger:
+        for event in events_of(campaign / "run"):
+            left_out = ("n", "format", *(["note"] if event["event"] == "slope" else []))
+            ledger.append({k: v for k, v in event.items() if k not in left_out})
+    verified = call("verify", folder)
+    assert verified.code == 0, verified.err

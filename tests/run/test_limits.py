@@ -11,7 +11,16 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.file import BudgetSection
-from evomerge.run.limits import at_plateau, evaluations_allowed, recent_gain, spent_reason
+from evomerge.errors import Interrupted
+from evomerge.optimizers import surrogate
+from evomerge.run.limits import (
+    ENDED,
+    at_plateau,
+    evaluations_allowed,
+    expected_gain,
+    recent_gain,
+    spent_reason,
+)
 from evomerge.run.session import is_finished
 from evomerge.run.standing import search_hypervolume
 from tests.cli.terminal import call
@@ -84,3 +93,60 @@ def test_a_campaign_ends_at_the_limit_that_comes_first(
     assert call("verify", tmp_path / "run").code == 0
     file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": {"evaluations": 60}}))
     assert not is_finished(load_campaign(file), tmp_path / "run")
+    front = call("front", tmp_path / "run")
+    assert f"the search was ended by {ENDED[reason]}" in " ".join(front.out.split())
+    assert call("front", tmp_path / "run", "--json").json["ended_by"] == reason
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
+def test_with_a_model_a_search_ends_before_a_batch_of_which_too_little_is_expected(
+    tmp_path: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forecast is recorded with the batch, which is evaluated when the limit is taken away."""
+    config = json.loads(finished().file.read_text())
+    options = {"start": 8, "generations": 2, "inner_population": 8}
+    config["optimizer"] = {
+        "kind": "surrogate",
+        "population": 6,
+        "options": options,
+        "schedule": schedule,
+    }
+    file = finished().file.parent / f"foreseen-{schedule}.yaml"
+    file.write_text(json.dumps(config | {"budget": {"evaluations": 40, "plateau": 0.999}}))
+    plan = call("check", file).out
+    assert "until a population is expected to add less than 99.9 % of the hypervolume" in plan
+    history = run_file(file, tmp_path / "run")
+    assert history.stopped == "plateau"
+    assert history.budget_used < 40
+    asked = [e for e in events_of(tmp_path / "run") if e["event"] == "asked"]
+    (last,) = [c["id"] for c in asked[-1]["candidates"]][:1]
+    assert not history.candidates[last].is_settled
+    gain = expected_gain(history)
+    assert gain is not None
+    assert gain < 0.999
+    if schedule == "generational":
+        assert gain == asked[-1]["forecast"]["high"]
+    assert asked[0].get("forecast") is None
+    monkeypatch.setattr(
+        surrogate.Surrogate, "__call__", lambda *_: pytest.fail("a replay needs no model")
+    )
+    assert is_finished(load_campaign(file), tmp_path / "run")
+    assert call("verify", tmp_path / "run").code == 0
+    monkeypatch.undo()
+    file.write_text(json.dumps(config | {"budget": {"evaluations": history.budget_used + 6}}))
+    went_on = run_file(file, tmp_path / "run")
+    assert went_on.stopped == "budget"
+    assert went_on.candidates[last].is_settled
+    assert call("verify", tmp_path / "run").code == 0
+
+
+def test_what_stopped_a_session_is_said(tmp_path: Path) -> None:
+    shutil.copytree(finished().directory, tmp_path / "run")
+    budget = {"budget": {"evaluations": 60}}
+    file = finished().file.parent / "stopped.yaml"
+    file.write_text(json.dumps(json.loads(finished().file.read_text()) | budget))
+    with pytest.raises(Interrupted):
+        run_file(file, tmp_path / "run", stop_request=lambda: Interrupted("interrupted"))
+    assert call("status", tmp_path / "run", "--json").json["ended_by"] == "interrupted"
+    assert "ended by an interrupt" in " ".join(call("status", tmp_path / "run").out.split())
+    assert "ended by an interrupt" in " ".join(call("front", tmp_path / "run").out.split())

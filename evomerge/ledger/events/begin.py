@@ -16,6 +16,10 @@ Grant = Literal["task_code", "benchmark_test"]
 """What is refused unless a person allows it by name for a session."""
 
 
+FORESEEING = ("auto", "surrogate")
+"""Kinds of optimizers that say what they expect of a batch, except on paths of layers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CampaignEvent(Event):
     """The campaign as it began; always the first event.
@@ -74,6 +78,13 @@ class CampaignEvent(Event):
     def population(self) -> int:
         """Candidates in a generation, or in the population of a steady state."""
         return int(self.config["optimizer"]["population"])
+
+    @property
+    def has_forecasts(self) -> bool:
+        """Whether the optimizer has a model that says what each batch is expected to add."""
+        config = self.config
+        by_model = config["optimizer"]["kind"] in FORESEEING and not config.get("stages")
+        return by_model and "layer_path" not in config["search_space"]
 
     @property
     def is_steady(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from evomerge.ledger.events.event import Event
 from evomerge.ledger.item_store import ItemReference
+from evomerge.objectives.forecast import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class AskedEvent(Event):
         candidates: in the order in which they were asked.
         racing: with racing, whom they race against.
         refinement: which asks, from 0; None for the campaign's own optimizer.
+        forecast: what the optimizer expects of it, if it has a model.
     """
 
     kind = "asked"
@@ -54,6 +56,7 @@ class AskedEvent(Event):
     candidates: tuple[AskedCandidate, ...]
     racing: RacingRecord | None = None
     refinement: int | None = None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class SlopeEvent(Event):
         failure: class of a failure; then there are no losses.
         message: of the failure.
         seconds: phase to wall seconds.
+        note: of the optimizer, taken up again in a replay.
     """
 
     kind = "slope"
@@ -100,6 +104,7 @@ class SlopeEvent(Event):
     failure: str | None = None
     message: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    note: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
