@@ -1,6 +1,6 @@
 r"""CPU seconds to a front: a search as mergekit-evolve's against `auto`, to one hypervolume on test items.
 
-Theirs: CMA-ES on weighted sums (six weight vectors, 120 evaluations, one coefficient per expert and layer
+Theirs: CMA-ES on weighted sums (six weight vectors, `--evaluations` 120, one coefficient per expert and layer
 group), every candidate merged to disk, loaded and scored by stock lm-eval. Its candidates are scored here by
 our worker, as stock lm-eval gives the same numbers (the largest difference is printed); what one costs is
 measured on `--candidates` of them done their way: merged and saved by `save_pretrained` (the merge by our
@@ -45,21 +45,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
-from evomerge.campaign.file import WorkersSection
+from evomerge.campaign.file import BaselinesSection, WorkersSection
 from evomerge.campaign.prepared import prepared_space
 from evomerge.ledger.history import History
 from evomerge.run.driver import run
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
 
-THEIR_EVALUATIONS = 120
 BATCH_SIZES = (32, 64, 128)
 
 
-def in_process(campaign: Campaign) -> Campaign:
-    """The campaign with its one worker in the driver's process, so that its CPU time is all there is."""
+def in_process(campaign: Campaign, single: list[float]) -> Campaign:
+    """The campaign with its one worker in the driver's process, so that its CPU time is all there is.
+
+    `single` are the coefficients of its baselines.
+    """
     evaluation = campaign.config.evaluation.model_copy(update={"threads": 1, "device": "cpu"})
-    changes = {"workers": WorkersSection(pool="inline", count=1), "evaluation": evaluation}
+    changes = {
+        "workers": WorkersSection(pool="inline", count=1),
+        "evaluation": evaluation,
+        "baselines": BaselinesSection(single=single),
+    }
     return replace(campaign, config=campaign.config.model_copy(update=changes))
 
 
@@ -159,22 +165,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[20])
     parser.add_argument("--budgets", type=int, nargs="+", default=[24, 30, 36, 48, 60])
+    parser.add_argument("--evaluations", type=int, default=120, help="theirs")
     parser.add_argument("--candidates", type=int, default=5)
+    parser.add_argument("--single", type=float, nargs="+", default=[0.6, 0.7, 0.8, 0.9, 1.0])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    campaign = in_process(load_campaign(arguments.campaign))
+    campaign = in_process(load_campaign(arguments.campaign), arguments.single)
     report = check_campaign(campaign)
     report.raise_problems()
     worker = open_worker(campaign, report.paths, report.storage, arguments.out / "cache")
     judge = Judge(worker, campaign, arguments.out / "test_items.json")
     for seed in arguments.seeds:
-        theirs = with_arm(campaign, ARMS["cma-es-layers"], seed, THEIR_EVALUATIONS)
+        theirs = with_arm(campaign, ARMS["cma-es-layers"], seed, arguments.evaluations)
         folder = arguments.out / f"theirs-{seed}"
         history = run(theirs, folder, report.paths, report.storage)
         goal = measure(theirs, history, report, judge, folder)["hypervolume"]
         costs = their_candidate(worker, theirs, history, report, arguments.out, arguments.candidates)
-        whole = THEIR_EVALUATIONS * (costs["merge_s"] + costs["score_s"])
+        whole = arguments.evaluations * (costs["merge_s"] + costs["score_s"])
         print(json.dumps({"seed": seed, "theirs": goal, "cpu_s": whole} | costs), flush=True)
         for budget in arguments.budgets:
             ours = with_arm(campaign, ARMS["auto-tensors"], seed, budget)
@@ -188,7 +196,7 @@ def main() -> None:
             row |= {"ratio": whole / seconds, "cost": history.cost} | phases(history, clock)
             print(json.dumps(row), flush=True)
             if found >= goal:
-                fewer = THEIR_EVALUATIONS / history.cost
+                fewer = arguments.evaluations / history.cost
                 print(
                     f"seed {seed}: {whole / seconds:.1f} times less CPU: {fewer:.1f} times fewer evaluations,"
                     f" each {whole / seconds / fewer:.1f} times cheaper",

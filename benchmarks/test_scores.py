@@ -50,7 +50,8 @@ def item_scores(
     Raises:
         RuntimeError: if the merge cannot be scored.
     """
-    result = worker.run(Job("benchmark", "evaluate", recipe.to_json(), split))
+    job = Job("benchmark", "evaluate", recipe.to_json(), split, rows=recipe.row_content)
+    result = worker.run(job)
     if result.status != "ok":
         raise RuntimeError(f"{result.failure}: {result.message}")
     return [np.asarray(result.items[objective.metric]) for objective in objectives]

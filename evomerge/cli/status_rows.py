@@ -9,7 +9,6 @@ from evomerge.cli.worker_lines import crew_text, worker_lines
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
     from evomerge.cli.seen import Seen
-    from evomerge.run.limits import ended_text
     from evomerge.run.standing import Standing
 
 
@@ -17,6 +16,7 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     """Name and text of each line about one campaign."""
     from evomerge.front.tables import shown_value
     from evomerge.front.words import duration
+    from evomerge.run.limits import ended_text
     from evomerge.run.standing import failures_text
 
     now = seen.standing
