@@ -33,6 +33,29 @@ RAY = (
 )
 """Files of tests that use the one local Ray: they run in one process, so that it is started once."""
 
+FIRST = (
+    "tests/faults/test_cluster.py",
+    "tests/campaign/test_launch.py",
+    "tests/run/test_driver.py",
+    "tests/run/test_steady_state.py",
+    "tests/faults/test_driver_stopped.py",
+    "tests/faults/test_workers_lost.py",
+    "tests/merge/passes/test_compiled.py",
+    "tests/faults/test_ledger_hurt.py",
+    "tests/evaluators/test_racing.py",
+)
+"""Files that take longest, the longest first: begun last, one of them would run alone at the end."""
+
+LAST = (
+    "tests/checkpoint/",
+    "tests/front/",
+    "tests/mergekit/",
+    "tests/objectives/",
+    "tests/optimizers/",
+    "tests/recipe/",
+    "tests/search_space/",
+)
+"""Rooms whose tests neither fork nor wait: they come after those that use Ray, and fill their pauses."""
 
 SLOW = (
     "tests/run/",
@@ -57,10 +80,12 @@ SLOW = (
     "tests/ledger/test_records",
     "tests/mergekit/test_published",
     "tests/mergekit/test_write",
+    "tests/optimizers/test_adoption",
     "tests/optimizers/test_conformance",
     "tests/optimizers/test_hm3",
     "tests/optimizers/test_optuna",
     "tests/optimizers/test_proposals",
+    "tests/optimizers/test_stages",
     "tests/optimizers/test_surrogate",
     "tests/test_gpu_benchmark",
     "tests/report/test_in_chromium",
@@ -92,13 +117,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in a slow file.
+    """Put files into the order in which they are begun, and mark what lies in a slow one.
 
-    The order stays: Ray's tests come late, and its threads are no good company for tests that fork.
+    Ray's tests come late: its threads are no good company for tests that fork.
     """
+    items.sort(key=_turn)
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def _turn(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0]
+    if file in FIRST:
+        return FIRST.index(file)
+    if file in RAY:
+        return len(FIRST) + 1
+    return len(FIRST) + (2 if file.startswith(LAST) else 0)
 
 
 def pytest_collection_finish() -> None:

@@ -22,6 +22,19 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def served_workers() -> Iterator[None]:
+    """Local workers are forks of a process that has imported all they need, and done nothing else.
+
+    For workers that work out gradients: torch refuses to in the fork of a process that did. That process is
+    started once.
+    """
+    multiprocessing.set_forkserver_preload(["evomerge.run.engine", "evomerge.merge.slopes"])
+    strangers.update(worker.pid for worker in multiprocessing.active_children())
+    with mock.patch.object(processes, "START_METHOD", "forkserver"):
+        yield
+
+
 strangers: set[int | None] = set()
 """Children of this process that other tests have left, or still use."""
 

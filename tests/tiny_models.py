@@ -22,6 +22,8 @@ from tests.evaluators.conftest import TASK, build_llama, build_tokenizer, make_i
 
 EXPERTS = ("math", "code")
 EVALUATORS = ("pets", "birds")
+COUNTS = (24, 16, 16)
+"""Items of an evaluator for search, selection and test."""
 
 
 def tiny_base(seed: int = 0, **fields: Any) -> LlamaForCausalLM:
@@ -105,7 +107,7 @@ def write_evaluator(
     *,
     seed: int = 0,
     oracle: LlamaForCausalLM | None = None,
-    counts: tuple[int, int, int] = (24, 16, 16),
+    counts: tuple[int, int, int] = COUNTS,
     block_size: int = 10,
     task: str = TASK,
     **fields: Any,
@@ -146,6 +148,7 @@ def write_campaign(
     evaluators: Sequence[str] = EVALUATORS,
     space: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
+    counts: tuple[int, int, int] = COUNTS,
     **overrides: Any,
 ) -> Path:
     """Write models, tasks, search space and `campaign.yaml`; returns the campaign file's path.
@@ -157,6 +160,7 @@ def write_campaign(
         evaluators: names of the evaluators; each gives one objective, its accuracy.
         space: the search-space declaration; per-layer task arithmetic by default.
         model: `seed` and config fields of base and experts, as for `tiny_base`.
+        counts: items of each evaluator; half as many are scored in two thirds of the time.
         overrides: sections of the campaign file. A mapping is merged into the default section, any
             other value (None too) takes its place.
     """
@@ -169,7 +173,7 @@ def write_campaign(
     for number, name in enumerate(evaluators):
         if not (folder / "evaluators" / f"{name}.yaml").exists():
             oracle = tiny_expert(number % len(experts), **(model or {}))
-            write_evaluator(folder / "evaluators", name, seed=number, oracle=oracle)
+            write_evaluator(folder / "evaluators", name, seed=number, oracle=oracle, counts=counts)
     declaration = space or {
         "schema": 1,
         "method": "task_arithmetic",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from evomerge.errors import EnvironmentFault, LedgerDamaged
 from evomerge.ledger.item_store import ItemReference, ItemStore, decode, encode
+from tests.ledger.writer import Writer
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=9)
 FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -128,71 +129,51 @@ def test_objects_are_refused(tmp_path):
         ItemStore(tmp_path).append("task", {"acc": np.array([{}, None], dtype=object)})
 
 
-WRITER = """
-import json, sys
-from dataclasses import asdict
-import numpy as np
-from evomerge.ledger.item_store import ItemStore
-store = ItemStore(sys.argv[1])
-for number in range(4):
-    print(json.dumps(asdict(store.append("task", {"acc": np.full(50, number / 8)}))), flush=True)
-"""
+def start_writer(folder: Path, failpoints: str) -> Writer:
+    def write(say):
+        store = ItemStore(folder)
+        for number in range(4):
+            say(json.dumps(asdict(store.append("task", {"acc": np.full(50, number / 8)}))))
+
+    return Writer(write, failpoints)
 
 
 @pytest.mark.parametrize("point", ["before_append", "mid_append", "after_write", "after_fsync"])
 def test_a_record_torn_by_sigkill_harms_no_other(tmp_path, point):
     references = []
     for failpoints in (f"item_store.{point}=kill@3", ""):
-        done = subprocess.run(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            env={**os.environ, "EVOMERGE_FAILPOINTS": failpoints},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == (-signal.SIGKILL if failpoints else 0)
-        references += [ItemReference(**json.loads(line)) for line in done.stdout.splitlines()]
+        writer = start_writer(tmp_path, failpoints)
+        lines = writer.wait()
+        assert writer.returncode == (-signal.SIGKILL if failpoints else 0)
+        references += [ItemReference(**json.loads(line)) for line in lines]
     assert len(references) == 2 + 4
     values = [ItemStore(tmp_path).read(reference)["acc"][0] * 8 for reference in references]
     assert values == [0, 1, 0, 1, 2, 3]
 
 
 def test_sigkill_before_the_segment_has_a_durable_name(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path)],
-        env={**os.environ, "EVOMERGE_FAILPOINTS": "item_store.after_create=kill"},
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL
+    writer = start_writer(tmp_path, "item_store.after_create=kill")
+    writer.wait()
+    assert writer.returncode == -signal.SIGKILL
     reference = ItemStore(tmp_path).append("task", {"acc": np.ones(2)})
     assert ItemStore(tmp_path).read(reference)["acc"].tolist() == [1.0, 1.0]
 
 
-FULL_DISK = """
-import resource, sys
-import numpy as np
-from evomerge.errors import EnvironmentFault
-from evomerge.ledger.item_store import ItemStore
-store = ItemStore(sys.argv[1])
-store.append("task", {"acc": np.ones(10)})
-resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
-try:
-    store.append("task", {"acc": np.linspace(0, 1, 100)})
-except EnvironmentFault as error:
-    print(error)
-"""
-
-
 def test_a_full_disk_is_a_named_fault_and_leaves_nothing_behind(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert "E403" in done.stdout
-    assert "task.bin" in done.stdout
+    def fill(say):
+        store = ItemStore(tmp_path)
+        store.append("task", {"acc": np.ones(10)})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+        try:
+            store.append("task", {"acc": np.linspace(0, 1, 100)})
+        except EnvironmentFault as error:
+            say(error)
+
+    writer = Writer(fill)
+    said = " ".join(writer.wait())
+    assert writer.returncode == 0
+    assert "E403" in said
+    assert "task.bin" in said
     assert (tmp_path / "task.bin").stat().st_size == len(encode({"acc": np.ones(10)}))
 
 

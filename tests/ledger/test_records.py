@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import CampaignInUse, EnvironmentFault, LedgerDamaged
 from evomerge.ledger.records import FORMAT, RecordFile, encode, read_records, repair
+from tests.ledger.writer import Writer
 
 EVENTS = [
     {"event": "campaign", "evomerge": "0.1.0", "name": "Prüfung \n JJ**"},
@@ -298,35 +300,26 @@ def test_a_closed_ledger_and_one_changed_by_others_take_nothing(tmp_path):
     assert len(reopened(ledger.path)) == 1
 
 
-FULL_DISK = """
-import resource, sys
-from evomerge.errors import EnvironmentFault
-from evomerge.ledger.records import RecordFile
-ledger = RecordFile.open(sys.argv[1], create=True)
-count = 0
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-for turn in range(2):
-    try:
-        while True:
-            ledger.append({"event": "evaluated", "values": [0.1] * 9})
-            count += 1
-    except EnvironmentFault as error:
-        print(count, error.exit_code, error)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * int(sys.argv[2]), resource.RLIM_INFINITY))
-"""
-
-
 @pytest.mark.parametrize("limit", [300, 301, 350, 377, 1000])
 def test_a_full_disk_ends_in_a_named_fault_and_a_sound_ledger_that_can_go_on(tmp_path, limit):
     path = tmp_path / "ledger"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path), str(limit)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    first, second = done.stdout.splitlines()
+
+    def fill(say):
+        ledger = RecordFile.open(path, create=True)
+        count = 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        for _ in range(2):
+            try:
+                while True:
+                    ledger.append({"event": "evaluated", "values": [0.1] * 9})
+                    count += 1
+            except EnvironmentFault as error:
+                say(f"{count} {error.exit_code} {error}")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 * limit, resource.RLIM_INFINITY))
+
+    writer = Writer(fill)
+    first, second = writer.wait()
+    assert writer.returncode == 0
     assert first.split()[1] == "5"
     assert "E403" in first
     assert str(path) in first
@@ -343,25 +336,15 @@ def test_a_read_only_folder_is_a_named_fault(tmp_path):
         RecordFile.open(tmp_path / "ledger", create=True)
 
 
-WRITER = """
-import sys
-from evomerge.ledger.records import RecordFile
-with RecordFile.open(sys.argv[1], create=True) as ledger:
-    start = len(ledger.records)
-    for number in range(start, start + int(sys.argv[2])):
-        ledger.append({"event": "evaluated", "number": number, "values": [number / 7] * 20})
-        print(number, flush=True)
-"""
+def start_writer(path: Path, count: int, failpoints: str = "") -> Writer:
+    def write_on(say):
+        with RecordFile.open(path, create=True) as ledger:
+            start = len(ledger.records)
+            for number in range(start, start + count):
+                ledger.append({"event": "evaluated", "number": number, "values": [number / 7] * 20})
+                say(number)
 
-
-def start_writer(path: Path, count: int, failpoints: str = "") -> subprocess.Popen[str]:
-    environment = {**os.environ, "EVOMERGE_FAILPOINTS": failpoints}
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    return Writer(write_on, failpoints)
 
 
 def test_sigkill_at_random_moments_loses_nothing_acknowledged(tmp_path):
@@ -370,13 +353,10 @@ def test_sigkill_at_random_moments_loses_nothing_acknowledged(tmp_path):
     acknowledged = -1
     for _ in range(12):
         writer = start_writer(path, 10**6)
-        assert writer.stdout is not None
-        first = int(writer.stdout.readline())
+        first = int(writer.said.readline())
         time.sleep(float(rng.uniform(0.0, 0.05)))
         writer.kill()
-        rest = [int(line) for line in writer.stdout.read().split("\n")[:-1]]
-        writer.wait()
-        writer.stdout.close()
+        rest = [int(line) for line in writer.wait()]
         assert first in (acknowledged + 1, acknowledged + 2)
         acknowledged = max([first, *rest])
         numbers = [event["number"] for event in read_records(path)]
@@ -400,11 +380,11 @@ def test_sigkill_at_every_failpoint(tmp_path, name, kept):
     path = tmp_path / "ledger"
     hit = "@3" if "open" not in name else ""
     writer = start_writer(path, 5, f"{name}=kill{hit}")
-    acknowledged, _ = writer.communicate(timeout=60)
+    acknowledged = writer.wait()
     assert writer.returncode == -signal.SIGKILL
-    assert len(acknowledged.split()) == min(kept, 2)
+    assert len(acknowledged) == min(kept, 2)
     assert len(reopened(path)) == kept
-    assert start_writer(path, 2).communicate(timeout=60)[0].split() == [str(kept), str(kept + 1)]
+    assert start_writer(path, 2).wait() == [str(kept), str(kept + 1)]
 
 
 def test_sigkill_while_a_torn_tail_is_dropped(tmp_path):
@@ -412,7 +392,7 @@ def test_sigkill_while_a_torn_tail_is_dropped(tmp_path):
     whole = write(path)
     path.write_bytes(whole[:-9])
     writer = start_writer(path, 1, "ledger.before_truncate=kill")
-    assert writer.communicate(timeout=60)[0] == ""
+    assert writer.wait() == []
     assert writer.returncode == -signal.SIGKILL
     assert len(reopened(path)) == len(EVENTS) - 1
 

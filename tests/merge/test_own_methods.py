@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,7 +30,9 @@ from evomerge.recipe.registered import find_method, install_methods, shipped_met
 from evomerge.search_space import ModelLayout, build_search_space
 from evomerge.search_space.declaration import SearchSpaceDeclaration
 from evomerge.testing.merge_methods import CHECKS
+from tests.cli.terminal import call
 from tests.tiny_models import write_campaign, write_model
+from tests.tiny_runs import forked
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHT = em.Coefficient("weight", 0.0, 1.5, 1.0, per_input=True)
@@ -248,7 +251,9 @@ print(verify(Path("run")))
 """
 
 
-def test_a_function_of_a_script_merges_in_another_process_and_resumes(tmp_path: Path) -> None:
+def test_a_function_of_a_script_merges_in_another_process_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_campaign(
         tmp_path,
         space={"schema": 1, "method": "halfway", "coefficients": {"weight": {"field": "model"}}},
@@ -258,25 +263,24 @@ def test_a_function_of_a_script_merges_in_another_process_and_resumes(tmp_path: 
         baselines={"single": [0.5]},
         workers={"pool": "local", "count": 1},
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, timeout=200, cwd=tmp_path,
-            env=environment,
-        )  # fmt: skip
-
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(scale="0.5"))
-    done = call("script.py")
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=200, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["budget 4 0", "[]"]
-    # To look at the folder the function is not needed; to decode its genomes it is.
-    shown = call("-m", "evomerge.cli", "front", "run")
-    assert shown.returncode == 0, shown.stderr
-    checked = call("-m", "evomerge.cli", "verify", "run")
-    assert 'merge_method("halfway")' in " ".join((checked.stdout + checked.stderr).split())
+    # To look at the folder the function, which nobody here has registered, is not needed; to decode its
+    # genomes it is.
+    shown = call("front", tmp_path / "run")
+    assert shown.code == 0, shown.err
+    checked = call("verify", tmp_path / "run")
+    assert 'merge_method("halfway")' in " ".join((checked.out + checked.err).split())
     script.write_text(SCRIPT.format(scale="0.75"))
-    refused = call("script.py")
-    assert "E504" in refused.stderr
-    assert "search_space.function" in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    assert forked(lambda: runpy.run_path("script.py", run_name="__main__")) == 1
+    refused = capfd.readouterr().err
+    assert "E504" in refused
+    assert "search_space.function" in refused

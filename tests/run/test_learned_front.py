@@ -19,6 +19,7 @@ from evomerge.optimizers import lesson, surrogate
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
+from tests.local_workers import served_workers
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, front_text, run_file
 
@@ -102,7 +103,8 @@ def test_two_workers_in_steady_state_learn_the_same(campaign: Path, tmp_path: Pa
     config["workers"] = {"pool": "local", "count": 2}
     file = campaign / "steady.yaml"
     file.write_text(json.dumps(config))
-    run_file(file, tmp_path / "run")
+    with served_workers():
+        run_file(file, tmp_path / "run")
 
     def by_number(directory: Path) -> list[dict[str, Any]]:
         return sorted(map(plain, slopes(directory)), key=lambda e: (e["batch"], e["number"]))

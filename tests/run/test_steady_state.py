@@ -26,6 +26,7 @@ STEADY = {
     "optimizer": {"kind": "nsga2", "population": 4, "schedule": "steady_state"},
     "budget": {"evaluations": BUDGET},
     "baselines": {"single": [0.5]},
+    "counts": (10, 8, 8),
 }
 
 

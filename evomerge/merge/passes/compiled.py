@@ -36,6 +36,7 @@ from evomerge.merge.passes.kernels import (
     FusedPass,
     KernelSpec,
     settings,
+    variables,
 )
 from evomerge.merge.passes.masks import keep_limit, signed_word
 
@@ -272,6 +273,7 @@ def _compile(spec: KernelSpec, path: Path, threads: int) -> None:
         stated.write_text(spec.to_json())
         environment = {
             **os.environ,
+            **variables(),
             "OMP_NUM_THREADS": str(threads),
             "TORCHINDUCTOR_CACHE_DIR": str(path.parent.resolve() / "inductor"),
         }

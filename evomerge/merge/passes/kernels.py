@@ -250,6 +250,12 @@ def settings() -> dict[str, Any]:
     return chosen
 
 
+def variables() -> dict[str, str]:
+    """Variables of the process that compiles under these settings."""
+    # Plain loops need none of Inductor's vectors: it need not compile a trial of each kind.
+    return {"TORCHINDUCTOR_VEC_ISA_OK": "0"} if settings().get("cpp.simdlen") == 1 else {}
+
+
 def compile_ahead(spec: KernelSpec, out: Path) -> None:
     """Compile a pass for this machine's processor into a package that `AOTIModelPackageLoader` loads."""
     from torch._inductor import aoti_compile_and_package
