@@ -122,7 +122,7 @@ def forked(action: Callable[[], Any], failpoints: str = "", kill_after: float | 
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    end = time.monotonic() + (60.0 if kill_after is None else kill_after)
+    end = time.monotonic() + (240.0 if kill_after is None else kill_after)
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -153,8 +153,8 @@ def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
 @row("F14", "the head node killed", quick=1, t1=1, t2=10)
 def test_f14_head_node_killed(trial: Trial) -> Tally:
     """Exit 5 within two minutes; the campaign goes on on another cluster."""
-    with cluster(1) as (made, _):
-        workers = {"workers": {"pool": "ray", "count": 1, "address": made.address}}
+    with cluster(2) as (made, _):
+        workers = {"workers": {"pool": "ray", "count": 2, "address": made.address}}
         file = write_toy_campaign(trial.folder, workers, seconds=2.0)
         driver = drive(file)
         try:
