@@ -8,7 +8,7 @@ from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import CheckpointError
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
-from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import Recipe
 from evomerge.search_space import SearchSpace
 
@@ -45,5 +45,6 @@ def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
         space.layout.layers,
         history.prepared.storage,
         campaign.form,
+        soups_in([candidate.id]),
     )
     return recipes[candidate.id]

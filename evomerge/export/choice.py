@@ -22,7 +22,7 @@ from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import dominates
 from evomerge.objectives.scores import Split
-from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 
@@ -147,4 +147,5 @@ def _recipe(
         space.layout.layers,
         prepared.storage,
         campaign.form,
+        soups_in([candidate.id]),
     )[candidate.id]

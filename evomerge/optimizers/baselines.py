@@ -1,13 +1,15 @@
 """Baselines: what a front has to beat, evaluated before the search and at no cost to its budget.
 
-The base, every expert, the uniform average and merges with one coefficient for all experts
-(`base + c * sum of task vectors`). Ideal and nadir of every objective come from base and experts on
+The base, every expert, the uniform average, merges with one coefficient for all experts
+(`base + c * sum of task vectors`), and of three experts or more the greedy soup (Wortsman et al. 2022,
+arXiv:2203.05482): the best expert, to which others are added in the order of their scores where the average
+becomes better. Ideal and nadir of every objective come from base and experts on
 search items; the best single coefficient is chosen there too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -23,10 +25,14 @@ from evomerge.recipe.recipe import (
     ModelForm,
     Recipe,
     checkpoint_recipe,
+    coefficients_recipe,
     single_coefficient_recipe,
 )
 
 UNIFORM = "uniform"
+
+SOUP = "soup-"
+"""How the id of an average of some experts begins; their names follow, with `+` between them."""
 
 SAME_ORDER = 0.999
 """Correlation from which two objectives count as one."""
@@ -42,10 +48,11 @@ def baseline_recipes(
     layers: int,
     dtype: str,
     form: ModelForm = AS_BASE,
+    soups: Iterable[str] = (),
 ) -> dict[str, Recipe]:
     """Id to recipe, in the order in which they are evaluated.
 
-    They have the `form` of the campaign.
+    They have the `form` of the campaign. Of averages of some experts there are those whose ids are `soups`.
     Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C.
     """
     recipes = {name: checkpoint_recipe(sources, name, layers, dtype) for name in ("base", *experts)}
@@ -54,7 +61,56 @@ def baseline_recipes(
     for coefficient in coefficients:
         recipe = single_coefficient_recipe(sources, experts, coefficient, layers, dtype)
         recipes[f"single-{coefficient:g}"] = recipe
+    for name in soups:
+        members = name.removeprefix(SOUP).split("+")
+        weights = {expert: 1.0 / len(members) if expert in members else 0.0 for expert in experts}
+        recipes[name] = coefficients_recipe(sources, weights, layers, dtype)
     return {name: form.given(recipe, sources) for name, recipe in recipes.items()}
+
+
+def is_soup(name: str, experts: Sequence[str]) -> bool:
+    """Whether an id is that of an average of some of these experts, and not of all."""
+    members = name.removeprefix(SOUP).split("+")
+    some = 1 < len(members) < len(experts) and set(members) <= set(experts)
+    return name.startswith(SOUP) and some
+
+
+def soups_in(names: Iterable[str]) -> list[str]:
+    """Ids of averages of some experts among those of candidates."""
+    return [name for name in names if name.startswith(SOUP) and "+" in name]
+
+
+def greedy_soup(
+    objectives: Sequence[Objective],
+    metrics: Mapping[str, Mapping[str, Metric]],
+    experts: Sequence[str],
+    failed: Collection[str] = (),
+) -> tuple[str, bool]:
+    """The id of the greedy soup, and True; or that of the average that must be scored next, and False.
+
+    What counts is the mean of the scaled objectives on search items.
+
+    Args:
+        objectives: in campaign order.
+        metrics: baseline id to its metrics; must hold base and experts.
+        experts: the experts' names.
+        failed: ids of averages that have no scores.
+    """
+    values = {name: complete(objectives, found).values for name, found in metrics.items()}
+    scaling = Scaling.from_values(np.array([values[name] for name in ("base", *experts)]))
+    means = {name: float(scaling.scale(np.array([row])).mean()) for name, row in values.items()}
+    order = sorted(experts, key=lambda name: means[name])
+    members, best = [order[0]], order[0]
+    for expert in order[1:]:
+        wanted = [each for each in experts if each in members or each == expert]
+        name = UNIFORM if len(wanted) == len(experts) else SOUP + "+".join(wanted)
+        if name in failed or (name == UNIFORM and name not in means):
+            continue
+        if name not in means:
+            return name, False
+        if means[name] < means[best]:
+            members, best = wanted, name
+    return best, True
 
 
 def freeze(
@@ -76,7 +132,9 @@ def freeze(
     singles = [name for name in values if name.startswith("single-")]
     means = {name: float(scaling.scale(np.array([values[name]])).mean()) for name in singles}
     best = min(singles, key=lambda name: (means[name], name)) if singles else None
-    shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else []), *([best] if best else [])]
+    soup = greedy_soup(objectives, metrics, experts)[0]
+    shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else [])]
+    shown += [name for name in (*soups_in([soup]), best) if name and name in values]
     return BaselinesEvent(
         ideal=scaling.ideal,
         nadir=scaling.nadir,

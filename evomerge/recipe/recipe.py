@@ -375,11 +375,18 @@ def single_coefficient_recipe(
     dtype: str,
 ) -> Recipe:
     """Task arithmetic with one coefficient for all experts and tensors."""
+    return coefficients_recipe(sources, dict.fromkeys(experts, coefficient), layers, dtype)
+
+
+def coefficients_recipe(
+    sources: Mapping[str, CheckpointSource], weights: Mapping[str, float], layers: int, dtype: str
+) -> Recipe:
+    """Task arithmetic with one coefficient an expert, the same for all tensors."""
     merged = MergedSource(
         method="task_arithmetic",
-        inputs=tuple(experts),
+        inputs=tuple(weights),
         base="base",
-        coefficients={"weight": {name: {"": coefficient} for name in experts}},
+        coefficients={"weight": {name: {"": weight} for name, weight in weights.items()}},
     )
     return single_source_recipe({**sources, MERGED: merged}, MERGED, layers, dtype)
 

@@ -45,7 +45,14 @@ from evomerge.ledger.history import (
     History,
 )
 from evomerge.ledger.ledger import Ledger
-from evomerge.optimizers.baselines import baseline_recipes, freeze, idle_objectives
+from evomerge.objectives.scores import Metric
+from evomerge.optimizers.baselines import (
+    baseline_recipes,
+    freeze,
+    greedy_soup,
+    idle_objectives,
+    soups_in,
+)
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.registered import shipped_methods
 from evomerge.run.dispatch import Dispatcher
@@ -182,15 +189,7 @@ class Driver:
         """Evaluate the points of comparison, freeze the scaling."""
         assert self.history.prepared is not None
         experts = self.campaign.experts
-        recipes = baseline_recipes(
-            prepared_sources(self.campaign, self.history.prepared, self.paths),
-            experts,
-            self.campaign.config.baselines.single,
-            self.space.layout.layers,
-            self.storage,
-            self.campaign.form,
-        )
-        self.recipes |= recipes
+        recipes = self._baseline_recipes()
         if self.history.baselines is not None:
             return
         needed = ("base", *experts)
@@ -200,15 +199,41 @@ class Driver:
             candidate = self.history.candidates[name]
             if candidate.failure is not None:
                 raise _unusable(name, candidate.failure, candidate.message)
-        metrics = {
-            name: self.history.candidates[name].evaluations["search"].metrics
-            for name in recipes
-            if self.history.candidates[name].failure is None
-        }
+        metrics = self._baseline_metrics()
+        while len(experts) > 2:
+            failed = [name for name in soups_in(self.history.candidates) if name not in metrics]
+            name, done = greedy_soup(self.campaign.objectives, metrics, experts, failed)
+            if done:
+                break
+            self.dispatcher.evaluate([(name, self._baseline_recipes([name])[name])], "search")
+            metrics = self._baseline_metrics()
         event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
         self.dispatcher.record(event)
         for problem in idle_objectives(self.campaign.objectives, metrics, experts):
             logger.warning("%s", problem.as_warning)
+
+    def _baseline_recipes(self, more: Collection[str] = ()) -> dict[str, Recipe]:
+        """Recipes of the baselines by id, also of averages of some experts that are known, and of `more`."""
+        assert self.history.prepared is not None
+        recipes = baseline_recipes(
+            prepared_sources(self.campaign, self.history.prepared, self.paths),
+            self.campaign.experts,
+            self.campaign.config.baselines.single,
+            self.space.layout.layers,
+            self.storage,
+            self.campaign.form,
+            [*soups_in(self.history.candidates), *more],
+        )
+        self.recipes |= recipes
+        return recipes
+
+    def _baseline_metrics(self) -> dict[str, Mapping[str, Metric]]:
+        """Scores on search items of those that have some."""
+        return {
+            candidate.id: candidate.evaluations["search"].metrics
+            for candidate in self.history.candidates.values()
+            if candidate.is_baseline and "search" in candidate.evaluations
+        }
 
     def check_gradients(self) -> None:
         """Refuse an optimizer that cannot learn, before the baselines are paid for.

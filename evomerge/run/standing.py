@@ -15,6 +15,7 @@ from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
+from evomerge.optimizers.baselines import soups_in
 from evomerge.run.limits import ended_text
 
 FINAL = ("budget", "items", "hours", "plateau", "exhausted")
@@ -246,8 +247,9 @@ def _settled_baselines(history: History) -> int:
 
 
 def _all_baselines(history: History) -> int:
-    """Base, experts, uniform average and every single coefficient."""
-    return 2 + len(history.stated.experts) + len(history.stated.single)
+    """Base, experts, uniform average, single coefficients, and the averages of some that were begun."""
+    some = len(soups_in(history.candidates))
+    return 2 + len(history.stated.experts) + len(history.stated.single) + some
 
 
 def search_hypervolume(history: History) -> float | None:

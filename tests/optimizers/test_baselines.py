@@ -1,17 +1,25 @@
 """What a front has to beat: the recipes, and what is frozen of their scores."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.check import check_campaign
+from evomerge.cli.verify.invariants import verify
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Metric
 from evomerge.optimizers.baselines import (
     baseline_recipes,
     freeze,
+    greedy_soup,
     idle_objectives,
 )
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, single_coefficient_recipe
+from evomerge.run.driver import run
+from tests.tiny_models import write_campaign
 
 EXPERTS = ("math", "code")
 SOURCES = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", *EXPERTS)}
@@ -97,3 +105,59 @@ def test_an_objective_that_is_the_same_for_all() -> None:
     rows |= {"uniform": metrics(0.3, 0.1), "single-1": metrics(0.2, 0.2)}
     (found,) = idle_objectives(OBJECTIVES, rows, EXPERTS)
     assert (found.code, found.field, found.found) == ("E131", "objectives[0]", "all have 0.25")
+
+
+TRIO = ("math", "code", "law")
+
+
+def scored(**means: float) -> dict[str, dict[str, Metric]]:
+    """Both objectives alike good, from 0 (the base) to 1; names may hold `+` and `-`."""
+    return {name: metrics(value, 1.0 - value) for name, value in means.items()}
+
+
+def test_the_greedy_soup_takes_in_order_what_makes_it_better() -> None:
+    known = scored(base=0.0, math=0.5, code=0.9, law=0.7, uniform=0.95)
+    assert greedy_soup(OBJECTIVES, known, TRIO) == ("soup-code+law", False)
+    better = known | scored(**{"soup-code+law": 0.93})
+    assert greedy_soup(OBJECTIVES, better, TRIO) == ("uniform", True)
+    lost = known | scored(**{"soup-code+law": 0.8})
+    assert greedy_soup(OBJECTIVES, lost, TRIO) == ("soup-math+code", False)
+    pair = lost | scored(**{"soup-math+code": 0.94})
+    assert greedy_soup(OBJECTIVES, pair, TRIO) == ("soup-math+code", True)
+    assert freeze(OBJECTIVES, pair, TRIO).shown == ("base", *TRIO, "uniform", "soup-math+code")
+    # Where nothing helps it is the best expert; a soup without scores is passed over.
+    alone = lost | scored(**{"soup-math+code": 0.1})
+    assert greedy_soup(OBJECTIVES, alone, TRIO) == ("code", True)
+    assert freeze(OBJECTIVES, alone, TRIO).shown == ("base", *TRIO, "uniform")
+    failed = ["soup-code+law", "soup-math+code"]
+    assert greedy_soup(OBJECTIVES, known, TRIO, failed) == ("code", True)
+
+
+def test_of_two_experts_the_greedy_soup_is_known() -> None:
+    known = scored(base=0.0, math=0.5, code=0.9, uniform=0.6)
+    assert greedy_soup(OBJECTIVES, known, EXPERTS) == ("code", True)
+    assert greedy_soup(OBJECTIVES, known | scored(uniform=0.95), EXPERTS) == ("uniform", True)
+
+
+def test_a_soup_is_the_average_of_its_members() -> None:
+    sources = {name: CheckpointSource(f"models/{name}", name * 8) for name in ("base", *TRIO)}
+    recipes = baseline_recipes(sources, TRIO, [], 2, "float32", soups=["soup-math+law"])
+    merged = recipes["soup-math+law"].sources[MERGED]
+    assert isinstance(merged, MergedSource)
+    weights = {name: table[""] for name, table in merged.coefficients["weight"].items()}
+    assert weights == {"math": 0.5, "code": 0.0, "law": 0.5}
+
+
+def test_a_campaign_of_three_scores_its_soup_and_verifies(tmp_path: Path) -> None:
+    file = write_campaign(
+        tmp_path, experts=TRIO, evaluators=("pets",), budget={"evaluations": 4},
+        optimizer={"population": 4}, baselines={"single": [0.5]},
+    )  # fmt: skip
+    campaign = load_campaign(file)
+    report = check_campaign(campaign)
+    report.raise_problems()
+    history = run(campaign, tmp_path / "run", report.paths, report.storage)
+    soups = [name for name in history.candidates if name.startswith("soup-")]
+    assert 1 <= len(soups) <= 2
+    assert all(history.candidates[name].is_baseline for name in soups)
+    assert verify(tmp_path / "run") == []

@@ -19,7 +19,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
     ToldEvent,
 )
-from evomerge.optimizers.baselines import UNIFORM
+from evomerge.optimizers.baselines import UNIFORM, is_soup
 
 
 def check_order(events: Sequence[Event], result: Verification) -> bool:
@@ -72,7 +72,7 @@ def check_order(events: Sequence[Event], result: Verification) -> bool:
                 if event.generation != waiting or waiting is None:
                     result.fault("a generation is told out of turn", f"{event.generation}", where)
                 waiting = None
-            case ResultEvent() if event.id not in known:
+            case ResultEvent() if event.id not in known and not is_soup(event.id, first.experts):
                 result.fault(f"a result for `{event.id}`, which nobody asked for", where=where)
             case SelectionEvent():
                 for name in event.ids:

@@ -10,7 +10,7 @@ from evomerge.cli.verify.report import Verification
 from evomerge.errors import EvomergeError, LedgerDamaged, Problem
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.replay import ReplayDiffers, campaign_optimizer, refiners, replay, seeds
 from evomerge.run.slopes import SlopesDiffer
@@ -36,6 +36,7 @@ def check_recipes(history: History, store: ItemStore, result: Verification) -> N
         space.layout.layers,
         history.prepared.storage,
         campaign.form,
+        soups_in(history.candidates),
     )
     for candidate in history.candidates.values():
         try:
