@@ -105,7 +105,7 @@ class Campaign:
         rope = self.config.rope or ""
         if rope == "base" and self.tokenizer in (None, "base", UNION):
             rope = ""  # as without a word
-        return ModelForm(self.tokenizer, rope, self.config.heads or "")
+        return ModelForm(self.tokenizer, rope, self.config.heads or "", self.config.towers or "")
 
     def references(self) -> dict[str, CheckpointReference]:
         """`base` and every expert; relative paths resolved against the campaign file."""
@@ -125,7 +125,7 @@ class Campaign:
             del data["constraints"]
         if self.tokenizer is None:
             del data["tokenizer"]
-        for name in ("rope", "heads"):
+        for name in ("rope", "heads", "towers"):
             if data[name] is None:
                 del data[name]
         if self.config.racing is None:

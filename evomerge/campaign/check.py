@@ -36,6 +36,7 @@ from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_file
 from evomerge.checkpoint.model_form import with_head_of, with_heads
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.residual import residual_writers
+from evomerge.checkpoint.text_tower import with_text_towers
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.declaration import Declaration, OpenedItems
@@ -120,6 +121,8 @@ def check_campaign(
         if not problems:
             folders = _in_form(campaign, folders, problems)
             base = cast("CheckpointFolder", folders["base"])
+            more = [found for folder in folders.values() for found in folder.warnings]
+            warnings += [found for found in more if campaign.form.towers and found.code == "E226"]
         layout = base.layout_by(tensor=campaign.space.by_tensor, row=campaign.space.by_row)
         experts = [folders[name] for name in campaign.experts if name in folders]
         for found in compare_with_base(base, experts):
@@ -240,6 +243,8 @@ def _in_form(
     """The checkpoints with heads and vocabulary as the campaign states; as they are where that cannot be."""
     target = None if campaign.tokenizer == UNION else campaign.tokenizer
     try:
+        if campaign.form.towers:
+            folders = with_text_towers(folders)
         if campaign.form.untied:
             folders = with_heads(folders)
         if campaign.form.head_owner:

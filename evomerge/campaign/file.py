@@ -287,6 +287,7 @@ class CampaignFile(_Section):
         rope: whose rotary positions merges have, `base` or an expert; those of the base where absent.
         heads: `untie` gives every model a head of its own, where only some have one; `keep:EXPERT` gives all
             the head of that one; `each` leaves experts theirs beside the merged body, for evaluators to name.
+        towers: `text` merges experts that are decoders into the text tower of a base that sees or hears too.
         results: a folder of evaluations that campaigns share: what one has measured none measures again.
     """
 
@@ -309,6 +310,7 @@ class CampaignFile(_Section):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     tokenizer: TokenizerSection | None = None
     rope: str | None = None
+    towers: Literal["text"] | None = None
     heads: Annotated[str, Field(pattern=r"^(untie|each|keep:.+)$")] | None = None
     results: str | None = None
 

@@ -8,6 +8,6 @@ Read `header`, `layout` (where a tensor stands) with `towers` (models of several
 model), `adapter_config`, `adapter`, `open` (which of the two a folder is), `compare` (whether experts fit a
 base) with `rope` and `habits`, `digest`, `hub`, `licence`; then models seen otherwise than as they lie:
 `vocabulary` and `tokenizer` (tokens that differ), `by_peft` (adapters that PEFT merges), `renumbered`
-(layers in another order), `model_form` (another head, other rotary positions); at last `residual`,
-`reader`, `aligned` and `writer`.
+(layers in another order), `model_form` (another head, other rotary positions), `text_tower` (decoders as
+parts of more); at last `residual`, `reader`, `aligned` and `writer`.
 """

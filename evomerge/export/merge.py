@@ -16,6 +16,7 @@ from evomerge.checkpoint.model_form import with_head_of, with_heads, with_positi
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import AdapterReader, Reader, open_readers
 from evomerge.checkpoint.renumbered import AdaptedReader
+from evomerge.checkpoint.text_tower import with_text_towers
 from evomerge.checkpoint.vocabulary import Vocabulary, vocabulary_config
 from evomerge.checkpoint.writer import TensorSpec
 from evomerge.errors import (
@@ -126,6 +127,8 @@ def open_merge(
     folders, merged = merge_adapters(folders, digests.__getitem__, adapters)
     digests |= merged
     own = folders
+    if recipe.towers:
+        folders = with_text_towers(folders)
     if recipe.untied:
         stated, folders = with_heads(stated), with_heads(folders)
     if recipe.head_owner:
@@ -157,7 +160,8 @@ def open_merge(
         plan = make_plan(recipe, merging, statistics)
     except CandidateError as error:
         raise ConfigError(Problem("E111", "these coefficients have no result", str(error))) from error
-    noted = [*(warning for folder in stated.values() for warning in folder.warnings), *warnings]
+    seen = (*stated.values(), *folders.values())
+    noted = [*dict.fromkeys(warning for folder in seen for warning in folder.warnings), *warnings]
     noted += [
         merge_note(folder)
         for folder in stated.values()

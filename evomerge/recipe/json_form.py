@@ -15,6 +15,7 @@ from evomerge.recipe.recipe import (
     DTYPES,
     EACH,
     OUTER_PLACES,
+    TEXT,
     UNTIE,
     CheckpointSource,
     LayerStep,
@@ -72,7 +73,7 @@ class _RecipeReader:
             self.fault("", "a recipe is a JSON object", code="E103")
             return None
         kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
-        kinds |= {"chat_template": str, "rope": str, "heads": str}
+        kinds |= {"chat_template": str, "rope": str, "heads": str, "towers": str}
         known = {"schema", "tokenizer", *kinds}
         for key in sorted(set(data) - known):
             self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
@@ -93,6 +94,8 @@ class _RecipeReader:
             canonical_json(data.get("config", {}))
         except ValueError:
             self.fault("config", "every number must be finite", code="E109")
+        if data.get("towers", TEXT) != TEXT:
+            self.fault("towers", "must be `text`, or be left out", data["towers"])
         heads = data.get("heads", UNTIE)
         if heads not in (UNTIE, EACH) and head_owner(str(heads)) not in data.get("sources", {}):
             wrong = "must be `untie`, `each` or `keep:SOURCE`, or be left out"
@@ -144,6 +147,7 @@ class _RecipeReader:
             tokens=tokens,
             rope=rope,
             heads=data.get("heads", ""),
+            towers=data.get("towers", ""),
         )
 
     def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:

@@ -37,6 +37,8 @@ ALLOWANCES = ("rope",)
 DTYPES = ("bfloat16", "float16", "float32")
 MERGED = "merged"
 UNION = "union"
+TEXT = "text"
+"""The tower that decoders may be merged into."""
 UNTIE, KEEP, EACH = "untie", "keep:", "each"
 """What a recipe may say of heads; `keep:` is followed by a source's name."""
 
@@ -147,6 +149,7 @@ class Recipe:
         heads: `untie`: a head that is the embedding (tied) becomes a tensor of its own, in every source;
             `keep:SOURCE`: every source has the head of that one; `each`: all have the base's, and the heads
             of the others stay beside the merge. Empty for heads that are merged as they are.
+        towers: `text`, where decoders are merged into the text tower of the base; else empty.
     """
 
     sources: Mapping[str, Source]
@@ -160,6 +163,7 @@ class Recipe:
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
     rope: str = ""
     heads: str = ""
+    towers: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -178,6 +182,8 @@ class Recipe:
             data["rope"] = self.rope
         if self.heads:
             data["heads"] = self.heads
+        if self.towers:
+            data["towers"] = self.towers
         if self.chat_template:
             data["chat_template"] = self.chat_template
         return data
@@ -403,12 +409,13 @@ class ModelForm:
     Attributes:
         tokenizer: the source whose vocabulary they have, or `UNION`; None where all share one.
         rope: the source whose rotary positions they have; empty for those of the base.
-        heads: as in a recipe.
+        heads: as in a recipe, and so `towers`.
     """
 
     tokenizer: str | None = None
     rope: str = ""
     heads: str = ""
+    towers: str = ""
 
     @property
     def untied(self) -> bool:
@@ -427,7 +434,13 @@ class ModelForm:
         """
         if self == AS_BASE:
             return recipe
-        found = replace(recipe, sources={**sources, **recipe.sources}, rope=self.rope, heads=self.heads)
+        found = replace(
+            recipe,
+            sources={**sources, **recipe.sources},
+            rope=self.rope,
+            heads=self.heads,
+            towers=self.towers,
+        )
         if self.head_owner:
             # A copy, so that no method rounds what is the same in every source.
             found = replace(found, outer={**found.outer, "head": "base"})

@@ -18,6 +18,7 @@ from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.model_form import with_head_of, with_heads, with_positions
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
+from evomerge.checkpoint.text_tower import with_text_towers
 from evomerge.checkpoint.tokenizer import union_tokenizer
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
@@ -78,6 +79,8 @@ class Engine:
             self.folders, self.weights.digest, lambda: cache / ADAPTERS_FOLDER
         )
         self._heads = Heads(self.folders if setup.form.heads == EACH else {}, setup.storage)
+        if setup.form.towers:
+            self.folders = with_text_towers(self.folders)
         if setup.form.untied:
             self.folders = with_heads(self.folders)
         if setup.form.head_owner:

@@ -36,7 +36,7 @@ def along(
     used = {outer, *(step.source for step in path)}
     kept = dict(merge.sources)
     if MERGED not in used:
-        whole = merge.align or merge.rope or merge.heads
+        whole = merge.align or merge.rope or merge.heads or merge.towers
         kept = {n: s for n, s in sources.items() if whole or n in ("base", *used)}
     return replace(merge, sources=kept, path=path, outer=dict.fromkeys(OUTER_PLACES, outer))
 
