@@ -49,7 +49,7 @@ def merge_note(adapter: AdapterFolder) -> Problem:
     """A warning that PEFT will merge an adapter, with what that takes."""
     size = sum(header.elements for header in foreseen(adapter).tensors.values()) * 4
     wrong = f"{adapter.name} is a {adapter.kind} adapter: PEFT merges it into the base, once"
-    found = f"takes up to {size / 1e9:.2f} GB of memory while it does, and of disk for the result"
+    found = f"takes up to {size / 1e9:.2f} GB of disk, and as much again while it does"
     return Problem("E241", wrong, found, "", str(adapter.path))
 
 

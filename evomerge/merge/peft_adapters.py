@@ -83,9 +83,10 @@ def merge_adapter(adapter: AdapterFolder, target: Path) -> None:
     """Write the model that PEFT makes of an adapter and its base; `target` appears whole or not at all."""
     full = foreseen(adapter)
     base = TensorReader(adapter.base)
-    check_space(target, 4 * sum(header.elements for header in full.tensors.values()))
+    # The model while it is merged, and what is written of it.
+    check_space(target, 8 * sum(header.elements for header in full.tensors.values()))
     with torch.no_grad(), torch.random.fork_rng([]), _quiet(), staged_folder(target) as staged:
-        model = _filled(base, full)
+        model = _filled(base, full, staged)
         failpoint("adapter.filled")
         merged = _merged(model, adapter)
         state = merged.state_dict(keep_vars=True)
@@ -112,11 +113,11 @@ def merge_adapter(adapter: AdapterFolder, target: Path) -> None:
                     shutil.copyfile(path, staged / path.name)
 
 
-def _filled(base: TensorReader, full: CheckpointFolder) -> Any:
-    """The base in float32 on the CPU, with as many rows as its merge will have."""
+def _filled(base: TensorReader, full: CheckpointFolder, directory: Path) -> Any:
+    """The base in float32, on a file in `directory` that goes with it, and with as many rows as its merge."""
     model: Any = build_skeleton(base.folder, torch.float32)
     bindings = bind(model, base.folder)
-    allocate(model, {"": "cpu"})
+    allocate(model, {"": "cpu"}, directory=directory)
     state = model.state_dict(keep_vars=True)
     for binding in bindings:
         binding.view(state[binding.parameter].detach()).copy_(base.read(binding.tensor))
@@ -167,6 +168,7 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             raise refuse("E234", wrong, f"{keys[0]}, one of {len(keys)}")
     ids = torch.arange(_TOKENS)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
     before = tuned(input_ids=ids, use_cache=False).logits
+    _merge_in_place(tuned)
     merged = tuned.merge_and_unload()
     if adapter.base.tied and not torch.equal(
         merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
@@ -178,6 +180,18 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
         shown = f"logits differ by {apart:.2g}, the largest is {largest:.2g}"
         raise refuse("E234", f"PEFT's merge of this {adapter.kind} adapter answers otherwise", shown)
     return merged
+
+
+def _merge_in_place(tuned: Any) -> None:
+    """Merge module by module, each result where its weights were: no more than one has a copy at a time."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in [each for each in tuned.modules() if isinstance(each, BaseTunerLayer)]:
+        before = [(parameter, parameter.data) for parameter in layer.get_base_layer().parameters()]
+        layer.merge()
+        for parameter, place in before:
+            if parameter.shape == place.shape and parameter.data_ptr() != place.data_ptr():
+                parameter.data = place.copy_(parameter.data)
 
 
 def _unknown(keys: Sequence[str], adapter: AdapterFolder) -> list[str]:

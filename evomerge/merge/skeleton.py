@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,9 +95,14 @@ def set_layers(config: Any, order: Sequence[int]) -> None:
 
 
 def allocate(
-    model: PreTrainedModel, device_map: Mapping[str, str], decoder: bool = True
+    model: PreTrainedModel,
+    device_map: Mapping[str, str],
+    decoder: bool = True,
+    directory: Path | None = None,
 ) -> dict[str, torch.Tensor]:
     """Give a meta model real memory: one flat buffer for each layer and one for the rest.
+
+    With a `directory` the buffers are on files in it, which go with them (CPU only); see `_mapped`.
 
     With several devices in the map (modules by name; the empty string is the whole model), the rest has a
     buffer on each that holds some of it.
@@ -121,7 +129,8 @@ def allocate(
         for name in members:
             kinds.setdefault((parameters[name].dtype, device_of(name, device_map)), []).append(name)
         for (dtype, device), chosen in kinds.items():
-            flat, views = _flat_views({name: parameters[name].shape for name in chosen}, dtype, device)
+            shapes = {name: parameters[name].shape for name in chosen}
+            flat, views = _flat_views(shapes, dtype, device, directory)
             buffers[key if len(kinds) == 1 else f"{key}:{dtype}:{device}"] = flat
             for name in chosen:
                 fresh = torch.nn.Parameter(views[name], requires_grad=False)
@@ -145,7 +154,10 @@ def allocate(
 
 
 def _flat_views(
-    shapes: Mapping[str, torch.Size], dtype: torch.dtype, device: torch.device | str
+    shapes: Mapping[str, torch.Size],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    directory: Path | None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     step = max(1, _ALIGN // dtype.itemsize)
     offsets: dict[str, int] = {}
@@ -153,6 +165,20 @@ def _flat_views(
     for name, shape in shapes.items():
         offsets[name] = position
         position += -(-shape.numel() // step) * step
-    flat = torch.empty(position, dtype=dtype, device=device)
+    if directory is None or not position:
+        flat = torch.empty(position, dtype=dtype, device=device)
+    else:
+        flat = _mapped(position, dtype, directory)
     views = {n: flat[offsets[n] : offsets[n] + s.numel()].view(s) for n, s in shapes.items()}
     return flat, views
+
+
+def _mapped(size: int, dtype: torch.dtype, directory: Path) -> torch.Tensor:
+    """Memory on a file without a name: where memory is short, the system writes its pages back.
+
+    Raises:
+        OSError: there is no room; found here, for a page that cannot be written ends the process.
+    """
+    with tempfile.NamedTemporaryFile(dir=directory) as file:
+        os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype)

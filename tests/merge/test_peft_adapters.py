@@ -19,6 +19,8 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError, EnvironmentFault
+from evomerge.merge import peft_adapters
+from evomerge.merge.binding import bind
 from evomerge.merge.peft_adapters import merge_adapters
 from tests.checkpoint.folders import SIZES, llama, save
 from tests.tiny_runs import killed_at
@@ -144,6 +146,26 @@ def test_every_kind_is_merged_as_peft_merges_it(name, tmp_path):
         assert torch.equal(reader.read(tensor), expected[tensor]), tensor
         torch.testing.assert_close(expected[tensor], trained[tensor], rtol=1e-4, atol=1e-5)
     assert any((expected[tensor] - before[tensor]).abs().max() > 1e-3 for tensor in expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DoRA", "OFT"])
+def test_the_model_that_is_merged_lies_on_a_file(name, tmp_path, monkeypatch):
+    """Memory is needed for the adapter and its largest module, although PEFT makes each result anew."""
+    save(llama(), tmp_path / "base", torch.float32)
+    train(llama(), tmp_path / "adapter", KINDS[name])
+    files = []
+
+    def spied(model, folder):
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            files.extend(p.untyped_storage().filename for p in model.parameters())
+        return bind(model, folder)
+
+    monkeypatch.setattr(peft_adapters, "bind", spied)
+    _, folders, _ = merged(tmp_path)
+    assert len(files) == len(folders["math"].tensors)
+    assert all(file and str(tmp_path / "cache") in file for file in files)
+    assert not list((tmp_path / "cache").rglob("tmp*"))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -299,6 +321,7 @@ def test_what_peft_would_get_wrong_is_refused(tmp_path, monkeypatch):
         merged(tmp_path)
     save_file(stored, path)
     monkeypatch.setattr(peft.LoraModel, "merge_and_unload", peft.LoraModel.unload)
+    monkeypatch.setattr(peft_adapters, "_merge_in_place", lambda tuned: None)
     with pytest.raises(CheckpointError, match=r"E234.*answers otherwise; logits differ by"):
         merged(tmp_path)
     monkeypatch.undo()
