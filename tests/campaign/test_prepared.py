@@ -43,3 +43,20 @@ def test_the_space_of_a_finished_campaign() -> None:
     for candidate in done.history.candidates.values():
         if candidate.genome is not None:
             assert space.decode(candidate.genome).digest == candidate.recipe
+
+
+def test_a_ledger_from_before_decodes_as_it_did() -> None:
+    """Where a grid has no point for the average, its candidates keep the recipes that it recorded."""
+    done = finished()
+    campaign, prepared = load_campaign(done.file), done.history.prepared
+    assert prepared is not None
+    data = json.loads(canonical_json(prepared.to_json()))
+    assert data.pop("one_with_baselines") is True
+    before = PreparedEvent.from_json(data)
+    paths = dict.fromkeys(("base", "math", "code"), "")
+    now, then = (prepared_space(campaign, each, paths) for each in (prepared, before))
+    assert (now.one_with_baselines, then.one_with_baselines) == (True, False)
+    # What lies on the grid has always been one with its baseline.
+    for weights in ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5)):
+        genome = now.uniform(dict(zip(("math", "code"), weights, strict=True)))
+        assert now.decode(genome).digest == then.decode(genome).digest

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -84,6 +88,28 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(number, code, folder, tmp_pa
     assert rest.code == 0, rest.err
     assert front_text(directory) == finished().text
     assert call("verify", directory).code == 0
+
+
+def test_ctrl_c_on_a_real_process_leaves_no_words_of_pythons(folder, tmp_path):
+    """The whole group gets it, with a worker that is at work and has all libraries loaded."""
+    file = write_campaign(folder, workers={"pool": "local", "count": 1}, budget={"evaluations": 500})
+    command = [sys.executable, "-m", "evomerge.cli", "run", str(file), "--dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 300
+        while _evaluated(tmp_path / "run") < 3:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert "go on with: evomerge run" in err
+    assert not re.search("resource_tracker|leaked|Traceback|Exception", err), err
 
 
 def test_a_stop_as_json(folder, tmp_path):

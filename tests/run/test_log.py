@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 
 from evomerge.run import log
-from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.engine import Engine
+from evomerge.run.job import Job, JobResult, WorkerSetup
 from evomerge.run.log import LOG_FILE, run_log
 from evomerge.run.worker import MOST_TRACEBACK, Worker
+from tests.tiny_models import write_campaign
+from tests.tiny_runs import run_file
 
 
 def test_a_log_is_kept_within_bounds_and_ends_with_its_session(tmp_path: Path, monkeypatch) -> None:
@@ -55,3 +58,25 @@ def test_the_end_of_a_workers_traceback_comes_with_its_failure(monkeypatch) -> N
     assert result.traceback.endswith("RuntimeError: the end " + "x" * 200)
     assert "in fails" in result.traceback
     assert len(result.traceback) <= MOST_TRACEBACK
+
+
+def test_a_failed_candidate_is_in_the_log_with_its_traceback(tmp_path: Path, monkeypatch) -> None:
+    evaluate, failed = Engine.evaluate, []
+
+    def fails(self: Engine, job: Job) -> JobResult:
+        if job.id.startswith("c0") and not failed:
+            failed.append(job.id)
+            raise RuntimeError("the disk is on fire")
+        return evaluate(self, job)
+
+    monkeypatch.setattr(Engine, "evaluate", fails)
+    small = {"optimizer": {"population": 6}, "budget": {"evaluations": 6}, "evaluators": ("pets",)}
+    history = run_file(write_campaign(tmp_path, **small), tmp_path / "run")
+    text = (tmp_path / "run" / LOG_FILE).read_text()
+    said = "failed on search items: error: RuntimeError: the disk is on fire (test_log.py:"
+    assert f"{failed[0]} {said}" in text
+    whole = history.candidates[failed[0]].traceback
+    assert whole is not None
+    assert whole.startswith("Traceback (most recent call last)")
+    assert "in fails" in whole
+    assert whole in text
