@@ -168,7 +168,7 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             raise refuse("E234", wrong, f"{keys[0]}, one of {len(keys)}")
     ids = torch.arange(_TOKENS)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
     before = tuned(input_ids=ids, use_cache=False).logits
-    _merge_in_place(tuned)
+    _merge_in_place(tuned, peft.tuners.tuners_utils.BaseTunerLayer)
     merged = tuned.merge_and_unload()
     if adapter.base.tied and not torch.equal(
         merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
@@ -182,11 +182,9 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
     return merged
 
 
-def _merge_in_place(tuned: Any) -> None:
+def _merge_in_place(tuned: Any, kind: type) -> None:
     """Merge module by module, each result where its weights were: no more than one has a copy at a time."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in [each for each in tuned.modules() if isinstance(each, BaseTunerLayer)]:
+    for layer in [each for each in tuned.modules() if isinstance(each, kind)]:
         before = [(parameter, parameter.data) for parameter in layer.get_base_layer().parameters()]
         layer.merge()
         for parameter, place in before:

@@ -91,7 +91,7 @@ class Models:
         if not revision:
             here = Path(path).expanduser()
             for folder in (Path(self.document.file).parent / here, here):
-                if folder.is_dir():
+                if folder.exists():  # opening a file says what is wrong with it
                     return folder.resolve(), ""
         if not _HUB.fullmatch(path):
             todo = "paths are relative to this file, or to the folder the command runs in"

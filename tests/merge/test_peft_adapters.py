@@ -321,7 +321,7 @@ def test_what_peft_would_get_wrong_is_refused(tmp_path, monkeypatch):
         merged(tmp_path)
     save_file(stored, path)
     monkeypatch.setattr(peft.LoraModel, "merge_and_unload", peft.LoraModel.unload)
-    monkeypatch.setattr(peft_adapters, "_merge_in_place", lambda tuned: None)
+    monkeypatch.setattr(peft_adapters, "_merge_in_place", lambda tuned, kind: None)
     with pytest.raises(CheckpointError, match=r"E234.*answers otherwise; logits differ by"):
         merged(tmp_path)
     monkeypatch.undo()

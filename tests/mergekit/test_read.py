@@ -277,6 +277,13 @@ def test_a_model_that_is_not_here(models: Path) -> None:
         read(models, text.replace("org/", ""))
 
 
+def test_a_file_of_weights_is_named_for_what_it_is(models: Path) -> None:
+    (models / "model.gguf").write_bytes(b"GGUF")
+    text = "merge_method: linear\nmodels: [{model: model.gguf, parameters: {weight: 1}}]\n"
+    with pytest.raises(CheckpointError, match=r"E230.*GGUF files are for inference"):
+        read(models, text)
+
+
 def test_notes_say_what_has_no_effect(models: Path) -> None:
     text = TIES.replace("lambda: 0.9", "int8_mask: true").replace("q_proj", "w_proj")
     notes = read(models, text).notes
