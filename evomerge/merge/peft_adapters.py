@@ -182,7 +182,7 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
     return merged
 
 
-def _merge_in_place(tuned: Any, kind: type) -> None:
+def _merge_in_place(tuned: Any, kind: Any) -> None:
     """Merge module by module, each result where its weights were: no more than one has a copy at a time."""
     for layer in [each for each in tuned.modules() if isinstance(each, kind)]:
         before = [(parameter, parameter.data) for parameter in layer.get_base_layer().parameters()]
