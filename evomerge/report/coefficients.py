@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from evomerge.mergekit import mergekit_yaml
 from evomerge.recipe.places import layer_place
 from evomerge.recipe.recipe import MergedSource, Recipe, lookup
 from evomerge.search_space import SearchSpace
+
+Folder = CheckpointFolder | AdapterFolder
 
 MOST_VALUES = 400_000
 """Most coefficients of all candidates together that the page holds; beyond it, those of members only."""
@@ -144,7 +146,7 @@ def recipes_yaml(
 
     The heads of the checkpoints must be at hand; where one is not, the first entry says so.
     """
-    folders: dict[str, CheckpointFolder | AdapterFolder] = {}
+    folders: dict[str, Folder] = {}
     found: dict[str, dict[str, Any]] = {}
     for candidate in candidates[:MOST_RECIPES]:
         recipe = (
@@ -153,12 +155,7 @@ def recipes_yaml(
             else space.decode(candidate.genome)
         )
         try:
-            for name, source in recipe.checkpoints.items():
-                if name not in folders:
-                    base = folders.get("base")
-                    folders[name] = open_source(
-                        source.path, name, base if isinstance(base, CheckpointFolder) else None
-                    )
+            folders |= open_checkpoints(recipe, folders)
         except EvomergeError as error:
             why = error.problems[0].words if error.problems else str(error)
             return {"": {"text": "", "differences": [f"the checkpoints cannot be read here: {why}"]}}
@@ -169,6 +166,21 @@ def recipes_yaml(
         )
         found[candidate.id] = {"text": said.text, "differences": list(said.differences)}
     return found
+
+
+def open_checkpoints(recipe: Recipe, known: Mapping[str, Folder] | None = None) -> dict[str, Folder]:
+    """The checkpoints of a recipe by name, headers only; those in `known` are not opened again.
+
+    Raises:
+        EvomergeError: one is not there, or cannot be read.
+    """
+    folders = dict(known or {})
+    for name, source in recipe.checkpoints.items():
+        if name not in folders:
+            base = folders.get("base")
+            model = base if isinstance(base, CheckpointFolder) else None
+            folders[name] = open_source(source.path, name, model)
+    return folders
 
 
 def _reference(history: History, name: str) -> str:

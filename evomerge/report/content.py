@@ -13,7 +13,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from evomerge.campaign.recorded import recorded_space
-from evomerge.errors import Problem, UsageError
+from evomerge.errors import EvomergeError, Problem, UsageError
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.front import Front
 from evomerge.front.measures import is_fraction
@@ -23,9 +23,16 @@ from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.report.coefficients import baseline_tables, genes_json, modules_of, recipes_yaml
 from evomerge.report.experts import influence_json, task_vectors_json
-from evomerge.report.models import asked_at, items_against_experts, models_json, nearest_earlier
+from evomerge.report.models import (
+    asked_at,
+    inherited,
+    items_against_experts,
+    models_json,
+    nearest_earlier,
+)
 from evomerge.report.progress import curve, faults, seconds_by_phase
 from evomerge.report.sentences import (
+    conflict_words,
     fewer_sentences,
     hypervolume_words,
     kinship_words,
@@ -34,8 +41,10 @@ from evomerge.report.sentences import (
     sentences,
     uses_of_test_items,
 )
+from evomerge.report.signs import sign_conflicts
 from evomerge.report.tables import card_row, heads, mean_word, model_rows, optimism_rows, volume_rows
 from evomerge.run.standing import phase_of
+from evomerge.search_space import SearchSpace
 
 MOST_COLOURS = 400
 """Most genes that the menu of colours offers."""
@@ -87,6 +96,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
     spans = np.array([gene.high - gene.low for gene in space.genes])
     genes = genes_json(space, history, members)
     vectors, influence = task_vectors_json(history), influence_json(history, space, front.objectives)
+    signs = _signs(history, space)
     pick = decision.cards[0].member if decision.cards else ""
     data: dict[str, Any] = {
         "directory": shlex.quote(str(directory)),
@@ -101,6 +111,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "baselineTables": baseline_tables(history, history.reference_ids()),
         "items": items_against_experts(front, history, store),
         "near": nearest_earlier(front, history, spans),
+        "inherited": inherited(front, history),
         "recipes": recipes_yaml(history, space, [history.candidates[name] for name in ordered]),
         "askedAt": asked_at(opened.events),
         "search": curve(history, opened.events, front.objectives, front.scaling),
@@ -108,6 +119,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "time": seconds_by_phase(opened.events),
         "taskVectors": vectors,
         "influence": influence,
+        "signs": signs,
     }
     context = _frame(opened) | {
         "waiting": "",
@@ -132,6 +144,8 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "has_vectors": vectors is not None,
         "has_influence": influence is not None,
         "kinship": kinship_words(vectors),
+        "conflicts": conflict_words(signs),
+        "has_signs": signs is not None,
         "optimism": optimism_rows(believed),
         "volumes": volume_rows(front, believed),
         "volume_words": hypervolume_words(),
@@ -160,6 +174,18 @@ def _begun(opened: OpenedFolder, error: UsageError) -> Content:
     }
     data = {"directory": shlex.quote(str(opened.path)), "taskVectors": vectors, "influence": None}
     return Content(context, data)
+
+
+def _signs(history: History, space: SearchSpace) -> dict[str, Any] | None:
+    """Conflicts of signs between the experts, if their files can be read here."""
+    whole = {"base", *history.config["experts"]}
+    genomes = (c.genome for c in history.searched() if c.genome is not None)
+    recipes = (space.decode(genome) for genome in genomes)
+    recipe = next((each for each in recipes if set(each.checkpoints) >= whole), None)
+    try:
+        return None if recipe is None else sign_conflicts(recipe, space.layout.places)
+    except (EvomergeError, OSError):
+        return None
 
 
 def _frame(opened: OpenedFolder) -> dict[str, Any]:
@@ -205,7 +231,8 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
         "seed": history.stated.seed,
         "warnings": [problem.words for problem in prepared.warnings] if prepared else [],
         "campaign": stream.getvalue(),
-        "no_conflicts": "Conflicts of signs between the experts are not recorded, and so not shown.",
+        "conflicts": conflict_words(None),
+        "has_signs": False,
         "no_influence": "Too few candidates are scored to say which layers matter to which objective.",
     }
 

@@ -185,3 +185,36 @@ def nearest_earlier(
         order = np.argsort(gaps, kind="stable")[:NEIGHBOURS]
         found[member.id] = [(asked[earlier[k]].id, _short(float(gaps[k]), 3)) for k in order]
     return found
+
+
+def inherited(front: Front, history: History) -> Mapping[str, tuple[int, list[tuple[str, int]]]]:
+    """Of each member the two earlier candidates that have most of its coefficients, value for value.
+
+    Read off the coefficients, since no optimizer records parents: operators that cross two candidates copy
+    values, so that a child shows whose they are; a mutation or a model of the objectives makes new ones.
+
+    Returns:
+        Id to its number of coefficients and up to two (id, how many stand in it and in none named before).
+        Members of which fewer than half stand in two earlier ones are left out.
+    """
+    asked = [c for c in history.candidates.values() if c.genome is not None]
+    if not asked:
+        return {}
+    points = np.array([c.genome for c in asked])
+    batches = np.array([c.generation for c in asked])
+    index = {candidate.id: row for row, candidate in enumerate(asked)}
+    found = {}
+    for member in front.members:
+        row = index[member.id]
+        earlier = np.flatnonzero(batches < batches[row])
+        same = points[earlier] == points[row]
+        parents: list[tuple[str, int]] = []
+        for _ in range(2 if len(earlier) else 0):
+            most = int(np.argmax(same.sum(axis=1)))
+            shared = int(same[most].sum())
+            if shared:
+                parents.append((asked[earlier[most]].id, shared))
+                same = same & ~same[most]
+        if 2 * sum(shared for _, shared in parents) >= points.shape[1] > 1:
+            found[member.id] = (points.shape[1], parents)
+    return found

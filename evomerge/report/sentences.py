@@ -131,6 +131,25 @@ def kinship_words(vectors: dict[str, Any] | None) -> str:
     )
 
 
+def conflict_words(signs: dict[str, Any] | None) -> str:
+    """How often experts pull a weight to different sides; where from, if it cannot be known here."""
+    if signs is None:
+        return (
+            "Conflicts of signs are read off the experts' files, which do not lie here, or are fewer than "
+            "two with task vectors of their own."
+        )
+    told = "; ".join(
+        f"{pair} {100 * large:.0f} % of the large entries, {100 * every:.0f} % of all that both move"
+        for pair, (every, large) in zip(signs["pairs"], signs["overall"], strict=True)
+        if every is not None and large is not None
+    )
+    return (
+        "Share of the entries that are among the largest fifth of both task vectors and go to different "
+        "sides; 50 % is chance. Sampled from rows of each matrix. Over all layers: "
+        f"{told or 'no entries in common'}."
+    )
+
+
 def uses_of_test_items(directory: Path) -> str:
     """How often exports have scored test items."""
     use = held_out_use(directory)

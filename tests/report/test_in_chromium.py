@@ -70,6 +70,16 @@ def test_the_theme_can_be_changed(chromium: Browser, page: Path) -> None:
     assert chromium.complaints() == []
 
 
+def test_paper_is_light_and_the_screen_dark_again(chromium: Browser, page: Path) -> None:
+    opened(chromium, page, theme="dark")
+    theme = "document.documentElement.dataset.theme"
+    chromium.run("dispatchEvent(new Event('beforeprint'))")
+    assert chromium.run(theme) == "light"
+    chromium.run("dispatchEvent(new Event('afterprint'))")
+    assert chromium.run(f"{theme} === undefined")
+    assert chromium.complaints() == []
+
+
 def test_a_click_on_a_point_shows_the_member(chromium: Browser, page: Path) -> None:
     opened(chromium, page)
     front = finished().front

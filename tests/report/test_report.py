@@ -152,6 +152,33 @@ def test_items_won_and_lost_are_counted_from_the_records() -> None:
             assert (won - lost) / own.items == pytest.approx(own.value - other.value)
 
 
+def test_parents_are_read_off_the_coefficients() -> None:
+    data, made = finished_page().data, finished()
+    known = made.history.candidates
+    for name, (count, parents) in data["inherited"].items():
+        own = known[name]
+        assert own.genome is not None
+        assert count == len(own.genome)
+        left = set(range(count))
+        for parent, shared in parents:
+            other = known[parent]
+            assert other.genome is not None
+            assert other.generation < own.generation
+            same = {k for k in left if other.genome[k] == own.genome[k]}
+            assert len(same) == shared
+            left -= same
+        assert 2 * len(left) <= count
+
+
+def test_conflicts_of_signs_stand_beside_cosines() -> None:
+    data = finished_page().data
+    assert data["signs"]["layers"] == data["taskVectors"]["layers"]
+    assert (
+        len(data["signs"]["large"]) == len(data["signs"]["pairs"]) == len(data["taskVectors"]["pairs"])
+    )
+    assert "go to different sides" in finished_page().html
+
+
 def test_recipes_are_those_of_an_export() -> None:
     recipes = finished_page().data["recipes"]
     pick = finished().front.picks["knee"]
@@ -172,6 +199,7 @@ def test_experts_that_went_away_cost_the_recipes_only(tmp_path: Path) -> None:
     data = page_of(rewritten(tmp_path / "run", away)).data
     assert list(data["recipes"]) == [""]
     assert "the checkpoints cannot be read here" in data["recipes"][""]["differences"][0]
+    assert data["signs"] is None
     assert data["genes"]["values"]
 
 

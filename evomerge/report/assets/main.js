@@ -93,6 +93,10 @@ async function start() {
   }
   drawExperts();
   if (before.y) scrollTo({ top: before.y, behavior: "instant" });
+  // Paper is light.
+  let shownAs;
+  addEventListener("beforeprint", () => { shownAs = document.documentElement.dataset.theme; setTheme("light"); drawAll(); });
+  addEventListener("afterprint", () => { setTheme(shownAs); drawAll(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { setTheme(document.documentElement.dataset.theme); drawAll(); });
   let wait = 0;
   let wide = innerWidth;

@@ -134,11 +134,18 @@ function drawOrigin(index) {
     if (batch === 0) lines.push("It is of the first batch: where the search starts, before it knows any score.");
   }
   place.append(...lines.map((line) => el("p", {}, line)));
+  const taken = D.inherited[id];
+  if (taken) {
+    const [count, parents] = taken;
+    const named = parents.flatMap(([other, shared], k) => [k ? ", and " : "", `${shared}${k ? " more" : ` of ${count}`} stand in `, el("button", { class: "link", type: "button", on: { click: () => choose(other) } }, other)]);
+    const left = count - parents.reduce((sum, [, shared]) => sum + shared, 0);
+    place.append(el("p", {}, "Of its coefficients ", ...named, left ? `; ${left} are new.` : "."));
+  }
   const near = D.near[id];
   if (near && near.length) {
     const links = near.flatMap(([other, gap], k) => [k ? ", " : "", el("button", { class: "link", type: "button", on: { click: () => choose(other) } }, other), ` (${number(100 * gap, 2)} % of the range)`]);
     place.append(el("p", {}, "Nearest earlier models, by their coefficients: ", ...links, "."));
-    place.append(el("p", { class: "small" }, "Optimizers do not record parents; the nearest earlier models are where it may come from."));
+    place.append(el("p", { class: "small" }, "Optimizers do not record parents: this is read off the coefficients."));
   }
 }
 

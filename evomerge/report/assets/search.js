@@ -50,6 +50,11 @@ function drawExperts() {
     heatMap(overall, "cosines of task vectors", vectors.experts, vectors.experts, vectors.overall, signed, { high: 30, write: (v) => v.toFixed(2) });
     cosines.replaceChildren();
     heatMap(cosines, "cosines by layer", vectors.pairs, layers, vectors.cosines, signed, { write: (v) => v.toFixed(2) });
+    const signs = byId("signs");
+    if (D.signs && signs) {
+      signs.replaceChildren();
+      heatMap(signs, "conflicts of signs by layer", D.signs.pairs, D.signs.layers.map(shortLayer), D.signs.large, (v) => signed(2 * v - 1), { write: (v) => `${Math.round(100 * v)} %` });
+    }
   }
   const influence = D.influence, maps = byId("influence-maps");
   if (!influence || !maps) return;
