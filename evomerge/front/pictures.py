@@ -104,12 +104,16 @@ def front_figure(front: Front, chosen: str | None = None) -> Figure:
             if member.id in labels and front.split in member.metrics:
                 point = (_value(front, member, across), _value(front, member, up))
                 at.setdefault(point, []).append(labels[member.id])
+        least, most = axes.get_xlim()
         for point, texts in at.items():
+            # A name beside the right edge goes to the left, so that it stays within its panel.
+            left = point[0] > least + 0.7 * (most - least)
             axes.annotate(
                 ", ".join(dict.fromkeys(texts)),
                 point,
-                xytext=(3, 3),
+                xytext=(-3 if left else 3, 3),
                 textcoords="offset points",
+                horizontalalignment="right" if left else "left",
                 fontsize="x-small",
             )
         axes.set_xlabel(axis_name(across))
