@@ -22,7 +22,7 @@ Residual = Annotated[
 def kinship(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Their base.", show_default=False)],
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Models or adapters.", show_default=False)
+        list[Path], typer.Argument(metavar="MODEL", help="Models or adapters.", show_default=False)
     ],
     as_json: Json = False,
 ) -> None:
