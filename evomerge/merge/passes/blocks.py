@@ -8,7 +8,7 @@ operands alone, so the live model and an exported file get the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,9 @@ DEVICE_BLOCK = 1 << 21
 Blocks of another size give the same bits, except in products of low-rank factors, whose sums a GPU orders
 as it likes.
 """
+
+PREPARED_BYTES = 1 << 30
+"""What parts of merges may take in the memory of a process; the first tensors that fit are kept."""
 
 _ROUNDS_TO_INFINITY = {
     torch.float16: 65520.0,
@@ -158,6 +161,8 @@ class Scratch:
         self._extremes = torch.empty(0, device=self.device)
         self.kernels = kernels
         self._largest: dict[tuple[Reader, str], float] = {}
+        self._prepared: dict[Hashable, tuple[Hashable, torch.Tensor]] = {}
+        self._prepared_bytes = 0
 
     @property
     def block(self) -> int:
@@ -195,6 +200,19 @@ class Scratch:
                 found = max(abs(float(least)), abs(float(most))) if least == least else math.nan
             self._largest[reader, tensor] = found
         return found
+
+    def prepared(self, key: Hashable, numbers: Hashable) -> torch.Tensor | None:
+        """What `prepare` keeps of a tensor, if that was made with the same numbers."""
+        found = self._prepared.get(key)
+        return found[1] if found is not None and found[0] == numbers else None
+
+    def prepare(self, key: Hashable, numbers: Hashable, parts: torch.Tensor) -> None:
+        """Keep what a merge is the weighted sum of, in place of its tensor's last, while there is room."""
+        before = self._prepared.pop(key, None)
+        self._prepared_bytes -= 0 if before is None else before[1].nbytes
+        if key is not None and self._prepared_bytes + parts.nbytes <= PREPARED_BYTES:
+            self._prepared[key] = (numbers, parts)
+            self._prepared_bytes += parts.nbytes
 
     def extremes(self, blocks: int) -> torch.Tensor:
         """Float32 [2, blocks] for the largest and least value of each block."""

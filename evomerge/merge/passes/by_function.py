@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from evomerge.errors import CandidateError
 from evomerge.merge.passes.blocks import Dense, Operand, Scratch, Sink, block_ranges
 from evomerge.merge.passes.call import Call
+from evomerge.merge.passes.whole import FUNCTIONS, LINEAR, weighted
 
 
 @torch.no_grad()
@@ -70,7 +71,6 @@ def merge_by_function(
 
 @torch.no_grad()
 def merge_task_vectors(
-    function: Callable[..., torch.Tensor],
     call: Call,
     base: torch.Tensor,
     operands: Sequence[Operand],
@@ -80,10 +80,12 @@ def merge_task_vectors(
     out: torch.Tensor,
     storage: torch.dtype,
     scratch: Scratch,
+    key: Hashable = None,
 ) -> bool:
     """`out = scale * (base + lambda * function(deltas, **coefficients))`, rounded once to `storage`.
 
-    As `merge_by_function`, for the functions of `merge.passes.whole`, which take float32 [T, *shape]. The
+    As `merge_by_function`, for the functions of `merge.passes.whole`, which take float32 [T, *shape]. What is
+    linear in the weights keeps its parts in the scratch, under `key`. The
     delta of an adapter is exactly the product of its factors, so that it has their rank.
 
     Raises:
@@ -97,13 +99,30 @@ def merge_task_vectors(
     assert isinstance(strength, float)
     with _one_thread():
         Dense(base).value(origin, 0, size)
-        for operand, row in zip(operands, deltas, strict=True):
-            operand.delta(row, origin, 0, size)
-        if not bool(deltas.isfinite().all()):
-            return False
+
+        def task_vectors() -> torch.Tensor:
+            for operand, row in zip(operands, deltas, strict=True):
+                operand.delta(row, origin, 0, size)
+            return deltas.view(len(operands), *shape)
+
         try:
-            given = {} if call.given is None else {"given": call.given()}
-            found = function(deltas.view(len(operands), *shape), **numbers, **given)
+            if call.method in LINEAR:
+                weight = numbers.pop("weight")
+                assert isinstance(weight, list)
+                kept = scratch.prepared(key, tuple(numbers.items()))
+                if kept is None:
+                    stack = task_vectors()
+                    if not bool(stack.isfinite().all()):
+                        return False
+                    kept = LINEAR[call.method](stack, **numbers)
+                    scratch.prepare(key, tuple(numbers.items()), kept)
+                found = weighted(kept, weight)
+            else:
+                stack = task_vectors()
+                if not bool(stack.isfinite().all()):
+                    return False
+                given = {} if call.given is None else {"given": call.given()}
+                found = FUNCTIONS[call.method](stack, **numbers, **given)
         except RuntimeError as error:
             raise CandidateError("merge_method", f"`{call.method}`: {error}", tensor) from error
         origin.add_(found.reshape(-1).mul_(strength))

@@ -1,6 +1,7 @@
 """Merge methods that ask of each entry who may have it: consensus, PCB, MagMax, trust region and RAM.
 
-Each takes the task vectors of one tensor, float32 [T, ...], and gives the merged one, float32 [...].
+Each takes the task vectors of one tensor, float32 [T, ...], and gives the merged one, float32 [...], or the
+part of each task, whose sum by the weights it is.
 """
 
 from __future__ import annotations
@@ -17,33 +18,37 @@ _CLAMPED = 1e-4
 """PCB: the fraction of each end of the magnitudes that is clamped."""
 
 
-def consensus(deltas: torch.Tensor, weight: Weights, tall: float) -> torch.Tensor:
+def consensus(deltas: torch.Tensor, tall: float) -> torch.Tensor:
     """Consensus merging (Wang et al. 2024, arXiv:2405.07813).
 
     An entry is in the mask of task t where `|d_t| > tall * |sum_s d_s - d_t|`; what is in less than two
-    masks, no task or one alone needs, is dropped of `sum w_t d_t`. Linear in the weights, which the masks
-    do not see.
+    masks, no task or one alone needs, is dropped.
+
+    Returns:
+        What is left of each task vector, float32 [T, ...].
     """
     total = deltas.sum(0)
     needed = torch.zeros(total.shape, dtype=torch.int32)
     for delta in deltas:
         needed += delta.abs() > tall * (total - delta).abs()
-    return _sum(deltas, weight) * (needed >= 2)
+    return deltas * (needed >= 2)
 
 
-def pcb(deltas: torch.Tensor, weight: Weights, density: float) -> torch.Tensor:
+def pcb(deltas: torch.Tensor, density: float) -> torch.Tensor:
     """Parameter competition balancing (Du et al. 2024, arXiv:2410.02396), in each tensor by itself.
 
     An entry's score is `exp(T * m^2) * tanh(d_t * sum_s d_s)`, m its magnitude on the scale from the
-    tensor's least to its largest: importance within the task times agreement with all. The `density`
-    largest scores, on the scale from the least of them to the largest, weigh the mean. Linear in the
-    weights, which multiply task vectors.
+    tensor's least to its largest: importance within the task times agreement with all. The `density` largest
+    scores, on the scale from the least of them to the largest, weigh the mean.
+
+    Returns:
+        The part of each task vector in that mean, float32 [T, ...].
     """
     flat = deltas.reshape(len(deltas), -1)
     size = flat.shape[1]
     total = flat.sum(0)
-    merged, scores = torch.zeros(size), torch.zeros(size)
-    for values, factor in zip(flat, weight, strict=True):
+    parts, scores = torch.empty(flat.shape), torch.zeros(size)
+    for part, values in zip(parts, flat, strict=True):
         sizes = values.abs()
         rising = sizes.sort().values
         least = rising[int(size * _CLAMPED)]
@@ -52,9 +57,9 @@ def pcb(deltas: torch.Tensor, weight: Weights, density: float) -> torch.Tensor:
         score = torch.exp(len(flat) * _scaled(sizes).square()) * torch.tanh(values * total)
         least = score.sort().values[size - rank(density, size)]
         score = _scaled(score.clamp(min=least))
-        merged += factor * torch.sign(values) * sizes * score
+        part.copy_(torch.sign(values) * sizes * score)
         scores += score
-    return (merged / scores.clamp(min=1e-12)).view(deltas.shape[1:])
+    return (parts / scores.clamp(min=1e-12)).view(deltas.shape)
 
 
 def magmax(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
@@ -69,20 +74,22 @@ def magmax(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
     return best
 
 
-def tatr(deltas: torch.Tensor, weight: Weights, trust: float) -> torch.Tensor:
+def tatr(deltas: torch.Tensor, trust: float) -> torch.Tensor:
     """Task arithmetic in the trust region, zero-shot (Sun et al. 2025, arXiv:2501.15065).
 
     Conflict is `sum over s != t of |g_s| |d_t|`; with the task vector for the gradient `g_s` it needs no
-    data. The `trust` entries of a tensor of least conflict take part in `sum w_t d_t`. Linear in the weights.
+    data. The `trust` entries of a tensor of least conflict take part.
+
+    Returns:
+        What is left of each task vector, float32 [T, ...].
     """
     sizes = deltas.abs()
     total = sizes.sum(0)
     conflict = torch.zeros_like(total)
     for each in sizes:
         conflict += each * (total - each)
-    count = conflict.numel()
-    limit = conflict.flatten().kthvalue(max(1, share(trust, count))).values
-    return _sum(deltas, weight) * (conflict <= limit)
+    limit = conflict.flatten().kthvalue(max(1, share(trust, conflict.numel()))).values
+    return deltas * (conflict <= limit)
 
 
 def ram(deltas: torch.Tensor, r: float, alpha: float, epsilon: float) -> torch.Tensor:
@@ -101,13 +108,6 @@ def ram(deltas: torch.Tensor, r: float, alpha: float, epsilon: float) -> torch.T
         merged += torch.where(unique, delta * (1.0 + r * ratio), 0.0)
         merged += torch.where(own & ~unique, delta / count.clamp(min=1), 0.0)
     return merged
-
-
-def _sum(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
-    total = deltas[0] * weight[0]
-    for delta, factor in zip(deltas[1:], weight[1:], strict=True):
-        total = total + delta * factor
-    return total
 
 
 def _scaled(values: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,6 @@ from evomerge.merge.passes.fused import is_bounded, run_compiled
 from evomerge.merge.passes.placement import Weights
 from evomerge.merge.passes.sparsified_sum import sparsified_sum
 from evomerge.merge.passes.weighted_sum import weighted_rows, weighted_sum
-from evomerge.merge.passes.whole import FUNCTIONS
 from evomerge.merge.plan import PlanInput, TensorPlan
 from evomerge.recipe.registered import own_methods
 
@@ -107,11 +106,12 @@ def _called(
         return True
     base = Weights().read(readers[entry.base[0]], entry.base[1])
     operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
-    if call.method in FUNCTIONS:
+    if not call.function:
+        sources = [(readers[one.source], one.tensor) for one in entry.inputs]
+        key = (call.method, readers[entry.base[0]], entry.base[1], *sources)
         return merge_task_vectors(
-            FUNCTIONS[call.method], call, base, operands, entry.name, entry.shape, entry.scale, target,
-            storage, scratch,
-        )  # fmt: skip
+            call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch, key
+        )
     function = BESIDE_BASE.get(call.method) or own_methods()[call.method].registered.function
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch

@@ -1,12 +1,12 @@
 """Merge methods that decompose matrices: TSV-M, Iso-C, Iso-CTS, KnOTS, STAR and the closed form of WUDI.
 
-Each takes the task vectors of one tensor, float32 [T, ...], and gives the merged one, float32 [...]. The last
-two axes of a tensor are its matrix, axes before them (the experts of a mixture) count matrices; what has one
-axis is averaged or goes by the inner method, as each says. Decompositions are float64: the directions of
-small singular values matter as much as those of large ones here, and float32 does not find them.
-Directions whose singular value is below float32's noise (`max(m, n) * 2^-23` of the largest) are left out,
-so that task vectors of low rank, such as LoRA's, and those of experts that do not touch a tensor bring no
-arbitrary directions in.
+Each takes the task vectors of one tensor, float32 [T, ...], and gives the merged one, float32 [...], or
+the part of each task, whose sum by the weights it is. The last two axes of a tensor are its matrix, axes
+before them (the experts of a mixture) count matrices; what has one axis is averaged or goes by the inner
+method, as each says. Decompositions are float64: the directions of small singular values matter as much
+as those of large ones here, and float32 does not find them. Directions whose singular value is below
+float32's noise (`max(m, n) * 2^-23` of the largest) are left out, so that task vectors of low rank, such
+as LoRA's, and those of experts that do not touch a tensor bring no arbitrary directions in.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from evomerge.merge.statistics.order import rank
 Weights = Sequence[float]
 
 
-def tsv_m(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
+def tsv_m(deltas: torch.Tensor) -> torch.Tensor:
     """Task singular vectors without interference (Gargiulo et al. 2025, arXiv:2412.00081).
 
     Of each task vector the `min(m, n) / T` largest singular triplets are kept; left and right singular
-    vectors of all tasks are replaced by the nearest orthonormal ones (their polar factor), and summed up.
-    Linear in the weights, which multiply singular values. Tensors without a matrix, and matrices of less
-    rank than tasks, are averaged, `sum w_t d_t / T`.
+    vectors of all tasks are replaced by the nearest orthonormal ones (their polar factor). The merge is
+    the sum of these parts by the weights. Tensors without a matrix, and matrices of less rank than tasks,
+    are averaged: `d_t / T`.
+
+    Returns:
+        The part of each task, float32 [T, ...].
     """
 
     def one(stack: torch.Tensor) -> torch.Tensor:
         count, rows, columns = stack.shape
         kept = min(rows, columns) // count
         if kept == 0:
-            return _mean(stack, weight)
-        lefts, values, rights = [], [], []
-        for delta, factor in zip(stack, weight, strict=True):
-            left, value, right = _triplets(delta, kept)
-            lefts.append(left)
-            values.append(value * factor)
-            rights.append(right)
-        left = _orthonormal(torch.cat(lefts, 1))
-        right = _orthonormal(torch.cat(rights))
-        return (left * torch.cat(values)) @ right
+            return stack / count
+        found = [_triplets(delta, kept) for delta in stack]
+        left = _orthonormal(torch.cat([each[0] for each in found], 1))
+        right = _orthonormal(torch.cat([each[2] for each in found]))
+        sizes = [len(each[1]) for each in found]
+        lefts, rights = torch.split(left, sizes, 1), torch.split(right, sizes)
+        parts = zip(lefts, found, rights, strict=True)
+        return torch.stack([(own * each[1]) @ other for own, each, other in parts])
 
-    return _each_matrix(deltas, one, weight)
+    return _parts(deltas, one, lambda stack: stack / len(stack))
 
 
 def iso_c(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
@@ -88,30 +89,36 @@ def iso_cts(deltas: torch.Tensor, weight: Weights, common: float) -> torch.Tenso
     return _each_matrix(deltas, one, weight)
 
 
-def knots(deltas: torch.Tensor, weight: Weights, density: float) -> torch.Tensor:
+def knots(deltas: torch.Tensor, density: float) -> torch.Tensor:
     """KnOTS (Stoica et al. 2024, arXiv:2410.19735) with TIES as its inner method.
 
     `[d_1 ... d_T] = U S [V_1 ... V_T]`: the task vectors in one basis. The right factors `V_t` are trimmed
-    to their `density` largest entries, signs are elected, and the mean of those that agree is mapped back by
-    `U S`. Linear in the weights. Tensors without a matrix are merged by TIES as they are.
+    to their `density` largest entries, signs are elected, and what agrees, divided by the number that do, is
+    mapped back by `U S`. Tensors without a matrix are merged by TIES as they are.
+
+    Returns:
+        The part of each task, float32 [T, ...].
     """
 
     def one(stack: torch.Tensor) -> torch.Tensor:
         count, _, columns = stack.shape
         left, values, right = _triplets(torch.cat(list(stack), 1))
         if not len(values):
-            return stack.new_zeros(stack.shape[1:])
+            return torch.zeros_like(stack)
         rights = right.reshape(len(values), count, columns).transpose(0, 1)
-        return (left * values) @ _ties(rights, weight, density)
+        return (left * values) @ _ties(rights, density)
 
-    return _each_matrix(deltas, one, weight, lambda stack: _ties(stack, weight, density))
+    return _parts(deltas, one, lambda stack: _ties(stack, density))
 
 
-def star(deltas: torch.Tensor, weight: Weights, eta: float) -> torch.Tensor:
+def star(deltas: torch.Tensor, eta: float) -> torch.Tensor:
     """Spectral truncation and rescaling (Lee et al. 2025, arXiv:2502.10339).
 
     Of each task vector the largest singular values are kept until they hold `eta` of their sum, and scaled
-    up to that sum; then `sum w_t d_t / T`. Linear in the weights. Tensors without a matrix are averaged.
+    up to that sum; the merge is their mean. Tensors without a matrix are averaged.
+
+    Returns:
+        The part of each task, float32 [T, ...].
     """
 
     def one(stack: torch.Tensor) -> torch.Tensor:
@@ -125,9 +132,9 @@ def star(deltas: torch.Tensor, weight: Weights, eta: float) -> torch.Tensor:
             kept = min(int(torch.searchsorted(sums, eta * sums[-1])) + 1, len(values))
             factor = sums[-1] / sums[kept - 1]
             truncated.append((left[:, :kept] * (values[:kept] * factor)) @ right[:kept])
-        return _mean(torch.stack(truncated), weight)
+        return torch.stack(truncated) / len(stack)
 
-    return _each_matrix(deltas, one, weight)
+    return _parts(deltas, one, lambda stack: stack / len(stack))
 
 
 def wudi(deltas: torch.Tensor, weight: Weights) -> torch.Tensor:
@@ -177,6 +184,22 @@ def _each_matrix(
     return out.view(shape)
 
 
+def _parts(
+    deltas: torch.Tensor,
+    one: Callable[[torch.Tensor], torch.Tensor],
+    other: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """`one` of each matrix, float64 [T, m, n] to the same shape; tensors without a matrix by `other`."""
+    shape = deltas.shape
+    if len(shape) < 3:
+        return other(deltas.double()).float()
+    stacks = deltas.reshape(len(deltas), -1, *shape[-2:])
+    out = torch.empty(stacks.shape)
+    for number in range(out.shape[1]):
+        out[:, number] = one(stacks[:, number].double())
+    return out.view(shape)
+
+
 def _triplets(
     matrix: torch.Tensor, most: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -207,18 +230,15 @@ def _mean(stack: torch.Tensor, weight: Weights) -> torch.Tensor:
     return _sum(stack, weight) / len(stack)
 
 
-def _ties(stack: torch.Tensor, weight: Weights, density: float) -> torch.Tensor:
-    """TIES on a stack of tensors: trimmed, elected before the weights, divided by those that agree."""
+def _ties(stack: torch.Tensor, density: float) -> torch.Tensor:
+    """TIES on a stack of tensors: what agrees with the sign elected, over the number that do."""
     trimmed = []
     for values in stack:
         size = values.numel()
         least = values.abs().flatten().kthvalue(size - rank(density, size) + 1).values
         trimmed.append(torch.where(values.abs() >= least, values, 0.0))
-    elected = torch.where(sum(trimmed[1:], trimmed[0]) >= 0.0, 1.0, -1.0)
-    agree = [torch.sign(values) == elected for values in trimmed]
-    voters = sum(each.to(stack.dtype) for each in agree)
-    total = sum(
-        values * each * factor for values, each, factor in zip(trimmed, agree, weight, strict=True)
-    )
-    found: torch.Tensor = total / torch.clamp(torch.as_tensor(voters), min=1.0)
+    kept = torch.stack(trimmed)
+    elected = torch.where(kept.sum(0) >= 0.0, 1.0, -1.0)
+    agree = torch.sign(kept) == elected
+    found: torch.Tensor = kept * agree / agree.sum(0).clamp(min=1)
     return found
