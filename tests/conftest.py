@@ -61,17 +61,22 @@ SLOW = (
     "tests/run/",
     "tests/faults/",
     "tests/evaluators/",
+    "tests/merge/mixture/",
     "tests/merge/passes/test_compiled",
     "tests/merge/passes/test_methods",
+    "tests/merge/statistics/test_calibrated",
     "tests/merge/test_",
     "tests/export/",
     "tests/cli/",
     "tests/api/",
+    "tests/campaign/test_bundle",
     "tests/campaign/test_check",
     "tests/campaign/test_items",
     "tests/campaign/test_launch",
+    "tests/campaign/test_model_form",
     "tests/campaign/test_prepared",
     "tests/campaign/test_vocabularies",
+    "tests/docs/test_site",
     "tests/front/test_front",
     "tests/front/test_statistics",
     "tests/front/test_uncertainty",
@@ -96,6 +101,17 @@ SLOW = (
 )
 """How files begin that run campaigns, start processes, compile or take many seconds: not in `make quick`."""
 
+QUICK = (
+    "tests/cli/test_list.py",
+    "tests/evaluators/test_lm_eval_declaration.py",
+    "tests/export/test_files.py",
+    "tests/run/pool/test_shared.py",
+    "tests/run/test_log.py",
+    "tests/run/test_safeguards.py",
+    "tests/run/test_worker.py",
+)
+"""Files among them that take little: `make quick` looks into these rooms too."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """A folder for what is made once, in the process that starts the others."""
@@ -111,9 +127,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """`make quick` does not even import the slow files."""
-    begins = collection_path.relative_to(config.rootpath).as_posix().startswith(SLOW)
+    slow = _is_slow(collection_path.relative_to(config.rootpath).as_posix())
     quick = config.option.markexpr == "not slow" and collection_path.suffix == ".py"
-    return True if quick and begins else None
+    return True if quick and slow else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -123,8 +139,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=_turn)
     for item in items:
-        if item.nodeid.startswith(SLOW):
+        if _is_slow(item.nodeid):
             item.add_marker(pytest.mark.slow)
+
+
+def _is_slow(path: str) -> bool:
+    return path.startswith(SLOW) and not path.startswith(QUICK)
 
 
 def _turn(item: pytest.Item) -> int:
