@@ -60,7 +60,9 @@ class MadeUpPool:
             storage="bfloat16",
             layout=PreparedLayout(layers=LAYERS, places=tuple(places), parameters=0),
             evaluators={
-                name: PreparedEvaluator(digest=digests[name], metrics=(), items={}, deterministic=True)
+                name: PreparedEvaluator(
+                    digest=digests[name], metrics=(), items={"search": ITEMS}, deterministic=True
+                )
                 for name in EXPERTS
             },
         )
