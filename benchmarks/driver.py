@@ -32,7 +32,7 @@ from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import leaf_places
+from evomerge.recipe.places import leaf_places
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.driver import Driver
 from evomerge.run.job import Job, JobResult, Measured

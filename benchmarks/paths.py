@@ -17,7 +17,8 @@ import numpy as np
 from evomerge.objectives.objective import Complete
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.kinds import make_optimizer
-from evomerge.recipe.recipe import CheckpointSource, leaf_places
+from evomerge.recipe.places import leaf_places
+from evomerge.recipe.recipe import CheckpointSource
 from evomerge.search_space import ModelLayout, SearchSpace, SearchSpaceDeclaration, build_search_space
 from evomerge.testing.problems import minimised
 

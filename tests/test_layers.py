@@ -175,6 +175,10 @@ def test_rooms_have_a_face() -> None:
         if path.is_file():
             words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
             assert words, path
+            files = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+            rooms = {f"{each.parent.name}/" for each in path.parent.glob("*/__init__.py")}
+            untold = [name for name in files | rooms if f"`{name}`" not in words]
+            assert module == "evomerge" or not untold, f"{path} does not say when to read {untold}"
             inside = [m for m in SOURCES if m.startswith(module + ".")]
             assert not [
                 m for m in inside for each in imports()[m] if each.imported == module and own(module)

@@ -21,8 +21,7 @@ from evomerge.checkpoint.layout import (
     tensor_places_of,
 )
 from evomerge.errors import CheckpointError, Problem
-from evomerge.recipe.places import FURTHER_PLACES
-from evomerge.recipe.recipe import MODULES, OUTER_PLACES, leaf_places
+from evomerge.recipe.places import FURTHER_PLACES, MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
 
 SINGLE_FILE = "model.safetensors"

@@ -18,7 +18,7 @@ from functools import cached_property
 
 from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.towers import Tower, find_towers, kind_beside, roots
-from evomerge.recipe.recipe import any_expert
+from evomerge.recipe.places import any_expert
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "expert")

@@ -6,7 +6,8 @@ import itertools
 from typing import Any
 
 from evomerge.export.card_text import MAX_ROWS, code, tabled
-from evomerge.recipe.recipe import MergedSource, Recipe, Table
+from evomerge.recipe.places import Table
+from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.recipe.rows import rows_file
 
 

@@ -21,8 +21,8 @@ from evomerge.front.measures import is_fraction
 from evomerge.front.tables import marks
 from evomerge.front.trace import TracePoint
 from evomerge.objectives.objective import Objective
-from evomerge.recipe.places import layer_place
-from evomerge.recipe.recipe import MERGED, MergedSource, Recipe, lookup
+from evomerge.recipe.places import layer_place, lookup
+from evomerge.recipe.recipe import MERGED, MergedSource, Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

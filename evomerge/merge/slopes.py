@@ -30,7 +30,8 @@ from evomerge.merge.passes.contract import contract
 from evomerge.merge.passes.scalars import LEAST_DIVISOR
 from evomerge.merge.plan import TensorPlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
-from evomerge.recipe.recipe import MergedSource, Recipe, lookup
+from evomerge.recipe.places import lookup
+from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.recipe.registered import find_method
 from evomerge.search_space.genes import ModelLayout
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.recipe.method import MergeMethod
-from evomerge.recipe.recipe import compact
+from evomerge.recipe.places import compact
 
 Leaves = dict[str, dict[str, dict[str, dict[str, float]]]]
 """Coefficient, input (or `*`), place, tensor inside it."""

@@ -21,6 +21,7 @@ from evomerge.checkpoint.residual import residual_writers
 from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.speech import Said, say
 from evomerge.recipe.catalogue import METHODS
+from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import (
     UNION,
     CheckpointSource,
@@ -28,7 +29,6 @@ from evomerge.recipe.recipe import (
     MergedSource,
     Recipe,
     TokenRow,
-    lookup,
 )
 
 Folder = CheckpointFolder | AdapterFolder

@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge.ledger.events import TaskVectors
 from evomerge.merge.passes.scalars import model_stock as stock_ratio
-from evomerge.recipe.recipe import lookup
+from evomerge.recipe.places import lookup
 from evomerge.search_space import Genome, SearchSpace
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.calibration import Calibration
-from evomerge.recipe.places import FURTHER_PLACES, place_kind
+from evomerge.recipe.places import FURTHER_PLACES, OUTER_PLACES, Table, place_kind
 from evomerge.recipe.recipe import (
     ALLOWANCES,
     DTYPES,
     EACH,
-    OUTER_PLACES,
     TEXT,
     UNTIE,
     CheckpointSource,
@@ -22,7 +21,6 @@ from evomerge.recipe.recipe import (
     MergedSource,
     Recipe,
     Source,
-    Table,
     TokenRow,
     canonical_json,
     head_owner,

@@ -4,15 +4,7 @@ A recipe names *sources* (checkpoints, or virtual models that a method makes of 
 output layers, each a layer of one source, and the source of every tensor outside the layers. An
 ordinary merge is the identity path over one merged source; any other path is layer stacking.
 
-Coefficients are addressed by *place*, a dotted prefix of where a tensor stands::
-
-    ""  "embed"  "layers"  "layers.3"  "layers.3.attn"  "final_norm"  "head"
-
-The longest prefix that is present wins. A place followed by a tensor's name inside its layer (outside the
-layers, by its whole name) is that tensor alone: `layers.3.attn.self_attn.q_proj.weight`. The number of an
-expert of a mixture may be left out: `layers.3.mlp.mlp.experts.up_proj` is that matrix of all of them.
-A model with several families of layers (an encoder and a decoder, an image encoder and a language model) has
-places for each: `vision.layers.1.attn`, `encoder.embed`. A path counts through all of them, in that order.
+Coefficients are addressed by places; see `places`.
 Torch-free, so that drivers can decode genomes without torch.
 """
 
@@ -20,18 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.places import OUTER_PLACES, Table
 from evomerge.recipe.rows import RowTable
 
-OUTER_PLACES = ("embed", "final_norm", "head")
-MODULES = ("attn", "mlp", "norm", "other")
 ALLOWANCES = ("rope",)
 """In what a checkpoint may differ from the base where its source says so."""
 DTYPES = ("bfloat16", "float16", "float32")
@@ -41,11 +30,6 @@ TEXT = "text"
 """The tower that decoders may be merged into."""
 UNTIE, KEEP, EACH = "untie", "keep:", "each"
 """What a recipe may say of heads; `keep:` is followed by a source's name."""
-
-Table = Mapping[str, float]
-"""Place to value; the longest matching prefix wins."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -245,79 +229,6 @@ def canonical_json(data: Any) -> str:
     return _CANONICAL.encode(data)
 
 
-_EXPERT = re.compile(r"\bexperts\.\d+\b")
-
-
-def any_expert(name: str) -> str:
-    """A name without the number of an expert of a mixture: `mlp.experts.up_proj.weight`."""
-    return _EXPERT.sub("experts", name)
-
-
-def lookup(table: Mapping[str, Value], place: str) -> Value:
-    """The value of the longest prefix of `place` that stands in `table`, an expert's number left out or not.
-
-    Raises:
-        KeyError: if not even the empty prefix is present.
-    """
-    numbered = _EXPERT.search(place) is not None
-    prefix = place
-    while prefix not in table:
-        if numbered and (shared := any_expert(prefix)) in table:
-            return table[shared]
-        if not prefix:
-            raise KeyError(f"no value for place {place!r}; the table has {sorted(table)}")
-        prefix = prefix.rpartition(".")[0]
-    return table[prefix]
-
-
-def compact(places: tuple[str, ...], values: Sequence[float]) -> dict[str, float]:
-    """The shortest table with these values at these leaf places; equal fields give equal tables.
-
-    However fine the places are: a module whose matrices share a value has one entry, and so has a layer whose
-    modules do.
-    """
-    if values.count(values[0]) == len(values):
-        return {"": values[0]}
-    table = dict(zip(places, values, strict=True))
-    for prefix, names, pick in _nodes(places):
-        own = pick(values)
-        # Names that are gone stand for a node above.
-        if names[0] in table and own.count(own[0]) == len(own):
-            for name in names:
-                del table[name]
-            table[prefix] = own[0]
-    return table
-
-
-Picker = Callable[[Sequence[float]], Sequence[float]]
-
-
-def picker(indices: Sequence[int]) -> Picker:
-    """A function that takes these entries out of a sequence, also where it is only one."""
-    if len(indices) == 1:
-        only = indices[0]
-        return lambda values: (values[only],)
-    return itemgetter(*indices)
-
-
-@lru_cache(maxsize=256)
-def _nodes(places: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...], Picker], ...]:
-    """Each prefix of leaf places, shortest first, its places, and what takes their values out of all."""
-    below: dict[str, list[int]] = {}
-    for index, place in enumerate(places):
-        parts = place.split(".")
-        for length in range(1, len(parts)):
-            below.setdefault(".".join(parts[:length]), []).append(index)
-    nodes: dict[tuple[int, ...], str] = {}
-    for prefix in sorted(below, key=lambda prefix: prefix.count(".")):
-        own = [index for index, place in enumerate(places) if place == prefix]
-        nodes.setdefault((*own, *below[prefix]), prefix)
-    return tuple(
-        (prefix, tuple(places[index] for index in indices), picker(indices))
-        for indices, prefix in nodes.items()
-    )
-
-
 @lru_cache(maxsize=64)
 def identity_path(layers: int, source: str = MERGED) -> tuple[LayerStep, ...]:
     """Every layer of one source, in order."""
@@ -449,11 +360,3 @@ class ModelForm:
 
 AS_BASE = ModelForm()
 """The form of campaigns that state none."""
-
-
-def leaf_places(layers: int, modules: Iterable[str], outer: Iterable[str]) -> tuple[str, ...]:
-    """Every finest place of a model: outer ones and `layers.I.MODULE`, in model order."""
-    inside = [f"layers.{layer}.{module}" for layer in range(layers) for module in modules]
-    first = [place for place in outer if place == "embed"]
-    last = [place for place in outer if place != "embed"]
-    return (*first, *inside, *last)

@@ -14,8 +14,8 @@ from evomerge.errors import EvomergeError
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.mergekit import mergekit_yaml
-from evomerge.recipe.places import layer_place
-from evomerge.recipe.recipe import MergedSource, Recipe, lookup
+from evomerge.recipe.places import layer_place, lookup
+from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.search_space import SearchSpace
 
 Folder = CheckpointFolder | AdapterFolder

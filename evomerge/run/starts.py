@@ -20,7 +20,8 @@ from evomerge.front.spanning import groups, spanning
 from evomerge.ledger.events import StartsEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.mergekit.stated import read_recipe
-from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe, lookup
+from evomerge.recipe.places import lookup
+from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe
 from evomerge.search_space import Genome, SearchSpace
 
 logger = logging.getLogger(__name__)

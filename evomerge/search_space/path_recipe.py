@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from evomerge.recipe.places import OUTER_PLACES
 from evomerge.recipe.recipe import (
     MERGED,
-    OUTER_PLACES,
     CheckpointSource,
     LayerStep,
     Recipe,

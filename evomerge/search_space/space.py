@@ -11,6 +11,7 @@ import numpy as np
 
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.method import MergeMethod, MethodOptions
+from evomerge.recipe.places import compact, lookup
 from evomerge.recipe.recipe import (
     AS_BASE,
     MERGED,
@@ -20,8 +21,6 @@ from evomerge.recipe.recipe import (
     Recipe,
     Source,
     checkpoint_recipe,
-    compact,
-    lookup,
     single_coefficient_recipe,
     single_source_recipe,
 )

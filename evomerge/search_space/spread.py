@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.recipe.method import MergeMethod
-from evomerge.recipe.recipe import Picker, picker
+from evomerge.recipe.places import Picker, picker
 from evomerge.search_space.genes import Gene, ModelLayout
 
 PlaceValues = dict[str, dict[str, list[float]]]

@@ -32,11 +32,11 @@ from evomerge.merge.materialize import LiveModel, write_checkpoint
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.method import Coefficient, MergeMethod
+from evomerge.recipe.places import Table
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
     MergedSource,
-    Table,
     single_source_recipe,
 )
 from evomerge.recipe.registered import find_method, own_methods

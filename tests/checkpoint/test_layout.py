@@ -6,7 +6,7 @@ import pytest
 
 from evomerge.checkpoint.header import TensorHeader
 from evomerge.checkpoint.layout import layer_names, places_of, tensor_places_of
-from evomerge.recipe.recipe import lookup
+from evomerge.recipe.places import lookup
 
 SHAPES = {"1": (4,), "2": (4, 4), "3": (2, 4, 4)}
 FAMILIES: dict[str, dict[str, str]] = {

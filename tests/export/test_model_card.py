@@ -14,8 +14,8 @@ from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.front.front import Front, Member
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.scores import Metric
+from evomerge.recipe.places import OUTER_PLACES
 from evomerge.recipe.recipe import (
-    OUTER_PLACES,
     CheckpointSource,
     LayerStep,
     MergedSource,

@@ -13,7 +13,8 @@ from evomerge.errors import CheckpointError, ConfigError
 from evomerge.export.export import merge_recipe
 from evomerge.mergekit import MergekitMerge, read_mergekit
 from evomerge.mergekit.templates import TEMPLATES
-from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource, lookup
+from evomerge.recipe.places import lookup
+from evomerge.recipe.recipe import CheckpointSource, LayerStep, MergedSource
 from tests.tiny_models import write_model
 
 LAYERS = 3

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.recipe.json_form import recipe_from_json
+from evomerge.recipe.places import compact, leaf_places, lookup
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -22,10 +23,7 @@ from evomerge.recipe.recipe import (
     Recipe,
     canonical_json,
     checkpoint_recipe,
-    compact,
     identity_path,
-    leaf_places,
-    lookup,
     single_source_recipe,
 )
 

@@ -113,7 +113,8 @@ def test_the_data_are_those_of_the_ledger() -> None:
 
 def test_coefficients_by_place_are_those_of_the_recipe() -> None:
     from evomerge.campaign.recorded import recorded_recipe
-    from evomerge.recipe.recipe import MergedSource, lookup
+    from evomerge.recipe.places import lookup
+    from evomerge.recipe.recipe import MergedSource
 
     data, made = finished_page().data, finished()
     genes = data["genes"]

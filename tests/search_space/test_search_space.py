@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from evomerge.errors import ConfigError
 from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.recipe.catalogue import METHODS
+from evomerge.recipe.places import leaf_places, lookup
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
     MergedSource,
     Recipe,
     checkpoint_recipe,
-    leaf_places,
-    lookup,
     single_coefficient_recipe,
 )
 from evomerge.search_space import (

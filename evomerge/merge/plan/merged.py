@@ -26,7 +26,8 @@ from evomerge.merge.passes.scalars import (
 from evomerge.merge.plan.entries import PlanInput, row_length
 from evomerge.merge.statistics.order import band_ranks
 from evomerge.recipe.method import MergeMethod, ranked_out_of_range
-from evomerge.recipe.recipe import MergedSource, lookup
+from evomerge.recipe.places import lookup
+from evomerge.recipe.recipe import MergedSource
 from evomerge.recipe.registered import changed_method, find_method
 
 if TYPE_CHECKING:
