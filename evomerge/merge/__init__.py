@@ -4,10 +4,10 @@ In come a recipe and opened checkpoints; out goes a model whose every parameter 
 folder with the same bits. This room loads torch; `plan/` and the data that plans are made of do not.
 
 Read `plan/` (what each tensor is made of, as data), `materialize` (carry a plan out), `passes/` (the
-arithmetic), `statistics/` (what methods must know of the weights, and of inputs), `mixture/` (dense
-models as the experts of one), `align/` (orders of units), then `binding` (checkpoint tensor to live
-parameter), `slopes` (gradients by the weights of experts), `skeleton` (the live model's body),
-`layer_bank` (its layers, which a path may repeat), `device_map` (models over several devices), `distance`
-(from the base) and `peft_adapters` (adapters that become full models first). Import from these modules;
-nothing is re-exported here.
+arithmetic), `statistics/` (what methods must know of the weights, and of inputs), `mixture/` (dense models
+as the experts of one), `align/` (orders of units), then `binding` (checkpoint tensor to live parameter),
+`slopes` (gradients by the weights of experts), `skeleton` (the live model's body), `layer_bank` (its
+layers, which a path may repeat), `heads` (heads that stay beside a merge), `device_map` (models over
+several devices), `distance` (from the base) and `peft_adapters` (adapters that become full models first).
+Import from these modules; nothing is re-exported here.
 """
