@@ -243,7 +243,7 @@ E225 architectures differ | give experts of this base
 E226 vocabularies differ in size | `tokenizer: {source: union}` aligns them
 E227 the same ids mean different tokens | `tokenizer: {source: union}` aligns them
 E228 special tokens, settings or chat templates differ (a warning) | choose by --tokenizer-from at export
-E229 embedding and head are tied in one model only | give models that agree
+E229 embedding and head are tied in one model only | `heads: untie`, or give models that agree
 E230 weights are quantised | give the original weights
 E231 dtypes are mixed (a warning) | nothing; the merge is computed in float32
 E232 weights are NaN or infinite | give sound weights
@@ -255,7 +255,7 @@ E238 a downloaded model is not complete | download it again
 E239 weights are not those that were recorded | restore them, or begin another campaign
 E240 a file cannot be read | see permissions and disk
 E241 what merging an adapter by PEFT will take (a warning) | have so much memory free
-E245 rotary positions differ from the base's | `allow: [rope]` at its entry merges it all the same
+E245 rotary positions differ from the base's | `allow: [rope]` at its entry merges it all the same; `rope:` says whose it has
 E246 a folder has a single weight file and shards (a warning) | remove what is not meant
 E247 the classes of an expert differ from the base's | `heads: keep:EXPERT`, or `heads: each`
 E401 there is no such device, or too few | see `nvidia-smi`; set `evaluation.device` and `workers.gpus`
