@@ -254,8 +254,8 @@ E237 a hub model has no commit | `hf models info ORG/NAME` prints it as `sha`
 E238 a downloaded model is not complete | download it again
 E239 weights are not those that were recorded | restore them, or begin another campaign
 E240 a file cannot be read | see permissions and disk
-E241 what merging an adapter by PEFT will take (a warning) | have so much memory free
-E245 rotary positions differ from the base's | `allow: [rope]` at its entry merges it all the same; `rope:` says whose it has
+E241 what merging an adapter by PEFT will take (a warning) | have so much disk free
+E245 rotary positions differ from the base's | `allow: [rope]` at its entry; `rope:` names whose are taken
 E246 a folder has a single weight file and shards (a warning) | remove what is not meant
 E247 the classes of an expert differ from the base's | `heads: keep:EXPERT`, or `heads: each`
 E401 there is no such device, or too few | see `nvidia-smi`; set `evaluation.device` and `workers.gpus`
