@@ -5,6 +5,9 @@ Run `python experiments/digits/make_bed.py`: models, pictures, evaluators and a 
 half of them train, the others are dealt out to search, selection and test by content. The base learns all
 ten digits for a short while; each expert goes on with one group of digits alone, its head as it is, and
 forgets the others.
+
+With `--own-heads` an expert has a head of its own for the digits of its group, which begins as those rows of
+the base's; the campaign then says `heads: each`.
 """
 
 import argparse
@@ -51,6 +54,20 @@ def new_model() -> ViTForImageClassification:
     return ViTForImageClassification(config)
 
 
+def with_head_for(base: ViTForImageClassification, group: tuple[int, ...]) -> ViTForImageClassification:
+    """The base with the rows of its head that are those digits, as its classes 0, 1, ..."""
+    model = copy.deepcopy(base)
+    model.config.id2label = {row: str(digit) for row, digit in enumerate(group)}
+    model.config.label2id = {str(digit): row for row, digit in enumerate(group)}
+    model.num_labels = len(group)
+    head = torch.nn.Linear(model.config.hidden_size, len(group))
+    with torch.no_grad():
+        head.weight.copy_(base.classifier.weight[list(group)])
+        head.bias.copy_(base.classifier.bias[list(group)])
+    model.classifier = head
+    return model
+
+
 def train(
     model: ViTForImageClassification,
     images: np.ndarray,
@@ -63,7 +80,8 @@ def train(
     model.train()
     model.classifier.requires_grad_(head)
     rng = np.random.default_rng(SEED)
-    inputs, targets = pixels(images), torch.from_numpy(labels)
+    rows = np.array([model.config.label2id[str(label)] for label in labels])
+    inputs, targets = pixels(images), torch.from_numpy(rows)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -80,13 +98,15 @@ def train(
 def accuracy(model: ViTForImageClassification, images: np.ndarray, labels: np.ndarray) -> float:
     """The share of pictures whose largest logit is that of their digit."""
     with torch.inference_mode():
-        said = model(pixels(images)).logits.argmax(1).numpy()
-    return float((said == labels).mean())
+        said = model(pixels(images)).logits.argmax(1).tolist()
+    names = [model.config.id2label[row] for row in said]
+    return float(np.mean([name == str(label) for name, label in zip(names, labels, strict=True)]))
 
 
-def campaign() -> dict[str, object]:
+def campaign(own_heads: bool) -> dict[str, object]:
     """The campaign file's content."""
     return {
+        **({"heads": "each"} if own_heads else {}),
         "schema": 1,
         "name": "digits",
         "seed": SEED,
@@ -107,7 +127,9 @@ def main() -> None:
     """Train the models and write everything."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "runs" / "digits" / "bed")
-    out = parser.parse_args().out
+    parser.add_argument("--own-heads", action="store_true", help="a head of its own for each expert")
+    arguments = parser.parse_args()
+    out, own_heads = arguments.out, arguments.own_heads
     began = time.perf_counter()
     torch.set_num_threads(1)
     images, labels = pictures()
@@ -118,8 +140,8 @@ def main() -> None:
     models = {"base": base}
     for name, group in GROUPS.items():
         own = learnt[np.isin(labels[learnt], group)]
-        models[name] = copy.deepcopy(base)
-        train(models[name], images[own], labels[own], EXPERT_STEPS, 3e-4, head=False)
+        models[name] = with_head_for(base, group) if own_heads else copy.deepcopy(base)
+        train(models[name], images[own], labels[own], EXPERT_STEPS, 3e-4, head=own_heads)
     size = {"height": SIZE, "width": SIZE}
     processor = ViTImageProcessorPil(
         do_resize=False, size=size, image_mean=[MEAN] * 3, image_std=[STD] * 3
@@ -132,6 +154,7 @@ def main() -> None:
         own = held[np.isin(labels[held], group)]
         np.savez(out / "evaluators" / f"{name}.npz", images=images[own], labels=labels[own])
         declared = {"schema": 1, "kind": "image_classification", "name": name, "images": f"{name}.npz"}
+        declared |= {"head": name} if own_heads else {}
         (out / "evaluators" / f"{name}.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
         found = {n: accuracy(m, images[own], labels[own]) for n, m in models.items()}
         print(name, *(f"{n} {100 * a:.1f}" for n, a in found.items()), f"({len(own)} pictures)")
@@ -141,7 +164,7 @@ def main() -> None:
         "coefficients": {"weight": {"field": "layer_module", "low": 0.0, "high": 1.5}},
     }
     (out / "space.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
-    (out / "campaign.yaml").write_text(yaml.safe_dump(campaign(), sort_keys=False))
+    (out / "campaign.yaml").write_text(yaml.safe_dump(campaign(own_heads), sort_keys=False))
     print(f"wrote {out} in {time.perf_counter() - began:.0f} s")
 
 
