@@ -5,8 +5,11 @@ CPU milliseconds per candidate, latency of a ledger append (with its fsync), tim
 length is ready to ask again, and the same suggest and tell through Optuna's SQLite storage beside it.
 Latencies depend on the disk and on who else uses it: the load average is printed beside them.
 
-    python benchmarks/driver.py --evaluations 2000 --schedule steady_state
-    python benchmarks/driver.py --evaluations 10000 --dir /dev/shm --trials 0    # resume, without a disk
+    python benchmarks/driver.py --sizes 2000 --schedule steady_state
+    python benchmarks/driver.py --sizes 2000 5000 10000 --workers 512 --dir /dev/shm --trials 0
+
+With several sizes, how each figure grows: the exponent of evaluations, by least squares on logarithms. Every
+size is measured in two processes of its own, one that runs and one that resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import resource
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,10 @@ class MadeUpPool:
             layout=PreparedLayout(layers=LAYERS, places=tuple(places), parameters=0),
             evaluators={
                 name: PreparedEvaluator(
-                    digest=digests[name], metrics=(), items={"search": ITEMS}, deterministic=True
+                    digest=digests[name],
+                    metrics=(f"{name}.acc",),
+                    items=dict.fromkeys(("search", "selection", "test"), ITEMS),
+                    deterministic=True,
                 )
                 for name in EXPERTS
             },
@@ -164,13 +170,14 @@ def opened(campaign: Campaign, folder: Path, workers: int) -> tuple[Driver, Made
     ledger.appends = []
     pool = MadeUpPool(workers)
     history = History.fold(ledger.events)
+    ledger.events.clear()
     dispatcher = Dispatcher(campaign, folder, ledger, history, pool, None, lambda: None)
     driver = Driver(campaign, dict.fromkeys(("base", *EXPERTS), "nowhere"), dispatcher)
     driver.begin()
     return driver, pool
 
 
-def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, float]:
+def measure_run(campaign: Campaign, folder: Path, workers: int, select: bool) -> dict[str, float]:
     """CPU per candidate of the search and of all, append latencies."""
     driver, pool = opened(campaign, folder, workers)
     # Paid once by a campaign, not by each candidate.
@@ -180,16 +187,21 @@ def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, flo
     began, made, wall = time.process_time(), pool.seconds, time.perf_counter()
     driver.search()
     candidates = driver.history.asked
+    cpu = time.process_time() - began - pool.seconds + made
     found = {
         "genes": len(driver.space.genes),
         "candidates": candidates,
-        "search_cpu_ms": 1000 * (time.process_time() - began - pool.seconds + made) / candidates,
+        "search_cpu_s": cpu,
+        "search_cpu_ms": 1000 * cpu / candidates,
         "search_wall_ms": 1000 * (time.perf_counter() - wall) / candidates,
         "append_p50_ms": 1000 * float(np.quantile(ledger.appends, 0.5)),
         "load_average": os.getloadavg()[0],
         "append_p99_ms": 1000 * float(np.quantile(ledger.appends, 0.99)),
         "ledger_mb": (folder / LEDGER_FILE).stat().st_size / 1e6,
     }
+    if not select:
+        ledger.close()
+        return found
     began, made = time.process_time(), pool.seconds
     driver.rescore()
     rescored = len(driver.history.selection or ())
@@ -200,8 +212,9 @@ def measure_run(campaign: Campaign, folder: Path, workers: int) -> dict[str, flo
 
 
 def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, float]:
-    """Seconds from opening the folder to the first new ask."""
+    """Seconds from opening the folder to the first new ask, and what the history takes of memory."""
     gc.collect()
+    before = resident()
     cpu, wall = time.process_time(), time.perf_counter()
     driver, _ = opened(campaign, folder, workers)
     opened_after = time.perf_counter() - wall
@@ -217,9 +230,17 @@ def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, 
         "resume_s": time.perf_counter() - wall,
         "resume_cpu_s": time.process_time() - cpu,
     }
+    gc.collect()
+    found["resume_cpu_ms_each"] = 1000 * found["resume_cpu_s"] / driver.history.asked
+    found["memory_kb_each"] = (resident() - before) / 1024 / driver.history.asked
     driver.dispatcher.ledger.close()
     found["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def measure_optuna(folder: Path, genes: int, trials: int) -> dict[str, float]:
@@ -243,29 +264,73 @@ def measure_optuna(folder: Path, genes: int, trials: int) -> dict[str, float]:
     }
 
 
+def apart(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a function finds, in a forked process: what it takes of memory goes with it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with os.fdopen(write, "w") as out:
+                json.dump(measure(), out)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as found:
+        text = found.read()
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the measurement failed")
+    return dict(json.loads(text))
+
+
+def measure_size(arguments: argparse.Namespace, evaluations: int) -> dict[str, float]:
+    """One campaign, run and resumed."""
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
+        folder = Path(scratch)
+        population, workers = arguments.population, arguments.workers
+        campaign = write_campaign(folder / "files", arguments.schedule, evaluations, population)
+        (folder / "run").mkdir()
+        select = not arguments.no_selection
+        found = apart(lambda: measure_run(campaign, folder / "run", workers, select))
+        found |= apart(lambda: measure_resume(campaign, folder / "run", workers))
+        if arguments.trials:
+            found |= measure_optuna(folder, int(found["genes"]), arguments.trials)
+            found["ratio_to_optuna"] = found["optuna_cpu_ms"] / found["search_cpu_ms"]
+        return found
+
+
+TOTALS = ("search_cpu_s", "ledger_mb", "resume_cpu_s", "selection_cpu_s", "peak_rss_mb")
+"""Figures of a whole campaign, whose growth is fitted."""
+
+
 def main() -> None:
-    """Run one schedule, resume it, compare."""
+    """Run and resume each size, and fit how the figures grow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--evaluations", type=int, default=10_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000], help="evaluations")
     parser.add_argument("--population", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--schedule", default="generational", choices=("generational", "steady_state"))
     parser.add_argument("--trials", type=int, default=10, help="of Optuna; 0 leaves it out")
+    parser.add_argument(
+        "--no-selection", action="store_true", help="leave out scoring on held-out items"
+    )
     parser.add_argument("--dir", type=Path, help="keep the campaign here, on the disk to be measured")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
-        folder = Path(scratch)
-        campaign = write_campaign(
-            folder / "files", arguments.schedule, arguments.evaluations, arguments.population
-        )
-        (folder / "run").mkdir()
-        found = measure_run(campaign, folder / "run", arguments.workers)
-        found |= measure_resume(campaign, folder / "run", arguments.workers)
-        if arguments.trials:
-            found |= measure_optuna(folder, int(found["genes"]), arguments.trials)
-            found["ratio_to_optuna"] = found["optuna_cpu_ms"] / found["search_cpu_ms"]
-    for name, value in found.items():
-        print(f"{name:<18} {value:12.3f}")
+    columns = [measure_size(arguments, evaluations) for evaluations in arguments.sizes]
+    several = len(columns) > 1
+    print(f"{'':<20}" + "".join(f"{size:>12}" for size in arguments.sizes) + " exponent" * several)
+    for name in columns[0]:
+        values = [column[name] for column in columns]
+        line = f"{name:<20}" + "".join(f"{value:12.3f}" for value in values)
+        if several and name in TOTALS:
+            line += f"{exponent(arguments.sizes, values):9.2f}"
+        print(line)
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The power of its size with which a figure grows, by least squares on logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ SLOW = (
     "tests/ledger/test_durability",
     "tests/ledger/test_item_store",
     "tests/ledger/test_records",
+    "tests/ledger/test_takeover",
     "tests/mergekit/test_published",
     "tests/mergekit/test_write",
     "tests/optimizers/test_adoption",

@@ -22,8 +22,6 @@ RESAMPLES = 2000
 LEVEL = 0.95
 _BLOCK = 100
 """Resamples drawn at a time; part of what a seed means, so that memory stays bounded."""
-_PAIR_LIMIT = 2_000_000
-"""Most candidate pairs times resamples compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,9 @@ def probability_non_dominated(
     if candidates == 0:
         return np.zeros(0)
     counts = np.zeros(candidates, dtype=np.int64)
-    step = max(1, _PAIR_LIMIT // candidates**2)
     for means in _resampled_means(arrays, signs, resamples, seed, tasks):
-        for start in range(0, len(means), step):
-            counts += _non_dominated_rows(means[start : start + step]).sum(axis=0)
+        for drawn in means:
+            counts += pareto.non_dominated(drawn)
     return counts / resamples
 
 
@@ -306,18 +303,6 @@ def _counts(rng: np.random.Generator, size: int, length: int) -> np.ndarray:
     """How often each item is drawn in each of `size` resamples, float64 [size, items]."""
     drawn = rng.integers(length, size=(size, length)) + length * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * length).reshape(size, length).astype(np.float64)
-
-
-def _non_dominated_rows(means: np.ndarray) -> np.ndarray:
-    """Bool [resamples, candidates] from minimised means [resamples, candidates, objectives]."""
-    resamples, candidates, objectives = means.shape
-    no_worse = np.ones((resamples, candidates, candidates), dtype=bool)
-    better = np.zeros_like(no_worse)
-    for objective in range(objectives):
-        column = means[:, :, objective]
-        no_worse &= column[:, :, None] <= column[:, None, :]
-        better |= column[:, :, None] < column[:, None, :]
-    return np.asarray(~(no_worse & better).any(axis=1))
 
 
 def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

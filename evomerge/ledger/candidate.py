@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from evomerge.ledger.events import ScoredEvent
 from evomerge.ledger.item_store import ItemReference
+from evomerge.ledger.packed_genome import PackedGenome
 from evomerge.objectives.scores import Metric, Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Scores of one model on one split.
 
@@ -58,14 +60,14 @@ class Candidate:
 
     id: str
     recipe: str
-    genome: tuple[float, ...] | None = None
+    genome: PackedGenome = PackedGenome()  # noqa: RUF009 - a descriptor
     generation: int = -1
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     failure: str | None = None
     message: str = ""
     traceback: str | None = None
     attempts_lost: int = 0
-    failed_splits: set[str] = field(default_factory=set)
+    failed_splits: frozenset[str] = frozenset()
     failed_as: str | None = None
     lost: dict[str, int] = field(default_factory=dict)
     raced: Evaluation | None = None
@@ -74,6 +76,13 @@ class Candidate:
     note: tuple[float, ...] | None = None
     asker: int | None = None
     number: int = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_genome": self.genome}  # packed it means nothing elsewhere
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.genome = state["_genome"]
 
     def __repr__(self) -> str:
         state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")

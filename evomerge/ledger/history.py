@@ -90,6 +90,7 @@ class History:
         refinements, refinements_ended: those begun, and how many of them came to their end.
         refined: results that count, by refinement.
         asked_by: candidates asked for, by who asked: a refinement, or None.
+        arrivals: ids of all results on search items, in order.
         started, last: wall-clock seconds of the first and the last event.
         elapsed: seconds of running time, by monotonic clocks and without the pauses between sessions.
     """
@@ -127,6 +128,7 @@ class History:
     refinements: list[RefineEvent] = field(default_factory=list)
     refinements_ended: int = 0
     refined: Counter[int] = field(default_factory=Counter)
+    arrivals: list[str] = field(default_factory=list)
     asked_by: Counter[int | None] = field(default_factory=Counter)
     started: float = 0.0
     last: float = 0.0
@@ -231,11 +233,12 @@ class History:
     def _failed(self, event: FailedEvent) -> None:
         candidate, split = self._candidate(event), event.split
         self._tally(candidate, -1)
-        candidate.failed_splits.add(split)
+        candidate.failed_splits |= {split}
         candidate.lost.pop(split, None)
         # What was told to the optimizer must not change: a failure on held-out items does not take
         # back the scores on search items.
         if split == "search":
+            self.arrivals.append(event.id)
             candidate.failure, candidate.message = event.failure, event.message
             candidate.traceback, candidate.failed_as = event.traceback, event.same_as
             self.selection = None
@@ -250,9 +253,10 @@ class History:
         self._tally(candidate, -1)
         evaluation = evaluation_of(event)
         candidate.evaluations[evaluation.split] = evaluation
-        candidate.failed_splits.discard(evaluation.split)
+        candidate.failed_splits -= {evaluation.split}
         candidate.lost.pop(evaluation.split, None)
         if evaluation.split == "search":
+            self.arrivals.append(event.id)
             candidate.failure, candidate.message = None, ""
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
@@ -285,6 +289,7 @@ class History:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
         candidate.raced = evaluation_of(event)
+        self.arrivals.append(event.id)
         candidate.beaten_by, candidate.seen = event.beaten_by, event.seen
         candidate.failure, candidate.message = None, ""
         candidate.lost.pop("search", None)

@@ -27,7 +27,7 @@ from evomerge.files.storage import cannot_write, make_folder, sync_folder, write
 from evomerge.recipe.recipe import canonical_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ItemReference:
     """Where a record lies: file name in the folder, place in bytes, and its SHA-256 in hex."""
 

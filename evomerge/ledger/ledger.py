@@ -40,7 +40,8 @@ class Ledger:
     """The ledger of one campaign, open for writing. A context manager; see `Ledger.open`.
 
     Attributes:
-        events: every event in it, in order, as read back from its JSON. Not to be changed.
+        events: those it held when it was opened, in order, as read back from its JSON. A driver folds them
+            into a history and clears the list; it is not added to.
     """
 
     def __init__(self, file: RecordFile) -> None:
@@ -77,9 +78,7 @@ class Ledger:
                 put back after such a fault.
         """
         record = self._file.append(_without_genomes(event).to_json())
-        written = with_genomes(type(event).from_json(record), self._store)
-        self.events.append(written)
-        return written
+        return with_genomes(type(event).from_json(record), self._store)
 
     def close(self) -> None:
         """Close the file and let go of the lock; safe to call twice."""

@@ -19,7 +19,7 @@ SMOOTH = "~smooth"
 """Ends the name of an array of smooth values where it lies beside the results of a metric."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Metric:
     """A value with its standard error and the number of items it was measured on.
 

@@ -143,7 +143,7 @@ class Turns:
     def __init__(self, objectives: int, *, whole: bool = True) -> None:
         self._objectives = objectives
         self._whole = whole
-        self._seen: set[Genome] = set()
+        self._seen: set[bytes] = set()
         self._digest = hashlib.sha256()
         self._pending: dict[int, Genome] = {}
         self._batch: list[int] | None = None
@@ -168,18 +168,18 @@ class Turns:
 
     def know(self, genomes: Iterable[Genome]) -> None:
         """Genomes that others asked for: none is asked here."""
-        self._seen.update(genomes)
+        self._seen.update(map(_known_by, genomes))
 
     def was_asked(self, genome: Genome) -> bool:
         """Whether this genome stood in any batch."""
-        return genome in self._seen
+        return _known_by(genome) in self._seen
 
     def asked(self, batch: list[Genome]) -> list[Genome]:
         """Note a batch as asked and hand it back."""
         self._batch = list(range(self._count, self._count + len(batch)))
         self._pending.update(zip(self._batch, batch, strict=True))
         self._count += len(batch)
-        self._seen.update(batch)
+        self._seen.update(map(_known_by, batch))
         self._digest.update(np.array(batch, dtype="<f8").tobytes())
         return list(batch)
 
@@ -237,6 +237,12 @@ class Turns:
         else:
             both.update(np.array(list(self._pending), dtype="<i8").tobytes())
         return both.hexdigest()
+
+
+def _known_by(genome: Genome) -> bytes:
+    """What a genome is told apart by: 16 bytes instead of kilobytes. Equal genomes (0, -0) have the same."""
+    values = np.array(genome, dtype="<f8") + 0.0
+    return hashlib.blake2b(values.tobytes(), digest_size=16).digest()
 
 
 def leftovers(

@@ -112,6 +112,7 @@ def run(
     with Ledger.open(file, create=True, take_over=take_over) as ledger, run_log(directory):
         logger.info("a session begins; %s", library_versions())
         history = History.fold(ledger.events)
+        ledger.events.clear()
         failpoint("driver.folded")
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
             raise ConfigError(_differences(history.config, campaign))

@@ -15,9 +15,7 @@ from evomerge.failpoint import failpoint
 from evomerge.ledger.events import (
     AskedCandidate,
     AskedEvent,
-    FailedEvent,
     RefineEvent,
-    ScoredEvent,
     ToldEvent,
 )
 from evomerge.ledger.ledger import keep_genome
@@ -260,11 +258,5 @@ class Search:
     def _by_arrival(self, numbers: Sequence[int]) -> list[int]:
         """Candidates that an earlier session settled, in the order of their results in the ledger."""
         wanted = {candidate_id(number) for number in numbers}
-        names = [
-            event.id
-            for event in self.dispatcher.ledger.events
-            if isinstance(event, ScoredEvent | FailedEvent)
-            and event.split == "search"
-            and event.id in wanted
-        ]
+        names = [name for name in self.history.arrivals if name in wanted]
         return [candidate_number(name) for name in dict.fromkeys(names)]

@@ -35,7 +35,8 @@ def test_what_is_read_is_what_was_written(number, tmp_path):
 def test_the_ledger_gives_an_event_its_number(tmp_path):
     with Ledger.open(tmp_path / "ledger", create=True) as ledger:
         written = [ledger.append(event) for event in begin()]
-        assert ledger.events == written == read_events(tmp_path / "ledger")
+        assert written == read_events(tmp_path / "ledger")
+        assert ledger.events == []
         assert [event.n for event in written] == list(range(5))
         with pytest.raises(ValueError, match="the ledger sets n itself"):
             ledger.append(written[1])

@@ -77,7 +77,7 @@ def test_a_failure_on_held_out_items_takes_nothing_back() -> None:
 def test_a_baseline_that_failed_may_be_scored_later() -> None:
     history = History.fold([failed("base"), scored("base", ONE)])
     assert history.candidates["base"].failure is None
-    assert history.candidates["base"].failed_splits == set()
+    assert history.candidates["base"].failed_splits == frozenset()
     assert history.failures() == {}
 
 

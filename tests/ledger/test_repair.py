@@ -21,7 +21,7 @@ def test_a_result_with_damaged_items_is_not_copied_nor_what_follows_it(tmp_path:
             ledger.append(event)
         for name in names:
             ledger.append(scored(name, {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}, store=store))
-        events = list(ledger.events)
+    events = read_events(tmp_path / "run" / LEDGER_FILE)
     damaged = events[-2].items["b"]
     segment = store.folder / damaged.segment
     data = bytearray(segment.read_bytes())

@@ -56,11 +56,16 @@ def _plain_fields(data: Any) -> dict[str, Any]:
     return {name: _plain(value) for name, value in found if value is not None}
 
 
+_NUMBERS = frozenset({int, float})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, tuple | list):
+        if _NUMBERS.issuperset(map(type, value)):
+            return list(value)  # a genome has hundreds
         return [_plain(each) for each in value]
     return _plain_fields(value) if is_dataclass(value) else value
