@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections import deque
@@ -317,7 +318,10 @@ def main() -> None:
     )
     parser.add_argument("--dir", type=Path, help="keep the campaign here, on the disk to be measured")
     arguments = parser.parse_args()
-    columns = [measure_size(arguments, evaluations) for evaluations in arguments.sizes]
+    columns: list[dict[str, float]] = []
+    for evaluations in arguments.sizes:
+        columns.append(measure_size(arguments, evaluations))
+        print(json.dumps({"evaluations": evaluations, **columns[-1]}), file=sys.stderr, flush=True)
     several = len(columns) > 1
     print(f"{'':<20}" + "".join(f"{size:>12}" for size in arguments.sizes) + " exponent" * several)
     for name in columns[0]:
