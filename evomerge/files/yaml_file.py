@@ -186,6 +186,12 @@ def position(positions: Positions, path: tuple[str | int, ...]) -> tuple[int, in
     return (0, 0)
 
 
+def place(positions: Positions, file: Path, *path: str | int) -> tuple[str, int, int, str]:
+    """File, line, column and dotted name of a field, as `Problem` takes them last."""
+    line, column = position(positions, path)
+    return str(file), line, column, dotted(path)
+
+
 def validate(model: type[Model], data: Any, positions: Positions, file: str) -> Model:
     """Check `data` against a pydantic model.
 

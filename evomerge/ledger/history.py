@@ -29,6 +29,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
     ToldEvent,
 )
+from evomerge.ledger.turn import Turn
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Scaling
@@ -37,25 +38,6 @@ LEDGER_FILE = "ledger.jsonl"
 EXPORTS_FILE = "exports.jsonl"
 ITEMS_FOLDER = "items"
 CACHE_FOLDER = "cache"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of an optimizer: an ask, a tell, a batch of slopes, or the begin of a refinement.
-
-    Attributes:
-        ids: the candidates asked for or told; empty for the other two.
-        state: after a tell, the digest of the optimizer's state.
-        slopes: number of the batch of slopes.
-        refine: number of the refinement that begins.
-        asker: the refinement that asked or was told; None for the campaign's own optimizer.
-    """
-
-    ids: tuple[str, ...]
-    state: str | None = None
-    slopes: int | None = None
-    refine: int | None = None
-    asker: int | None = None
 
 
 @dataclass

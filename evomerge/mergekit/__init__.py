@@ -5,9 +5,9 @@ the format is spoken; mergekit itself is never imported (it runs as an oracle in
 own). What its format can say and a recipe cannot is refused by name and line, never approximated.
 
 Read `stated` (a recipe of ours or a YAML of mergekit), `document` and `form` (the YAML as data, all faults
-at once), `read` (to a recipe) with `models`, `methods`, `values`, `settings`, `virtual`, `chat` and
-`templates`, and `ignored` (what mergekit itself would not notice); then `write` (from a recipe) with
-`speech`; at last `genome` (mergekit-evolve's file to a campaign folder).
+at once), `read` (to a recipe) with `slices` (its layers), `models`, `methods`, `values`, `settings`,
+`virtual`, `chat` and `templates`, and `ignored` (what mergekit itself would not notice); then `write` (from a
+recipe) with `speech`; at last `genome` (mergekit-evolve's file to a campaign folder).
 """
 
 from evomerge.mergekit.read import MergekitMerge, read_mergekit

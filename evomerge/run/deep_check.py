@@ -12,9 +12,10 @@ from evomerge.campaign.check import CheckReport
 from evomerge.errors import EnvironmentFault, Problem
 from evomerge.files.scratch import scratch_folder
 from evomerge.ledger.history import CACHE_FOLDER
-from evomerge.run.driver import make_campaign_folder, worker_setup
+from evomerge.run.campaign_folder import make_campaign_folder
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 
 
 def check_weights(campaign: Campaign, report: CheckReport, directory: Path | None) -> CheckReport:

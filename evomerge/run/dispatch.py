@@ -41,11 +41,13 @@ from evomerge.run.result_events import (
 )
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
+    MOST_REQUEUED,
     REAL_CLOCK,
     CapacityWatch,
     Clock,
     back_off_seconds,
     deadline_seconds,
+    is_given_up,
     too_many_failures,
 )
 from evomerge.run.shared_results import known_results
@@ -54,12 +56,6 @@ logger = logging.getLogger(__name__)
 
 POLL = 0.25
 """Seconds between looks at signals and limits while jobs run."""
-
-POISON = 2
-"""A candidate that lost this many workers is given up: it is likely what kills them."""
-
-MOST_REQUEUED = 5
-"""Times a candidate is tried again in all, also when it was machines that went away."""
 
 
 class Dispatcher:
@@ -386,8 +382,7 @@ class Dispatcher:
         """Note a lost attempt; whether the candidate has lost too many workers."""
         logger.info("%s lost its worker: %s: %s", entry.id, result.failure, result.message)
         self.record(lost_event(entry.id, entry.recipe, entry.split, result))
-        candidate = self.history.candidates[entry.id]
-        return candidate.lost.get(entry.split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
+        return is_given_up(self.history.candidates[entry.id], entry.split)
 
     def _breaker(self) -> None:
         """Stop a campaign in which candidates fail alike or mostly.

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-from evomerge.campaign.campaign import CHANGEABLE, Campaign, identity, identity_digest
+from evomerge.campaign.campaign import Campaign, identity_digest
 from evomerge.campaign.check_objectives import no_gradients
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import (
@@ -24,26 +23,16 @@ from evomerge.errors import (
     LedgerDamaged,
     Problem,
 )
-from evomerge.evaluators.kinds import load_declaration
-from evomerge.evaluators.registered import registered, shipped
 from evomerge.failpoint import failpoint
-from evomerge.files.storage import cannot_write, make_folder
 from evomerge.front.selection import worth_rescoring
 from evomerge.ledger.events import (
     CampaignEvent,
     Grant,
     GrantedEvent,
-    PreparedEvent,
     SelectionEvent,
     StoppedEvent,
 )
-from evomerge.ledger.history import (
-    CACHE_FOLDER,
-    EXPORTS_FILE,
-    ITEMS_FOLDER,
-    LEDGER_FILE,
-    History,
-)
+from evomerge.ledger.history import CACHE_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Metric
 from evomerge.optimizers.baselines import (
@@ -54,7 +43,7 @@ from evomerge.optimizers.baselines import (
     soups_in,
 )
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.registered import shipped_methods
+from evomerge.run.campaign_folder import make_campaign_folder
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, WorkerSetup
 from evomerge.run.log import run_log
@@ -66,6 +55,8 @@ from evomerge.run.racing_references import without_items
 from evomerge.run.replay import ReplayDiffers, seeds
 from evomerge.run.search import Refinement, Search
 from evomerge.run.starts import read_starts
+from evomerge.run.unchanged import differences, refuse_drift
+from evomerge.run.worker_setup import worker_setup
 from evomerge.versions import library_versions
 
 logger = logging.getLogger(__name__)
@@ -115,7 +106,7 @@ def run(
         ledger.events.clear()
         failpoint("driver.folded")
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
-            raise ConfigError(_differences(history.config, campaign))
+            raise ConfigError(differences(history.config, campaign))
         setup = worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
         failpoint("driver.before_pool")
         opened = open_pool(campaign.config.workers, setup) if pool is None else pool(setup)
@@ -181,7 +172,7 @@ class Driver:
             for problem in found.warnings:
                 logger.warning("%s", problem.as_warning)
         else:
-            _refuse_drift(self.history.prepared, found, self.paths)
+            refuse_drift(self.history.prepared, found, self.paths)
         assert self.history.prepared is not None
         self.storage = self.history.prepared.storage
         self.space = prepared_space(self.campaign, self.history.prepared, self.paths)
@@ -302,41 +293,6 @@ class Driver:
         return self.recipes[name]
 
 
-def worker_setup(
-    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path, allow_task_code: bool
-) -> WorkerSetup:
-    """What every worker of a campaign is told once."""
-    evaluation = campaign.config.evaluation
-    return WorkerSetup(
-        sources=dict(paths),
-        evaluators=tuple(str(path) for path in campaign.evaluator_files),
-        methods=tuple(dict.fromkeys((campaign.space.method, "task_arithmetic"))),
-        trims=(str(campaign.space.options.get("trim", "tensor")),),
-        dtype=evaluation.dtype,
-        storage=storage,
-        device=evaluation.device,
-        threads=evaluation.threads,
-        batch_size=evaluation.batch_size,
-        cache=str(cache),
-        allow_task_code=allow_task_code,
-        form=campaign.form,
-        experts=campaign.config.workers.experts,
-        kernels=campaign.config.workers.kernels,
-        candidates=campaign.config.budget.evaluations or 0,
-        devices=max(1, int(campaign.config.workers.gpus)),
-        functions=shipped(_evaluator_kinds(campaign)),
-        own_methods=shipped_methods([campaign.space.method]),
-        by_tensor=campaign.space.by_tensor,
-        by_row=campaign.space.by_row,
-        layer_path=campaign.space.layer_path,
-        calibration=campaign.space.calibrated,
-    )
-
-
-def _evaluator_kinds(campaign: Campaign) -> list[str]:
-    return [load_declaration(file).kind for file in campaign.evaluator_files] if registered() else []
-
-
 def _unusable(name: str, failure: str, message: str) -> EvomergeError:
     """Why a campaign cannot begin: its base or one of its experts has no scores."""
     wrong, found = f"`{name}` itself cannot be scored", f"{failure}: {message}"
@@ -346,82 +302,3 @@ def _unusable(name: str, failure: str, message: str) -> EvomergeError:
         wrong = f"`{name}` takes longer than the deadline"
         return ConfigError(Problem("E139", wrong, message, "allow more", field="workers.deadline"))
     return EnvironmentFault(Problem("E405", wrong, found, "mend the cause, then run again", field=name))
-
-
-def make_campaign_folder(directory: Path) -> None:
-    """Make a campaign folder, or take one that is ours.
-
-    Raises:
-        ConfigError: E135, if it is a file or holds something else.
-        EnvironmentFault: if it cannot be made.
-    """
-    try:
-        make_folder(directory)
-        _refuse_foreign_files(directory)
-    except FileExistsError:
-        raise ConfigError(Problem("E135", "this is a file, no folder", file=str(directory))) from None
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-
-
-def _refuse_foreign_files(directory: Path) -> None:
-    """A campaign folder is new, or one of ours.
-
-    Raises:
-        ConfigError: E135, if it holds anything else and no ledger.
-    """
-    if (directory / LEDGER_FILE).exists():
-        return
-    ours = (LEDGER_FILE, EXPORTS_FILE, ITEMS_FOLDER, CACHE_FOLDER)
-    foreign = sorted(p.name for p in directory.iterdir() if not p.name.startswith(ours))
-    if foreign:
-        found = f"{len(foreign)} files, {foreign[0]} for one"
-        todo = "choose an empty or new folder"
-        raise ConfigError(Problem("E135", "this is no campaign folder", found, todo, str(directory)))
-
-
-def _differences(recorded: Mapping[str, Any], campaign: Campaign) -> list[Problem]:
-    then, now = _flat(identity(recorded)), _flat(identity(campaign.to_json()))
-    todo = f"only {', '.join(CHANGEABLE)} may change; start a new folder for another campaign"
-    file = str(campaign.file)
-    return [
-        Problem(
-            "E504",
-            "changed since the campaign began",
-            f"was {then.get(name, 'not set')!r}, is {now.get(name, 'not set')!r}",
-            todo,
-            file,
-            field=name,
-        )
-        for name in sorted(set(then) | set(now))
-        if then.get(name) != now.get(name)
-    ]
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted path to value, for every value that is no (filled) mapping."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _refuse_drift(recorded: PreparedEvent, found: PreparedEvent, paths: Mapping[str, str]) -> None:
-    wrong = "changed since the campaign began"
-    weights = [
-        Problem("E239", f"the weights of `{name}` {wrong}", todo="restore them", file=paths[name])
-        for name, digest in found.checkpoints.items()
-        if recorded.checkpoints.get(name) != digest
-    ]
-    if weights:
-        raise CheckpointError(weights)
-    evaluators = [
-        Problem("E504", f"evaluator `{name}` or its items {wrong}", todo="restore it", field=name)
-        for name in sorted({*recorded.evaluators, *found.evaluators})
-        if recorded.digest_of(name) != found.digest_of(name)
-    ]
-    if evaluators:
-        raise ConfigError(evaluators)

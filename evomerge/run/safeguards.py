@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from evomerge.errors import Problem, TooManyFailures
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
+from evomerge.objectives.scores import Split
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,12 @@ DEADLINE_TIMES = 4
 INFRASTRUCTURE = ("node_lost", "worker_died")
 """Losses that may not be the candidate's fault and may pass: tried again after a while. What ran out of
 time or memory is tried at once, since its worker is a fresh one."""
+
+POISON = 2
+"""A candidate that lost this many workers is given up: it is likely what kills them."""
+
+MOST_REQUEUED = 5
+"""Times a candidate is tried again in all, also when it was machines that went away."""
 
 BACK_OFF_GROWTH = 3.0
 BACK_OFF_MOST = 30.0
@@ -45,6 +53,11 @@ def too_many_failures(history: History) -> TooManyFailures | None:
     found = f"the last one: {last.failure}: {last.message}"
     wrong = f"{failed} of {settled} candidates failed"
     return TooManyFailures(Problem("E508", wrong, found, "mend the cause, then run again"))
+
+
+def is_given_up(candidate: Candidate, split: Split) -> bool:
+    """Whether a candidate has lost too many workers on a split to be tried again."""
+    return candidate.lost.get(split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
 
 
 def deadline_seconds(chosen: float | Literal["auto"] | None, history: History) -> float | None:

@@ -23,10 +23,16 @@ from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
-from evomerge.run.dispatch import MOST_REQUEUED, POISON, Dispatcher
+from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult, SlopeWork, error_of
 from evomerge.run.result_events import MOST_MESSAGE
-from evomerge.run.safeguards import INFRASTRUCTURE, back_off_seconds, deadline_seconds
+from evomerge.run.safeguards import (
+    INFRASTRUCTURE,
+    MOST_REQUEUED,
+    POISON,
+    back_off_seconds,
+    deadline_seconds,
+)
 from evomerge.search_space import SearchSpace, gene_gradient
 
 logger = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from evomerge.run import driver, engine, search
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool.inline import InlinePool
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 from tests.faults.bed import (
     RUN,
     doubled_results,
@@ -234,7 +235,7 @@ def test_f30_nothing_of_the_candidate_before_remains(trial: Trial) -> Tally:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = driver.worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
+    setup = worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     worker = Worker(setup)
@@ -255,7 +256,7 @@ def test_f30_an_uncovered_parameter_is_an_error(tmp_path: Path) -> None:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    worker = Worker(driver.worker_setup(campaign, paths, "bfloat16", tmp_path / "cache", False))
+    worker = Worker(worker_setup(campaign, paths, "bfloat16", tmp_path / "cache", False))
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)
     job = Job("x", "evaluate", space.decode(space.snap([0.5] * len(space.genes))).to_json())
@@ -290,7 +291,7 @@ def grow_slowly(folder: Path, count: int) -> None:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = driver.worker_setup(campaign, paths, "bfloat16", folder / "cache", False)
+    setup = worker_setup(campaign, paths, "bfloat16", folder / "cache", False)
     # Of two evaluators of one kind, one: candidates are what is counted.
     worker = Worker(dataclasses.replace(setup, evaluators=setup.evaluators[:1]))
     assert source.history.prepared is not None

@@ -17,6 +17,7 @@ from evomerge.run.job import Job, WorkerSetup
 from evomerge.run.pool.processes import ProcessPool
 from evomerge.run.progress import Progress
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 from tests.faults.bed import (
     RUN,
     end_of,
@@ -177,7 +178,7 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
     source = finished()
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    setup = driver.worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
+    setup = worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
     from evomerge.campaign.prepared import prepared_space
 
     assert source.history.prepared is not None

@@ -27,9 +27,9 @@ from evomerge.merge.plan import make_plan
 from evomerge.merge.skeleton import allocate
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.run import engine
-from evomerge.run.driver import worker_setup
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 from tests.tiny_runs import finished
 
 

@@ -16,9 +16,9 @@ from evomerge.checkpoint import digest
 from evomerge.errors import ConfigError
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.run.deep_check import check_weights
-from evomerge.run.driver import worker_setup
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 from tests.tiny_models import write_campaign
 
 

@@ -13,12 +13,13 @@ from evomerge.campaign.file import WorkersSection
 from evomerge.errors import EvomergeError, Interrupted, Problem, TooManyFailures
 from evomerge.ledger.events import Grant
 from evomerge.ledger.history import CACHE_FOLDER
-from evomerge.run.driver import run, worker_setup
+from evomerge.run.driver import run
 from evomerge.run.job import WorkerSetup
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.shared import SharedPool
 from evomerge.run.session import StopSignals, is_finished
 from evomerge.run.study.plan import Planned
+from evomerge.run.worker_setup import worker_setup
 
 LOOK = 0.2
 """Seconds between looks at what came to its end, in which signals are heeded."""
