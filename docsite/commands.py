@@ -18,8 +18,8 @@ def commands_page() -> str:
         "# The command line",
         "Results go to stdout, everything else to stderr. `evomerge VERB --help` says what stands here.",
     ]
-    for name, command in group.commands.items():
-        text += _verb(name, command)
+    for name in group.list_commands(None):
+        text += _verb(name, group.commands[name])
     return "\n\n".join(text)
 
 
@@ -29,7 +29,8 @@ def _verb(name: str, command: Any) -> list[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     words = " ".join(
-        str(p.metavar or p.name.upper()) + ("..." if p.nargs == -1 else "") for p in arguments
+        str(p.metavar or p.name.upper()).removesuffix("...") + ("..." if p.nargs == -1 else "")
+        for p in arguments
     )
     needed = [option for option in options if option.required]
     words += "".join(f" {option.opts[0]} {option.metavar}" for option in needed)

@@ -218,7 +218,7 @@ E152 a bundle cannot hold this | name files relative to the one that names them
 E153 `start_from` names nothing that a search can begin with | name a campaign folder, recipe or mergekit file
 E201 a model is not on this machine | fetch it: `hf download ORG/NAME --revision COMMIT`; check the path
 E202 there is no usable config.json | download the folder again
-E203 this is no decoder that transformers builds | give a causal language model
+E203 transformers cannot build this architecture | name one of its classes in `config.json`
 E204 an adapter stands where a full model must | list it under `experts`, with its base as `base`
 E205 an adapter names another base, or lies beside a model (a warning) | make sure that it is what you mean
 E206 weights are pickles, which can run code | save them as safetensors

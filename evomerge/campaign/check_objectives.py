@@ -156,7 +156,7 @@ def wrong_heads(campaign: Campaign, declarations: Mapping[Path, Declaration]) ->
         todo = (
             f"known: {', '.join(heads)}"
             if heads
-            else "`heads: each` in the campaign leaves them beside"
+            else "only `heads: each` in the campaign leaves heads beside; add it, or leave `head` out"
         )
         wrong = "no head of this name lies beside the merges"
         problems.append(declaration.fault("head", "E133", wrong, f"found {named!r}", todo))

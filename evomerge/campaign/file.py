@@ -23,6 +23,9 @@ from evomerge.recipe.recipe import MERGED, UNION
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED, UNION)
 
+HEADS = r"^(untie|each|keep:.+)$"
+"""What `heads` of a campaign may say; for its JSON schema too."""
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -311,7 +314,7 @@ class CampaignFile(_Section):
     tokenizer: TokenizerSection | None = None
     rope: str | None = None
     towers: Literal["text"] | None = None
-    heads: Annotated[str, Field(pattern=r"^(untie|each|keep:.+)$")] | None = None
+    heads: Annotated[str, Field(json_schema_extra={"pattern": HEADS})] | None = None
     results: str | None = None
 
     @field_validator("name")
@@ -319,6 +322,13 @@ class CampaignFile(_Section):
     def _plain_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
             raise ValueError("E136", "a name has letters, digits, `.`, `_` and `-` only")
+        return value
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _known_heads(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and re.search(HEADS, value)):
+            raise ValueError("E108", "must be `untie`, `each`, `keep:EXPERT` or `keep:base`")
         return value
 
     @field_validator("experts")

@@ -53,7 +53,9 @@ def with_head_of(folders: Mapping[str, Folder], owner: str) -> dict[str, Folder]
     if not heads:
         wrong = f"{owner} has no head of its own to keep"
         raise CheckpointError(
-            Problem("E229", wrong, "", "name a full model with one", str(source.path))
+            Problem(
+                "E229", wrong, "", "name a full model that has one", str(source.path), field="heads"
+            )
         )
     assert isinstance(source, CheckpointFolder)
     # A reader joins folder and file, and of two paths the second goes where it is absolute.
@@ -93,8 +95,9 @@ def _untied(folder: CheckpointFolder, head: str) -> CheckpointFolder:
     embeddings = [t for t in vocabulary_tensors(folder) if place_kind(folder.places[t]) == "embed"]
     if len(embeddings) != 1:
         wrong = f"{folder.name}: its head cannot be untied"
-        found = f"{len(embeddings)} embeddings have a row a token"
-        raise CheckpointError(Problem("E229", wrong, found, "", str(folder.path)))
+        found = f"{len(embeddings)} embeddings have a row for each token"
+        todo = "give models that all tie their heads, or none"
+        raise CheckpointError(Problem("E229", wrong, found, todo, str(folder.path), field="heads"))
     tensors = {**folder.tensors, head: folder.tensors[embeddings[0]]}
     part = {**text_config(folder.config), "tie_word_embeddings": False}
     config = {**_in_decoder(folder.config, part), "tie_word_embeddings": False}

@@ -58,7 +58,8 @@ def _in_the_tower(
     warnings: list[Problem] = []
 
     def fault(code: str, wrong: str, found: str = "", field: str = "") -> Problem:
-        return Problem(code, f"{decoder.name}: {wrong}", found, "", str(decoder.path), field=field)
+        todo = "" if code == "E226" else "give a fine-tune of the model in the base's text tower"
+        return Problem(code, f"{decoder.name}: {wrong}", found, todo, str(decoder.path), field=field)
 
     tower = next(tower for tower in base.names.towers if tower.name == TEXT)
     if tower.count != decoder.layers:
@@ -78,7 +79,7 @@ def _in_the_tower(
         if wanted is None:
             if decoder.places[tensor] != "head":
                 problems.append(
-                    fault("E221", "a tensor that the base's text tower lacks", name, tensor)
+                    fault("E221", "a tensor that the base's text tower lacks", f"`{name}`", tensor)
                 )
         elif wanted.shape == header.shape:
             lying[name] = header

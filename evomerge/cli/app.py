@@ -10,9 +10,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from evomerge.cli import (
@@ -38,8 +39,19 @@ from evomerge.cli import (
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
+
+class _InOrder(TyperGroup):
+    """Verbs in the order in which they are added; Typer lists groups after all others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = [name for name in self.commands if name != "study"]
+        names.insert(names.index("refine") + 1, "study")
+        return names
+
+
 app = typer.Typer(
     name="evomerge",
+    cls=_InOrder,
     help="Multi-objective evolutionary search over model merges.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 config, 4 checkpoint, 5 environment, "
     "6 campaign in use, 7 ledger damaged, 8 too many failures, 9 export failed its check, "
@@ -76,13 +88,13 @@ for verb in (
     looks.repair,
     cluster.bundle,
     cluster.launch,
+    models.import_,
+    start.list_,
     reference.schema,
     reference.explain,
 ):
-    app.command()(verb)
+    app.command(name=verb.__name__.rstrip("_"))(verb)
 app.add_typer(study.study)
-app.command(name="list")(start.list_)
-app.command(name="import")(models.import_)
 
 
 def _print_version(wanted: bool) -> None:

@@ -48,16 +48,18 @@ def launch(
     memory: Annotated[
         int | None, typer.Option(metavar="GIB", help="Memory of a machine, instead of an estimate.")
     ] = None,
-    image: Annotated[str | None, typer.Option(help="rayjob: container image with evomerge.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="For rayjob: a container image with evomerge.")
+    ] = None,
     mount: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CLAIM:FOLDER", help="rayjob: a volume claim and its folder; give several."
+            metavar="CLAIM:FOLDER", help="For rayjob: a volume claim and its folder; give several."
         ),
     ] = None,
     values: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="rayjob: image, mounts, tolerations and so on, as YAML."),
+        typer.Option(metavar="FILE", help="For rayjob: image, mounts, tolerations and so on, as YAML."),
     ] = None,
     seed: Seed = None,
     settings: Settings = None,

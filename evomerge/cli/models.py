@@ -195,7 +195,7 @@ def score(
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Dtype of the evaluation.")
     ] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `cuda:N`.")] = "cpu",
     base: Annotated[
         str | None, typer.Option(metavar="B", help="What distances are measured from.")
     ] = None,

@@ -14,7 +14,9 @@ from evomerge.cli.output import Json, print_json, say, show_log
 def moe(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="YAML, as mergekit-moe's.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="A YAML file, with mergekit-moe's fields.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)

@@ -27,7 +27,12 @@ def schema(
 
 
 def explain(
-    code: Annotated[str, typer.Argument(metavar="CODE", help="E228, say.", show_default=False)],
+    code: Annotated[
+        str,
+        typer.Argument(
+            metavar="CODE", help="As messages have it in brackets: E228, say.", show_default=False
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Say what an error code means and what helps."""

@@ -20,9 +20,14 @@ Residual = Annotated[
 
 
 def kinship(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="Their base.", show_default=False)],
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="The base of all of them.", show_default=False)
+    ],
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="Models or adapters.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="MODEL", help="Two fine-tunes or adapters of it, or more.", show_default=False
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -63,10 +68,16 @@ def kinship(
 
 def align(
     anchor: Annotated[
-        Path, typer.Argument(metavar="ANCHOR", help="Whose order of units.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="ANCHOR", help="The model whose order of units is taken.", show_default=False
+        ),
     ],
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="To put in order.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="The model that is put in that order.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)
@@ -88,9 +99,12 @@ def align(
 
 def barrier(
     first: Annotated[Path, typer.Argument(metavar="A", help="A model folder.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="Another model folder.", show_default=False)
+    ],
     text: Annotated[
-        Path, typer.Option("--text", metavar="FILE", help="An item a line.", show_default=False)
+        Path,
+        typer.Option("--text", metavar="FILE", help="A text file, an item a line.", show_default=False),
     ],
     points: Annotated[int, typer.Option(min=3, help="Models on the line, both ends among them.")] = 11,
     residual: Residual = True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -99,6 +100,8 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     if path.suffix != ARRAYS:
         raise ValueError(f"{path.name}: pictures lie in an {ARRAYS} file or in folders of classes")
+    if not zipfile.is_zipfile(path):  # what NumPy says of it depends on its first bytes
+        raise ValueError(f"{path.name}: a damaged {ARRAYS} file, or none")
     with np.load(path, allow_pickle=False) as file:
         if not {"images", "labels"} <= set(file.files):
             raise ValueError(

@@ -105,7 +105,7 @@ def _check_tokenizer(recipe: Recipe, known: Mapping[str, CheckpointSource], name
         wrong = "this merge has a vocabulary of its own, and rows in its order"
         found, todo = (
             f"tokenizer: {{source: {recipe.tokenizer}}}",
-            "state another in the campaign or recipe",
+            "state another `tokenizer` in the campaign or recipe",
         )
         raise UsageError(Problem("E500", wrong, found, todo, field=option))
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):

@@ -27,6 +27,8 @@ from evomerge.recipe.recipe import (
 )
 from evomerge.recipe.rows import RowTable
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
 
 def recipe_from_json(
     data: Any, file: str = "", rows: Callable[[str, str], RowTable] | None = None
@@ -41,8 +43,8 @@ def recipe_from_json(
         rows: gives the row weights with a digest; the second argument is the field that names them.
 
     Raises:
-        ConfigError: E103 missing, E104 unknown, E108 of the wrong kind, E109 not finite, E150 row weights
-            that cannot be had; every fault.
+        ConfigError: E103 missing, E104 unknown, E108 of the wrong kind, E109 not finite, E136 a name that is
+            no file's where heads are written by it, E150 row weights that cannot be had; every fault.
     """
     reader = _RecipeReader(file, rows)
     recipe = reader.read(data)
@@ -95,9 +97,9 @@ class _RecipeReader:
         if data.get("towers", TEXT) != TEXT:
             self.fault("towers", "must be `text`, or be left out", data["towers"])
         heads = data.get("heads", UNTIE)
-        if heads not in (UNTIE, EACH) and head_owner(str(heads)) not in data.get("sources", {}):
+        if heads not in (UNTIE, EACH) and not head_owner(str(heads)):
             wrong = "must be `untie`, `each` or `keep:SOURCE`, or be left out"
-            self.fault("heads", wrong, data["heads"])
+            self.fault("heads", wrong, heads)
         if data.get("schema", 1) != 1:
             self.fault("schema", "this evomerge reads recipe schema 1", data.get("schema"))
         if isinstance(data.get("dtype", ""), str) and data.get("dtype", DTYPES[0]) not in DTYPES:
@@ -130,6 +132,19 @@ class _RecipeReader:
         rope = data.get("rope", "")
         if rope and not isinstance(sources.get(rope), CheckpointSource):
             self.fault("rope", "names no checkpoint source", rope)
+        full = {name for name, source in sources.items() if isinstance(source, CheckpointSource)}
+        owner = head_owner(heads)
+        if owner and owner not in full:
+            self.fault(
+                "heads", "names no checkpoint source", owner, f"sources: {', '.join(sorted(full))}"
+            )
+        if data.get("towers") and "base" not in full:
+            self.fault("towers", "needs a checkpoint source called `base`")
+        for name in sorted(full) if heads == EACH else ():
+            if not _FILE_NAME.fullmatch(name):
+                wrong = "with `heads: each` a file of the export has this name"
+                todo = "letters, digits, `.`, `_` and `-` only"
+                self.fault(f"sources.{name}", wrong, "", todo, code="E136")
         tokens = self._tokens(tokenizer.get("tokens", {}), sources) if align else {}
         if self.problems:
             return None

@@ -77,6 +77,7 @@ def test_a_sound_file_is_read(file: Path) -> None:
         (("name: tiny", "name: my campaign"), "E136", 2, "name", "letters, digits"),
         (("name: tiny\n", ""), "E103", 1, "name", "missing field; add `name`"),
         (("seed: 7", "seed: true"), "E108", 3, "seed", "found True"),
+        (("seed: 7", "heads: all"), "E108", 3, "heads", "must be `untie`, `each`, `keep:EXPERT` or"),
         (("seed: 7", "seed: -1"), "E108", 3, "seed", "greater than or equal to 0"),
         (("seed: 7", "sede: 7"), "E104", 3, "sede", "did you mean `seed`?"),
         (("schema: 1\n", ""), "E103", 1, "schema", "missing field; add `schema: 1`"),

@@ -124,6 +124,9 @@ def test_what_cannot_be_scored_is_said(seeing, reading, pictures, texts, tmp_pat
     for name, match in (("float.npz", r"E102.*uint8.*float64 \[60, 8, 8, 3\]"), ("other.npz", "has x")):
         with pytest.raises(ConfigError, match=match):
             opened(declare(tmp_path, kind="image_classification", images=name))
+    (tmp_path / "cut.npz").write_bytes((pictures / "arrays.npz").read_bytes()[:200])
+    with pytest.raises(ConfigError, match=r"E102.*cut.npz: a damaged .npz file"):
+        opened(declare(tmp_path, kind="image_classification", images="cut.npz"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"E102.*no pictures in folders of classes"):
         opened(declare(tmp_path, kind="image_classification", images="empty"))

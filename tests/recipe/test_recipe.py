@@ -275,6 +275,27 @@ def test_odd_merged_sources_are_named(key: str, value: Any, field: str) -> None:
     assert faults(data) == [("E108", field)]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("heads", "all", "heads"),
+        ("heads", "keep:nobody", "heads"),
+        ("heads", f"keep:{MERGED}", "heads"),
+        ("towers", "vision", "towers"),
+    ],
+)
+def test_another_form_is_one_that_is_known_and_of_a_source(key: str, value: str, field: str) -> None:
+    assert faults({**recipe().to_json(), key: value}) == [("E108", field)]
+
+
+@pytest.mark.parametrize("name", ["../../out", "/out", "a/b", "..", "a\\b"])
+def test_heads_are_written_beside_a_merge_and_nowhere_else(name: str) -> None:
+    data = {**recipe().to_json(), "heads": "each"}
+    recipe_from_json(data)
+    data["sources"][name] = {"path": "models/other"}
+    assert faults(data) == [("E136", f"sources.{name}")]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
