@@ -81,39 +81,36 @@ class LedgerLock:
             CampaignInUse: E501, naming host, pid and start of the holder.
             EnvironmentFault: E403 or E408, the lock file cannot be written.
         """
-        if _key(path) in _HELD:
-            raise _in_use(path, _HELD[_key(path)], "")
-        while True:
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise cannot_write(path, error) from error
-            try:
-                if not _try_lock(descriptor, path):
-                    return _taken_from_a_live_process(path, descriptor, take_over)
-                if not _is_at(path, _identity(os.fstat(descriptor))):
-                    os.close(descriptor)  # it was taken over in this moment
-                    continue
-                return _signed(path, descriptor, take_over)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-                raise
+        key, mine = _key(path), _own()
+        # Of two threads one goes on: a process is never in its own way, and whatever it closes unlocks.
+        if (held := _HELD.setdefault(key, mine)) is not mine:
+            raise _in_use(path, held, "")
+        try:
+            return _acquired(path, take_over)
+        except BaseException:
+            _HELD.pop(key, None)
+            raise
 
     def check(self) -> None:
-        """See that nobody has taken over.
+        """See that nobody has taken over, nor signed the same file where another host sees no locks.
 
         Raises:
             CampaignInUse: E501, somebody has.
+            OSError: the file system does not tell.
         """
         try:
             now = _identity(os.stat(self.path))
         except FileNotFoundError:
             return  # removed by hand: whoever makes it anew has another file
-        if now != self._identity:
-            holder = _read(self.path)
-            todo = "this one stops; what it has recorded is kept"
-            raise _in_use(self.path, holder, "", "another driver has taken this campaign over", todo)
+        if now == self._identity and self._is_signed():
+            return
+        holder = _holder(self._descriptor) if now == self._identity else _read(self.path)
+        todo = "this one stops; what it has recorded is kept"
+        raise _in_use(self.path, holder, "", "another driver has taken this campaign over", todo)
+
+    def is_on(self, descriptor: int) -> bool:
+        """Whether it is held by this descriptor."""
+        return self._descriptor == descriptor
 
     def settled(self) -> None:
         """Note that whoever was fenced off can reach nothing any more."""
@@ -130,11 +127,16 @@ class LedgerLock:
             return
         self._over.set()
         with self._writing:
-            _HELD.pop(self._key, None)
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
+                if self._is_signed():
+                    os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1
+            _HELD.pop(self._key, None)
+
+    def _is_signed(self) -> bool:
+        """Whether nobody else has signed this file since."""
+        return _holder(self._descriptor).get("token") in (None, self._holder["token"])
 
     def _renew(self) -> None:
         while not self._over.wait(BEAT):
@@ -146,8 +148,27 @@ class LedgerLock:
 
     def _write(self) -> None:
         with self._writing:
-            if self._descriptor >= 0 and not self._over.is_set():
+            if self._descriptor >= 0 and not self._over.is_set() and self._is_signed():
                 _write_holder(self._descriptor, self._holder)
+
+
+def _acquired(path: Path, take_over: bool) -> LedgerLock:
+    """See `LedgerLock.acquire`."""
+    lock: LedgerLock | None = None
+    while lock is None:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            if not _try_lock(descriptor, path):
+                lock = _taken_from_a_live_process(path, descriptor, take_over)
+            elif _is_at(path, _identity(os.fstat(descriptor))):  # else it was taken over in this moment
+                lock = _signed(path, descriptor, take_over)
+        finally:
+            if lock is None or not lock.is_on(descriptor):
+                os.close(descriptor)
+    return lock
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:
@@ -174,7 +195,6 @@ def _signed(path: Path, descriptor: int, take_over: bool) -> LedgerLock:
             todo = "; if that driver is dead, take it over with `evomerge run --takeover`"
             raise _in_use(path, holder, todo)
         _watch(path, holder)
-        os.close(descriptor)
         return _replaced(path, holder)
     mine = _own()
     if holder.get("taking_over"):
@@ -194,7 +214,6 @@ def _taken_from_a_live_process(path: Path, descriptor: int, take_over: bool) -> 
     if "beat" not in holder:
         raise _in_use(path, holder, "; it renews no lease, so that nothing tells whether it lives")
     _watch(path, holder)
-    os.close(descriptor)
     return _replaced(path, holder)
 
 
@@ -234,8 +253,12 @@ def _replaced(path: Path, holder: dict[str, Any]) -> LedgerLock:
             _write_holder(descriptor, mine)
             os.replace(made, path)
             sync_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    except BaseException as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
     finally:
         made.unlink(missing_ok=True)
     return LedgerLock(path, descriptor, mine)

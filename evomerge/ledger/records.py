@@ -288,7 +288,7 @@ class RecordFile:
         descriptor = -1
         try:
             if lock.took_over:
-                put_out_of_reach(path)
+                put_out_of_reach(path, lock.check)
                 lock.settled()
             flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
             descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
@@ -314,7 +314,8 @@ class RecordFile:
                 os.close(descriptor)
             raise cannot_write(path, error) from error
         except BaseException:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
             raise
         return RecordFile(path, descriptor, lock, scan)
 
@@ -370,7 +371,11 @@ class RecordFile:
 
     def _refuse_fenced_off(self) -> None:
         self._closed = "another driver has taken it over"
-        self._lock.check()
+        try:
+            self._lock.check()
+        except OSError as error:
+            self._closed = f"its lock could not be looked at ({error}); open it again"
+            raise cannot_write(self._lock.path, error) from error
         self._closed = ""
 
     def _roll_back(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import CampaignInUse
+from evomerge.errors import CampaignInUse, EnvironmentFault
 from evomerge.ledger import lock, records, takeover
 from evomerge.ledger.lock import LedgerLock
 from evomerge.ledger.records import RecordFile, read_records
@@ -264,5 +265,106 @@ def test_a_copy_is_on_the_disk_before_it_has_the_name(tmp_path: Path, end: End) 
         with RecordFile.open(path, create=True) as ledger:
             ledger.append({"event": "old-0"})
         content = path.read_bytes()
-        takeover.put_out_of_reach(path)
+        takeover.put_out_of_reach(path, lambda: None)
         assert disk.left(end)["ledger"] == content
+
+
+@pytest.mark.parametrize("where", ["ledger.copied", "ledger.copy_checked"])
+def test_a_takeover_that_slept_takes_nothing_from_who_took_over_next(
+    tmp_path: Path, where: str
+) -> None:
+    """It wakes up with an old copy in its hands."""
+    path = tmp_path / "ledger"
+    with RecordFile.open(path, create=True) as ledger:
+        ledger.append({"event": "old-0"})
+    (tmp_path / "ledger.lock").write_text(json.dumps(NODE7 | {"beat": 3}))
+
+    def sleeps(name: str) -> None:
+        if name == where:
+            stop_here()
+
+    def takes() -> None:
+        takeover.failpoint = sleeps
+        try:
+            RecordFile.open(path, create=True)
+        except CampaignInUse as error:
+            os._exit(6 if "another driver has taken this campaign over" in str(error) else 7)
+
+    with stopped(takes) as child, RecordFile.open(path, create=True, take_over=True) as ledger:
+        ledger.append({"event": "new-1"})
+        assert woken(child) == 6
+        ledger.append({"event": "new-2"})
+    assert names(path) == ["old-0", "new-1", "new-2"]
+    assert not list(tmp_path.glob(".ledger*"))
+
+
+def test_two_that_signed_the_same_file_do_not_both_write(tmp_path: Path) -> None:
+    """Hosts that do not see one another's locks, at the same moment: the last signature counts."""
+    path = tmp_path / "ledger"
+    signed = tmp_path / "ledger.lock"
+    other = NODE7 | {"token": "of another", "beat": 0}
+    with RecordFile.open(path, create=True) as ledger:
+        ledger.append({"event": "mine-0"})
+        with signed.open("r+b") as file:
+            file.write(json.dumps(other).encode().ljust(signed.stat().st_size))
+        time.sleep(0.2)  # several beats
+        with pytest.raises(CampaignInUse, match=r"another driver has taken this campaign over.*node7"):
+            ledger.append({"event": "mine-1"})
+    assert names(path) == ["mine-0"]
+    assert json.loads(signed.read_bytes()) == other, "neither renewed over nor signed off"
+
+
+def test_a_takeover_in_vain_closes_nothing_of_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = tmp_path / "ledger.lock"
+    signed.write_text(json.dumps(NODE7 | {"beat": 3}))
+    opened: list[int] = []
+
+    def in_vain(path: Path, holder: dict[str, Any]) -> LedgerLock:
+        opened.append(os.open(tmp_path, os.O_RDONLY))  # another thread's: takes a number that is free
+        raise CampaignInUse("somebody was quicker")
+
+    monkeypatch.setattr(lock, "_replaced", in_vain)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(CampaignInUse, match="quicker"):
+        LedgerLock.acquire(signed)
+    os.fstat(opened[0])
+    os.close(opened[0])
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.undo()
+    signed.write_text("")
+    LedgerLock.acquire(signed).release()
+
+
+def test_an_interrupt_while_it_is_copied_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger"
+    RecordFile.open(path, create=True).close()
+    (tmp_path / "ledger.lock").write_text(json.dumps(NODE7 | {"beat": 3}))
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(takeover, "failpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RecordFile.open(path, create=False)
+
+
+def test_a_lock_that_cannot_be_looked_at_is_a_fault_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger"
+
+    def fails(self: LedgerLock) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with RecordFile.open(path, create=True) as ledger:
+        ledger.append({"event": "old-0"})
+        monkeypatch.setattr(LedgerLock, "check", fails)
+        with pytest.raises(EnvironmentFault, match=r"(?s)E408.*ledger\.lock.*Input/output error"):
+            ledger.append({"event": "old-1"})
+        with pytest.raises(RuntimeError, match="open it again"):
+            ledger.append({"event": "old-1"})
+    assert names(path) == ["old-0"]
