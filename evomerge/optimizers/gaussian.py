@@ -9,9 +9,11 @@ under priors, so that 24, 168 and 2,000 genes need the same handful of numbers.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
@@ -41,9 +43,18 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_thread() -> Any:
-    """A context in which linear algebra runs on one thread: its last bits are then the same on any cores."""
-    return _libraries().limit(limits=1, user_api="blas")
+_turn = threading.RLock()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A context in which linear algebra runs on one thread: its last bits are then the same on any cores.
+
+    One at a time is in it, since such limits, and the random numbers of torch, are the whole process's: the
+    campaigns of a study ask and tell side by side.
+    """
+    with _turn, _libraries().limit(limits=1, user_api="blas"):
+        yield
 
 
 class Levels:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from evomerge.optimizers.gaussian import one_thread
 from evomerge.optimizers.settings import Hm3Settings
 from evomerge.search_space import LayerPaths, Step
 
@@ -278,12 +279,13 @@ def _density(proto: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> t
 @contextmanager
 def _repeatable(seed: int | None = None) -> Iterator[None]:
     """On one thread, so that sums have one order; what torch draws is drawn from `seed`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.random.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.random.fork_rng(devices=[], enabled=seed is not None):
+                if seed is not None:
+                    torch.random.manual_seed(seed)
+                yield
+        finally:
+            torch.set_num_threads(threads)

@@ -54,15 +54,15 @@ class QLogNehvi:
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
             given = as_rows(sorted(self._initial), len(self._grid))
             return structured.start_points(self._grid, given, asked.count, asked.rng)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with one_thread(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        with one_thread(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
                 with manual_seed(int(asked.rng.integers(2**31))):
                     return self._acquire(asked, known, settings)
-        finally:
-            torch.set_num_threads(threads)
+            finally:
+                torch.set_num_threads(threads)
 
     def _acquire(self, asked: Asked, known: Told, settings: QLogNehviSettings) -> np.ndarray:
         low, span = self._grid.low, self._grid.high - self._grid.low

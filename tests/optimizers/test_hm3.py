@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.hm3 import Hm3
 from evomerge.optimizers.kinds import make_optimizer
-from evomerge.optimizers.path_policy import PathPolicy, _density, advantages
+from evomerge.optimizers.path_policy import PathPolicy, _density, _repeatable, advantages
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Hm3Settings
 from evomerge.testing.problems import minimised
@@ -181,3 +183,25 @@ def test_it_needs_paths_that_can_be_walked(section):
     genes = found.genes if section else found.merging.genes
     with pytest.raises(ConfigError, match=r"E119.*optimizer\.kind: hm3 walks paths of layers; give"):
         make_optimizer("hm3", genes, minimised(2), population=8, seed=1)
+
+
+def test_policies_of_threads_side_by_side_draw_what_they_draw_alone():
+    """The random numbers of torch are the whole process's; campaigns of a study ask in threads."""
+
+    def draws(seed, between=lambda: None):
+        with _repeatable(seed):
+            first = torch.rand(3)
+            between()
+            return torch.cat([first, torch.rand(3)]).tolist()
+
+    other = []
+    thread = threading.Thread(target=lambda: other.append(draws(2)))
+
+    def begins():
+        thread.start()
+        thread.join(0.2)
+
+    alone = draws(1), draws(2)
+    mine = draws(1, begins)
+    thread.join()
+    assert (mine, other[0]) == alone
