@@ -92,8 +92,10 @@ def _seconds(
     evaluation = campaign.config.evaluation
     if evaluation.device != "cpu" or not tokens:
         return {}
-    baselines = 2 + len(campaign.experts) + len(campaign.config.baselines.single)
-    shown = 3 + len(campaign.experts)
+    experts = len(campaign.experts)
+    soups = experts - 1 if experts > 2 else 0  # at most: one for each expert that may join the best
+    baselines = 2 + experts + len(campaign.config.baselines.single) + soups
+    shown = 3 + experts + (soups > 0)
     runs = evaluations + baselines + held_out * (RESCORED * evaluations + shown)
     operations = 2.0 * layout.parameters * tokens * runs
     return {"seconds": operations / (FLOPS[evaluation.dtype] * evaluation.threads * workers)}

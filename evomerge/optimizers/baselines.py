@@ -118,6 +118,7 @@ def freeze(
     metrics: Mapping[str, Mapping[str, Metric]],
     experts: Sequence[str],
     constraints: Sequence[Constraint] = (),
+    failed: Collection[str] = (),
 ) -> BaselinesEvent:
     """What the search is measured by: scaling, the best single coefficient, the ids tables show, bounds.
 
@@ -126,13 +127,14 @@ def freeze(
         metrics: baseline id to its metrics on search items; must hold base and experts.
         experts: the experts' names.
         constraints: whose bounds become numbers here, from base and experts on search items.
+        failed: ids of averages that have no scores.
     """
     values = {name: complete(objectives, m).values for name, m in metrics.items()}
     scaling = Scaling.from_values(np.array([values[name] for name in ("base", *experts)]))
     singles = [name for name in values if name.startswith("single-")]
     means = {name: float(scaling.scale(np.array([values[name]])).mean()) for name in singles}
     best = min(singles, key=lambda name: (means[name], name)) if singles else None
-    soup = greedy_soup(objectives, metrics, experts)[0]
+    soup = greedy_soup(objectives, metrics, experts, failed)[0]
     shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else [])]
     shown += [name for name in (*soups_in([soup]), best) if name and name in values]
     return BaselinesEvent(

@@ -43,7 +43,8 @@ class KinshipMerging:
         apart = [(genomes[0] + genomes[1 + other]) / 2.0 for other in np.argsort(alike, kind="stable")]
         taken = {genome for genome, _ in asked.told} | set(asked.pending)
         greedy, apart = self._new(greedy, taken), self._new(apart, taken)
-        exploring = min(len(apart), round(settings.explore * asked.count))
+        # What is left of a whole number decides by chance, so that asks of one candidate explore too.
+        exploring = min(len(apart), int(settings.explore * asked.count + asked.rng.random()))
         found = [*apart[:exploring], *greedy, *apart[exploring:]][: asked.count]
         return as_rows(found, len(self._grid))
 
@@ -72,5 +73,6 @@ def kinship(first: np.ndarray, second: np.ndarray, similarity: str) -> np.ndarra
         first = first - first.mean(axis=1, keepdims=True)
         second = second - second.mean(axis=1, keepdims=True)
     lengths = np.outer(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
-    products: np.ndarray = first @ second.T
+    # Not by BLAS, whose last bits depend on its threads: who is least akin must not.
+    products: np.ndarray = np.einsum("ig,jg->ij", first, second)
     return np.where(lengths > 0.0, products / np.where(lengths > 0.0, lengths, 1.0), 0.0)

@@ -104,13 +104,17 @@ def scored(asked: Asked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def fitness(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """What each model gets of the items: `sum_j c_j s_ij / sum_p s_pj`; float64 [models]."""
-    found: np.ndarray = scores @ _worth(scores, shares)
-    return found
+    return _earned(scores, _worth(scores, shares))
 
 
 def attraction(scores: np.ndarray, shares: np.ndarray, first: int) -> np.ndarray:
     """How much better each model is where the first is not: `sum_j c_j max(0, s_ij - s_1j) / sum_p s_pj`."""
-    found: np.ndarray = np.maximum(scores - scores[first], 0.0) @ _worth(scores, shares)
+    return _earned(np.maximum(scores - scores[first], 0.0), _worth(scores, shares))
+
+
+def _earned(scores: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """`scores @ worth`, float64 [models]; equal rows earn the same bits, as BLAS does not promise."""
+    found: np.ndarray = (scores * worth).sum(axis=1)
     return found
 
 

@@ -192,6 +192,7 @@ class Driver:
             if candidate.failure is not None:
                 raise _unusable(name, candidate.failure, candidate.message)
         metrics = self._baseline_metrics()
+        failed: list[str] = []
         while len(experts) > 2:
             failed = [name for name in soups_in(self.history.candidates) if name not in metrics]
             name, done = greedy_soup(self.campaign.objectives, metrics, experts, failed)
@@ -199,7 +200,7 @@ class Driver:
                 break
             self.dispatcher.evaluate([(name, self._baseline_recipes([name])[name])], "search")
             metrics = self._baseline_metrics()
-        event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints)
+        event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints, failed)
         self.dispatcher.record(event)
         for problem in idle_objectives(self.campaign.objectives, metrics, experts):
             logger.warning("%s", problem.as_warning)

@@ -60,6 +60,17 @@ def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> 
     assert json.loads(json.dumps(report_to_json(found)))["genes"] == 10
 
 
+def test_the_soups_of_three_experts_take_time_too(tmp_path: Path) -> None:
+    def seconds(*experts: str, single: tuple[float, ...] = (0.5,)) -> float:
+        own = tmp_path / str(len(experts))
+        return report(own, experts=experts, baselines={"single": list(single)}).estimates["seconds"]
+
+    trio = seconds("math", "code", "law")
+    run = seconds("math", "code", "law", single=(0.5, 0.6)) - trio
+    # Beside the third expert's own run there may be two soups.
+    assert trio - seconds("math", "code") > 3 * run > 0
+
+
 def test_a_tied_head_has_no_gene(tmp_path: Path) -> None:
     assert report(tmp_path, model={"tie_word_embeddings": True}).genes == 2 * 4
 

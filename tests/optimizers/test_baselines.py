@@ -131,6 +131,9 @@ def test_the_greedy_soup_takes_in_order_what_makes_it_better() -> None:
     assert freeze(OBJECTIVES, alone, TRIO).shown == ("base", *TRIO, "uniform")
     failed = ["soup-code+law", "soup-math+code"]
     assert greedy_soup(OBJECTIVES, known, TRIO, failed) == ("code", True)
+    # One that failed does not hide the one that was found without it.
+    found = known | scored(**{"soup-math+code": 0.94})
+    assert "soup-math+code" in freeze(OBJECTIVES, found, TRIO, failed=failed[:1]).shown
 
 
 def test_of_two_experts_the_greedy_soup_is_known() -> None:

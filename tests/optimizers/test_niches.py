@@ -42,6 +42,13 @@ def test_items_are_shared_out_over_those_that_answer_them():
     assert archive(SCORES, shares, 2).tolist() in ([1, 2], [0, 2])
 
 
+def test_models_with_the_same_scores_are_worth_the_same_to_the_last_bit():
+    scores = np.tile(np.random.default_rng(1).random(50), (7, 1))
+    assert len(set(fitness(scores, np.full(50, 0.02)).tolist())) == 1
+    # So of equal ones the first leaves.
+    assert archive(scores, np.full(50, 0.02), 6).tolist() == [1, 2, 3, 4, 5, 6]
+
+
 def test_objectives_count_alike_however_many_items_they_have():
     genes = example_genes(2)
     told = [
@@ -95,6 +102,17 @@ def test_the_best_are_merged_in_pairs_and_the_best_with_the_least_akin():
     # What was asked is not asked again.
     again = merging(asked(told, genes, settings, 2, OBJECTIVES, [tuple(p) for p in points.tolist()]))
     assert not {tuple(p) for p in again.tolist()} & {tuple(p) for p in points.tolist()}
+
+
+def test_single_candidates_explore_in_their_share_too():
+    genes = example_genes(1)[:3]
+    rows = [(1.0, 0.0, 0.0), (0.8, 0.1, 0.0), (0.6, 0.0, 0.1), (0.0, 1.0, 0.0)]
+    told = [(row, Complete((0.1 * n, 0.1 * n), (0.0, 0.0))) for n, row in enumerate(rows)]
+    given = asked(told, genes, KinshipSettings(top=2, explore=0.25), 1, OBJECTIVES)
+    merging = KinshipMerging(genes, [])
+    points = [tuple(np.round(merging(given)[0], 9).tolist()) for _ in range(40)]
+    assert set(points) == {(0.5, 0.5, 0.0), (0.9, 0.05, 0.0)}
+    assert 3 <= points.count((0.5, 0.5, 0.0)) <= 20
 
 
 @pytest.mark.parametrize("kind", ["m2n2", "kinship"])

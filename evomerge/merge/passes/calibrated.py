@@ -14,6 +14,7 @@ FLOOR = 1e-6
 """Added to every Fisher diagonal, as by the authors: what no item moves is averaged."""
 
 _NOISE = 1e-10
+"""Eigenvalues of a sum of Gram matrices below this share of the largest are those of no input."""
 
 
 def regmean(
@@ -39,7 +40,10 @@ def regmean(
         shrunk.diagonal().copy_(gram.double().diagonal())
         wanted += share * (delta.double() @ shrunk)
         total += share * shrunk
-    inverse: torch.Tensor = torch.linalg.pinv(total, rtol=_NOISE, hermitian=True)
+    # Where the diagonal counts for no more than the rest, nothing lifts directions without an input above
+    # the noise of float32 Gram matrices, whose spectral norm grows with the root of their size.
+    noise = _NOISE if alpha < 1.0 else shape[1] ** 0.5 * 2.0**-22
+    inverse: torch.Tensor = torch.linalg.pinv(total, rtol=noise, hermitian=True)
     merged: torch.Tensor = wanted @ inverse
     return merged.float()
 

@@ -49,6 +49,10 @@ def pcb(deltas: torch.Tensor, density: float) -> torch.Tensor:
     total = flat.sum(0)
     parts, scores = torch.empty(flat.shape), torch.zeros(size)
     for part, values in zip(parts, flat, strict=True):
+        if not values.any():
+            # Who does not touch the tensor does not compete: it would halve what the others change.
+            part.zero_()
+            continue
         sizes = values.abs()
         rising = sizes.sort().values
         least = rising[int(size * _CLAMPED)]

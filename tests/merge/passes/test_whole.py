@@ -85,6 +85,17 @@ def test_equal_experts_are_that_expert(name):
     torch.testing.assert_close(found, DELTAS[0], rtol=1e-5, atol=1e-7)
 
 
+def test_pcb_passes_over_who_does_not_touch_the_tensor():
+    both, zero = DELTAS[:2], torch.zeros_like(DELTAS[:1])
+    three = contested.pcb(torch.cat([both, zero]), 0.2)
+    assert torch.equal(three[2], zero[0])
+    alone = contested.pcb(torch.cat([DELTAS[:1], zero, zero]), 1.0).sum(0)
+    won = alone != 0
+    assert won.float().mean() > 0.9
+    close = (alone - DELTAS[0])[won].abs()
+    assert int((close < 1e-6).sum()) >= int(won.sum()) - 2  # the ends are clamped
+
+
 def test_tsv_of_orthogonal_tasks_is_their_truncated_sum():
     left, right = (np.linalg.qr(np.random.default_rng(s).normal(size=(12, 12)))[0] for s in (1, 2))
     tasks = [

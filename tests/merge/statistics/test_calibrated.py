@@ -86,6 +86,20 @@ def test_regmean_is_the_least_squares_fit_of_all_outputs(engine, tensor):
     np.testing.assert_allclose(made(engine, "regmean", tensor, alpha=1.0), wanted.T, atol=3e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.9, 1.0])
+def test_regmean_of_fewer_tokens_than_inputs_raises_no_noise(alpha):
+    rng = torch.Generator().manual_seed(1)
+    deltas = torch.randn(2, 8, 64, generator=rng)
+    seen = torch.randn(2, 20, 64, generator=rng)
+    grams = [(x.T @ x) / 20 for x in seen]
+    exact = [(x.double().T @ x.double()) / 20 for x in seen]
+    shrunk = [alpha * g + (1 - alpha) * g.diagonal().diag() for g in exact]
+    wanted = sum(d.double() @ g for d, g in zip(deltas, shrunk, strict=True))
+    wanted = wanted @ torch.linalg.pinv(shrunk[0] + shrunk[1], rtol=1e-12, hermitian=True)
+    found = calibrated.regmean(deltas, [1.0, 1.0], alpha, grams)
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_fisher_weighs_by_squared_gradients_of_each_item(engine):
     family, _, readers = engine
     total, weights = 0.0, 0.0
