@@ -36,9 +36,11 @@ RAY = (
 )
 """Files of tests that use the one local Ray: they run in one process, so that it is started once."""
 
+CLUSTERS = ("tests/faults/test_cluster.py", "tests/campaign/test_launch.py")
+"""Files whose tests start clusters: in one process too, since two that start at once are slow to."""
+
 FIRST = (
-    "tests/faults/test_cluster.py",
-    "tests/campaign/test_launch.py",
+    *CLUSTERS,
     "tests/run/test_driver.py",
     "tests/run/test_steady_state.py",
     "tests/faults/test_driver_stopped.py",
@@ -172,7 +174,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if file in RAY else file
+            return "ray" if file in RAY else "clusters" if file in CLUSTERS else file
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

@@ -101,10 +101,27 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
+def patiently(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's question for a node, asked until there is an answer: Ray itself gives up after thirty seconds."""
+
+    def ask(*arguments: Any) -> Any:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    return ask
+
+
 @contextlib.contextmanager
 def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     """A Ray cluster on this machine: a head without processors, and nodes with one each."""
     with mock.patch.dict(os.environ, VARIABLES | HEADLESS):
+        from ray._private import services
         from ray.cluster_utils import Cluster
 
         others = set(psutil.Process().children(recursive=True))
@@ -115,12 +132,15 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
             "no_monitor": True,
             "include_log_monitor": False,
         }
-        made = Cluster(initialize_head=True, head_node_args=head)
+        stack = contextlib.ExitStack()
+        stack.enter_context(mock.patch.object(services, "get_node", patiently(services.get_node)))
         try:
+            made = Cluster(initialize_head=True, head_node_args=head)
+            stack.callback(made.shutdown)
             yield made, [made.add_node(num_cpus=1) for _ in range(nodes)]
         finally:
             with contextlib.suppress(Exception):
-                made.shutdown()
+                stack.close()
             # Not the Ray of other tests.
             for process in set(psutil.Process().children(recursive=True)) - others:
                 if any(part in name_of(process) for part in ("raylet", "gcs_server", "ray::")):

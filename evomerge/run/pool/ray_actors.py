@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import EnvironmentFault, Problem
@@ -33,6 +34,9 @@ _NODE_GONE = re.compile("node (has died|is dead)")
 
 SLOW_STARTS = {"RAY_raylet_start_wait_time_s": "180", "RAY_worker_register_timeout_seconds": "600"}
 """Seconds. On a busy machine or a slow disk processes start slowly; Ray would restart them sooner."""
+
+STARTS = 5
+"""How often a local Ray is started: its node has thirty seconds to report itself, and no variable helps."""
 
 NO_WORKERS_AHEAD = {"RAY_prestart_worker_first_driver": "0"}
 """Ray would start an idle interpreter for each processor; actors cannot use them."""
@@ -271,14 +275,7 @@ def _connect(address: str | None, cpus: int) -> dict[str, str] | None:
             if address is not None:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                # "local": never join a cluster that an environment variable or an earlier start names.
-                ray.init(
-                    address="local",
-                    num_cpus=max(cpus, os.cpu_count() or 1),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                _start_local(max(cpus, os.cpu_count() or 1))
     except Exception as error:  # Ray raises a bare one where a node takes too long to start
         _restore(before)
         where = address or "a local Ray"
@@ -290,3 +287,41 @@ def _connect(address: str | None, cpus: int) -> dict[str, str] | None:
     if address is not None:
         _warn_without_token(address)
     return before
+
+
+def _start_local(cpus: int) -> None:
+    """Start a Ray of this machine; one whose node is too slow to report itself is ended, and another started.
+
+    Raises:
+        Exception: what Ray raises where it cannot start, or was too slow `STARTS` times.
+    """
+    import ray
+
+    for left in reversed(range(STARTS)):
+        others = _children()
+        try:
+            # "local": never join a cluster that an environment variable or an earlier start names.
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises a bare one where a node takes too long to start
+            if not left or "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray's node did not report itself in time; starting it again")
+            for child in _children() - others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+
+def _children() -> set[int]:
+    """The processes that this one started, where the system lists them (Linux)."""
+    found: set[int] = set()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, listed.read_text().split()))
+    return found

@@ -16,7 +16,7 @@ import pytest
 from evomerge.campaign.file import WorkersSection
 from evomerge.errors import EnvironmentFault
 from evomerge.run.job import Job, JobResult
-from evomerge.run.pool import slots
+from evomerge.run.pool import ray_actors, slots
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool
 from evomerge.run.pool.ray_actors import RayPool
@@ -143,6 +143,47 @@ def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatc
         EnvironmentFault, match=r"E404\] workers: cannot reach or start 10.0.0.9.*nobody"
     ):
         RayPool(SETUP, 1, address="10.0.0.9:6379")
+
+
+def test_a_node_too_slow_to_report_itself_is_ended_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives a node thirty seconds; on a busy machine the next one may need less."""
+    import ray
+
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(**options: object) -> None:
+        assert options["address"] == "local"
+        nodes.append(subprocess.Popen(["sleep", "600"]))
+        if len(nodes) < 3:
+            raise Exception("The current node timed out during startup. This could happen")
+
+    monkeypatch.setattr(ray, "init", start)
+    try:
+        ray_actors._start_local(1)
+        assert [node.wait(60) for node in nodes[:2]] == [-signal.SIGKILL] * 2
+        assert len(nodes) == 3
+        assert nodes[2].poll() is None
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait(60)
+
+
+def test_a_node_that_never_reports_itself_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    tries: list[object] = []
+
+    def start(**options: object) -> None:
+        tries.append(options)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(Exception, match="timed out during startup"):
+        ray_actors._start_local(1)
+    assert len(tries) == ray_actors.STARTS
 
 
 SETTINGS = """
