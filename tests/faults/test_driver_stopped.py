@@ -93,10 +93,12 @@ def failpoints() -> list[str]:
 
 
 ELSEWHERE = {
-    "adapter.filled", "adapter.tensor", "dispatch.before_same_failure", "slopes.before_record",
+    "adapter.filled", "adapter.tensor", "dispatch.before_same_failure", "ledger.copied",
+    "ledger.copy_checked", "slopes.before_record",
 }  # fmt: skip
-"""Passed only where PEFT merges an adapter, equal merges fail together, or an optimizer learns from slopes:
-`test_peft_adapters`, `test_dispatch` and `run/test_learned_front` arrange that, and kill there."""
+"""Passed only where PEFT merges an adapter, equal merges fail together, a driver takes over from another, or
+an optimizer learns from slopes: `test_peft_adapters`, `test_dispatch`, `ledger/test_takeover` and
+`run/test_learned_front` arrange that, and kill there."""
 
 POINTS = [point for point in failpoints() if point not in ELSEWHERE]
 
