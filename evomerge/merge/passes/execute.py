@@ -106,13 +106,15 @@ def _called(
         return True
     base = Weights().read(readers[entry.base[0]], entry.base[1])
     operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
-    if not call.function:
+    function = BESIDE_BASE.get(call.method)
+    if function is None and not call.function:
         sources = [(readers[one.source], one.tensor) for one in entry.inputs]
         key = (call.method, readers[entry.base[0]], entry.base[1], *sources)
         return merge_task_vectors(
             call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch, key
         )
-    function = BESIDE_BASE.get(call.method) or own_methods()[call.method].registered.function
+    if function is None:
+        function = own_methods()[call.method].registered.function
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch
     )
