@@ -26,6 +26,7 @@ BASELINES: dict[BaselineKind, str] = {
     "base": "base",
     "expert": "expert",
     "average": "average of the experts",
+    "soup": "greedy soup",
     "single": "best single coefficient",
 }
 """Kinds of baselines in words."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.front.front import Front
+from evomerge.front.measures import baseline_kind
 from evomerge.front.tables import labels
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import AskedEvent, Event, FailedEvent, RacedEvent, ScoredEvent
@@ -105,11 +106,7 @@ def asked_at(events: Sequence[Event]) -> list[float]:
 def best_experts(front: Front) -> dict[str, str]:
     """Metric to the expert that is best at it on the deciding split."""
     experts = [
-        r
-        for r in front.references
-        if r.id not in ("base", "uniform")
-        and not r.id.startswith("single-")
-        and front.split in r.metrics
+        r for r in front.references if baseline_kind(r.id) == "expert" and front.split in r.metrics
     ]
     if not experts:
         return {}

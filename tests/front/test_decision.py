@@ -187,5 +187,13 @@ def test_without_per_item_results_there_are_values_and_no_probabilities() -> Non
 
 
 def test_kinds_of_baselines() -> None:
-    names = ("base", "uniform", "single-0.7", "math")
-    assert [baseline_kind(n) for n in names] == ["base", "average", "single", "expert"]
+    names = ("base", "uniform", "soup-math+code", "single-0.7", "math", "soup-kitchen")
+    kinds = ["base", "average", "soup", "single", "expert", "expert"]
+    assert [baseline_kind(n) for n in names] == kinds
+
+
+def test_a_soup_is_no_expert_to_compare_with() -> None:
+    """Better than every expert at all, and yet the cards speak of the best expert."""
+    scores = {"base": (0.1, 0.1), "math": (0.5, 0.2), "soup-math+code": (0.6, 0.6), "c0a": (0.7, 0.7)}
+    for card in decide(made(scores), None).cards:
+        assert {claim.against for claim in card.against_experts} == {"math"}
