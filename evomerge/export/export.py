@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, text_config
@@ -65,6 +63,7 @@ from evomerge.ledger.history import CACHE_FOLDER
 from evomerge.merge.heads import Heads
 from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
+from evomerge.merge.threads import torch_threads
 from evomerge.mergekit import mergekit_yaml
 from evomerge.mergekit.stated import read_recipe, stated_merge
 from evomerge.objectives.scores import Metric
@@ -136,7 +135,7 @@ def export_candidate(
     }
     warnings = [*chosen.warnings, *merge.notes]
     evaluation = campaign.config.evaluation
-    with _threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
+    with torch_threads(evaluation.threads), staged_folder(out, overwrite=overwrite) as staged:
         model, aside, more = _write(merge, staged, out, shard_bytes, evaluation.dtype)
         warnings += more
         if rescore:
@@ -382,14 +381,3 @@ def _recorded(report: ExportReport, recipe: str, directory: Path) -> ExportRepor
     except EvomergeError as error:
         return replace(report, warnings=(*report.warnings, f"not noted in the campaign: {error}"))
     return report
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch threads of the campaign: the order of a sum, and so its last digits, depends on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from evomerge.merge.align.symmetries import RESIDUAL, Permutations, Symmetries
-from evomerge.merge.statistics.calibrated import one_thread
+from evomerge.merge.threads import torch_threads
 
 Read = Callable[[str], torch.Tensor]
 """A tensor of a model by its name."""
@@ -42,7 +42,7 @@ def match_weights(
     found = {name: np.arange(count) for name, count in symmetries.counts.items()}
     visits = [f"{kind}.{layer}" for layer in symmetries.layers for kind in ("mlp", "heads")]
     visits += [RESIDUAL] if residual else []
-    with one_thread():
+    with torch_threads(1):
         for _ in range(MOST_SWEEPS):
             changed = False
             for index in rng.permutation(len(visits)):

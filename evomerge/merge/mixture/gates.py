@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.merge.mixture.declaration import MixtureDeclaration, MixtureExpert
-from evomerge.merge.statistics.calibrated import one_thread
+from evomerge.merge.threads import torch_threads
 
 NORM = "post_attention_layernorm"
 """The module whose output an MLP sees."""
@@ -45,7 +45,7 @@ def prompted_gates(
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     look = _hidden if declaration.gate_mode == "hidden" else _embedded
-    with one_thread():
+    with torch_threads(1):
         rows = [_rows(expert, model, tokenizer, look) for expert in declaration.experts]
     return torch.stack(rows, 1)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -11,6 +10,7 @@ from evomerge.errors import CandidateError
 from evomerge.merge.passes.blocks import Dense, Operand, Scratch, Sink, block_ranges
 from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.whole import FUNCTIONS, LINEAR, weighted
+from evomerge.merge.threads import torch_threads
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def merge_by_function(
     for operand, copy in zip((Dense(base), *operands), copies, strict=True):
         operand.value(copy, 0, size)
     origin, *experts = (copy.view(shape) for copy in copies)
-    with _one_thread():
+    with torch_threads(1):
         try:
             found = function(origin, experts, **call.arguments())
         except Exception as error:
@@ -97,7 +97,7 @@ def merge_task_vectors(
     numbers = call.arguments()
     strength = numbers.pop("lambda", 1.0)
     assert isinstance(strength, float)
-    with _one_thread():
+    with torch_threads(1):
         Dense(base).value(origin, 0, size)
 
         def task_vectors() -> torch.Tensor:
@@ -142,13 +142,3 @@ def _keep(
             block.mul_(scale)
         sink.store(block, start, stop)
     return sink.is_finite()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

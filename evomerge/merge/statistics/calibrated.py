@@ -7,8 +7,7 @@ finds the same bits; kept under the digests of both.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.merge.binding import Binding, bind
 from evomerge.merge.skeleton import allocate, build_skeleton
 from evomerge.merge.statistics.array_cache import ArrayCache, Arrays
+from evomerge.merge.threads import torch_threads
 from evomerge.recipe.calibration import Calibration
 
 Folder = CheckpointFolder | AdapterFolder
@@ -87,7 +87,7 @@ def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader)
         wrong = "statistics on a text need models that write text"
         raise ConfigError(Problem("E111", wrong, f"{full.name} is no decoder", file=str(full.path)))
     items = read_items(calibration, [folder.path, full.path])
-    with one_thread():
+    with torch_threads(1):
         model, bindings = expert_model(full, reader)
         return (
             input_grams(model, bindings, items)
@@ -202,14 +202,3 @@ def fisher(
         for one in bindings
         if one.parameter in sums
     }
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: sums have other last bits on others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
