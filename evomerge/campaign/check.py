@@ -65,7 +65,8 @@ class CheckReport:
         items: number of items by evaluator and split, where data sets were opened.
         estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
             `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
-            (rough, on processors only).
+            (rough, on processors only), `calibration_bytes` (statistics of the experts on a text, of which
+            each worker holds all).
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -157,8 +158,8 @@ def check_campaign(
     warnings += odd_counts(campaign)
     warnings += measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
-    if layout is not None and not problems:
-        estimates = estimates_of(campaign, layout, storage, declarations, opened)
+    if layout is not None and isinstance(base, CheckpointFolder) and not problems:
+        estimates = estimates_of(campaign, layout, base, storage, declarations, opened)
     items = item_counts(declarations, opened)
     genes = 0 if space is None else len(space.genes)
     return CheckReport(

@@ -64,7 +64,7 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     Args:
         campaign: as loaded.
         space: its search space.
-        losses: of each metric, whether its evaluator has (or may have) losses.
+        losses: of each metric, whether its evaluator has (or may have) losses; by entropy, choices.
     """
     if campaign.config.optimizer.kind != "learned-front":
         return []
@@ -76,12 +76,18 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     if not any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes):
         reasons.append("the search space has no gene for the weight of an expert")
     if not any(losses.get(objective.metric) for objective in campaign.objectives):
-        reasons.append("no objective's evaluator has losses")
+        what = "choices, whose entropy it learns from" if by_entropy(campaign) else "losses"
+        reasons.append(f"no objective's evaluator has {what}")
     if not reasons:
         return []
     wrong = "learned-front has no gradients to learn from"
     todo = "take optimizer.kind auto, which does without them"
     return [campaign.fault(("optimizer", "kind"), "E149", wrong, "; ".join(reasons), todo)]
+
+
+def by_entropy(campaign: Campaign) -> bool:
+    """Whether an optimizer learns from entropies, without labels."""
+    return campaign.config.optimizer.options.get("loss") == "entropy"
 
 
 def wrong_starts(campaign: Campaign) -> list[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.evaluators.declaration import Declaration, OpenedItems
 from evomerge.recipe.registered import find_method
 from evomerge.search_space import ModelLayout
@@ -24,6 +25,7 @@ WORKER_BASE_BYTES = 450_000_000
 def estimates_of(
     campaign: Campaign,
     layout: ModelLayout,
+    base: CheckpointFolder,
     storage: str,
     declarations: Mapping[Path, Declaration],
     opened: Mapping[Path, OpenedItems],
@@ -33,6 +35,7 @@ def estimates_of(
     Args:
         campaign: the campaign.
         layout: of its base.
+        base: opened.
         storage: dtype of the checkpoints.
         declarations: its evaluators by file.
         opened: the items of those that were opened.
@@ -51,23 +54,55 @@ def estimates_of(
         tokens += found[1]
         held_out += beside
     evaluations = config.budget.evaluations or 0
-    folder = evaluations * (items + 4_000) + size + _rank_bytes(campaign, layout)
-    return {
+    statistics = calibration_bytes(campaign, base)
+    folder = evaluations * (items + 4_000) + size + _rank_bytes(campaign, layout) + statistics
+    estimates = {
         "parameters": float(layout.parameters),
         "items": float(items),
         "evaluations": float(evaluations),
-        "memory_bytes": float(memory_bytes(campaign, layout, storage, workers)),
+        "memory_bytes": float(memory_bytes(campaign, layout, storage, workers, statistics)),
         "disk_bytes": float(folder),
         "rescored": float(round(RESCORED * evaluations)),
-    } | _seconds(campaign, layout, evaluations, tokens, held_out / items if items else 1.0, workers)
+    }
+    if statistics:
+        estimates["calibration_bytes"] = float(statistics)
+    share = held_out / items if items else 1.0
+    return estimates | _seconds(campaign, layout, evaluations, tokens, share, workers)
 
 
-def memory_bytes(campaign: Campaign, layout: ModelLayout, storage: str, workers: int) -> int:
-    """Bytes of memory of one machine with so many workers of a campaign, Ray's own left out."""
+def memory_bytes(
+    campaign: Campaign, layout: ModelLayout, storage: str, workers: int, statistics: int = 0
+) -> int:
+    """Bytes of memory of one machine with so many workers of a campaign, Ray's own left out.
+
+    `statistics` on a calibration text (see `calibration_bytes`) are held by each worker. While they are
+    gathered the first one also holds an expert in float32, for Fisher diagonals its gradient too.
+    """
+    copies = {None: 0, "input_grams": 1, "fisher": 2}[find_method(campaign.space.method).on_inputs]
+    gathering = 4 * layout.parameters * copies
     live = layout.parameters * BYTES[campaign.config.evaluation.dtype]
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     mapped = (1 + len(campaign.experts)) * layout.parameters * BYTES[storage]
-    return workers * (WORKER_BASE_BYTES + live) + mapped + _rank_bytes(campaign, layout)
+    each = WORKER_BASE_BYTES + live + statistics
+    return workers * each + gathering + mapped + _rank_bytes(campaign, layout)
+
+
+def calibration_bytes(campaign: Campaign, base: CheckpointFolder) -> int:
+    """Bytes of what a method needs of all experts on a calibration text, 0 where it needs nothing.
+
+    float32: of `fisher` a number for each parameter, of `regmean` a Gram matrix [in, in] for each
+    linear layer.
+    """
+    kind = find_method(campaign.space.method).on_inputs
+    if kind is None:
+        return 0
+    headers = {name: header for name, header in base.tensors.items() if header.is_float}
+    if kind == "fisher":
+        numbers = sum(header.elements for header in headers.values())
+    else:
+        matrices = [h for n, h in headers.items() if len(h.shape) == 2 and base.places[n] != "embed"]
+        numbers = sum(header.shape[1] ** 2 for header in matrices)
+    return 4 * numbers * len(campaign.experts)
 
 
 def _rank_bytes(campaign: Campaign, layout: ModelLayout) -> int:

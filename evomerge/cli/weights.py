@@ -18,6 +18,16 @@ Residual = Annotated[
     ),
 ]
 
+Mix = Annotated[
+    float,
+    typer.Option(
+        "--mix",
+        min=0.0,
+        max=1.0,
+        help="Share of the weights in what is compared (MuDSC); the rest is what units do on the text.",
+    ),
+]
+
 
 def kinship(
     base: Annotated[
@@ -83,6 +93,16 @@ def align(
         Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)
     ],
     residual: Residual = True,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Compare what units do on this text too, an item a line; with --mix below 1.",
+            show_default=False,
+        ),
+    ] = None,
+    mix: Mix = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +110,9 @@ def align(
     from evomerge.export.aligned import write_aligned
 
     show_log()
-    found = write_aligned(anchor, model, out, residual=residual, overwrite=overwrite)
+    found = write_aligned(
+        anchor, model, out, residual=residual, text=text, mix=mix, overwrite=overwrite
+    )
     if as_json:
         print_json(dataclasses.asdict(found))
         return
@@ -108,13 +130,14 @@ def barrier(
     ],
     points: Annotated[int, typer.Option(min=3, help="Models on the line, both ends among them.")] = 11,
     residual: Residual = True,
+    mix: Mix = 1.0,
     as_json: Json = False,
 ) -> None:
     """The loss on the line between two models, before and after B is aligned with A."""
     from evomerge.export.aligned import measure_barrier
 
     show_log()
-    found = measure_barrier(first, second, text, points=points, residual=residual)
+    found = measure_barrier(first, second, text, points=points, residual=residual, mix=mix)
     if as_json:
         data = dataclasses.asdict(found)
         for kind in ("plain", "aligned"):

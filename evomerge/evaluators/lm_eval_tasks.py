@@ -35,7 +35,7 @@ from evomerge.evaluators.margins import signs as signs_of
 from evomerge.evaluators.margins import smooth_values
 from evomerge.evaluators.packed import Layout, Request, answer
 from evomerge.evaluators.packing import choose_layout
-from evomerge.evaluators.questions import has_questions, questions
+from evomerge.evaluators.questions import has_choices, has_questions, questions
 from evomerge.evaluators.requests import (
     Recorder,
     Requests,
@@ -170,8 +170,12 @@ class LmEvalTasks:
         loaded = self._split(split)
         return has_questions(loaded.task, loaded.docs)
 
+    def has_choices(self, split: Split) -> bool:
+        """See `Differentiable.has_choices`."""
+        return has_choices(self._split(split).task)
+
     def losses(
-        self, subject: Subject, split: Split, items: Sequence[int]
+        self, subject: Subject, split: Split, items: Sequence[int], *, entropy: bool = False
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """See `Differentiable.losses`."""
         loaded = self._split(split)
@@ -180,7 +184,9 @@ class LmEvalTasks:
         chosen_items(items, len(loaded.ids))
         chat = self.declaration.apply_chat_template
         try:
-            asked, tokens = questions(loaded.task, requests, items, subject, lm.max_length, chat)
+            asked, tokens = questions(
+                loaded.task, requests, items, subject, lm.max_length, chat, entropy=entropy
+            )
             layout = self._fitting(subject, lm, split, tokens) if tokens else "rows"
             if layout is None:
                 raise ValueError(f"the packed scorer does not fit {type(subject.model).__name__}")
@@ -188,7 +194,7 @@ class LmEvalTasks:
             wrong = "there is no differentiable loss"
             problem = self.declaration.fault(f"tasks.{split}", "E148", wrong, str(error))
             raise ConfigError(problem) from error
-        for places, found in question_losses(subject, asked, layout, lm.max_length):
+        for places, found in question_losses(subject, asked, layout, lm.max_length, entropy=entropy):
             yield tuple(items[place] for place in places), found
 
     def _split(self, split: Split) -> _Split:

@@ -1,7 +1,7 @@
 """Losses that a gradient can be taken of: how likely the right answers of items are, batch by batch.
 
-Of a multiple-choice item the cross-entropy over its choices' summed log-likelihoods; of other texts the
-negative log-likelihood per token.
+Of a multiple-choice item the cross-entropy over its choices' summed log-likelihoods, or, without labels, the
+entropy over them; of other texts the negative log-likelihood per token.
 """
 
 from __future__ import annotations
@@ -27,10 +27,16 @@ class Differentiable(Evaluator, Protocol):
     def has_losses(self, split: Split) -> bool:
         """Whether the items of a split are of a kind that has one; looks at no model."""
 
+    def has_choices(self, split: Split) -> bool:
+        """Whether the items of a split are choices, whose entropy can be asked for; looks at no model."""
+
     def losses(
-        self, subject: Subject, split: Split, items: Sequence[int]
+        self, subject: Subject, split: Split, items: Sequence[int], *, entropy: bool = False
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """The losses of some items (numbers in the fixed order, each once), batch by batch.
+
+        With `entropy` an item's loss is the entropy over its choices, as AdaMerging minimises it on items
+        without labels (Yang et al. 2024, arXiv:2310.02575, eq. 4).
 
         A batch's graph is its own, so that it can be run backwards, and freed, before the next is asked for.
 
@@ -52,7 +58,12 @@ class Question:
 
 
 def question_losses(
-    subject: Subject, questions: Sequence[Question], layout: Layout, max_length: int
+    subject: Subject,
+    questions: Sequence[Question],
+    layout: Layout,
+    max_length: int,
+    *,
+    entropy: bool = False,
 ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
     """Places in `questions` and losses, batch by batch; see `Differentiable.losses`.
 
@@ -71,7 +82,8 @@ def question_losses(
         for numbers, values in found:
             own = [owners[number] for number in numbers.tolist()]
             places = tuple(dict.fromkeys(own))
-            yield places, _losses([questions[place] for place in places], values)
+            own_losses = _entropies if entropy else _losses
+            yield places, own_losses([questions[place] for place in places], values)
 
 
 def _chunks(questions: Sequence[Question], layout: Layout, batch_size: int) -> Iterator[list[int]]:
@@ -106,16 +118,30 @@ def _joined(
 
 def _losses(questions: Sequence[Question], values: torch.Tensor) -> torch.Tensor:
     """Float64 [questions] from the log-likelihoods of their requests, float64 [requests] in their order."""
+    rows, columns = _places(questions)
     counts = [len(question.requests) for question in questions]
-    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     if not questions[0].right:
         tokens = [sum(len(r.continuation) for r in question.requests) for question in questions]
         sums = values.new_zeros(len(counts)).index_add(0, rows, values)
         return -sums / torch.tensor(tokens, dtype=torch.float64).clamp_min(1.0)
-    columns = torch.cat([torch.arange(count) for count in counts])
     right = torch.tensor(
         [n in question.right for question in questions for n in range(len(question.requests))]
     )
     none = values.new_full((len(counts), max(counts)), -torch.inf)
     all_of_them = none.index_put((rows, columns), values).logsumexp(dim=1)
     return all_of_them - none.index_put((rows[right], columns[right]), values[right]).logsumexp(dim=1)
+
+
+def _entropies(questions: Sequence[Question], values: torch.Tensor) -> torch.Tensor:
+    """Entropy over each question's choices, nats, float64 [questions]; `values` as in `_losses`."""
+    rows, columns = _places(questions)
+    none = values.new_full((len(questions), int(columns.max()) + 1), -torch.inf)
+    chances = none.index_put((rows, columns), values).log_softmax(dim=1)[rows, columns]
+    return -values.new_zeros(len(questions)).index_add(0, rows, chances.exp() * chances)
+
+
+def _places(questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each request its question's row and its place among that question's, int64 [requests] twice."""
+    counts = [len(question.requests) for question in questions]
+    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return rows, torch.cat([torch.arange(count) for count in counts])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluators.item_evaluator import ItemEvaluator, chosen_items
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
 from evomerge.evaluators.items import Item
@@ -108,12 +108,19 @@ class Perplexity(ItemEvaluator):
         """See `Differentiable.has_losses`: all texts have."""
         return True
 
+    def has_choices(self, split: Split) -> bool:
+        """See `Differentiable.has_choices`: texts are none."""
+        return False
+
     def losses(
-        self, subject: Subject, split: Split, items: Sequence[int]
+        self, subject: Subject, split: Split, items: Sequence[int], *, entropy: bool = False
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """Negative log-likelihood per token of some windows; see `Differentiable.losses`."""
         from evomerge.evaluators.losses import Question, question_losses
 
+        if entropy:
+            wrong = "texts have no choices, and no entropy over them"
+            raise ConfigError(self.declaration.fault("kind", "E148", wrong))
         texts = self._splits[split].items
         chosen_items(items, len(texts))
         most = context_length(subject)

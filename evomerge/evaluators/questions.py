@@ -35,13 +35,35 @@ def has_questions(task: Any, docs: Sequence[Any]) -> bool:
         return False
 
 
+def has_choices(task: Any) -> bool:
+    """Whether items are choices, whatever is right."""
+    return isinstance(task, ConfigurableTask) and task.OUTPUT_TYPE == "multiple_choice"
+
+
+def _choices(
+    task: Any, requests: Requests, items: Sequence[int]
+) -> tuple[list[Question], list[list[Request]]]:
+    if requests.tokens is None or not has_choices(task):
+        raise ValueError(f"a `{task.OUTPUT_TYPE}` item has no choices, and no entropy over them")
+    counts = [len(task.doc_to_choice(requests.items[item][0].doc)) for item in items]
+    pairs = zip(items, counts, strict=True)
+    return [Question(tuple(requests.tokens[n][:count])) for n, count in pairs], requests.tokens
+
+
 def _is_plain(task: Any) -> bool:
     """Whether no Python of the task's own decides what is right."""
     return isinstance(task, ConfigurableTask) and not task.config.process_results
 
 
 def questions(
-    task: Any, requests: Requests, items: Sequence[int], subject: Subject, max_length: int, chat: bool
+    task: Any,
+    requests: Requests,
+    items: Sequence[int],
+    subject: Subject,
+    max_length: int,
+    chat: bool,
+    *,
+    entropy: bool = False,
 ) -> tuple[list[Question], list[list[Request]]]:
     """The questions of some items of a task, and the requests of its whole split that tell how to pack them.
 
@@ -55,11 +77,14 @@ def questions(
         subject: whose tokenizer and model they are for.
         max_length: tokens that the model reads at once.
         chat: whether prompts are in the tokenizer's chat template.
+        entropy: whether only the choices are wanted, for which no label is looked at.
 
     Raises:
         ValueError: an item has no right choice or reference answer, or Python of the task's own decides which
-            one is right.
+            one is right; with `entropy`, the items are no choices.
     """
+    if entropy:
+        return _choices(task, requests, items)
     kind = task.OUTPUT_TYPE
     if kind == "loglikelihood_rolling":
         texts = [str(requests.items[item][0].args[0]) for item in items]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, Problem, UsageError
 from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
 from evomerge.export.verify import check_loading, quiet_loading
 from evomerge.files.staging import check_space, claim_target, staged_folder
+from evomerge.merge.align.activations import activations
 from evomerge.merge.align.barrier import LossLine, loss_line
-from evomerge.merge.align.matching import match_weights
+from evomerge.merge.align.matching import Seen, match_weights
 from evomerge.merge.align.symmetries import Symmetries, symmetries_of
 from evomerge.merge.statistics.calibrated import read_items
 from evomerge.recipe.calibration import Calibration
@@ -41,19 +44,41 @@ class Barrier:
 
 
 def write_aligned(
-    anchor: Path, model: Path, out: Path, *, residual: bool = True, overwrite: bool = False
+    anchor: Path,
+    model: Path,
+    out: Path,
+    *,
+    residual: bool = True,
+    text: Path | None = None,
+    mix: float = 1.0,
+    overwrite: bool = False,
 ) -> Alignment:
     """Write `model` with its units in the order of `anchor`: the same function, other weights.
 
+    Args:
+        anchor: whose order is taken.
+        model: that is put in order.
+        out: the folder to write.
+        residual: whether the residual stream is permuted too.
+        text: on which units are compared by what they do, an item a line.
+        mix: share of the weights in what is compared; below 1 there must be a text.
+        overwrite: replace a model folder that is there.
+
     Raises:
+        ConfigError: E101 and E109, the text cannot be read or has no item.
         CheckpointError: models that cannot be read or do not fit together; E234, unknown symmetries.
-        UsageError, EnvironmentFault: the folder cannot be written.
+        UsageError, EnvironmentFault: the folder cannot be written; E500, a mix without text, or the reverse.
         ExportCheckFailed: E602, transformers cannot load it.
     """
     started = time.perf_counter()
+    if (text is None) != (mix == 1.0):
+        wrong = "activations are compared on a text, by what the weights leave of the mix"
+        found_text = f"found --mix {mix:g} and {'no --text' if text is None else '--text'}"
+        raise UsageError(Problem("E500", wrong, found_text, "give --text FILE and --mix below 1"))
     out = claim_target(out, overwrite=overwrite)
     first, second = _pair(anchor, model)
-    symmetries, found, moved = _matched(first, second, residual)
+    items = [] if text is None else read_items(Calibration(str(text)), [first.path])
+    symmetries, found, moved = _matched(first, second, residual, items, mix)
     symmetries.check(found)
     reader = TensorReader(second)
     specs = [TensorSpec(name, h.dtype, h.shape) for name, h in second.tensors.items()]
@@ -77,9 +102,17 @@ def write_aligned(
 
 
 def measure_barrier(
-    first: Path, second: Path, text: Path, *, points: int = 11, residual: bool = True
+    first: Path,
+    second: Path,
+    text: Path,
+    *,
+    points: int = 11,
+    residual: bool = True,
+    mix: float = 1.0,
 ) -> Barrier:
     """The loss on a text along the line between two models, before and after alignment.
+
+    With a `mix` below 1 units are compared by what they do on the same text too, see `write_aligned`.
 
     Raises:
         CheckpointError: models that cannot be read or do not fit together; E234, unknown symmetries.
@@ -88,7 +121,7 @@ def measure_barrier(
     started = time.perf_counter()
     one, other = _pair(first, second)
     items = read_items(Calibration(str(text)), [one.path])
-    symmetries, found, moved = _matched(one, other, residual)
+    symmetries, found, moved = _matched(one, other, residual, items, mix)
     seconds = time.perf_counter() - started
     plain = loss_line(one, other, items, points)
     aligned = loss_line(one, other, items, points, symmetries, found)
@@ -104,12 +137,19 @@ def _pair(first: Path, second: Path) -> tuple[CheckpointFolder, CheckpointFolder
 
 
 def _matched(
-    anchor: CheckpointFolder, model: CheckpointFolder, residual: bool
+    anchor: CheckpointFolder,
+    model: CheckpointFolder,
+    residual: bool,
+    items: Sequence[torch.Tensor],
+    mix: float,
 ) -> tuple[Symmetries, dict[str, np.ndarray], dict[str, tuple[int, int]]]:
     symmetries = symmetries_of(anchor)
-    found = match_weights(
-        symmetries, TensorReader(anchor).read, TensorReader(model).read, residual=residual
-    )
+    seen = None
+    if mix < 1.0:
+        ours, theirs = (activations(each, symmetries, items) for each in (anchor, model))
+        seen = Seen(ours, theirs, mix)
+    readers = TensorReader(anchor).read, TensorReader(model).read
+    found = match_weights(symmetries, *readers, residual=residual, seen=seen)
     moved: dict[str, tuple[int, int]] = {}
     for name, order in found.items():
         kind = name.partition(".")[0]

@@ -10,16 +10,19 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
-from evomerge.checkpoint.reader import TensorReader
+from evomerge.checkpoint.open import open_source
+from evomerge.checkpoint.reader import TensorReader, open_reader
 from evomerge.checkpoint.writer import CheckpointWriter
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, Problem
 from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
 from evomerge.export.verify import check_loading, quiet_loading
 from evomerge.files.staging import check_space, claim_target, staged_folder
-from evomerge.merge.mixture.architectures import MixtureArchitecture, mixture_of
+from evomerge.merge.mixture.architectures import MLP, READERS, MixtureArchitecture, mixture_of
 from evomerge.merge.mixture.declaration import MixtureDeclaration, load_mixture
+from evomerge.merge.mixture.experts import Expert, arrow_rows
 from evomerge.merge.mixture.gates import prompted_gates, random_gates
 from evomerge.merge.mixture.tensors import MixtureTensor, mixture_tensors
 from evomerge.merge.statistics.calibrated import expert_model
@@ -60,15 +63,13 @@ def write_mixture(
     declaration = load_mixture(file)
     out = claim_target(out, overwrite=overwrite)
     base = open_folder((file.parent / declaration.base_model).resolve(), "base")
-    experts = [
-        open_folder((file.parent / each.source_model).resolve(), f"experts[{number}]")
-        for number, each in enumerate(declaration.experts)
-    ]
-    problems = compare_with_base(base, experts)
-    if problems:
-        raise CheckpointError(problems)
+    experts = _experts(declaration, base, file.parent)
     architecture = mixture_of(base)
-    tensors = mixture_tensors(base, experts, architecture, _gates(declaration, base), declaration.dtype)
+    gates = _gates(declaration, base, experts)
+    if declaration.is_doubled:
+        # The k largest of s and -s are the k largest of abs(s): Arrow's score by a linear router.
+        experts, gates = experts * 2, torch.cat([gates, -gates], 1)
+    tensors = mixture_tensors(base, experts, architecture, gates, declaration.dtype)
     nbytes = sum(each.spec.nbytes for each in tensors)
     check_space(out, nbytes)
     with staged_folder(out, overwrite=overwrite) as staged:
@@ -82,20 +83,58 @@ def write_mixture(
         copy_side_files(base.path, staged)
         with quiet_loading():
             check_loading(staged, declaration.dtype)
-    parameters, active = _parameters(tensors, architecture, declaration)
+    share = declaration.experts_per_token / len(experts)
+    parameters, active = _parameters(tensors, architecture, share)
     return MixtureReport(
         out.name, architecture.name, len(experts), declaration.experts_per_token, parameters, active,
         nbytes, time.perf_counter() - started,
     )  # fmt: skip
 
 
-def _gates(declaration: MixtureDeclaration, base: CheckpointFolder) -> torch.Tensor:
+def _experts(declaration: MixtureDeclaration, base: CheckpointFolder, folder: Path) -> list[Expert]:
+    sources = [
+        open_source((folder / each.source_model).resolve(), f"experts[{number}]", base)
+        for number, each in enumerate(declaration.experts)
+    ]
+    problems = compare_with_base(base, sources)
+    for source in sources:
+        if isinstance(source, AdapterFolder) and not source.factored:
+            wrong, todo = "this adapter is no plain LoRA", "write it as a model: `evomerge merge`"
+            problems.append(Problem("E234", wrong, "", todo, str(source.path)))
+    if problems:
+        raise CheckpointError(problems)
+    own = TensorReader(base)
+    return [Expert(own, open_reader(source, own), declaration.rank) for source in sources]
+
+
+def _gates(
+    declaration: MixtureDeclaration, base: CheckpointFolder, experts: list[Expert]
+) -> torch.Tensor:
+    """Rows of the routers, float32 [layers, experts, hidden]."""
     if declaration.gate_mode == "random":
         hidden = int(base.config["hidden_size"])
         spread = float(base.config.get("initializer_range", 0.02))
-        return random_gates(declaration, base.layers, hidden, spread)
-    model, _ = expert_model(base, TensorReader(base))
-    return prompted_gates(declaration, model, base.path)
+        rows = random_gates(declaration, base.layers, hidden, spread)
+    elif declaration.gate_mode == "arrow":
+        rows = arrow_rows(experts, _read_by(base))
+    if declaration.is_prompted:
+        model, _ = expert_model(base, TensorReader(base))
+        prompted = prompted_gates(declaration, model, base.path)
+        if declaration.gate_mode == "arrow":
+            rows = torch.where((rows * prompted).sum(2, keepdim=True) < 0.0, -rows, rows)
+        else:
+            rows = prompted
+    return rows / declaration.temperature
+
+
+def _read_by(base: CheckpointFolder) -> list[list[str]]:
+    """Of each layer the matrices that read what its router sees."""
+    found: dict[int, list[str]] = {}
+    for name in base.tensors:
+        matched = MLP.fullmatch(name)
+        if matched is not None and matched[3] in READERS:
+            found.setdefault(int(matched[2]), []).append(name)
+    return [found[layer] for layer in sorted(found)]
 
 
 def _write_weights(folder: Path, tensors: list[MixtureTensor], shard_bytes: int) -> None:
@@ -110,12 +149,11 @@ def _write_weights(folder: Path, tensors: list[MixtureTensor], shard_bytes: int)
 
 
 def _parameters(
-    tensors: list[MixtureTensor], architecture: MixtureArchitecture, declaration: MixtureDeclaration
+    tensors: list[MixtureTensor], architecture: MixtureArchitecture, share: float
 ) -> tuple[int, int]:
     """In all, and those that a token meets."""
     inside = f".{architecture.block}.experts."
     sizes = [(inside in each.spec.name, prod(each.spec.shape)) for each in tensors]
     routed = sum(size for is_expert, size in sizes if is_expert)
     rest = sum(size for is_expert, size in sizes if not is_expert)
-    share = declaration.experts_per_token / len(declaration.experts)
     return routed + rest, rest + round(routed * share)

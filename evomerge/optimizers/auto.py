@@ -97,7 +97,10 @@ class Auto(LearnedFront):
         focus: Sequence[float] | None = None,
     ) -> None:
         learned = LearnedFrontSettings(
-            steps=settings.steps, items=settings.items, shrinkage=settings.shrinkage
+            loss=settings.loss,
+            steps=settings.steps,
+            items=settings.items,
+            shrinkage=settings.shrinkage,
         )
         super().__init__(
             genes, objectives, population, seed, initial, learned, steady=steady, focus=focus

@@ -83,12 +83,14 @@ class OptimizerKind:
         settings: the dataclass of its settings.
         make: makes one.
         focuses: whether it can spend its budget near a preference.
+        wants_items: whether it looks at the score of every item.
     """
 
     about: str
     settings: type
     make: Maker
     focuses: bool = False
+    wants_items: bool = False
 
 
 def _nsga2(plan: Blueprint) -> Optimizer:
@@ -195,7 +197,8 @@ KINDS: dict[str, OptimizerKind] = {
         focuses=True,
     ),
     "learned-front": OptimizerKind(
-        "one map from preference to merge, fitted by gradients of the coefficients on search items",
+        "one map from preference to merge, fitted by gradients of the coefficients on search items; with "
+        "`loss: entropy` AdaMerging's, without their labels",
         LearnedFrontSettings,
         _learned_front,
         focuses=True,
@@ -228,6 +231,7 @@ KINDS: dict[str, OptimizerKind] = {
         "M2N2: models compete for items, complementary ones mate, the split point evolves",
         M2n2Settings,
         _m2n2,
+        wants_items=True,
     ),
     "kinship": OptimizerKind(
         "top-k greedy merging, exploring where merges are least akin", KinshipSettings, _kinship
@@ -276,7 +280,8 @@ def optimizer(
             return plan.proposing(propose)
 
         line = about or (propose.__doc__ or "").strip().partition("\n")[0]
-        _REGISTERED[name] = OptimizerKind(line, settings, make)
+        wants = bool(getattr(propose, "wants_items", False))
+        _REGISTERED[name] = OptimizerKind(line, settings, make, wants_items=wants)
         return propose
 
     return register

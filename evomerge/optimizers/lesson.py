@@ -7,6 +7,9 @@ arXiv:1412.6980) on A and B together, so that what one preference teaches serves
 hypernetworks (Navon et al. 2021, arXiv:2010.04104) one model holds the whole front; here it is a matrix, and
 its points are candidates like any other: evaluated, judged on held-out items, exported.
 
+With `loss: entropy` the losses are entropies over the choices of items, as AdaMerging's (Yang et al. 2024,
+arXiv:2310.02575), and it begins with an equal share of every expert: no label is looked at while it learns.
+
 Some search items are held back: the last map whose loss on them was near the least is kept, and no further
 step is taken once that loss rises. Losses on search items flatter; they decide nothing else.
 """
@@ -157,6 +160,7 @@ class Lesson:
         self._grid = Grid(genes)
         self._focus = focus
         self._objectives, self._seed, self._settings = objectives, seed, settings
+        self._entropy = settings.loss == "entropy"
         self._ground = SlopeGround((0,) * objectives, {})
         self._step = 0
         self._pending: _Step | None = None
@@ -187,7 +191,10 @@ class Lesson:
         return FrontMap(self._grid, starting_table(genes, ground, self._settings.spread), learned)
 
     def begin(self, ground: SlopeGround) -> None:
-        """Start at the experts' own strengths; learn if any objective has losses."""
+        """Start at the experts' own strengths, by entropies evenly; learn if an objective has losses."""
+        if self._entropy:
+            m = self._objectives
+            ground = SlopeGround(ground.choices or (0,) * m, dict.fromkeys(ground.gains, (0.0,) * m))
         self._ground = ground
         self.map = self._new_map(ground)
         self._kept = self.map.table
@@ -243,7 +250,8 @@ class Lesson:
             weights = [
                 share + WEIGHT_FLOOR if some else 0.0 for share, some in zip(w, own, strict=True)
             ]
-            requests.append(SlopeRequest(tuple(point), tuple(weights), own, (*w, rate, shrinkage)))
+            note = (*w, rate, shrinkage)
+            requests.append(SlopeRequest(tuple(point), tuple(weights), own, note, self._entropy))
         return _Step(preferences, requests, False, rate, shrinkage)
 
     def adopt(self, notes: Mapping[int, Note | None]) -> None:
@@ -277,7 +285,9 @@ class Lesson:
             tuple(range(known - self._held_back(known), known)) for known in self._ground.items
         )
         none = (0.0,) * m
-        requests = [SlopeRequest(tuple(point), none, items) for point in points.tolist()]
+        requests = [
+            SlopeRequest(tuple(point), none, items, entropy=self._entropy) for point in points.tolist()
+        ]
         return _Step(preferences, requests, look=True)
 
     def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:

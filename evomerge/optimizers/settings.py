@@ -59,6 +59,8 @@ class LearnedFrontSettings:
     """Settings of the learned front.
 
     Attributes:
+        loss: what is made small: the loss of the right answers, or AdaMerging's entropy over the choices,
+            for which no label is looked at (nor what the baselines score, from which the map begins else).
         steps: most steps; 0 asks for the points of the map as it starts.
         items: search items of each objective that a step looks at, over all its preferences.
         preferences: how many preferences a step learns from, each of them a job of its own.
@@ -71,6 +73,7 @@ class LearnedFrontSettings:
         patience: after so many looks with a larger loss it stops.
     """
 
+    loss: Literal["labels", "entropy"] = "labels"
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
     preferences: Annotated[int, Between(1, 1_000)] = 1
@@ -89,11 +92,12 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        steps, items, shrinkage: of the learned front; see `LearnedFrontSettings`.
+        loss, steps, items, shrinkage: of the learned front; see `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
+    loss: Literal["labels", "entropy"] = "labels"
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0

@@ -26,12 +26,15 @@ class SlopeRequest:
         weights: of each objective's mean loss, at least 0; one of weight 0 is not computed backwards.
         items: for each objective, the numbers of search items, ascending, each once; none skips it.
         note: what the optimizer wants to know of it again in a replay; recorded beside the answer.
+        entropy: whether the loss of an item is the entropy over its choices, which needs no label, instead of
+            the cross-entropy.
     """
 
     genome: Genome
     weights: tuple[float, ...]
     items: tuple[tuple[int, ...], ...]
     note: Note | None = None
+    entropy: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +42,9 @@ class Slope:
     """The answer to a request.
 
     Attributes:
-        losses: mean loss on each objective's items (cross-entropy over the choices of multiple choice;
-            per-token negative log-likelihood of reference text); NaN where it has no items.
+        losses: mean loss on each objective's items (cross-entropy over the choices of multiple choice, or
+            the entropy over them; per-token negative log-likelihood of reference text); NaN where it has no
+            items.
         gradient: float64 [genes], of the sum of weights times losses; empty if all weights are 0.
     """
 
@@ -56,10 +60,13 @@ class SlopeGround:
         items: search items of each objective's evaluator; 0 where it has no losses.
         gains: for each expert, how much of the way from base to best expert it goes on each objective:
             1 for the best, 0 for the base and below it.
+        choices: search items of each objective's evaluator whose entropy can be asked for; 0 where there are
+            none.
     """
 
     items: tuple[int, ...]
     gains: Mapping[str, tuple[float, ...]]
+    choices: tuple[int, ...] = ()
 
 
 @runtime_checkable

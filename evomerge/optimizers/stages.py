@@ -16,7 +16,7 @@ import numpy as np
 from evomerge.objectives.objective import Complete, Objective, Outcome
 from evomerge.objectives.pareto import non_dominated
 from evomerge.optimizers.grid import Grid, Turns
-from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_kind
 from evomerge.optimizers.stage import Stage, refuse_stages
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -56,6 +56,11 @@ class Stages:
         self._asked = 0
         self._inner_batch: list[Genome] = []
         self._next()
+
+    @property
+    def wants_items(self) -> bool:
+        """Whether a stage looks at the score of every item: also of what an earlier one evaluated."""
+        return any(optimizer_kind(stage.kind).wants_items for stage in self._stages)
 
     def ask(self) -> list[Genome]:
         """The next batch of the stage, or the first of the next one."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign, identity_digest
-from evomerge.campaign.check_objectives import no_gradients
+from evomerge.campaign.check_objectives import by_entropy, no_gradients
 from evomerge.campaign.prepared import prepared_sources, prepared_space
 from evomerge.errors import (
     CheckpointError,
@@ -236,7 +236,12 @@ class Driver:
         """
         assert self.history.prepared is not None
         evaluators = self.history.prepared.evaluators.values()
-        losses = {metric: bool(each.losses) for each in evaluators for metric in each.metrics}
+        entropy = by_entropy(self.campaign)
+        losses = {
+            metric: bool(each.choices if entropy else each.losses)
+            for each in evaluators
+            for metric in each.metrics
+        }
         if problems := no_gradients(self.campaign, self.space, losses):
             raise ConfigError(problems)
 

@@ -208,6 +208,7 @@ class Engine:
                 deterministic=evaluator.declaration.deterministic,
                 block_size=evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
                 losses=isinstance(evaluator, Differentiable) and evaluator.has_losses("search"),
+                choices=isinstance(evaluator, Differentiable) and evaluator.has_choices("search"),
             )
             for evaluator in self.evaluators
         }

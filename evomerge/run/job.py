@@ -36,10 +36,12 @@ class SlopeWork:
     Attributes:
         weights: of the mean losses in the sum whose gradient is wanted; at least 0.
         items: numbers of the search items, ascending, each once.
+        entropy: whether an item's loss is the entropy over its choices, without its label.
     """
 
     weights: Mapping[str, float]
     items: Mapping[str, tuple[int, ...]]
+    entropy: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,8 @@ def measure_slope(
     for metric in wanted:
         found: list[float] = []
         weight = work.weights.get(metric, 0.0)
-        batches = evaluator_of(metric, evaluators).losses(subject, split, work.items[metric])
+        evaluator = evaluator_of(metric, evaluators)
+        batches = evaluator.losses(subject, split, work.items[metric], entropy=work.entropy)
         if weight == 0.0:
             with torch.no_grad():
                 found = [value for _, batch in batches for value in batch.tolist()]

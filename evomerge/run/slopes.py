@@ -87,12 +87,15 @@ def _slope_ground(history: History, objectives: Sequence[Objective], space: Sear
     return SlopeGround(
         items=tuple(each.items["search"] if each.losses and linear else 0 for each in evaluators),
         gains=dict(zip(experts, map(tuple, shares.tolist()), strict=True)),
+        choices=tuple(each.items["search"] if each.choices and linear else 0 for each in evaluators),
     )
 
 
 def request_digest(request: SlopeRequest) -> str:
-    """SHA-256 (hex) of what is asked: point, weights, items."""
-    parts = [list(request.genome), list(request.weights), [list(items) for items in request.items]]
+    """SHA-256 (hex) of what is asked: point, weights, items, and that entropies are."""
+    parts: list[object] = [list(request.genome), list(request.weights)]
+    parts.append([list(items) for items in request.items])
+    parts += ["entropy"] if request.entropy else []
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
@@ -187,6 +190,7 @@ class SlopeDesk:
         work = SlopeWork(
             weights=dict(zip(metrics, request.weights, strict=True)),
             items={m: items for m, items in zip(metrics, request.items, strict=True) if items},
+            entropy=request.entropy,
         )
         deadline = deadline_seconds(self._dispatcher.campaign.config.workers.deadline, self._history)
         recipe = self._space.spelled_out(request.genome)

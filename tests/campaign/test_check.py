@@ -60,6 +60,22 @@ def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> 
     assert json.loads(json.dumps(report_to_json(found)))["genes"] == 10
 
 
+def test_statistics_on_a_text_take_memory(folder: Path) -> None:
+    (folder / "text.txt").write_text("cats run\n")
+    plain = report(folder)
+    shapes = {n: t.shape for n, t in load_file(folder / "models/base/model.safetensors").items()}
+    linear = [s[1] ** 2 for n, s in shapes.items() if len(s) == 2 and "embed" not in n]
+    parameters = plain.estimates["parameters"]
+    for method, numbers, copies in (("fisher", parameters, 2), ("regmean", sum(linear), 1)):
+        space = {"schema": 1, "method": method, "calibration": str(folder / "text.txt")}
+        space |= {"coefficients": {"weight": {"field": "model"}}}
+        found = report(folder, space=space).estimates
+        assert found["calibration_bytes"] == 2 * 4 * numbers
+        more = found["memory_bytes"] - plain.estimates["memory_bytes"]
+        assert more == 2 * 4 * numbers + copies * 4 * parameters
+    assert "calibration_bytes" not in plain.estimates
+
+
 def test_the_soups_of_three_experts_take_time_too(tmp_path: Path) -> None:
     def seconds(*experts: str, single: tuple[float, ...] = (0.5,)) -> float:
         own = tmp_path / str(len(experts))

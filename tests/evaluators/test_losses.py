@@ -82,6 +82,18 @@ def test_losses_are_those_of_each_request_alone(
             tokens = sum(len(request.continuation) for request in question.requests)
             expected = cross_entropy(values, question.right) if right else -sum(values) / tokens
             assert found[place] == pytest.approx(expected, abs=1e-4)
+    if batch_size != 4:
+        return
+    unlabelled = [Question(each.requests) for each in asked]
+    found = {}
+    for places, batch in question_losses(given, unlabelled, layout, LONGEST, entropy=True):
+        torch.autograd.grad(batch.sum(), list(subject.model.parameters()))
+        found |= dict(zip(places, batch.tolist(), strict=True))
+    for place, question in enumerate(asked):
+        values = np.array([alone(subject.model, request, LONGEST) for request in question.requests])
+        chances = np.exp(values - values.max())
+        chances /= chances.sum()
+        assert found[place] == pytest.approx(float(-(chances * np.log(chances)).sum()), abs=1e-4)
 
 
 @pytest.mark.parametrize("scorer", ["auto", "lm_eval"])
@@ -178,6 +190,31 @@ def test_items_without_a_right_answer_have_no_loss(
     assert not evaluator.has_losses("search")
     with pytest.raises(ConfigError, match=rf"E148.*tasks\.search: there is no diff.* loss; {words}"):
         next(evaluator.losses(subject, "search", range(17)))
+
+
+def test_entropies_ask_for_choices_and_look_at_no_label(
+    bench: Bench, subject: Subject, tmp_path: Path
+) -> None:
+    evaluator: Any = open_evaluator(load_declaration(bench(items=one_right)))
+    assert evaluator.has_choices("search")
+    ((numbers, found),) = list(evaluator.losses(subject, "search", [1, 2], entropy=True))
+    assert numbers == (1, 2)
+    assert bool(((found > 0.0) & (found < np.log(4) + 1e-9)).all())
+    (tmp_path / "text.txt").write_text(" ".join(f"cat {n} runs" for n in range(400)))
+    (tmp_path / "own.yaml").write_text(
+        "{schema: 1, name: own, kind: perplexity, text: text.txt, window: 900}"
+    )
+    texts: Any = open_evaluator(load_declaration(tmp_path / "own.yaml"))
+    assert not texts.has_choices("search")
+    with pytest.raises(ConfigError, match=r"E148.*texts have no choices, and no entropy over them"):
+        next(texts.losses(subject, "search", [0], entropy=True))
+
+
+def test_answers_that_are_written_have_no_entropy(bench: Bench, subject: Subject) -> None:
+    evaluator: Any = open_evaluator(load_declaration(bench(WRITE, DECLARED)))
+    assert not evaluator.has_choices("search")
+    with pytest.raises(ConfigError, match=r"E148.*`generate_until` item.*no entropy over them"):
+        next(evaluator.losses(subject, "search", [0], entropy=True))
 
 
 def test_evaluators_without_a_loss_are_absent(tmp_path: Path) -> None:

@@ -168,6 +168,17 @@ def test_an_objective_without_losses_is_left_to_the_others():
     assert learned(ground=None).slopes() == []
 
 
+def test_by_entropy_it_begins_evenly_and_asks_for_entropies_of_choices():
+    ground = SlopeGround((ITEMS, ITEMS), GROUND.gains, choices=(ITEMS, 0))
+    bed, optimizer = Bed(), learned(ground=ground, loss="entropy", steps=10)
+    assert set(optimizer.lesson.map.points(np.eye(2)).ravel().tolist()) == {lesson.LEVEL / 2}
+    bed.learn(optimizer)
+    assert all(request.entropy and not request.items[1] for request in bed.asked)
+    assert not any(request.entropy for request in learned().slopes())
+    unasked = learned(ground=GROUND, loss="entropy")
+    assert unasked.slopes() == []
+
+
 def test_it_replays_to_the_same_state():
     bed = Bed()
     one, two = learned(), learned()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete
+from evomerge.optimizers import m2n2
+from evomerge.optimizers.m2n2 import scored
+from evomerge.optimizers.settings import M2n2Settings
 from evomerge.optimizers.stage import Stage
 from evomerge.optimizers.stages import Stages
 from evomerge.testing.problems import minimised
@@ -73,6 +78,27 @@ def test_a_stage_keeps_what_it_does_not_search():
     values = np.array([outcome(genome).values for genome in every[:40]])
     best = np.array(sorted(merges, key=lambda merge: sum(outcome((*merge, *home)).values))[0])
     assert sum(outcome((*best, *home)).values) == pytest.approx(values.sum(axis=1).min())
+
+
+def test_a_stage_that_looks_at_items_is_told_those_of_the_stage_before(monkeypatch):
+    plain = Stages(
+        [Stage("merge", "nsga2", None, 20), Stage("path", "nsga2")], SPACE.genes, minimised(2), 10, 1
+    )
+    assert not plain.wants_items
+    seen = []
+    monkeypatch.setattr(m2n2, "scored", lambda asked: seen.append(asked.told) or scored(asked))
+    stages = [Stage("path", "nsga2", None, 10), Stage("merge", "m2n2", M2n2Settings())]
+    given = [SPACE.uniform({"math": w, "code": w}) for w in (0.2, 0.5)]
+    optimizer = Stages(stages, SPACE.genes, minimised(2), 10, 1, given)
+    assert optimizer.wants_items
+    for _ in range(4):
+        batch = optimizer.ask()
+        told = [outcome(genome) for genome in batch]
+        items = [tuple(np.full(3, -value) for value in each.values) for each in told]
+        optimizer.tell([replace(o, items=i) for o, i in zip(told, items, strict=True)])
+    (*_, last) = seen
+    assert last
+    assert all(each.items is not None for _, each in last)
 
 
 def test_a_stage_without_genes_is_refused():

@@ -97,6 +97,18 @@ def test_killed_among_its_slopes_it_comes_to_the_same(
     assert front_text(tmp_path / "run") == front_text(campaign / "run")
 
 
+def test_it_learns_from_entropies_without_labels(tmp_path: Path) -> None:
+    options = {"loss": "entropy", "steps": 2, "items": 4, "look_from": 2, "look_every": 2}
+    optimizer = OPTIMIZER | {"options": options}
+    run_file(write_campaign(tmp_path, optimizer=optimizer, budget={"evaluations": 8}), tmp_path / "run")
+    found = slopes(tmp_path / "run")
+    assert len(found) == 2 + 3
+    assert all(0.0 < loss < np.log(4) + 1e-9 for event in found for loss in event["losses"])
+    verified = call("verify", tmp_path / "run")
+    assert verified.code == 0, verified.out
+    assert "3  batches of slopes asked again" in verified.out
+
+
 def test_two_workers_in_steady_state_learn_the_same(campaign: Path, tmp_path: Path) -> None:
     config = json.loads((campaign / "campaign.yaml").read_text())
     config |= {"optimizer": OPTIMIZER | {"schedule": "steady_state"}, "name": "steady"}

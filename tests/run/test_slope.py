@@ -93,8 +93,8 @@ class Bed:
         merged = MergedSource(method, EXPERTS, base, coefficients, options, seed=9)
         return single_source_recipe({**self.sources, MERGED: merged}, MERGED, 2, "float32")
 
-    def loss(self, recipe: Recipe) -> float:
-        found = self.slope(recipe, SlopeWork({}, WORK.items))
+    def loss(self, recipe: Recipe, entropy: bool = False) -> float:
+        found = self.slope(recipe, SlopeWork({}, WORK.items, entropy))
         assert found.gradient.shape == (0, 0)
         return sum(weight * found.losses[metric] for metric, weight in WORK.weights.items())
 
@@ -306,6 +306,21 @@ def test_a_slope_says_the_same_again_and_leaves_the_model_as_it_was(bed: Bed) ->
     again = bed.slope(recipe)
     assert again.losses == first.losses
     assert np.array_equal(again.gradient, first.gradient)
+
+
+def test_gradients_of_entropies(bed: Bed) -> None:
+    weights = some_weights(bed)
+    found = bed.slope(bed.recipe(weights, "task_arithmetic"), replace(WORK, entropy=True))
+    assert all(0.0 < loss < np.log(4) + 1e-9 for loss in found.losses.values())
+    along = np.random.default_rng(5).normal(size=weights.shape)
+    along /= np.linalg.norm(along)
+
+    def loss(steps: float) -> float:
+        moved = weights + steps * STEP * along
+        return bed.loss(bed.recipe(moved, "task_arithmetic"), entropy=True)
+
+    expected = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * STEP)
+    assert np.sum(found.gradient * along) == pytest.approx(expected, rel=1e-3)
 
 
 def test_weights_of_losses(bed: Bed) -> None:

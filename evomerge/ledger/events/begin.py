@@ -112,6 +112,7 @@ class PreparedEvaluator:
         deterministic: whether it says the same of the same model each time.
         block_size: items it scores at a time, None where it cannot stop between blocks.
         losses: whether it has losses with gradients, so that slopes can be asked of it; None before 2026-12.
+        choices: whether its items are choices, whose entropy has gradients; None in earlier ledgers.
     """
 
     digest: str
@@ -120,6 +121,7 @@ class PreparedEvaluator:
     deterministic: bool
     block_size: int | None = None
     losses: bool | None = None
+    choices: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

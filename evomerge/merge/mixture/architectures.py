@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,12 @@ _SHARED_KEYS = (
     "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "bos_token_id", "eos_token_id",
     "pad_token_id", "tie_word_embeddings", "attention_dropout", "use_cache", "sliding_window",
 )  # fmt: skip
+
+MLP = re.compile(r"(.*\.(\d+))\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
+"""A matrix of a dense model's MLPs: layer, its number, and which matrix."""
+
+READERS = ("gate_proj", "up_proj")
+"""Those that read what the router of the layer sees."""
 
 IDLE = 8
 """Width of the shared expert that Qwen's mixtures must have, and that adds nothing here."""

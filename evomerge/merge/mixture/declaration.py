@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from evomerge.files.yaml_file import load_yaml, validate
 
-Gate = Literal["hidden", "cheap_embed", "random"]
+Gate = Literal["hidden", "cheap_embed", "random", "arrow"]
 
 
 class MixtureExpert(BaseModel):
@@ -23,13 +23,24 @@ class MixtureExpert(BaseModel):
 
 
 class MixtureDeclaration(BaseModel):
-    """What a mixture is made of; all that is no MLP is the base's."""
+    """What a mixture is made of; all that is no MLP is the base's.
+
+    Attributes:
+        gate_mode: how the router's rows are made; see `gates` and `experts`.
+        sides: of `arrow`, whether an expert is written twice, with its direction and the opposite one, which
+            is Arrow's score exactly; or once, on the side of its prompts.
+        temperature: divides what the router says: below 1 it is more decided.
+        rank: of what an expert learned, so many singular triplets of each matrix are kept; all if absent.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     base_model: str
     experts: Annotated[list[MixtureExpert], Field(min_length=2)]
     gate_mode: Gate = "hidden"
+    sides: Literal["both", "prompts"] = "both"
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    rank: Annotated[int, Field(ge=1)] | None = None
     experts_per_token: Annotated[int, Field(ge=1)] = 2
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0
@@ -41,11 +52,24 @@ class MixtureDeclaration(BaseModel):
             raise ValueError(
                 "E110", f"experts_per_token is at most the number of experts; found {found}"
             )
+        if self.sides == "prompts" and self.gate_mode != "arrow":
+            raise ValueError("E119", f"`sides` goes with gate_mode arrow, not {self.gate_mode}")
         missing = [e.source_model for e in self.experts if not e.positive_prompts]
-        if self.gate_mode != "random" and missing:
-            wrong = f"gate_mode {self.gate_mode} needs positive_prompts of every expert"
+        if self.is_prompted and missing:
+            mode = self.gate_mode + (", sides prompts," if self.gate_mode == "arrow" else "")
+            wrong = f"gate_mode {mode} needs positive_prompts of every expert"
             raise ValueError("E119", f"{wrong}; {missing[0]} has none")
         return self
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether the router's rows come from prompts."""
+        return self.gate_mode in ("hidden", "cheap_embed") or self.sides == "prompts"
+
+    @property
+    def is_doubled(self) -> bool:
+        """Whether every expert is written twice."""
+        return self.gate_mode == "arrow" and self.sides == "both"
 
 
 def load_mixture(path: Path) -> MixtureDeclaration:

@@ -3,7 +3,7 @@
 The names are mergekit-moe's. `hidden`: what the MLP of a layer sees (behind its norm, as the router does;
 mergekit takes the layer's input) at the last token of a prompt, the mean over an expert's positive prompts
 less that over its negative ones, at unit length. `cheap_embed`: the same of the mean embedding of a
-prompt's tokens, one row for all layers. `random`: normal numbers.
+prompt's tokens, one row for all layers. `random`: normal numbers. `arrow` is made of weights (`experts`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prompted_gates(
         ConfigError: E109, an expert's rows cancel.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    look = _hidden if declaration.gate_mode == "hidden" else _embedded
+    look = _embedded if declaration.gate_mode == "cheap_embed" else _hidden
     with torch_threads(1):
         rows = [_rows(expert, model, tokenizer, look) for expert in declaration.experts]
     return torch.stack(rows, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,8 @@ import torch
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import TensorSpec
-from evomerge.merge.mixture.architectures import IDLE, MixtureArchitecture
-
-_MLP = re.compile(r"(.*\.(\d+))\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
+from evomerge.merge.mixture.architectures import IDLE, MLP, MixtureArchitecture
+from evomerge.merge.mixture.experts import Expert
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class MixtureTensor:
 
 def mixture_tensors(
     base: CheckpointFolder,
-    experts: Sequence[CheckpointFolder],
+    experts: Sequence[Expert],
     architecture: MixtureArchitecture,
     gates: torch.Tensor,
     dtype: str,
@@ -41,7 +39,6 @@ def mixture_tensors(
         dtype: all are stored in.
     """
     kind: torch.dtype = getattr(torch, dtype)
-    readers = [TensorReader(folder) for folder in experts]
     own = TensorReader(base)
     found: list[MixtureTensor] = []
 
@@ -49,8 +46,11 @@ def mixture_tensors(
         spec = TensorSpec(name, dtype, shape)
         found.append(MixtureTensor(spec, lambda: make().to(kind).contiguous()))
 
-    def read(reader: TensorReader, name: str) -> Callable[[], torch.Tensor]:
-        return lambda: reader.read(name)
+    def read(name: str) -> Callable[[], torch.Tensor]:
+        return lambda: own.read(name)
+
+    def matrix(expert: Expert, name: str) -> Callable[[], torch.Tensor]:
+        return lambda: expert.matrix(name)
 
     def zeros(*shape: int) -> Callable[[], torch.Tensor]:
         return lambda: torch.zeros(shape)
@@ -61,11 +61,11 @@ def mixture_tensors(
     routed: set[str] = set()
     hidden = gates.shape[2]
     for name, header in base.tensors.items():
-        matched = _MLP.fullmatch(name)
+        matched = MLP.fullmatch(name)
         if matched is None:
-            add(name, header.shape, read(own, name))
+            add(name, header.shape, read(name))
             continue
-        layer, number, matrix = matched.groups()
+        layer, number, kind_of = matched.groups()
         if layer not in routed:
             routed.add(layer)
             add(architecture.gate(layer), tuple(gates.shape[1:]), row(int(number)))
@@ -75,6 +75,6 @@ def mixture_tensors(
                 for each in ("gate_proj", "up_proj"):
                     add(f"{shared}.{each}.weight", (IDLE, hidden), zeros(IDLE, hidden))
                 add(f"{shared}.down_proj.weight", (hidden, IDLE), zeros(hidden, IDLE))
-        for expert, reader in enumerate(readers):
-            add(architecture.matrix(layer, expert, matrix), header.shape, read(reader, name))
+        for place, expert in enumerate(experts):
+            add(architecture.matrix(layer, place, kind_of), header.shape, matrix(expert, name))
     return found

@@ -12,9 +12,12 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader, open_readers
 from evomerge.errors import CheckpointError
 from evomerge.export.aligned import measure_barrier, write_aligned
-from evomerge.merge.align.matching import match_weights
+from evomerge.merge.align.activations import activations
+from evomerge.merge.align.matching import Seen, match_weights
 from evomerge.merge.align.symmetries import symmetries_of
+from evomerge.merge.statistics.calibrated import read_items
 from evomerge.merge.statistics.kinship import kinship
+from evomerge.recipe.calibration import Calibration
 from tests.checkpoint.folders import SIZES, save, write_family
 from tests.cli.terminal import call
 
@@ -125,6 +128,71 @@ def test_planted_permutations_are_found_again(tmp_path, kind):
         symmetries.check(found)
         for name, order in orders.items():
             assert np.array_equal(order[found[name]], np.arange(len(order))), name
+
+
+def text_of(folder, count=12, length=24, seed=3):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(3, SIZES["vocab_size"], (count, length)).tolist()
+    (folder / "units.txt").write_text("".join(f"{row}\n" for row in rows))
+    return folder / "units.txt"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_planted_permutations_are_found_by_what_units_do(tmp_path, kind):
+    folder = model_of(kind, tmp_path / "a")
+    symmetries = symmetries_of(folder)
+    orders = planted(symmetries)
+    other = permuted(folder, tmp_path / "b", symmetries, orders, noise=0.01)
+    items = read_items(Calibration(str(text_of(tmp_path))), [folder.path])
+    both = [activations(each, symmetries, items) for each in (folder, other)]
+    for name, count in symmetries.counts.items():
+        alike = (both[0][name] @ both[1][name].T).numpy()
+        assert alike.shape == (count, count)
+        assert np.abs(alike).max() < 1.0 + 1e-4
+        # The unit that stands at i in the other model is unit orders[i] of the first.
+        assert (alike[orders[name], np.arange(count)] > 0.8).all(), name
+    # The correlation of one hidden unit with one of the other model, by NumPy.
+    seen = []
+    for each in (folder, other):
+        model = KINDS[kind][0].from_pretrained(each.path, dtype=torch.float32).eval()
+        down, rows = model.model.layers[0].mlp.down_proj, []
+        down.register_forward_pre_hook(lambda m, given, rows=rows: rows.append(given[0][0]))
+        with torch.no_grad():
+            for ids in items:
+                model(ids)
+        seen.append(torch.cat(rows).double().numpy())
+    expected = np.corrcoef(seen[0][:, 2], seen[1][:, 5])[0, 1]
+    found = both[0]["mlp.0"][2] @ both[1]["mlp.0"][5]
+    assert float(found) == pytest.approx(expected, abs=1e-5)
+    read = TensorReader(folder).read, TensorReader(other).read
+    for mix in (0.0, 0.5):
+        matched = match_weights(symmetries, *read, seen=Seen(*both, mix))
+        symmetries.check(matched)
+        for name, order in orders.items():
+            assert np.array_equal(order[matched[name]], np.arange(len(order))), name
+    # Weights alone are what they were.
+    plain, mixed = (
+        match_weights(symmetries, *read),
+        match_weights(symmetries, *read, seen=Seen(*both, 1.0)),
+    )
+    assert all(np.array_equal(plain[name], mixed[name]) for name in plain)
+
+
+def test_units_are_compared_on_a_text_by_the_verb(tmp_path):
+    folder = model_of("llama", tmp_path / "a")
+    symmetries = symmetries_of(folder)
+    other = permuted(folder, tmp_path / "b", symmetries, planted(symmetries), noise=0.01)
+    given = ("align", str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c"), "--mix", "0.3")
+    refused = call(*given)
+    assert refused.code == 2
+    assert "E500" in refused.err
+    assert "found --mix 0.3 and no --text" in refused.err
+    assert call(*given, "--text", str(text_of(tmp_path))).code == 0
+    aligned = open_folder(tmp_path / "c", "c")
+    torch.testing.assert_close(logits(aligned, "llama"), logits(other, "llama"), rtol=1e-4, atol=1e-4)
+    for name in folder.tensors:
+        difference = TensorReader(aligned).read(name) - TensorReader(folder).read(name)
+        assert float(difference.abs().max()) < 0.06
 
 
 def test_an_aligned_model_is_the_same_function_and_merges_again(tmp_path):

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -120,6 +122,81 @@ def test_gates_from_prompts_prefer_the_expert_they_are_of(tmp_path, mode):
             torch.testing.assert_close(scores[own], inside.norm(), rtol=1e-4, atol=1e-5)
 
 
+def lora(base, folder, seed):
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    names = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    torch.manual_seed(seed)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=5, target_modules=names))
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    tuned.save_pretrained(folder)
+    return tuned.merge_and_unload().model
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_arrow_is_that_of_the_paper_by_a_linear_router(tmp_path):
+    for seed, name in enumerate(("base", "a", "b")):
+        dense("llama", tmp_path / name, seed)
+    base, *models = [
+        LlamaForCausalLM.from_pretrained(tmp_path / n, dtype=torch.float32).model
+        for n in ("base", "a", "b")
+    ]
+    models.append(lora(tmp_path / "base", tmp_path / "c", 4))
+    experts = [{"source_model": name} for name in "abc"]
+    report = written(tmp_path, experts=experts, gate_mode="arrow", temperature=0.5)
+    assert report.experts == 6
+    mixture = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    x = torch.randn(1, 9, SIZES["hidden_size"], generator=torch.Generator().manual_seed(3))
+    for number, layer in enumerate(mixture.model.layers):
+        mlps = [each.layers[number].mlp for each in models]
+        own = base.layers[number].mlp
+        scores, outs = [], []
+        with torch.no_grad():
+            for mlp in mlps:
+                rows = [
+                    mlp.gate_proj.weight - own.gate_proj.weight,
+                    mlp.up_proj.weight - own.up_proj.weight,
+                ]
+                prototype = torch.linalg.svd(torch.cat(rows)).Vh[0]
+                scores.append((x @ prototype).abs() / 0.5)
+                outs.append(mlp(x))
+            found = getattr(layer, "block_sparse_moe", layer.mlp)(x)
+        best, chosen = torch.stack(scores, -1).topk(2)
+        outputs = torch.stack(outs, -2).gather(-2, chosen[..., None].expand(*chosen.shape, x.shape[-1]))
+        expected = (best.softmax(-1)[..., None] * outputs).sum(-2)
+        found = found[0] if isinstance(found, tuple) else found
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    # An expert that learned nothing has no direction, and a mixture of such is the base.
+    written(tmp_path, experts=[{"source_model": "base"}] * 2, gate_mode="arrow")
+    torch.testing.assert_close(
+        logits(tmp_path / "out"), logits(tmp_path / "base"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_experts_cut_to_a_rank_and_sides_from_prompts(tmp_path):
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "a", expert=0)
+    write_model(tmp_path / "b", expert=1)
+    experts = [{"source_model": n, "positive_prompts": ["the cat is here"]} for n in "ab"]
+    report = written(tmp_path, experts=experts, gate_mode="arrow", sides="prompts", rank=2)
+    assert report.experts == 2
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    origin, own = (load_file(tmp_path / n / "model.safetensors") for n in ("base", "a"))
+    name = "model.layers.1.mlp.down_proj.weight"
+    u, s, v = np.linalg.svd((own[name].float() - origin[name].float()).double().numpy())
+    expected = origin[name].double().numpy() + (u[:, :2] * s[:2]) @ v[:2]
+    cut = found["model.layers.1.block_sparse_moe.experts.0.w2.weight"].numpy()
+    np.testing.assert_allclose(cut, expected, atol=1e-6)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    seen = inputs_of_mlps(model, torch.tensor([tokenizer("the cat is here")["input_ids"]]))
+    for number, inside in enumerate(seen):
+        gate = found[f"model.layers.{number}.block_sparse_moe.gate.weight"]
+        assert bool((gate @ inside > 0).all())
+
+
 def test_loads_in_a_process_that_knows_nothing_of_us(tmp_path):
     dense("llama", tmp_path / "base")
     written(tmp_path, experts=[{"source_model": "base"}] * 2, dtype="bfloat16")
@@ -145,6 +222,12 @@ def test_loads_in_a_process_that_knows_nothing_of_us(tmp_path):
         ({"experts_per_token": 3}, "E110.*at most the number of experts; found 3 of 2"),
         ({"gate_mode": "hidden"}, "E119.*needs positive_prompts of every expert"),
         ({"gate": "hidden"}, "E104"),
+        ({"sides": "prompts"}, "E119.*`sides` goes with gate_mode arrow, not random"),
+        (
+            {"gate_mode": "arrow", "sides": "prompts"},
+            "E119.*arrow, sides prompts, needs positive_prompts",
+        ),
+        ({"temperature": 0.0}, "E108.*temperature"),
     ],
 )
 def test_faults_of_the_file(tmp_path, fields, match):
