@@ -36,6 +36,7 @@ TITLES = {
     "WorkersSection": "workers",
     "BaselinesSection": "baselines",
     "TokenizerSection": "tokenizer",
+    "TokenSection": "The row of a token",
     "SearchSpaceDeclaration": "The file",
     "CoefficientField": "A coefficient",
     "LayerPathSection": "layer_path",

@@ -53,6 +53,14 @@ def faults_across_fields(data: Mapping[str, Any], positions: Positions, file: Pa
         where = place(positions, file, "tokenizer", "source")
         todo = f"known: {', '.join(known_sources)}"
         problems.append(Problem("E133", wrong, f"found {source!r}", todo, *where))
+    tokens = section("tokenizer").get("tokens")
+    for text, entry in tokens.items() if isinstance(tokens, dict) else ():
+        owner = entry.get("source", "") if isinstance(entry, dict) else ""
+        if isinstance(owner, str) and owner not in ("", "base", *section("experts")):
+            wrong = "no such source of a token's row"
+            where = place(positions, file, "tokenizer", "tokens", text, "source")
+            todo = f"known: {', '.join(('base', *section('experts')))}; leave it out for zeros"
+            problems.append(Problem("E133", wrong, f"found {owner!r}", todo, *where))
     rope = data.get("rope")
     if isinstance(rope, str) and rope not in ("base", *section("experts")):
         todo = f"known: {', '.join(('base', *section('experts')))}"

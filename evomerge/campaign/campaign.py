@@ -23,7 +23,7 @@ from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.stage import Stage, stage_kind
-from evomerge.recipe.recipe import UNION, ModelForm, canonical_json
+from evomerge.recipe.recipe import UNION, ModelForm, TokenRow, canonical_json
 from evomerge.search_space import SearchSpaceDeclaration, load_search_space
 
 CHANGEABLE = ("budget", "workers", "results")
@@ -104,7 +104,17 @@ class Campaign:
         rope = self.config.rope or ""
         if rope == "base" and self.tokenizer in (None, "base", UNION):
             rope = ""  # as without a word
-        return ModelForm(self.tokenizer, rope, self.config.heads or "", self.config.towers or "")
+        tokenizer = self.config.tokenizer
+        rows = {} if tokenizer is None else tokenizer.tokens
+        return ModelForm(
+            self.tokenizer,
+            rope,
+            self.config.heads or "",
+            self.config.towers or "",
+            # In the order in which a ledger has them: it is that of the tokens which are added.
+            {text: TokenRow(row.source, row.token, row.force) for text, row in sorted(rows.items())},
+            (tokenizer and tokenizer.pad_to_multiple_of) or 0,
+        )
 
     def references(self) -> dict[str, CheckpointReference]:
         """`base` and every expert; relative paths resolved against the campaign file."""
@@ -122,8 +132,10 @@ class Campaign:
         # A campaign that does without is the same whether it says so or not.
         if not self.config.constraints:
             del data["constraints"]
-        if self.tokenizer is None:
+        if self.config.tokenizer is None:
             del data["tokenizer"]
+        else:
+            data["tokenizer"] = self.config.tokenizer.model_dump(mode="json", exclude_defaults=True)
         for name in ("rope", "heads", "towers"):
             if data[name] is None:
                 del data[name]

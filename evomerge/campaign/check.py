@@ -256,7 +256,8 @@ def _in_form(
             todo = "name a full model"
             wrong = "an adapter has no vocabulary of its own"
             raise CheckpointError(campaign.fault(("tokenizer", "source"), "E133", wrong, "", todo))
-        return aligned_folders(folders, "base", target)[0]
+        form = campaign.form
+        return aligned_folders(folders, "base", target, form.tokens, form.pad_to_multiple_of)[0]
     except CheckpointError as error:
         problems += error.problems
         return folders

@@ -235,14 +235,33 @@ class WorkersSection(_Section):
     deadline: PositiveFloat | Literal["auto"] = "auto"
 
 
+class TokenSection(_Section):
+    """Where the row of a token comes from, in models that lack it.
+
+    Attributes:
+        source: `base` or an expert's name; a row of zeros where absent.
+        token: text or number of the token of that model whose row it is; the same token where absent.
+        force: whether every model gets this row, those that have the token too.
+    """
+
+    source: str = ""
+    token: str | int | None = None
+    force: bool = False
+
+
 class TokenizerSection(_Section):
     """Whose vocabulary merges have, where those of base and experts differ.
 
     Attributes:
         source: `union`, `base` or an expert's name.
+        tokens: token to where its row comes from; tokens that the vocabulary lacks are added to it.
+        pad_to_multiple_of: embedding and head have as many rows as there are tokens, rounded up to a multiple
+            of this, the further ones the mean of the others; where absent they have as many as the models.
     """
 
     source: str
+    tokens: dict[str, TokenSection] = {}
+    pad_to_multiple_of: PositiveInt | None = None
 
 
 class BaselinesSection(_Section):

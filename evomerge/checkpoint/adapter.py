@@ -3,7 +3,8 @@
 `delta = scale * B @ A` for a module with weight [out, in], A [r, in], B [out, r] (Hu et al. 2021,
 arXiv:2106.09685); `scale = alpha / r`, or `alpha / sqrt(r)` for rank-stabilised adapters (Kalajdzievski
 2023, arXiv:2312.03732). Embeddings and transposed layers (`fan_in_fan_out`) store the transpose.
-Adapters of other kinds have no factors; `by_peft.py` says which full model PEFT makes of them.
+Adapters of other kinds have no factors; `by_peft.py` says which full model PEFT makes of them. So have those
+that train one of an embedding and a head which the base ties together.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.adapter_config import FACTORED, adapter_kind
-from evomerge.checkpoint.folder import CheckpointFolder, read_json, text_config
+from evomerge.checkpoint.folder import CheckpointFolder, is_decoder, read_json, text_config
 from evomerge.checkpoint.header import TensorHeader, read_header
 from evomerge.errors import CheckpointError, Problem
 from evomerge.recipe.places import place_kind
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_WHOLE = ("weight", "modules_to_save.", "original_module.", "token_adapter.")
-"""What follows a module's name where whole rows of it are stored, and no factors."""
+_SAVED = ("weight", "modules_to_save.", "original_module.")
+"""What follows a module's name where all its rows are stored."""
+_TOKENS = ("token_adapter.", "trainable_tokens_")
+"""What follows it where rows of some tokens are."""
 _FACTOR = re.compile(
     r"^(.*)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?$"
 )
@@ -54,6 +57,8 @@ class AdapterFolder:
         headers: the tensors of its file.
         kind: what it is; `FACTORED`, or what PEFT merges (`DoRA`, `AdaLoRA`, ...).
         factors: base tensor name to its low-rank delta; empty unless it is `FACTORED`.
+        own_head: the name of the head's tensor, where the base ties embedding and head and the adapter trains
+            one of them, or each by itself: merged, they are two. Else empty.
         warnings: what a person should know and what does not stop a merge (E205).
     """
 
@@ -64,6 +69,7 @@ class AdapterFolder:
     headers: Mapping[str, TensorHeader]
     kind: str
     factors: Mapping[str, LowRank]
+    own_head: str = ""
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -88,8 +94,8 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     Raises:
         CheckpointError: E201 no folder, E202 no config, E206 pickle weights, E215 no weights, E208 to
             E214 damaged file, E220 half of a pair of factors, E221 a module the base does not have,
-            E223 a factor of the wrong shape, E229 factors of a tied embedding or head, E234 every
-            field of the config and tensor that is not understood; one problem for each kind of fault.
+            E223 a factor of the wrong shape, E234 every field of the config and tensor that is not
+            understood; one problem for each kind of fault.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -104,9 +110,11 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
             )  # fmt: skip
         raise CheckpointError(Problem("E215", f"{name} has no {WEIGHTS}", file=str(folder)))
     headers = read_header(folder / WEIGHTS)
-    _refuse_tied(headers, base, name, str(folder / WEIGHTS))
+    tied = _of_the_tied(headers, base)
     if kind == FACTORED and any(stored_whole(key, base) for key in headers):
         kind = "LoRA with whole embedding rows"
+    elif kind == FACTORED and tied:
+        kind = "LoRA of a tied embedding"
     factors = _factors(headers, config, base, str(folder / WEIGHTS)) if kind == FACTORED else {}
     stated = str(config.get("base_model_name_or_path") or "")
     own = {str(base.path), base.path.name, str(base.config.get("_name_or_path", ""))}
@@ -119,7 +127,8 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
             Problem("E205", f"{name}: the adapter names another base", found,
                     "make sure they are the same weights", str(folder)),
         )  # fmt: skip
-    return AdapterFolder(name, folder, config, base, headers, kind, factors, warnings)
+    own_head = _own_head(tied, config, base)
+    return AdapterFolder(name, folder, config, base, headers, kind, factors, own_head, warnings)
 
 
 def stored_whole(key: str, base: CheckpointFolder) -> str | None:
@@ -131,29 +140,53 @@ def stored_whole(key: str, base: CheckpointFolder) -> str | None:
     return tensor if place_kind(base.places.get(tensor, "")) in ("embed", "head") else None
 
 
-def _refuse_tied(
-    headers: Mapping[str, TensorHeader], base: CheckpointFolder, name: str, file: str
-) -> None:
-    """Factors of an embedding that is the head as well: the adapter changes one, a merge of it would both.
-
-    Raises:
-        CheckpointError: E229.
-    """
+def _of_the_tied(headers: Mapping[str, TensorHeader], base: CheckpointFolder) -> list[tuple[str, str]]:
+    """What is stored of an embedding and a head that are one in the base: (tensor, rest of the name)."""
     rows = text_config(base.config).get("vocab_size")
-    tied = [
+    embeddings = [
         t
         for t, h in base.tensors.items()
         if place_kind(base.places[t]) == "embed" and h.shape[:1] == (rows,)
     ]
-    modules = {tensor.removesuffix("weight") for tensor in (*tied, *base.redundant)} | {"lm_head."}
+    found = []
     for key in headers if base.tied else ():
         inside = key.removeprefix(_PREFIX)
-        for module in modules:
-            rest = inside.removeprefix(module)
-            if rest != inside and not rest.startswith(_WHOLE):
-                wrong = f"{name} changes one of embedding and head, which the base ties together"
-                todo = "give the base a head of its own, in its files and its config, or leave this out"
-                raise CheckpointError(Problem("E229", wrong, "", todo, file, field=key))
+        for tensor in (*embeddings, _head_of(base)):
+            rest = inside.removeprefix(tensor.removesuffix("weight"))
+            if rest != inside:
+                found.append((tensor, rest))
+                break
+    return found
+
+
+def _head_of(base: CheckpointFolder) -> str:
+    """The head's tensor of a decoder whose files need not have one."""
+    named = "embed_out.weight" if "gpt_neox" in str(base.config.get("model_type")) else "lm_head.weight"
+    return next(iter(base.redundant), named)
+
+
+def _own_head(
+    tied: Sequence[tuple[str, str]], config: Mapping[str, Any], base: CheckpointFolder
+) -> str:
+    """The head's tensor, if head and embedding are no longer one with the adapter; else empty.
+
+    PEFT ties what is trained of both where `ensure_weight_tying` is set, and where tokens are trained of the
+    embedding alone. Rows beside factors of theirs are those of the base.
+    """
+    head = _head_of(base)
+    if config.get("ensure_weight_tying") or not is_decoder(base.config):
+        return ""
+    saved = tuple(config.get("modules_to_save") or ())
+    for tensor, rest in tied:
+        if rest.startswith(_SAVED):
+            apart = bool(saved) and tensor.removesuffix(".weight").endswith(saved)
+        elif rest.startswith(_TOKENS):
+            apart = tensor == head
+        else:
+            apart = not rest.startswith("base_layer.")
+        if apart:
+            return head
+    return ""
 
 
 def _pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

@@ -11,6 +11,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import AdapterReader, Reader, TensorReader
 from evomerge.checkpoint.vocabulary import (
+    FILL,
     MEAN,
     Alignment,
     aligned_folders,
@@ -57,9 +58,11 @@ class AlignedReader(TensorReader):
         rows = alignment.rows[self._name]
         missing = rows < 0
         averaged = np.flatnonzero(missing & (alignment.donor == MEAN))
+        filled = torch.from_numpy(alignment.donor == FILL)
         kinds = {reader.read(name).dtype for reader in self._own.values()}
         # A mean is not rounded to the storage dtype of the models, nor are wider rows.
-        dtype = stored.dtype if len(kinds) == 1 and not averaged.size else torch.float32
+        plain = len(kinds) == 1 and not averaged.size and not filled.any()
+        dtype = stored.dtype if plain else torch.float32
         out = torch.zeros((len(rows), *stored.shape[1:]), dtype=dtype)
         present = torch.from_numpy(np.flatnonzero(~missing))
         out[present] = stored[torch.from_numpy(rows[~missing])].to(dtype)
@@ -70,6 +73,8 @@ class AlignedReader(TensorReader):
                 out[torch.from_numpy(wanted)] = self._own[donor].read(name)[theirs].to(dtype)
         if averaged.size:
             out[torch.from_numpy(averaged)] = self._mean(name, averaged)
+        if filled.any():
+            out[filled] = out[~filled].mean(dim=0)
         return out
 
     def _mean(self, name: str, wanted: np.ndarray) -> torch.Tensor:
@@ -90,13 +95,14 @@ def align_sources(
     base: str,
     target: str | None,
     stated: Mapping[str, TokenRow] | None = None,
+    multiple: int = 0,
 ) -> tuple[dict[str, Folder], dict[str, Reader], Alignment]:
     """Folders and readers of a merge in one vocabulary; see `vocabulary.align` for the arguments.
 
     Raises:
         CheckpointError: E226 a model without readable tokens, E234 an adapter of embedding or head.
     """
-    changed, alignment = aligned_folders(folders, base, target, stated)
+    changed, alignment = aligned_folders(folders, base, target, stated, multiple)
     own = {name: reader for name, reader in readers.items() if isinstance(reader, TensorReader)}
     full: dict[str, TensorReader] = {
         name: AlignedReader(name, folder, own, alignment)

@@ -10,28 +10,40 @@ from importlib import metadata, util
 
 from evomerge.checkpoint.adapter import AdapterFolder, stored_whole
 from evomerge.checkpoint.folder import CheckpointFolder
+from evomerge.checkpoint.model_form import with_own_head
 from evomerge.checkpoint.vocabulary import TOKENIZER_FILE, vocabulary_tensors, with_vocabulary
 from evomerge.errors import CheckpointError, EnvironmentFault, Problem
 
 Folder = CheckpointFolder | AdapterFolder
 
 
+def base_before(adapter: AdapterFolder) -> CheckpointFolder:
+    """The base in the form that its merge with an adapter has: with a head of its own where that has one.
+
+    Raises:
+        CheckpointError: E229, it cannot be given one.
+    """
+    return with_own_head(adapter.base, adapter.own_head) if adapter.own_head else adapter.base
+
+
 def foreseen(adapter: AdapterFolder) -> CheckpointFolder:
     """What the merge of an adapter into its base will be: headers and config only.
 
     It lies at the adapter's folder if that has a tokenizer, else at the base's. Adapters with tokens of
-    their own have more rows than the base.
+    their own have more rows than the base. A head that the adapter makes has no file.
 
     Raises:
-        CheckpointError: E226, rows of an embedding without as many of its head.
+        CheckpointError: E226, rows of an embedding without as many of its head; as `base_before`.
     """
     own = (adapter.path / TOKENIZER_FILE).is_file()
     path = adapter.path if own else adapter.base.path
-    full = replace(adapter.base, name=adapter.name, path=path, redundant={}, warnings=())
+    base = base_before(adapter)
+    tensors = {t: replace(h, file="") if t == adapter.own_head else h for t, h in base.tensors.items()}
+    full = replace(base, name=adapter.name, path=path, tensors=tensors, redundant={}, warnings=())
     rows = {
         tensor: header.shape[0]
         for key, header in adapter.headers.items()
-        if (tensor := stored_whole(key, adapter.base)) is not None
+        if (tensor := stored_whole(key, base)) is not None
     }
     wanted = {name: full.tensors[name].shape[0] for name in vocabulary_tensors(full)}
     if all(rows.get(name, count) == count for name, count in wanted.items()):

@@ -94,8 +94,8 @@ def tied_but_for_its_name(folder: CheckpointFolder) -> bool:
 
 
 def _equal(folder: CheckpointFolder, left: TensorHeader, right: TensorHeader) -> bool:
-    if (left.dtype, left.shape) != (right.dtype, right.shape):
-        return False
+    if (left.dtype, left.shape) != (right.dtype, right.shape) or not left.file:
+        return False  # without a file: PEFT has yet to make it
     with (folder.path / left.file).open("rb") as one, (folder.path / right.file).open("rb") as other:
         one.seek(left.offset)
         other.seek(right.offset)

@@ -36,9 +36,10 @@ def with_heads(folders: Mapping[str, Folder]) -> dict[str, Folder]:
         for t in sorted(vocabulary_tensors(f))
         if place_kind(f.places[t]) == "head"
     ]
+    names += [f.own_head for f in folders.values() if isinstance(f, AdapterFolder) and f.own_head]
     if not names:
         return dict(folders)
-    changed = {name: _untied(f, names[0]) if f.tied else f for name, f in full.items()}
+    changed = {name: with_own_head(f, names[0]) if f.tied else f for name, f in full.items()}
     return _kept(folders, changed)
 
 
@@ -91,7 +92,12 @@ def with_positions(folders: Mapping[str, Folder], chosen: str) -> dict[str, Fold
     return _kept(folders, changed)
 
 
-def _untied(folder: CheckpointFolder, head: str) -> CheckpointFolder:
+def with_own_head(folder: CheckpointFolder, head: str) -> CheckpointFolder:
+    """A tied model with a head of its own, a tensor of this name, which has the rows of its embedding.
+
+    Raises:
+        CheckpointError: E229, it has more than one embedding over its vocabulary, or none.
+    """
     embeddings = [t for t in vocabulary_tensors(folder) if place_kind(folder.places[t]) == "embed"]
     if len(embeddings) != 1:
         wrong = f"{folder.name}: its head cannot be untied"

@@ -3,7 +3,8 @@
 Torch-free; `aligned` gathers the rows. Rules for a token that a model lacks: the base's row if the base has
 the token, else the row of the only model that has it, else the mean over those that have it. A row without
 a token (padding) is taken from the same place, where that is padding too, else from the base. A recipe may
-say another source for the row of a token (`TokenRow`).
+say another source for the row of a token (`TokenRow`). It may also say of what the number of rows shall be a
+multiple (`pad_to_multiple_of`); all padding is then the mean of the other rows of each model, as in mergekit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from evomerge.errors import CheckpointError, Problem
 from evomerge.recipe.places import place_kind
 from evomerge.recipe.recipe import TokenRow
 
-MEAN, ZERO = -1, -2
+MEAN, ZERO, FILL = -1, -2, -3
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -43,7 +44,7 @@ class Alignment:
         vocabulary: of the result.
         rows: source to int64 [rows of the result], its own row or -1.
         donor: int64 [rows of the result], index into `names` of the model a missing row is taken from, or
-            `MEAN`, or `ZERO` where no model has it.
+            `MEAN`, or `ZERO` where no model has it, or `FILL` for the mean of the model's own tokens.
         taken: int64 [rows of the result], which row of that model.
         names: the sources in the order of `donor`.
     """
@@ -115,6 +116,7 @@ def align(
     base: str,
     target: str | None,
     stated: Mapping[str, TokenRow] | None = None,
+    multiple: int = 0,
 ) -> Alignment:
     """Bring the vocabularies of models into the order of one of them, or of their union.
 
@@ -124,6 +126,7 @@ def align(
         target: the model whose vocabulary the result has; None for the union: the base's rows as they
             are, then what others add, in the order of their names and ids.
         stated: token to where its row comes from; those that the vocabulary lacks come last.
+        multiple: as many rows as tokens, rounded up to a multiple of it; 0 keeps padding as it is.
 
     Raises:
         CheckpointError: E226, a model without readable tokens, or without one whose row is to be taken.
@@ -133,6 +136,9 @@ def align(
     known = {name: read_vocabulary(folders[name]) for name in sorted(folders)}
     vocabulary = known[target] if target is not None else _union(known, base)
     vocabulary = _with_tokens(vocabulary, stated)
+    if multiple:
+        used = max(vocabulary.ids.values(), default=-1) + 1
+        vocabulary = Vocabulary(vocabulary.ids, -(-used // multiple) * multiple)
     names = tuple(known)
     tokens = list(vocabulary.ids)
     places = np.fromiter(vocabulary.ids.values(), dtype=np.int64, count=len(tokens))
@@ -144,7 +150,7 @@ def align(
         found[places] = np.fromiter((own.ids.get(t, -1) for t in tokens), np.int64, len(tokens))
         spare = np.ones(own.rows, dtype=bool)
         spare[list(own.ids.values())] = False
-        common = min(own.rows, vocabulary.rows)
+        common = 0 if multiple else min(own.rows, vocabulary.rows)
         both = np.flatnonzero(padding[:common] & spare[:common])
         found[both] = both
         rows[name] = found
@@ -154,6 +160,8 @@ def align(
     # Padding has no meaning to average.
     donor = np.where(padding & (count > 1), has.argmax(axis=0), donor)
     donor = np.where(rows[base] >= 0, names.index(base), donor)
+    if multiple:
+        donor = np.where(padding, FILL, donor)
     own_rows = np.stack([rows[name] for name in names])
     taken = np.take_along_axis(own_rows, np.maximum(donor, 0)[None], axis=0)[0]
     for token, row in stated.items():
@@ -221,6 +229,7 @@ def aligned_folders(
     base: str,
     target: str | None,
     stated: Mapping[str, TokenRow] | None = None,
+    multiple: int = 0,
 ) -> tuple[dict[str, CheckpointFolder | AdapterFolder], Alignment]:
     """Folders as if they had one vocabulary, headers and config only; see `align` for the arguments.
 
@@ -234,7 +243,7 @@ def aligned_folders(
         token: replace(row, source=adapted.get(row.source, row.source))
         for token, row in (stated or {}).items()
     }
-    alignment = align(full, base, target, rows)
+    alignment = align(full, base, target, rows, multiple)
     changed = {
         name: with_vocabulary(folder, alignment.vocabulary.rows) for name, folder in full.items()
     }

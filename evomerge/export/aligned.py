@@ -77,7 +77,7 @@ def write_aligned(
         raise UsageError(Problem("E500", wrong, found_text, "give --text FILE and --mix below 1"))
     out = claim_target(out, overwrite=overwrite)
     first, second = _pair(anchor, model)
-    items = [] if text is None else read_items(Calibration(str(text)), [first.path])
+    items = [] if text is None else read_items(Calibration(str(text)), [first.path], first)
     symmetries, found, moved = _matched(first, second, residual, items, mix)
     symmetries.check(found)
     reader = TensorReader(second)
@@ -120,7 +120,7 @@ def measure_barrier(
     """
     started = time.perf_counter()
     one, other = _pair(first, second)
-    items = read_items(Calibration(str(text)), [one.path])
+    items = read_items(Calibration(str(text)), [one.path], one)
     symmetries, found, moved = _matched(one, other, residual, items, mix)
     seconds = time.perf_counter() - started
     plain = loss_line(one, other, items, points)

@@ -139,7 +139,12 @@ def open_merge(
     if recipe.align:
         target = None if recipe.tokenizer == UNION else recipe.tokenizer
         folders, readers, alignment = align_sources(
-            folders, readers, first_model(recipe), target, recipe.tokens
+            folders,
+            readers,
+            first_model(recipe),
+            target,
+            recipe.tokens,
+            recipe.pad_to_multiple_of,
         )
         vocabulary = alignment.vocabulary
         # Statistics of aligned rows are not those of the files alone.

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.by_peft import Folder, foreseen, merge_key
+from evomerge.checkpoint.by_peft import Folder, base_before, foreseen, merge_key
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder, text_config
 from evomerge.checkpoint.reader import MappedFiles, TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
@@ -83,6 +83,7 @@ def merge_adapter(adapter: AdapterFolder, target: Path) -> None:
     """Write the model that PEFT makes of an adapter and its base; `target` appears whole or not at all."""
     full = foreseen(adapter)
     base = TensorReader(adapter.base)
+    before = TensorReader(base_before(adapter))
     # The model while it is merged, and what is written of it.
     check_space(target, 8 * sum(header.elements for header in full.tensors.values()))
     with torch.no_grad(), torch.random.fork_rng([]), _quiet(), staged_folder(target) as staged:
@@ -93,9 +94,9 @@ def merge_adapter(adapter: AdapterFolder, target: Path) -> None:
         views = {b.tensor: b.view(state[b.parameter].detach().contiguous()) for b in bind(merged, full)}
         specs = []
         for tensor, view in views.items():
-            header = adapter.base.tensors[tensor]
+            header = before.folder.tensors[tensor]
             same = header.shape == tuple(view.shape) and torch.equal(
-                base.read(tensor).to(view.dtype), view
+                before.read(tensor).to(view.dtype), view
             )
             specs.append(TensorSpec(tensor, header.dtype if same else "float32", tuple(view.shape)))
         writer = CheckpointWriter(staged, specs, _SHARD_BYTES)
@@ -143,6 +144,7 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             Problem(code, f"{adapter.name}: {wrong}", found, todo, str(adapter.path))
         )
 
+    embedding = model.get_input_embeddings()
     # What `PeftModel.from_pretrained` does, which keeps to itself what it could not load.
     where = str(adapter.path)
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
@@ -168,18 +170,35 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             raise refuse("E234", wrong, f"{keys[0]}, one of {len(keys)}")
     ids = torch.arange(_TOKENS)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
     before = tuned(input_ids=ids, use_cache=False).logits
+    if adapter.own_head or adapter.config.get("ensure_weight_tying"):
+        _part(tuned, embedding)
     _merge_in_place(tuned, peft.tuners.tuners_utils.BaseTunerLayer)
     merged = tuned.merge_and_unload()
-    if adapter.base.tied and not torch.equal(
-        merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
-    ):
-        raise refuse("E229", "its head is no longer the embedding, which the base ties it to")
+    head = merged.get_output_embeddings() if adapter.base.tied and not adapter.own_head else None
+    if head is not None:
+        if not torch.equal(merged.get_input_embeddings().weight, head.weight):
+            raise refuse("E229", "its head is no longer the embedding, which the base ties it to")
+        head.weight = merged.get_input_embeddings().weight
     after = merged(input_ids=ids, use_cache=False).logits
     largest, apart = before.abs().max(), (after - before).abs().max()
     if not apart <= _TOLERANCE * largest:
         shown = f"logits differ by {apart:.2g}, the largest is {largest:.2g}"
         raise refuse("E234", f"PEFT's merge of this {adapter.kind} adapter answers otherwise", shown)
     return merged
+
+
+def _part(tuned: Any, embedding: Any) -> None:
+    """Give every module that shares the embedding's weights a copy of them.
+
+    PEFT adds to weights where they lie, which would change a tied head with its embedding, or add twice to
+    both; its own warning advises a copy.
+    """
+    shared = embedding.weight
+    for module in tuned.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is shared and module is not embedding:
+                copied = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+                module._parameters[name] = copied
 
 
 def _merge_in_place(tuned: Any, kind: Any) -> None:

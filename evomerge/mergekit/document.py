@@ -70,6 +70,7 @@ class Document:
         whole: whether the file says `models`.
         tokenizer: `union`, `base`, a model, or None if the file does not say.
         tokens: where the rows of single tokens come from.
+        multiple: of what the number of rows is to be one; 0 if the file does not say.
         chat_template: as written; empty if the file does not say.
     """
 
@@ -84,6 +85,7 @@ class Document:
     out_dtype: str | None
     tokenizer: str | ModelRef | None
     tokens: Mapping[str, TokenEntry]
+    multiple: int
     chat_template: str
     notes: tuple[str, ...]
 

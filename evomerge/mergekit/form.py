@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,28 @@ def read_document(file: Path) -> Document:
     """
     data, positions = load_yaml(file)
     return _Form(str(file), data, positions).read()
+
+
+@dataclass(frozen=True)
+class StatedTokenizer:
+    """What a file says of its vocabulary; the fields are those of `Document`."""
+
+    source: str | ModelRef | None
+    tokens: Mapping[str, TokenEntry]
+    multiple: int
+
+
+def read_tokenizer(file: Path, data: Mapping[str, Any], positions: Positions) -> StatedTokenizer:
+    """What `tokenizer` or `tokenizer_source` among some fields says.
+
+    Raises:
+        ConfigError: as `read_document`.
+    """
+    form = _Form(str(file), data, positions)
+    found = StatedTokenizer(form.tokenizer(), form.tokens(), form.multiple())
+    if form.problems:
+        raise ConfigError(form.problems)
+    return found
 
 
 class _Form:
@@ -92,7 +115,7 @@ class _Form:
             own = self.settings(body.get("parameters"), (*inside, "parameters"))
             settings = {**settings, **own}
         dtypes = [self.dtype(key) for key in ("dtype", "out_dtype")]
-        tokenizer, tokens = self.tokenizer(), self.tokens()
+        tokenizer, tokens, multiple = self.tokenizer(), self.tokens(), self.multiple()
         template = data.get("chat_template") or ""
         if not isinstance(template, str):
             self.fault("E108", ("chat_template",), "must be text", template)
@@ -100,7 +123,8 @@ class _Form:
             raise ConfigError(sorted(self.problems, key=lambda p: (p.line, p.column)))
         return Document(
             self.file, self.positions, self.method, base, tuple(slices), "models" in body, settings,
-            dtypes[0], dtypes[1], tokenizer, tokens, template, tuple(dict.fromkeys(self.notes)),
+            dtypes[0], dtypes[1], tokenizer, tokens, multiple, template,
+            tuple(dict.fromkeys(self.notes)),
         )  # fmt: skip
 
     def module(self) -> tuple[Mapping[str, Any], Where]:
@@ -247,11 +271,21 @@ class _Form:
         if both[0] == "tokenizer":
             if not self.fields(value, where, ("source", "tokens", "pad_to_multiple_of")):
                 return None
-            if value.get("pad_to_multiple_of"):
-                wrong = "tokenizer.pad_to_multiple_of is not supported"
-                self.fault("E137", (*where, "pad_to_multiple_of"), wrong)
             value, where = value.get("source", "union"), (*where, "source")
         return str(value) if value in ("union", "base") else self.model(value, where)
+
+    def multiple(self) -> int:
+        """What `tokenizer.pad_to_multiple_of` says."""
+        section = self.data.get("tokenizer")
+        given = section.get("pad_to_multiple_of") if isinstance(section, dict) else None
+        if not given:
+            return 0
+        number = as_number(given)
+        if number is None or not number.is_integer() or number < 1:
+            where: Where = ("tokenizer", "pad_to_multiple_of")
+            self.fault("E108", where, "must be a whole number of rows", given)
+            return 0
+        return int(number)
 
     def tokens(self) -> dict[str, TokenEntry]:
         """The entries of `tokenizer.tokens`."""

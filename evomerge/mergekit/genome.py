@@ -17,6 +17,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.files.yaml_file import Positions, load_yaml, position, validate
 from evomerge.mergekit.document import Document, ModelRef
+from evomerge.mergekit.form import read_tokenizer
 from evomerge.mergekit.methods import SPOKEN
 from evomerge.mergekit.models import Models
 from evomerge.objectives.scores import SPLITS
@@ -28,12 +29,16 @@ class _Section(BaseModel):
 
 
 class GenomeSection(_Section):
-    """What is merged, by mergekit-evolve's field names and defaults."""
+    """What is merged, by mergekit-evolve's field names and defaults.
+
+    `tokenizer` is a section of mergekit's own files, which mergekit-evolve passes over.
+    """
 
     models: list[str] = Field(min_length=1)
     merge_method: Literal["linear", "task_arithmetic", "ties", "dare_ties", "slerp"]
     base_model: str | None = None
     tokenizer_source: str | None = None
+    tokenizer: dict[str, Any] | None = None
     layer_granularity: int = Field(default=0, ge=0)
     normalize: bool | None = None
     allow_negative_weights: bool = False
@@ -109,8 +114,8 @@ class _Maker:
             wrong = "a campaign measures its experts from a base"
             raise self.error("base_model", wrong, "add `base_model`, the model they were tuned from")
         document = Document(
-            str(file), positions, SPOKEN[genome.merge_method], None, (), True, {}, None, None, None, {}, "",
-            (),
+            str(file), positions, SPOKEN[genome.merge_method], None, (), True, {}, None, None, None, {}, 0,
+            "", (),
         )  # fmt: skip
         self.models = Models(document)
         base = self.models.name(_ref(genome.base_model, ("genome", "base_model")), "base")
@@ -158,7 +163,7 @@ class _Maker:
             "evaluation": {"dtype": "bfloat16", "batch_size": 32},
         }
         if tokenizer is not None:
-            campaign["tokenizer"] = {"source": tokenizer}
+            campaign["tokenizer"] = tokenizer
         return {"campaign.yaml": campaign, "search_space.yaml": space, **evaluators}
 
     def reference(self, name: str) -> dict[str, str]:
@@ -169,16 +174,36 @@ class _Maker:
         model, _, revision = hub.partition("@")
         return {"hub": model, "revision": revision}
 
-    def tokenizer(self) -> str | None:
+    def tokenizer(self) -> dict[str, Any] | None:
         """Whose vocabulary merges have, as a campaign says it; None where the file does not say."""
-        stated = self.found.genome.tokenizer_source
-        if stated in (None, "base", UNION):
-            return stated
-        name = self.models.name(_ref(str(stated), ("genome", "tokenizer_source")))
-        if name not in ("base", *self.experts):
-            wrong = "the tokenizer is that of no model which is merged"
-            raise self.error("tokenizer_source", wrong, "name one of `models`, `base` or `union`")
-        return name
+        genome = self.found.genome
+        inside = {key[1:]: where for key, where in self.positions.items() if key[:1] == ("genome",)}
+        fields = {"tokenizer": genome.tokenizer, "tokenizer_source": genome.tokenizer_source}
+        stated = read_tokenizer(self.file, fields, inside)
+        if stated.source is None:
+            return None
+        field = "tokenizer" if genome.tokenizer is not None else "tokenizer_source"
+
+        def name_of(model: str | ModelRef, wrong: str) -> str:
+            name = model if isinstance(model, str) else self.models.name(model)
+            if name not in ("base", UNION, *self.experts):
+                raise self.error(field, wrong, "name one of `models`, `base` or `union`")
+            return name
+
+        source = name_of(stated.source, "the tokenizer is that of no model which is merged")
+        tokens: dict[str, Any] = {}
+        for text, entry in stated.tokens.items():
+            row: dict[str, Any] = {}
+            if entry.model is not None:
+                row["source"] = name_of(
+                    entry.model, f"{text!r} has the row of no model which is merged"
+                )
+            if entry.token is not None:
+                row["token"] = entry.token
+            tokens[text] = row | ({"force": True} if entry.force else {})
+        found: dict[str, Any] = {"source": source}
+        found |= {"tokens": tokens} if tokens else {}
+        return found | ({"pad_to_multiple_of": stated.multiple} if stated.multiple else {})
 
     def objective(self, task: TaskSection) -> dict[str, str]:
         """Each task is an objective; a negative weight said that less is better."""

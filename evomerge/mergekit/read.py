@@ -105,6 +105,7 @@ def _finish(plan: SlicePlan) -> MergekitMerge:
         align=align,
         chat_template=template,
         tokens=_tokens(plan, checkpoints),
+        pad_to_multiple_of=plan.document.multiple,
         heads=UNTIE if plan.untied else "",
     )
     hubs = {name: hub for name, hub in models.hubs.items() if name in checkpoints}
@@ -168,7 +169,7 @@ def _tokenizer(plan: SlicePlan, checkpoints: set[str]) -> tuple[str, bool]:
         name = first
     folders = {n: plan.full(n) for n in sorted(checkpoints)}
     reference = folders[first if name == UNION else name]
-    if plan.document.tokens:
+    if plan.document.tokens or plan.document.multiple:
         return name, True
     if all(same_vocabulary(reference, folder) for folder in folders.values()):
         stops = {tuple(stop_ids(f.path, text_config(f.config))) for f in folders.values()}

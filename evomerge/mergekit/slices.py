@@ -58,7 +58,7 @@ class SlicePlan:
         self.untied = any(
             not other_architecture(first, each) and tied_in_one(first, each)
             for each in folders.values()
-        )
+        ) or any(isinstance(f, AdapterFolder) and f.own_head for f in self.models.folders.values())
         if self.untied:
             self.models.folders = with_heads(self.models.folders)
             note = "embedding and head are tied in some of the models: the result has a head of its own"

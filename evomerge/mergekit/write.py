@@ -255,12 +255,12 @@ class _Writer:
             union = recipe.align and recipe.tokenizer == UNION
             source = UNION if union else self.reference(recipe.tokenizer)
             rows = {token: self.token(row) for token, row in recipe.tokens.items()}
-            said = (
-                {"tokenizer": {"source": source, "tokens": rows}}
-                if rows
-                else {"tokenizer_source": source}
-            )
-            self.differences.append("mergekit cuts rows of the embedding that have no token")
+            more: dict[str, Any] = {"tokens": rows} if rows else {}
+            if recipe.pad_to_multiple_of:
+                more["pad_to_multiple_of"] = recipe.pad_to_multiple_of
+            else:
+                self.differences.append("mergekit cuts rows of the embedding that have no token")
+            said = {"tokenizer": {"source": source, **more}} if more else {"tokenizer_source": source}
         if recipe.rope and recipe.rope != base:
             self.differences.append("mergekit keeps the rotary positions of the base's config.json")
         if recipe.untied:

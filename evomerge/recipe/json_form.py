@@ -27,6 +27,7 @@ from evomerge.recipe.recipe import (
 )
 from evomerge.recipe.rows import RowTable
 
+_OF_A_TOKENIZER = {"source", "tokens", "pad_to_multiple_of"}
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -85,10 +86,12 @@ class _RecipeReader:
                 word = {dict: "an object", list: "a list", str: "text"}[kind]
                 self.fault(key, f"must be {word}", data[key])
         tokenizer = data.get("tokenizer", "base")
-        align = isinstance(tokenizer, dict) and {"source"} <= set(tokenizer) <= {"source", "tokens"}
+        align = isinstance(tokenizer, dict) and {"source"} <= set(tokenizer) <= _OF_A_TOKENIZER
         template = tokenizer["source"] if align else tokenizer
         if not isinstance(template, str):
-            wrong = "must be a source's name, or an object with `source` (and `tokens`)"
+            wrong = (
+                "must be a source's name, or an object with `source` (`tokens`, `pad_to_multiple_of`)"
+            )
             self.fault("tokenizer", wrong, tokenizer)
         try:
             canonical_json(data.get("config", {}))
@@ -146,6 +149,10 @@ class _RecipeReader:
                 todo = "letters, digits, `.`, `_` and `-` only"
                 self.fault(f"sources.{name}", wrong, "", todo, code="E136")
         tokens = self._tokens(tokenizer.get("tokens", {}), sources) if align else {}
+        multiple = tokenizer.get("pad_to_multiple_of", 0) if align else 0
+        if type(multiple) is not int or multiple < 0:
+            wrong = "must be a whole number of rows"
+            self.fault("tokenizer.pad_to_multiple_of", wrong, multiple)
         if self.problems:
             return None
         return Recipe(
@@ -158,6 +165,7 @@ class _RecipeReader:
             align=align,
             chat_template=data.get("chat_template", ""),
             tokens=tokens,
+            pad_to_multiple_of=multiple,
             rope=rope,
             heads=data.get("heads", ""),
             towers=data.get("towers", ""),

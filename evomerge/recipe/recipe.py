@@ -128,6 +128,8 @@ class Recipe:
             into the order of `tokenizer`'s; `tokenizer` may then be `union`, the base's tokens and after
             them those that only others have.
         tokens: token to where its row comes from; one that the tokenizer lacks is added. Only with `align`.
+        pad_to_multiple_of: with `align`, embedding and head have as many rows as there are tokens, rounded up
+            to a multiple of it; 0 for as many as the models have.
         chat_template: a chat template that replaces the tokenizer's; empty keeps it.
         rope: name of the source whose rotary positions the result has; empty for those of `tokenizer`.
         heads: `untie`: a head that is the embedding (tied) becomes a tensor of its own, in every source;
@@ -145,6 +147,7 @@ class Recipe:
     align: bool = False
     chat_template: str = ""
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    pad_to_multiple_of: int = 0
     rope: str = ""
     heads: str = ""
     towers: str = ""
@@ -162,6 +165,8 @@ class Recipe:
         }
         if self.tokens:
             data["tokenizer"]["tokens"] = {token: row.to_json() for token, row in self.tokens.items()}
+        if self.pad_to_multiple_of:
+            data["tokenizer"]["pad_to_multiple_of"] = self.pad_to_multiple_of
         if self.rope:
             data["rope"] = self.rope
         if self.heads:
@@ -176,6 +181,8 @@ class Recipe:
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON without paths; equal merges have equal digests."""
         data = self.to_json()
+        if list(self.tokens) != sorted(self.tokens):
+            data["tokenizer"]["order"] = list(self.tokens)  # new tokens are numbered in it
         for source in data["sources"].values():
             source.pop("path", None)
             source.pop("allow", None)
@@ -319,6 +326,7 @@ class ModelForm:
 
     Attributes:
         tokenizer: the source whose vocabulary they have, or `UNION`; None where all share one.
+        tokens: as in a recipe, and so `pad_to_multiple_of`; only with a `tokenizer`.
         rope: the source whose rotary positions they have; empty for those of the base.
         heads: as in a recipe, and so `towers`.
     """
@@ -327,6 +335,8 @@ class ModelForm:
     rope: str = ""
     heads: str = ""
     towers: str = ""
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    pad_to_multiple_of: int = 0
 
     @property
     def untied(self) -> bool:
@@ -355,7 +365,15 @@ class ModelForm:
         if self.head_owner:
             # A copy, so that no method rounds what is the same in every source.
             found = replace(found, outer={**found.outer, "head": "base"})
-        return found if self.tokenizer is None else replace(found, tokenizer=self.tokenizer, align=True)
+        if self.tokenizer is None:
+            return found
+        return replace(
+            found,
+            tokenizer=self.tokenizer,
+            align=True,
+            tokens=self.tokens,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
 
 
 AS_BASE = ModelForm()

@@ -107,18 +107,20 @@ class Engine:
     def _align(self, tokenizer: str) -> None:
         """Bring all sources into one vocabulary, whose tokenizer evaluators then use."""
         target = None if tokenizer == UNION else tokenizer
+        form = self.setup.form
         self.folders, self.readers, alignment = align_sources(
-            self.folders, self.readers, "base", target
+            self.folders, self.readers, "base", target, form.tokens, form.pad_to_multiple_of
         )
         if target is not None:
             self._tokenizer_folder = self.folders[target].path
-            return
+            if not form.tokens:
+                return
         full = {n: f.path for n, f in self.folders.items() if isinstance(f, CheckpointFolder)}
-        paths = [path for _, path in sorted(full.items())]
+        paths = [path for _, path in sorted(full.items())] if target is None else []
         self._tokenizer_folder = union_tokenizer(
             Path(self.setup.cache) / "union-tokenizer",
-            self.base.path,
-            [path for path in paths if path != self.base.path],
+            self._tokenizer_folder,
+            [path for path in paths if path != self._tokenizer_folder],
             alignment.vocabulary.ids,
         )
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
+from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.export.export import export_candidate
@@ -57,3 +59,53 @@ def test_what_was_scored_in_a_common_vocabulary_is_what_is_exported(folder: Path
     for number, choice in enumerate((merged[-1].id, "base")):
         report = export_candidate(directory, choice, folder / f"out-{source}-{number}")
         assert report.scores
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_rows_that_a_campaign_states(folder: Path, source: str) -> None:
+    first, second = experts_of(folder)
+    tokens = {
+        "<z>": {"source": first, "token": "sum", "force": True},
+        "<a>": {},
+        "cat": {"source": second},
+    }
+    stated = {"source": source, "tokens": tokens, "pad_to_multiple_of": 64}
+    directory = folder / f"tokens-{source}"
+    history = run_file(write_campaign(folder, tokenizer=stated, **SMALL), directory)
+    assert all(candidate.failure is None for candidate in history.candidates.values())
+    assert verify(directory) == []
+    assert history.config["tokenizer"] == stated
+    merged = [c for c in history.candidates.values() if not c.is_baseline and "search" in c.evaluations]
+    # Scored again from its files: other rows or ids than in the search would be an error.
+    out = folder / f"tokens-out-{source}"
+    assert export_candidate(directory, merged[-1].id, out).scores
+    ids, weights = token_ids(out), load_file(out / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    assert ids["<z>"] - 1 == ids["<a>"] == max(token_ids_before(folder, source).values()) + 1
+    assert len(embedding) % 64 == 0
+    assert not embedding[ids["<a>"]].any()
+    own = load_file(folder / "models" / first / "model.safetensors")["model.embed_tokens.weight"]
+    row = own[token_ids(folder / "models" / first)["sum"]]
+    torch.testing.assert_close(embedding[ids["<z>"]], row, rtol=0, atol=1e-2)
+    mean = embedding[: len(ids)].float().mean(dim=0)
+    torch.testing.assert_close(embedding[-1].float(), mean, rtol=0, atol=1e-2)
+
+
+def experts_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "models").iterdir() if path.name != "base")
+
+
+def token_ids_before(folder: Path, source: str) -> dict[str, int]:
+    """Tokens of the base or, in the order of a union, of all models."""
+    found = token_ids(folder / "models" / "base")
+    for expert in experts_of(folder) if source == "union" else ():
+        new = [token for token in token_ids(folder / "models" / expert) if token not in found]
+        found |= {token: max(found.values()) + 1 + number for number, token in enumerate(new)}
+    return found
+
+
+def test_a_row_of_nobody(folder: Path) -> None:
+    tokens = {"<z>": {"source": "nobody"}}
+    file = write_campaign(folder, tokenizer={"source": "base", "tokens": tokens}, **SMALL)
+    with pytest.raises(ConfigError, match=r"E133.*tokens.<z>.source: no such source of a token's row"):
+        load_campaign(file)

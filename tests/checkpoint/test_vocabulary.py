@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from evomerge.checkpoint.aligned import align_sources
 from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.vocabulary import align, token_ids
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.export.export import merge_recipe
@@ -173,6 +175,58 @@ def test_rows_of_tokens_that_a_recipe_states(models: Path, tokenizer: str) -> No
     spoken = load_file(models / "spoken" / "model.safetensors")
     for name in TENSORS:
         torch.testing.assert_close(spoken[name], merged[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokenizer", ["base", "union"])
+def test_rows_up_to_a_multiple(models: Path, tokenizer: str) -> None:
+    """A row for each token; what is left to the multiple is, in each model, the mean of these."""
+    stated = replace(recipe(models, tokenizer), pad_to_multiple_of=16, tokens={"<none>": TokenRow()})
+    out = export(models, stated, f"padded-{tokenizer}")
+    ids = token_ids(out)
+    rows = -(-len(ids) // 16) * 16
+    assert len(ids) < rows == json.loads((out / "config.json").read_text())["vocab_size"]
+    assert {**ids, "<none>": 0} == {
+        **token_ids(export(models, replace(stated, pad_to_multiple_of=0), "loose")),
+        "<none>": 0,
+    }
+    loose, merged = (
+        load_file(models / n / "model.safetensors") for n in ("loose", f"padded-{tokenizer}")
+    )
+    folders = {n: open_folder(models / n, n) for n in ("base", "math", "code")}
+    target = None if tokenizer == "union" else tokenizer
+    changed, readers, _ = align_sources(
+        folders, open_readers(folders), "base", target, stated.tokens, 16
+    )
+    for name in TENSORS:
+        own = {n: reader.read(name) for n, reader in readers.items()}
+        for n, found in own.items():
+            assert found.shape == changed[n].tensors[name].shape == (rows, found.shape[1])
+            mean = found[: len(ids)].double().mean(dim=0).expand(rows - len(ids), -1)
+            torch.testing.assert_close(found[len(ids) :].double(), mean, rtol=0, atol=1e-6)
+        expected = 0.25 * own["base"] + 0.25 * own["math"] + 0.5 * own["code"]
+        torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-6)
+        assert merged[name][: len(ids)].equal(loose[name][: len(ids)])
+    spoken = (out / "mergekit_config.yml").read_text()
+    assert "pad_to_multiple_of: 16" in spoken
+    assert "rows of the embedding that have no token" not in spoken
+    merge_recipe(out / "mergekit_config.yml", models / "spoken", overwrite=True)
+    again = load_file(models / "spoken" / "model.safetensors")
+    assert all(torch.allclose(again[name], merged[name], rtol=0, atol=1e-6) for name in TENSORS)
+    # Rows as they are where the number of tokens is a multiple.
+    whole = export(models, replace(stated, pad_to_multiple_of=1), "whole")
+    assert json.loads((whole / "config.json").read_text())["vocab_size"] == len(ids)
+
+
+def test_a_multiple_that_is_none(models: Path) -> None:
+    wrong = replace(recipe(models, "base"), pad_to_multiple_of=-8)
+    with pytest.raises(ConfigError, match=r"E108.*pad_to_multiple_of: must be a whole number of rows"):
+        export(models, wrong, "lacking")
+
+
+def test_the_order_of_new_tokens_is_part_of_a_recipe(models: Path) -> None:
+    one = replace(recipe(models, "base"), tokens={"<b>": TokenRow(), "<a>": TokenRow()})
+    other = replace(one, tokens={"<a>": TokenRow(), "<b>": TokenRow()})
+    assert one.digest != other.digest
 
 
 def test_a_row_of_a_token_that_a_model_lacks(models: Path) -> None:

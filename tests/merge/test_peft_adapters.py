@@ -1,7 +1,6 @@
 """Adapters without factors: PEFT's own merge, loaded as people load it, is the oracle for every type."""
 
 import json
-import shutil
 import warnings
 from dataclasses import dataclass, field
 
@@ -14,8 +13,10 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.by_peft import foreseen
+from evomerge.checkpoint.compare import compare_with_base
 from evomerge.checkpoint.digest import content_digest
 from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.model_form import with_heads
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import CheckpointError, EnvironmentFault
@@ -48,6 +49,7 @@ def other(said, config, **fields):
 
 
 EMBEDDINGS = ["embed_tokens", "lm_head", "q_proj"]
+TIED = {"tie_word_embeddings": True}
 KINDS = {
     "DoRA": lora("DoRA", use_dora=True),
     "modules_to_save": lora("LoRA with modules_to_save", modules_to_save=["lm_head", "embed_tokens"]),
@@ -67,12 +69,17 @@ KINDS = {
     "tied, trained tokens": Kind(
         "LoRA with trained tokens",
         fields={**LORA, "trainable_token_indices": [3, 90]},
-        model={"tie_word_embeddings": True},
+        model=TIED,
     ),
     "tied, embedding saved": Kind(
         "LoRA with modules_to_save",
         fields={**LORA, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
-        model={"tie_word_embeddings": True},
+        model=TIED,
+    ),
+    "tied, both saved": Kind(
+        "LoRA with modules_to_save",
+        fields={**LORA, "modules_to_save": ["lm_head"], "ensure_weight_tying": True},
+        model=TIED,
     ),
     "embeddings": lora("LoRA with whole embedding rows", target_modules=EMBEDDINGS),
     "PiSSA": lora("PiSSA", init_lora_weights="pissa"),
@@ -112,8 +119,10 @@ def train(model, folder, kind, **saving):
     return tuned.merge_and_unload().state_dict()
 
 
-def as_people_do(base, adapter):
+def as_people_do(base, adapter, apart=False):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if apart:  # as PEFT's own warning advises for a base that ties its head
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
 
 
@@ -146,6 +155,68 @@ def test_every_kind_is_merged_as_peft_merges_it(name, tmp_path):
         assert torch.equal(reader.read(tensor), expected[tensor]), tensor
         torch.testing.assert_close(expected[tensor], trained[tensor], rtol=1e-4, atol=1e-5)
     assert any((expected[tensor] - before[tensor]).abs().max() > 1e-3 for tensor in expected)
+
+
+TIED_KINDS = {
+    "embedding": lora("LoRA with whole embedding rows", target_modules=["embed_tokens", "q_proj"]),
+    "head": lora("LoRA of a tied embedding", target_modules=["lm_head"]),
+    "both": lora("LoRA with whole embedding rows", target_modules=EMBEDDINGS),
+    "embedding, DoRA": lora("DoRA", target_modules=["embed_tokens"], use_dora=True),
+    "embedding saved": lora("LoRA with modules_to_save", modules_to_save=["embed_tokens"]),
+    "head saved": lora("LoRA with modules_to_save", modules_to_save=["lm_head"]),
+    "tokens of the head": lora("LoRA with trained tokens", trainable_token_indices={"lm_head": [3]}),
+    "other tokens": lora(
+        "LoRA with trained tokens", trainable_token_indices={"lm_head": [3], "embed_tokens": [90]}
+    ),
+    "LoHa": other("LoHa", "LoHaConfig", r=3, alpha=5, target_modules=["lm_head"]),
+}
+"""Adapters that train embedding or head of a base that ties them, or each by itself."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TIED_KINDS)
+def test_what_was_tied_is_two_where_the_adapter_made_it_two(name, tmp_path):
+    kind = TIED_KINDS[name]
+    save(llama(**TIED), tmp_path / "base", torch.float32)
+    tuned = llama(**TIED)
+    trained = train(tuned, tmp_path / "adapter", kind)
+    opened, folders, _ = merged(tmp_path)
+    assert (opened.kind, opened.own_head) == (kind.said, "lm_head.weight")
+    full, expected = folders["math"], as_people_do(tmp_path / "base", tmp_path / "adapter", True)
+    assert not full.tied
+    assert {*full.tensors} == {*foreseen(opened).tensors} == {*expected}
+    assert full.config["tie_word_embeddings"] is False
+    reader = open_readers(folders)["math"]
+    for tensor in expected:
+        assert torch.equal(reader.read(tensor), expected[tensor]), tensor
+    if kind.fields.get("modules_to_save"):  # where PEFT unties by itself, it is what it gives
+        plainly = as_people_do(tmp_path / "base", tmp_path / "adapter")
+        for tensor in expected:
+            assert torch.equal(plainly[tensor], expected[tensor]), tensor
+            torch.testing.assert_close(trained[tensor], expected[tensor], rtol=1e-4, atol=1e-5)
+    head, embedding = (reader.read(t) for t in ("lm_head.weight", "model.embed_tokens.weight"))
+    assert not torch.equal(head, embedding)
+    found = compare_with_base(folders["base"], [foreseen(opened)])
+    assert [problem.code for problem in found] == ["E229"]
+    assert "`heads: untie` in a campaign or recipe" in found[0].todo
+    assert compare_with_base(*with_own_heads(folders["base"], full)) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("whole", [True, False])
+def test_factors_of_both_that_are_tied_are_added_once(whole, tmp_path):
+    """PEFT adds them to the one tensor twice: once as the embedding's, once as the head's."""
+    save(llama(**TIED), tmp_path / "base", torch.float32)
+    kind = lora("", target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True)
+    train(llama(**TIED), tmp_path / "adapter", kind, save_embedding_layers=whole)
+    opened, folders, _ = merged(tmp_path)
+    assert opened.kind == "LoRA " + ("with whole embedding rows" if whole else "of a tied embedding")
+    expected = as_people_do(tmp_path / "base", tmp_path / "adapter", True)
+    assert torch.equal(expected.pop("lm_head.weight"), expected["model.embed_tokens.weight"])
+    reader = open_readers(folders)["math"]
+    assert (folders["math"].tied, opened.own_head) == (True, "")
+    assert all(torch.equal(reader.read(tensor), expected[tensor]) for tensor in expected)
+    assert compare_with_base(folders["base"], [foreseen(opened)]) == []
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -281,6 +352,12 @@ def test_killed_while_it_is_merged(tmp_path, point):
     ]
 
 
+def with_own_heads(base, expert):
+    """The arguments of `compare_with_base` as with `heads: untie`."""
+    untied = with_heads({"base": base, "math": expert})
+    return untied["base"], [untied["math"]]
+
+
 def edit(root, **fields):
     path = root / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -288,22 +365,6 @@ def edit(root, **fields):
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_peft_would_get_wrong_is_refused(tmp_path, monkeypatch):
-    tied = {"tie_word_embeddings": True}
-    save(llama(**tied), tmp_path / "base", torch.float32)
-    for module in ("lm_head", "embed_tokens"):
-        for whole in (True, False):
-            kind = lora("", target_modules=[module])
-            train(llama(**tied), tmp_path / "adapter", kind, save_embedding_layers=whole)
-            with pytest.raises(CheckpointError, match=rf"E229.*{module}.*one of embedding and head"):
-                merged(tmp_path)
-    shutil.rmtree(tmp_path / "adapter")
-    kind = lora("", modules_to_save=["embed_tokens"])
-    train(llama(tie_word_embeddings=True), tmp_path / "adapter", kind)
-    with pytest.raises(CheckpointError, match=r"E229.*its head is no longer the embedding"):
-        merged(tmp_path)
-    shutil.rmtree(tmp_path / "base")
-    shutil.rmtree(tmp_path / "adapter")
-
     save(llama(), tmp_path / "base", torch.float32)
     train(llama(), tmp_path / "adapter", KINDS["DoRA"])
     path = tmp_path / "adapter" / "adapter_model.safetensors"

@@ -11,6 +11,7 @@ from evomerge.cli.app import main
 from evomerge.errors import ConfigError, UsageError
 from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.mergekit.genome import import_genome
+from evomerge.recipe.recipe import TokenRow
 from tests.evaluators.test_splits import write_task
 from tests.tiny_models import write_model
 
@@ -116,6 +117,29 @@ def test_a_tokenizer_of_another_model_is_refused(models: Path, tmp_path: Path) -
         ConfigError, match=r"E137.*genome.tokenizer_source: the tokenizer is that of no"
     ):
         import_genome(write(models, text), tmp_path / "out")
+
+
+def test_a_tokenizer_section_is_kept(models: Path, tmp_path: Path) -> None:
+    section = (
+        "  tokenizer:\n    source: union\n    pad_to_multiple_of: 8\n    tokens:\n"
+        "      <tool>: {source: {kind: model_token, model: math, token: cat}}\n"
+        "      dog: {source: code, force: true}\n      <none>: {source: {kind: zero}}\n"
+    )
+    import_genome(
+        write(models, GENOME.replace("  layer_gran", f"{section}  layer_gran")), tmp_path / "out"
+    )
+    form = load_campaign(tmp_path / "out" / "campaign.yaml").form
+    assert (form.tokenizer, form.pad_to_multiple_of) == ("union", 8)
+    assert form.tokens == {
+        "<none>": TokenRow(),
+        "<tool>": TokenRow("math", "cat"),
+        "dog": TokenRow("code", force=True),
+    }
+    wrong = section.replace("model: math, token: cat", "model: math")
+    with pytest.raises(ConfigError, match=r"E108.*:10:.*<tool>.source: give either `token` or"):
+        import_genome(
+            write(models, GENOME.replace("  layer_gran", f"{wrong}  layer_gran")), tmp_path / "no"
+        )
 
 
 def test_the_commands_in_its_comments_complete_the_campaign(

@@ -235,8 +235,8 @@ FAULTS = [
     ),
     (
         "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
-        "tokenizer: {pad_to_multiple_of: 8}\n",
-        r"E137.*:3:.*tokenizer.pad_to_multiple_of is not supported",
+        "tokenizer: {pad_to_multiple_of: 7.5}\n",
+        r"E108.*:3:.*tokenizer.pad_to_multiple_of: must be a whole number of rows",
     ),
     (
         "merge_method: ties\nbase_model: base\nmodels: [{model: math}]\n"
@@ -352,3 +352,14 @@ def test_a_genome_file_is_sent_to_import(models: Path) -> None:
     (models / "genome.yml").write_text("genome: {models: []}\ntasks: []\n")
     with pytest.raises(ConfigError, match=r"E138.*states a search.*evomerge import"):
         merge_recipe(models / "genome.yml", models / "out")
+
+
+@pytest.mark.parametrize("stated", ["8", '"8"', "8.0"])
+def test_rows_are_padded_as_the_file_says(models: Path, stated: str) -> None:
+    found = read(
+        models,
+        "merge_method: linear\nmodels: [{model: math, parameters: {weight: 1}}]\n"
+        f"tokenizer: {{source: base, pad_to_multiple_of: {stated}}}\n",
+    )
+    assert (found.recipe.align, found.recipe.tokenizer) == (True, "math")
+    assert found.recipe.pad_to_multiple_of == 8

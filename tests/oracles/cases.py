@@ -182,20 +182,21 @@ out_dtype: {dtype}
 )  # fmt: skip
 
 TOKENS = tuple(
-    Case(f"file: {method}, tokenizer of {source}", text=f"""\
+    Case(f"file: {method}, tokenizer of {source}{pad}", text=f"""\
 merge_method: {method}
 base_model: {{root}}/base
 models:
   - {{{{model: {{root}}/{{a}}, parameters: {{{{weight: [0.2, 0.9]{more}}}}}}}}}
   - {{{{model: {{root}}/{{b}}, parameters: {{{{weight: 0.5{more}}}}}}}}}
-tokenizer: {{{{source: {source}}}}}
+tokenizer: {{{{source: {source}{pad}}}}}
 dtype: float32
 out_dtype: {{dtype}}
 """)
-    for method, source, more in (
-        ("task_arithmetic", "base", ""),
-        ("task_arithmetic", "union", ""),
-        ("ties", "union", ", density: 0.6"),
+    for method, source, more, pad in (
+        ("task_arithmetic", "base", "", ""),
+        ("task_arithmetic", "union", "", ""),
+        ("ties", "union", ", density: 0.6", ""),
+        ("ties", "union", ", density: 0.6", ", pad_to_multiple_of: 64"),
     )
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import CheckpointFolder, is_decoder
+from evomerge.checkpoint.folder import CheckpointFolder, is_decoder, text_config
 from evomerge.checkpoint.reader import Reader
 from evomerge.errors import ConfigError, Problem
 from evomerge.merge.binding import Binding, bind
@@ -80,13 +80,14 @@ def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader)
     empirical Fisher information (Matena and Raffel 2022, arXiv:2111.09832).
 
     Raises:
-        ConfigError: E109, the text has no item to use; E111, the expert is no decoder.
+        ConfigError: E109, the text has no item to use; E108, one with a token that the expert does not have;
+            E111, the expert is no decoder.
     """
     full = folder.base if isinstance(folder, AdapterFolder) else folder
     if not is_decoder(full.config):
         wrong = "statistics on a text need models that write text"
         raise ConfigError(Problem("E111", wrong, f"{full.name} is no decoder", file=str(full.path)))
-    items = read_items(calibration, [folder.path, full.path])
+    items = read_items(calibration, [folder.path, full.path], full)
     with torch_threads(1):
         model, bindings = expert_model(full, reader)
         return (
@@ -96,22 +97,32 @@ def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader)
         )
 
 
-def read_items(calibration: Calibration, folders: Sequence[Path]) -> list[torch.Tensor]:
+def read_items(
+    calibration: Calibration, folders: Sequence[Path], model: CheckpointFolder
+) -> list[torch.Tensor]:
     """Token ids of each item, int64 [1, tokens], two at least; by the tokenizer of the first folder with one.
 
     Raises:
-        ConfigError: E109, there is none; as `Calibration.content`.
+        ConfigError: E109, there is none; E108, an id that the model's embedding has no row for; as
+            `Calibration.content`.
     """
-    lines = [line for line in calibration.content().decode("utf-8").splitlines() if line.strip()]
+    rows = text_config(model.config).get("vocab_size")
     tokenizer: Any = None
     items = []
-    for line in lines:
+    for number, line in enumerate(calibration.content().decode("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
         ids = _stated_ids(line)
         if ids is None:
             if tokenizer is None:
                 own = next((f for f in folders if (f / "tokenizer_config.json").is_file()), folders[-1])
                 tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
             ids = tokenizer(line)["input_ids"]
+        strange = [i for i in ids if i < 0 or (isinstance(rows, int) and i >= rows)]
+        if strange:
+            wrong = f"token id {strange[0]} is none of {model.name}, whose ids are below {rows}"
+            todo = "give ids of the models' own tokenizer, or the text itself"
+            raise ConfigError(Problem("E108", wrong, "", todo, calibration.path, number))
         if len(ids) > 1:
             items.append(torch.tensor([ids[:MOST_TOKENS]]))
     if not items:

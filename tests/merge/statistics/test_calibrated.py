@@ -200,6 +200,14 @@ def test_a_text_without_items_is_named(tmp_path, engine):
         engine[1].calibrated.of("fisher", text, "a")
 
 
+@pytest.mark.parametrize("strange", [96, -1])
+def test_token_ids_that_the_models_do_not_have(engine, tmp_path, strange):
+    (tmp_path / "ids.txt").write_text(f"[1, 2, 3]\n\n[4, {strange}]\n")
+    text = Calibration("ids.txt").located(tmp_path)
+    with pytest.raises(ConfigError, match=rf"E108.*ids\.txt:3.*id {strange} is none of a, .* below 96"):
+        engine[1].calibrated.of("fisher", text, "a")
+
+
 def test_a_search_with_a_calibration_text_and_its_export(tmp_path):
     """Statistics are made by `prepare`; an export is the merge that was scored; its recipe merges anew."""
     (tmp_path / "own").mkdir()
