@@ -62,7 +62,7 @@ def changed(
             into[last] = change.value
         else:
             into[_index(into, last, change, file)] = change.value
-        path = tuple(int(part) if part.isdigit() else part for part in change.path)
+        path = tuple(int(part) if part.isdecimal() else part for part in change.path)
         for length in range(1, len(path) + 1):
             places.setdefault(path[:length], position(positions, path[:length]))
     return result, places
@@ -76,7 +76,7 @@ def _inner(into: Any, place: str, change: Change, file: str) -> Any:
 
 
 def _index(into: Any, place: str, change: Change, file: str) -> int:
-    if isinstance(into, list) and place.isdigit() and int(place) < len(into):
+    if isinstance(into, list) and place.isdecimal() and int(place) < len(into):
         return int(place)
     wrong = f"--set {change.words}: `{place}` is no field here"
     found = f"a list of {len(into)}" if isinstance(into, list) else f"found {into!r}"

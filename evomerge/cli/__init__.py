@@ -9,7 +9,7 @@ work: `start` (`init`, `list`; the campaign that `init` writes is made in `start
 made in `verify/`), `front`, `compare`, `pictures` (`history`, `plot`), `report`, `models` (`import`,
 `merge`, `export`, `score`), `moe`, `weights` (`kinship`, `align`, `barrier`), `push`, `splits`, `track`
 (`sync`), `cluster` (`bundle`, `launch`), `reference` (`schema`, `explain`). The others are what verbs
-print: `output`, `candidate`, `failures`, `results`, `live` and `follow`, `seen`, `status_rows`,
+print: `output`, `again`, `candidate`, `failures`, `results`, `live` and `follow`, `seen`, `status_rows`,
 `worker_lines`, `lock_holder`.
 """
 

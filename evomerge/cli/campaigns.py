@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.again import same_command
 from evomerge.cli.output import (
     AllowTaskCode,
     Json,
@@ -132,6 +132,7 @@ def _print_report(campaign: Campaign, report: CheckReport) -> None:
 
 
 def run(
+    context: typer.Context,
     file: CampaignFile,
     directory: RunFolder,
     seed: Seed = None,
@@ -193,15 +194,13 @@ def run(
         elif not as_json:
             print_warning(warning)
 
-    changes = changes_of(seed, settings)
-    stated = "".join(f" --set {shlex.quote(change.words)}" for change in changes)
     ran = run_session(
-        load_campaign(file, changes),
+        load_campaign(file, changes_of(seed, settings)),
         directory,
         grants_of(allow_task_code, allow_benchmark_test),
         warn=warn,
         open_display=display,
-        again=f"go on with: evomerge run {file.resolve()} --dir {directory}{stated}",
+        again=f"go on with: {same_command(context, file=file.resolve())}",
         take_over=takeover,
     )
     if not ran:

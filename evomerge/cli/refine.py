@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli.again import same_command
 from evomerge.cli.campaigns import AllowBenchmarkTest
 from evomerge.cli.output import (
     AllowTaskCode,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def refine(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="The campaign folder.", show_default=False)
     ],
@@ -66,7 +68,7 @@ def refine(
         grants_of(allow_task_code, allow_benchmark_test),
         warn=lambda warning: None if as_json else print_warning(warning),
         open_display=open_display,
-        again=f"go on with: evomerge refine {directory} --prefer {prefer} --evaluations {evaluations}",
+        again=f"go on with: {same_command(context)}",
         refinement=Refinement(weights, evaluations),
     )
     _print_gain(open_campaign_folder(directory), prefer, weights, as_json)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.again import same_command
 from evomerge.cli.campaigns import AllowBenchmarkTest, CampaignFile, Settings, changes_of
 from evomerge.cli.output import (
     AllowTaskCode,
@@ -39,6 +39,7 @@ Markdown = Annotated[bool, typer.Option("--markdown", help="Print the table in M
 
 @study.command()
 def run(
+    context: typer.Context,
     file: CampaignFile,
     directory: Annotated[
         Path,
@@ -91,10 +92,6 @@ def run(
             what = f"ends ({len(ended)} of {len(planned)} campaigns)"
         say(f"{each.name}: {what}")
 
-    words = ["evomerge", "study", "run", str(file.resolve()), "--dir", str(directory), "--seeds", seeds]
-    words += [] if arms is None else ["--arms", str(arms)]
-    words += [] if at_once == 1 else ["--at-once", f"{at_once}"]
-    words += [word for change in changes for word in ("--set", change.words)]
     gave_up = run_study(
         planned,
         directory,
@@ -102,7 +99,7 @@ def run(
         grants,
         at_once=at_once,
         tell=tell,
-        again=f"go on with: {shlex.join(words)}",
+        again=f"go on with: {same_command(context, file=file.resolve())}",
     )
     table(directory, markdown, as_json)
     for error in gave_up.values():

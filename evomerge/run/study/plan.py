@@ -110,7 +110,7 @@ def parse_seeds(text: str, first: int) -> tuple[int, ...]:
         UsageError: E500.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() for part in parts) or not parts or len({*parts}) < len(parts):
+    if not all(part.isdecimal() for part in parts) or not parts or len({*parts}) < len(parts):
         todo = "write --seeds 5 for five, or --seeds 20,21,30 for these"
         raise UsageError(
             Problem("E500", "these are no seeds", f"found `{text}`", todo, field="--seeds")
