@@ -220,7 +220,7 @@ def measure_resume(campaign: Campaign, folder: Path, workers: int) -> dict[str, 
     driver, _ = opened(campaign, folder, workers)
     opened_after = time.perf_counter() - wall
     search = Search(campaign, driver.space, driver.dispatcher, driver.seeds())
-    refine = refiners(campaign, driver.space, driver.seeds(), driver.history, search.optimizer)
+    refine = refiners(campaign, driver.space, list(driver.seeds()), driver.history, search.optimizer)
     parts = (driver.history, campaign.objectives, driver.dispatcher.items)
     for _ in replay(search.optimizer, refine, *parts):
         pass

@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.output import plain, table_console
+from evomerge.front.descent import descent_text
 from evomerge.front.tables import ruled, scores_table
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
@@ -41,6 +42,8 @@ def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
         data["genome"] = {gene.name: value for gene, value in pairs}
         if not history.stated.is_steady:
             data["generation"] = candidate.generation
+    if candidate.origin is not None:
+        data["origin"] = candidate.origin.to_json()
     if candidate.raced is not None:
         data["raced"] = {
             "beaten_by": candidate.beaten_by,
@@ -94,6 +97,8 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     same = history.baselines_equal_to(candidate)
     tell(f"{candidate.id}: {what}{f', the same merge as the baseline {same[0]}' if same else ''}")
     tell(f"recipe {candidate.recipe}")
+    if came := descent_text(history, candidate):
+        tell(f"origin: {came}")
     if candidate.failure is not None:
         tell(f"failed: {candidate.failure}: {candidate.message}")
         if candidate.failed_as is not None:

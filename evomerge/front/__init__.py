@@ -9,7 +9,7 @@ whole front may be believed), `selection` (which candidates deserve held-out ite
 by: `spanning` and `decision` (a few members, and what each claims over the baselines, read from `draws`),
 `comparison` (two models item by item), `trace` (how a search went), `measures`, and `candidate` and `shown`
 (which members are meant). How it looks: `tables`, `terminal` with `text_table` and `drawing`, `pictures`,
-`words`.
+`descent` (how a candidate came about), `words`.
 """
 
 from evomerge.front.compute import compute_front, read_front

@@ -162,4 +162,5 @@ def _member(
         scaled=tuple(scaled.tolist()),
         probability=probability,
         equals=equals,
+        origin=candidate.origin,
     )

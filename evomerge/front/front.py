@@ -17,6 +17,7 @@ from evomerge.errors import Problem, UsageError
 from evomerge.front.measures import mean_score, worst_score
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.objective import Objective, Scaling
+from evomerge.objectives.origin import Origin
 from evomerge.objectives.pareto import knee, preferred
 from evomerge.objectives.preference import index_of, preference
 from evomerge.objectives.scores import Metric, Split
@@ -40,6 +41,7 @@ class Member:
         probability: of being non-dominated in the front, by resampling items jointly; None for baselines
             and without per-item results.
         equals: the baselines that are the same merge; empty for baselines.
+        origin: what it was made of, as far as the optimizer said.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Member:
     scaled: tuple[float, ...]
     probability: float | None = None
     equals: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         split = "selection" if "selection" in self.metrics else "search"
@@ -69,6 +72,8 @@ class Member:
         }
         if self.probability is not None:
             data["probability_non_dominated"] = self.probability
+        if self.origin is not None:
+            data["origin"] = self.origin.to_json()
         return data
 
 

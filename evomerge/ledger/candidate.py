@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.ledger.events import ScoredEvent
 from evomerge.ledger.item_store import ItemReference
 from evomerge.ledger.packed_genome import PackedGenome
+from evomerge.objectives.origin import Origin
 from evomerge.objectives.scores import Metric, Split
 
 
@@ -54,6 +55,7 @@ class Candidate:
         beaten_by: the reference it lost its race to.
         seen: then, by evaluator, how many items it had answered.
         note: what the optimizer wants to know of it again in a replay.
+        origin: what it was made of, as far as the optimizer said.
         asker: the refinement that asked for it; None for the campaign's own optimizer.
         number: its place among those of the same asker, from 0.
     """
@@ -74,6 +76,7 @@ class Candidate:
     beaten_by: str | None = None
     seen: Mapping[str, int] = field(default_factory=dict)
     note: tuple[float, ...] | None = None
+    origin: Origin | None = None
     asker: int | None = None
     number: int = -1
 

@@ -203,6 +203,7 @@ class History:
                 asked.genome,
                 event.generation,
                 note=asked.note,
+                origin=asked.origin,
                 asker=event.refinement,
                 number=self.asked_by[event.refinement],
             )

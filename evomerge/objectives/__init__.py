@@ -6,8 +6,9 @@ evaluator reports.
 
 Read `scores` first (what was measured), then `objective` (what is wanted, and what an optimizer is
 told), `constraint` (what must be kept), `preference` (how much each objective counts), `steering` (which
-value a search goes by), `forecast` (what it expects of a batch) and `pareto` (arithmetic on plain arrays,
-whose library workers do not need); import the last three from their own modules.
+value a search goes by), `forecast` (what it expects of a batch), `origin` (how it came to a candidate) and
+`pareto` (arithmetic on plain arrays, whose library workers do not need); import the last four from their own
+modules.
 """
 
 from evomerge.objectives.constraint import Constraint, parse_constraint

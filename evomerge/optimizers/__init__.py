@@ -5,8 +5,8 @@ its seed and of what it was asked and told, so that a campaign resumes by repeat
 holds; each lives in a file that alone knows its library.
 
 Read `optimizer` (the seam), `settings` and `kinds` (what each is called and takes), `grid` (genomes, and
-which were asked), `schedule` (who is asked and told when), `seeders` and `baselines` (where a search
-starts, and what it must beat).
+which were asked), `descent` (what they were made of), `schedule` (who is asked and told when), `seeders` and
+`baselines` (where a search starts, and what it must beat).
 
 Then an optimizer. Evolution: `random_search`, `nsga2` and `steady_nsga2` with what they share (`genetic`,
 `variation`, `structured`), `cma_es`, `m2n2`; `kinship` (greedy, without a model). Models of the objectives:

@@ -17,14 +17,17 @@ import numpy as np
 
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Objective
-from evomerge.optimizers.grid import Grid
+from evomerge.objectives.origin import CHART as ON_CHART
+from evomerge.objectives.origin import MAP as ON_MAP
+from evomerge.objectives.origin import Origin
+from evomerge.optimizers.descent import Descent, for_preference
+from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.learned_front import REACH, LearnedFront
 from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
 from evomerge.optimizers.surrogate import LEAST, Surrogate
-from evomerge.optimizers.told import as_rows
 from evomerge.search_space import Gene, Genome
 
 SCALES = (0.6, 1.4)
@@ -60,16 +63,28 @@ class Chart:
 
     def points(self, chart: np.ndarray) -> np.ndarray:
         """Float64 [n, genes of the space] for float64 [n, chart genes]."""
-        shares, scale, tilt = chart[:, : self._objectives - 1], chart[:, -2, None], chart[:, -1, None]
-        left = np.ones(len(chart))
-        preferences = np.empty((len(chart), self._objectives))
-        for k in range(self._objectives - 1):
-            preferences[:, k] = left * shares[:, k]
-            left = left * (1.0 - shares[:, k])
-        preferences[:, -1] = left
-        points = self._front.lesson.map.points(preferences)
+        scale, tilt = chart[:, -2, None], chart[:, -1, None]
+        points = self._front.lesson.map.points(self.preferences(chart))
         factor = np.where(self._weights, scale * (1.0 + tilt * self._depth), 1.0)
         return self._grid.snap(np.clip(points * factor, self._grid.low, self._grid.high))
+
+    def preferences(self, chart: np.ndarray) -> np.ndarray:
+        """Float64 [n, objectives] for float64 [n, chart genes]; rows sum to 1."""
+        left = np.ones(len(chart))
+        found = np.empty((len(chart), self._objectives))
+        for k in range(self._objectives - 1):
+            found[:, k] = left * chart[:, k]
+            left = left * (1.0 - chart[:, k])
+        found[:, -1] = left
+        return found
+
+    def descent(self, place: Genome) -> Descent:
+        """Of the point at a place: the map's own for a preference, or scaled and tilted."""
+        own = for_preference(ON_MAP, self.preferences(np.array([place]))[0])
+        scale, tilt = place[-2:]
+        if (scale, tilt) == (1.0, 0.0):
+            return own
+        return Descent(Origin(how=ON_CHART, preference=own.origin.preference, scale=scale, tilt=tilt))
 
     def at(self, preference: Sequence[float]) -> Genome:
         """Where a preference lies, unscaled and level."""
@@ -157,6 +172,7 @@ class Auto(LearnedFront):
         if not self.lesson.has_taken_steps:
             points = self._by_genes(replace(asked, settings=self._inner))
             self._points_forecast = self._by_genes.forecast
+            self._points_descents = self._by_genes.descents
             return points
         charted = [(self._on_chart[g], outcome) for g, outcome in asked.told if g in self._on_chart]
         pending = [self._on_chart[g] for g in asked.pending if g in self._on_chart]
@@ -182,6 +198,7 @@ class Auto(LearnedFront):
                 self._points_forecast = None if ahead is None else replace(ahead, by=CHART)
                 on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
         self._on_chart |= {point: place for place, point in on_map}
+        self._points_descents = [self._chart.descent(place) for place, _ in on_map]
         return as_rows([point for _, point in on_map], len(self._genes))
 
     def _new(

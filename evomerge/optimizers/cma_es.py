@@ -21,6 +21,8 @@ import cma
 import numpy as np
 
 from evomerge.objectives.objective import Outcome, Raced
+from evomerge.objectives.origin import STRATEGY
+from evomerge.optimizers.descent import Descent, for_preference
 from evomerge.optimizers.gaussian import one_thread
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.proposals import Asked
@@ -68,6 +70,7 @@ class CmaEs:
         self._paths = next((gene.paths for gene in genes if gene.paths is not None), None)
         self._grid = Grid(genes)
         self._behind: dict[Genome, np.ndarray] = {}
+        self.descents: Sequence[Descent | None] = ()
         start = (self._average() - self._low) / self._span
         if self._paths is not None and self._paths.form == "indicator":
             slots = np.array([gene.coefficient == "path" for gene in genes])
@@ -111,7 +114,9 @@ class CmaEs:
             warnings.simplefilter("ignore")
             self._belong(asked)
             self._learn(asked)
-            points = [self._next(asked) for _ in range(asked.count)]
+            points = [self._next() for _ in range(asked.count)]
+            offered = [self._offered[tuple(point.tolist())] for point in points]
+            self.descents = [for_preference(STRATEGY, strategy.weights) for strategy in offered]
         found: np.ndarray = self._low + np.array(points)[:, : len(self._low)] * self._span
         return found
 
@@ -192,7 +197,7 @@ class CmaEs:
             for genome, outcome in strategy.told
         ]
 
-    def _next(self, asked: Asked) -> np.ndarray:
+    def _next(self) -> np.ndarray:
         """The next point of the strategy whose turn it is, within [0, 1]."""
         for _ in self._strategies:
             strategy = self._strategies[self._turn % len(self._strategies)]

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome, Raced
+from evomerge.objectives.origin import GIVEN, RANDOM, START
 from evomerge.optimizers import structured
-from evomerge.optimizers.grid import Grid, Turns
+from evomerge.optimizers.descent import Descent, Descents, of
+from evomerge.optimizers.grid import Grid, Turns, as_rows
 from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.optimizers.variation import Variation
 from evomerge.search_space import Gene, Genome
@@ -59,6 +61,23 @@ class Genetic:
         self._variation = Variation(self._grid, settings)
         given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
         self._given = self._grid.snap(given)
+        self._descents = Descents()
+        self._batch: list[Genome] = []
+
+    def descents(self) -> list[Descent | None]:
+        """Of the batch that was last asked: its parents, or how it was drawn."""
+        return self._descents.of(self._batch)
+
+    def _asked(self, batch: list[Genome]) -> list[Genome]:
+        """Note a batch as asked; what has no parents by now is random."""
+        self._batch = batch
+        self._descents.note(as_rows(batch, len(self._grid)), of(RANDOM))
+        return self._turns.asked(batch)
+
+    def _note_start(self, points: np.ndarray) -> None:
+        """Points of a start, float64 [n, genes]: as they were given, or drawn."""
+        self._descents.note(self._given, of(GIVEN))
+        self._descents.note(points, of(START))
 
     def _start_points(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Points without parents, float64 [count, genes]."""

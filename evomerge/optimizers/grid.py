@@ -114,6 +114,11 @@ class Grid:
         return [point for point, own in zip(every, known, strict=True) if list(point) == own]
 
 
+def as_rows(genomes: Sequence[Sequence[float] | np.ndarray], genes: int) -> np.ndarray:
+    """Genomes as float64 [n, genes], also of none."""
+    return np.array(genomes, dtype=np.float64).reshape(-1, genes)
+
+
 def _depths(genes: Sequence[Gene]) -> np.ndarray:
     firsts = [layer_place(gene.places[0]) for gene in genes if gene.places]
     towers = list(dict.fromkeys(place.tower for place in firsts if place is not None))
@@ -168,18 +173,18 @@ class Turns:
 
     def know(self, genomes: Iterable[Genome]) -> None:
         """Genomes that others asked for: none is asked here."""
-        self._seen.update(map(_known_by, genomes))
+        self._seen.update(map(genome_key, genomes))
 
     def was_asked(self, genome: Genome) -> bool:
         """Whether this genome stood in any batch."""
-        return _known_by(genome) in self._seen
+        return genome_key(genome) in self._seen
 
     def asked(self, batch: list[Genome]) -> list[Genome]:
         """Note a batch as asked and hand it back."""
         self._batch = list(range(self._count, self._count + len(batch)))
         self._pending.update(zip(self._batch, batch, strict=True))
         self._count += len(batch)
-        self._seen.update(map(_known_by, batch))
+        self._seen.update(map(genome_key, batch))
         self._digest.update(np.array(batch, dtype="<f8").tobytes())
         return list(batch)
 
@@ -239,7 +244,7 @@ class Turns:
         return both.hexdigest()
 
 
-def _known_by(genome: Genome) -> bytes:
+def genome_key(genome: Sequence[float] | np.ndarray) -> bytes:
     """What a genome is told apart by: 16 bytes instead of kilobytes. Equal genomes (0, -0) have the same."""
     values = np.array(genome, dtype="<f8") + 0.0
     return hashlib.blake2b(values.tobytes(), digest_size=16).digest()

@@ -20,13 +20,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
-from evomerge.optimizers.grid import Grid
+from evomerge.objectives.origin import EDITED, POLICY
+from evomerge.optimizers.descent import Descent, for_preference
+from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.path_operators import edited
 from evomerge.optimizers.path_policy import PathPolicy, Walk
 from evomerge.optimizers.preferences import drawn, pulled
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Hm3Settings
-from evomerge.optimizers.told import as_rows, learned
+from evomerge.optimizers.told import learned
 from evomerge.search_space import Gene, Genome, Step
 
 REACH = 0.25
@@ -62,6 +64,7 @@ class Hm3:
         self._walks: dict[Genome, Walk] = {}
         self._again: list[tuple[Genome, Walk]] = []
         self._outcomes: dict[Genome, Outcome] = {}
+        self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count or fewer, genes]."""
@@ -74,6 +77,7 @@ class Hm3:
         known = {*self._outcomes, *asked.pending}
         merges = self._merges(asked)
         found: list[Genome] = []
+        descents: list[Descent | None] = []
         walks: list[tuple[np.ndarray, Walk]] = []
         for _ in range(TRIES * asked.count):
             if len(found) >= asked.count:
@@ -87,6 +91,7 @@ class Hm3:
             elif genome not in known:
                 known.add(genome)
                 found.append(genome)
+                descents.append(for_preference(POLICY, preference))
                 self._walks[genome] = walk
         for preference, walk in walks:
             if len(found) < asked.count:
@@ -96,6 +101,8 @@ class Hm3:
                 if genome not in known:
                     known.add(genome)
                     found.append(genome)
+                    descents.append(for_preference(EDITED, preference))
+        self.descents = descents
         return as_rows(found, len(self._grid))
 
     def _preference(self, rng: np.random.Generator) -> np.ndarray:

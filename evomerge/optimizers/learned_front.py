@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Objective
+from evomerge.objectives.origin import BESIDE, MAP
+from evomerge.optimizers.descent import Descent, for_preference
 from evomerge.optimizers.lesson import Lesson
 from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around, drawn, pulled
@@ -47,6 +49,8 @@ class LearnedFront(Adopted):
         self._focus = focus
         self._preferences = around(len(objectives), focus, REACH)
         self._known_points: list[Genome] = []
+        self._points_descents: Sequence[Descent | None] = ()
+        self._weights: list[list[float]] = []
         super().__init__(
             self._points, genes, objectives, population, seed, initial, settings, steady=steady
         )
@@ -76,18 +80,27 @@ class LearnedFront(Adopted):
         parts = [super().state_digest(), self.lesson.digest()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
+    def _described(self, count: int) -> Sequence[Descent | None]:
+        return self._points_descents
+
     def _points(self, asked: Asked) -> np.ndarray:
         known = {genome for genome, _ in asked.told} | set(asked.pending)
         found: list[Genome] = []
-        for point in self._along(len(known) + asked.count + TRIES):
+        descents: list[Descent | None] = []
+        self._points_descents = descents
+        along = self._along(len(known) + asked.count + TRIES)
+        for point, weights in zip(along, self._weights, strict=False):
             if point not in known:
                 known.add(point)
                 found.append(point)
+                descents.append(for_preference(MAP, weights))
             if len(found) == asked.count:
                 return np.array(found)
         # So much of the map is known that points beside it are drawn.
         preferences = drawn(asked.count, len(self._objectives), 1.0, asked.rng)
-        points = self.lesson.map.points(pulled(preferences, self._focus, REACH))
+        wanted = pulled(preferences, self._focus, REACH)
+        descents += [for_preference(BESIDE, weights) for weights in wanted]
+        points = self.lesson.map.points(wanted)
         beside = 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
         return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
 
@@ -97,5 +110,6 @@ class LearnedFront(Adopted):
         if missing > 0:
             w = np.array([w for _, w in zip(range(missing), self._preferences, strict=False)])
             if len(w):
+                self._weights += w.tolist()
                 self._known_points += map(tuple, self._grid.snap(self.lesson.map.points(w)).tolist())
         return self._known_points[:count]

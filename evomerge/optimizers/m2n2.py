@@ -20,6 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete
+from evomerge.objectives.origin import CROSSED, RANDOM
+from evomerge.optimizers.descent import Descent, of
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import M2n2Settings
@@ -34,23 +36,28 @@ class M2n2:
     def __init__(self, genes: Sequence[Gene]) -> None:
         self._grid = Grid(genes)
         self._order = np.lexsort((np.arange(len(genes)), self._grid.depth))
+        self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
         settings: M2n2Settings = asked.settings
         genomes, scores, shares = scored(asked)
         if len(genomes) < 2:
+            self.descents = [of(RANDOM)] * asked.count
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
         members = archive(scores, shares, settings.archive)
         genomes, scores = genomes[members], scores[members]
         worth = fitness(scores, shares)
         children = np.empty((asked.count, len(self._grid)))
+        descents: list[Descent | None] = []
         for child in children:
             first = _drawn(worth, asked.rng)
             wanted = attraction(scores, shares, first)
             wanted[first] = 0.0
             second = _drawn(wanted, asked.rng, besides=first)
             child[:] = self._crossed(genomes[first], genomes[second], settings, asked.rng)
+            descents.append(of(CROSSED, genomes[first], genomes[second]))
+        self.descents = descents
         return np.asarray(np.clip(children, self._grid.low, self._grid.high))
 
     def _crossed(

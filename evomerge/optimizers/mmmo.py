@@ -16,13 +16,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evomerge.objectives.origin import MODEL, RANDOM, STEP
 from evomerge.optimizers import structured
+from evomerge.optimizers.descent import Descent, of
 from evomerge.optimizers.gaussian import Data, Fits, Name, Process, fitted_at, one_thread
-from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import MmmoSettings
-from evomerge.optimizers.told import Told, as_rows, learned
+from evomerge.optimizers.told import Told, learned
 from evomerge.search_space import Gene, Genome
 
 RAW = 160
@@ -46,6 +48,7 @@ class Mmmo:
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
         self._fits = Fits([len(genes)])
         self._own = np.array([gene.input != "*" for gene in genes])
+        self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
@@ -53,6 +56,7 @@ class Mmmo:
         known = learned(asked.told, self._initial, len(self._grid))
         tried = len(asked.told) + len(asked.pending)
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
+            self.descents = [of(RANDOM)] * asked.count
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
         with one_thread():
             at = (fitted_at(len(asked.told)), len(asked.told))
@@ -60,10 +64,13 @@ class Mmmo:
                 known, learned(asked.told[: at[0]], self._initial, len(self._grid)), at
             )
             points = self._acquire(asked, known, models)
+            descents = [of(MODEL)] * len(points)
             if settings.weak_to_strong and len(known.genomes) >= LEAST:
-                points = self._strengthen(points, known, asked.rng)
+                points, descents = self._strengthen(points, known, asked.rng)
             if settings.fisher:
-                points = points[np.argsort(information(models, self.unit(points)), kind="stable")]
+                order = np.argsort(information(models, self.unit(points)), kind="stable")
+                points, descents = points[order], [descents[index] for index in order]
+            self.descents = descents[: asked.count]
             return points[: asked.count]
 
     def unit(self, genomes: np.ndarray) -> np.ndarray:
@@ -123,18 +130,22 @@ class Mmmo:
             columns.append(np.broadcast_to(self.sparsity(genomes), columns[0].shape))
         return np.stack(columns, axis=2)
 
-    def _strengthen(self, points: np.ndarray, known: Told, rng: np.random.Generator) -> np.ndarray:
+    def _strengthen(
+        self, points: np.ndarray, known: Told, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Descent]]:
         """Binomial crossover of each point with a step a + 0.5 (b - c) among the best evaluated."""
         excess = np.maximum(known.broken, 0.0).sum(axis=1)
         order = np.lexsort((known.values.sum(axis=1), excess))[:BEST]
         grid, found = self._grid, points.copy()
+        descents = []
         for row in found:
             a, b, c = known.genomes[order[rng.permutation(len(order))[:3]]]
             step = np.clip(a + SCALE * (b - c), grid.low, grid.high)
             taken = rng.random(len(row)) < 0.5
             taken[rng.integers(len(row))] = True
             row[taken] = step[taken]
-        return grid.snap(found)
+            descents.append(of(STEP, a, b, c))
+        return grid.snap(found), descents
 
 
 def information(models: Sequence[Process], features: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
 from evomerge.objectives.objective import Outcome
+from evomerge.objectives.origin import MUTATED
+from evomerge.optimizers.descent import children, of
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.settings import Nsga2Settings
@@ -60,7 +62,7 @@ class Nsga2(Genetic):
             # Never used: every batch without parents is made here.
             sampling=np.empty((0, len(self._grid))),
             survival=_Survival(),
-            mating=Mating(
+            mating=_Mating(
                 TournamentSelection(func_comp=binary_tournament),
                 _BlockCrossover(self._variation),
                 _BlockMutation(self._variation),
@@ -86,21 +88,24 @@ class Nsga2(Genetic):
     def ask(self) -> list[Genome]:
         """The next generation."""
         self._turns.may_ask()
+        self._descents.begin()
         batch: list[Genome] = []
         limit = self._population
         if self._generation == 0:
+            self._note_start(self._given)
             add_new(batch, self._given, len(self._given), self._turns)
             limit = max(limit, len(batch))
         if len(self._algorithm.pop):
             offspring = self._algorithm.ask()
             if offspring is not None:
+                self._descents.note(offspring.get("X"), [each.get("descent") for each in offspring])
                 add_new(batch, offspring.get("X"), limit, self._turns)
         for _ in range(TRIES):
             if len(batch) < limit:
                 add_new(batch, self._fresh(limit - len(batch)), limit, self._turns)
         if len(batch) < limit:
             batch += leftovers(self._grid, self._turns, batch, limit - len(batch), self._rng)
-        return self._turns.asked(batch)
+        return self._asked(batch)
 
     def _fresh(self, count: int) -> np.ndarray:
         """Points without parents, or far mutations of members when mating gives only known ones."""
@@ -109,8 +114,12 @@ class Nsga2(Genetic):
             points = members.get("X")[self._rng.integers(len(members), size=count)]
             anew = self._rng.random(points.shape) < 0.5
             drawn = self._grid.from_unit(self._rng.random(points.shape))
-            return np.where(anew, drawn, points)
-        return self._start_points(count, self._rng)
+            mutants = np.where(anew, drawn, points)
+            self._descents.note(mutants, [of(MUTATED, parent) for parent in points])
+            return mutants
+        points = self._start_points(count, self._rng)
+        self._note_start(points)
+        return points
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Select the next parents among the last ones and the candidates told; see `member`."""
@@ -192,6 +201,31 @@ class _Survival(RankAndCrowding):  # type: ignore[misc]
         order = infeasible[np.argsort(violation[infeasible], kind="stable")]
         survivors.extend(order[: limit - len(survivors)].tolist())
         return pop[survivors]
+
+
+class _Mating(Mating):  # type: ignore[misc]
+    """pymoo's, which also says of each child what it descends from: `descent`."""
+
+    def _do(
+        self,
+        problem: Any,
+        pop: Any,
+        n_offsprings: int,
+        parents: Any = None,
+        random_state: np.random.Generator | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        couples = self.selection(
+            problem, pop, -(-n_offsprings // 2), n_parents=2, random_state=random_state, **kwargs
+        )
+        off = self.crossover(problem, couples, random_state=random_state, **kwargs)
+        rows = np.array(
+            [[parent.get("X") for parent in couple] for couple in couples], dtype=np.float64
+        )
+        before = off.get("X").astype(np.float64).reshape(2, len(rows), -1)
+        for child, descent in zip(off, children(rows.swapaxes(0, 1), before), strict=True):
+            child.set("descent", descent)
+        return self.mutation(problem, off, random_state=random_state, **kwargs)
 
 
 class _Snap(Repair):  # type: ignore[misc]

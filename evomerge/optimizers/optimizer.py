@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Outcome
+from evomerge.optimizers.descent import Descent
 from evomerge.search_space import Genome
 
 Schedule = Literal["generational", "steady_state"]
@@ -57,6 +58,15 @@ class LooksAtItems(Protocol):
     @property
     def wants_items(self) -> bool:
         """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class KnowsDescent(Protocol):
+    """An optimizer that knows what it made its candidates of."""
+
+    def descents(self) -> list[Descent | None]:
+        """Of the batch that was last asked, in its order; recorded for people, and never read again."""
         ...
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Complete, Objective, Outcome, Raced
-from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.objectives.origin import GIVEN, PROPOSED, RANDOM
+from evomerge.optimizers.descent import Descent, Descents, of
+from evomerge.optimizers.grid import Grid, Turns, add_new, as_rows, leftovers
 from evomerge.optimizers.optimizer import Note
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -91,6 +93,13 @@ class Forecasting(Protocol):
     forecast: Forecast | None
 
 
+@runtime_checkable
+class Descending(Protocol):
+    """A proposing function that says what each of the points that it last proposed was made of."""
+
+    descents: Sequence[Descent | None]
+
+
 class Proposals:
     """An `Optimizer` that asks a function for points."""
 
@@ -111,9 +120,11 @@ class Proposals:
         self._grid = Grid(genes)
         self._turns = Turns(len(objectives), whole=not steady)
         self._population = 1 if steady else population
-        given = np.array(list(initial), dtype=np.float64).reshape(-1, len(self._grid))
+        given = as_rows(initial, len(self._grid))
         self._initial = self._grid.snap(given)
         self._told: list[tuple[Genome, Outcome]] = []
+        self._descents = Descents()
+        self._last: list[Genome] = []
         self._digest = hashlib.sha256()
 
     @property
@@ -128,14 +139,22 @@ class Proposals:
             ValueError: if that is not finite or has not one value for each gene.
         """
         self._turns.may_ask()
-        return self._turns.asked(self._batch())
+        self._last = self._batch()
+        self._descents.note(as_rows(self._last, len(self._grid)), of(RANDOM))
+        return self._turns.asked(self._last)
+
+    def descents(self) -> list[Descent | None]:
+        """Of the batch that was last asked, as far as the function says."""
+        return self._descents.of(self._last)
 
     def _batch(self) -> list[Genome]:
         """The next batch, which is not noted yet."""
         rng = np.random.default_rng((self._seed, self._turns.count))
+        self._descents.begin()
         batch: list[Genome] = []
         limit = self._population
         if self._steady or self._turns.count == 0:
+            self._descents.note(self._initial, of(GIVEN))
             add_new(batch, self._initial, 1 if self._steady else len(self._initial), self._turns)
             limit = max(limit, len(batch))
         for _ in range(_TRIES):
@@ -160,7 +179,17 @@ class Proposals:
         if points.shape[1:] != (len(self._genes),) or not np.isfinite(points).all():
             wrong = f"proposals must be finite numbers [points, {len(self._genes)} genes]"
             raise ValueError(f"{wrong}; found shape {points.shape}")
-        return self._grid.snap(points)
+        rows = self._grid.snap(points)
+        descents = self._described(len(rows))
+        if len(descents) == len(rows):
+            self._descents.note(rows, descents)
+        return rows
+
+    def _described(self, count: int) -> Sequence[Descent | None]:
+        """What the points were made of that were just proposed."""
+        if isinstance(self._propose, Descending):
+            return self._propose.descents
+        return [of(PROPOSED)] * count
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Take note of outcomes for the asks to come."""

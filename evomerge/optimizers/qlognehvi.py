@@ -23,13 +23,15 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.sampling import manual_seed
 from gpytorch.mlls import SumMarginalLogLikelihood
 
+from evomerge.objectives.origin import MODEL, START
 from evomerge.objectives.pareto import REFERENCE
 from evomerge.optimizers import structured
+from evomerge.optimizers.descent import Descent, of
 from evomerge.optimizers.gaussian import one_thread
-from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import QLogNehviSettings
-from evomerge.optimizers.told import Told, as_rows, learned
+from evomerge.optimizers.told import Told, learned
 from evomerge.search_space import Gene, Genome
 
 LEAST = 4
@@ -40,11 +42,12 @@ logei._load_attempted = True
 
 
 class QLogNehvi:
-    """A proposing function (see `proposals`); it keeps nothing between calls."""
+    """A proposing function (see `proposals`); it keeps nothing that it reads again."""
 
     def __init__(self, genes: Sequence[Gene], initial: Sequence[Genome]) -> None:
         self._grid = Grid(genes)
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
+        self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
@@ -53,7 +56,9 @@ class QLogNehvi:
         tried = len(asked.told) + len(asked.pending)
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
             given = as_rows(sorted(self._initial), len(self._grid))
+            self.descents = [of(START)] * asked.count
             return structured.start_points(self._grid, given, asked.count, asked.rng)
+        self.descents = [of(MODEL)] * asked.count
         with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             threads = torch.get_num_threads()

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
-from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.objectives.origin import GIVEN, RANDOM
+from evomerge.optimizers.descent import Descent, Descents, of
+from evomerge.optimizers.grid import Grid, Turns, add_new, as_rows, leftovers
 from evomerge.optimizers.path_operators import start_rows
 from evomerge.optimizers.settings import RandomSettings
 from evomerge.recipe.recipe import canonical_json
@@ -48,14 +50,18 @@ class RandomSearch:
         self._rng = np.random.default_rng(seed)
         self._told = hashlib.sha256()
         self._first = [tuple(genome) for genome in initial]
+        self._descents = Descents()
+        self._batch: list[Genome] = []
 
     def ask(self) -> list[Genome]:
         """A batch of new genomes."""
         self._turns.may_ask()
+        self._descents.begin()
         batch: list[Genome] = []
         limit = self._population
         if self._first:
             first = self._grid.snap(np.array(self._first, dtype=np.float64))
+            self._descents.note(first, of(GIVEN))
             add_new(batch, first, 1 if self._steady else len(first), self._turns)
             # In steady state those already asked are passed over when the rest is looked at again.
             self._first = self._first if self._steady and batch else []
@@ -66,7 +72,13 @@ class RandomSearch:
                     add_new(batch, self._draw(limit - len(batch), spread), limit, self._turns)
         if len(batch) < limit:
             batch += leftovers(self._grid, self._turns, batch, limit - len(batch), self._rng)
+        self._descents.note(as_rows(batch, len(self._grid)), of(RANDOM))
+        self._batch = batch
         return self._turns.asked(batch)
+
+    def descents(self) -> list[Descent | None]:
+        """Of the last batch: given or random."""
+        return self._descents.of(self._batch)
 
     def _draw(self, count: int, spread: bool) -> np.ndarray:
         if spread:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from evomerge.objectives.objective import Complete, Objective, Outcome
 from evomerge.objectives.pareto import non_dominated
-from evomerge.optimizers.grid import Grid, Turns
+from evomerge.optimizers.descent import Descent, Descents
+from evomerge.optimizers.grid import Grid, Turns, as_rows
 from evomerge.optimizers.kinds import make_optimizer, optimizer_kind
+from evomerge.optimizers.optimizer import KnowsDescent
 from evomerge.optimizers.stage import Stage, refuse_stages
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
@@ -52,6 +55,8 @@ class Stages:
         self._given: list[Genome] = [tuple(row) for row in self._grid.snap(given).tolist()]
         self._turns = Turns(len(objectives), whole=True)
         self._known: dict[Genome, Outcome] = {}
+        self._descents = Descents()
+        self._batch: list[Genome] = []
         self._number = -1
         self._asked = 0
         self._inner_batch: list[Genome] = []
@@ -72,16 +77,35 @@ class Stages:
         while True:
             for _ in range(TRIES):
                 self._inner_batch = self._whole(self._inner.ask())
+                self._note_descents()
                 new = [genome for genome in self._inner_batch if genome not in self._known]
                 if new:
                     self._asked += len(new)
-                    return self._turns.asked(list(dict.fromkeys(new)))
+                    self._batch = list(dict.fromkeys(new))
+                    return self._turns.asked(self._batch)
                 if not self._inner_batch:
                     break
                 self._tell_inner()
             if self._number + 1 == len(self._stages):
-                return self._turns.asked([])
+                self._batch = []
+                return self._turns.asked(self._batch)
             self._next()
+
+    def descents(self) -> list[Descent | None]:
+        """Of the last batch, by the stage's optimizer; parents as genomes of the campaign."""
+        return self._descents.of(self._batch)
+
+    def _note_descents(self) -> None:
+        self._descents.begin()
+        if isinstance(self._inner, KnowsDescent):
+            self._descents.note(
+                as_rows(self._inner_batch, len(self._grid)),
+                [None if each is None else self._in_full(each) for each in self._inner.descents()],
+            )
+
+    def _in_full(self, descent: Descent) -> Descent:
+        whole = self._whole([tuple(parent.tolist()) for parent in descent.parents])
+        return replace(descent, parents=tuple(map(np.array, whole)))
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """The outcomes of the last batch."""

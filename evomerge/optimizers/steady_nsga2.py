@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.objectives.objective import Outcome
+from evomerge.objectives.origin import MUTATED
+from evomerge.optimizers.descent import children, of
 from evomerge.optimizers.genetic import TRIES, Genetic, member
 from evomerge.optimizers.grid import add_new, leftovers
 from evomerge.optimizers.settings import Nsga2Settings
@@ -50,6 +52,7 @@ class SteadyNsga2(Genetic):
     def ask(self) -> list[Genome]:
         """One candidate: of the start while that lasts, else a child of members."""
         rng = self._stream(_ASK, self._turns.count)
+        self._descents.begin()
         batch = self._next_of_start()
         for _ in range(TRIES):
             if not batch and len(self._members) > 1:
@@ -59,7 +62,7 @@ class SteadyNsga2(Genetic):
                 add_new(batch, self._fresh(rng), 1, self._turns)
         if not batch:
             batch = leftovers(self._grid, self._turns, batch, 1, rng)
-        return self._turns.asked(batch)
+        return self._asked(batch)
 
     def tell(self, outcomes: Sequence[Outcome], numbers: Sequence[int] | None = None) -> None:
         """Take candidates in, one by one in the order told; see `member`."""
@@ -96,7 +99,9 @@ class SteadyNsga2(Genetic):
                 if self._starts == TRIES or (parents and self._starts):
                     break
                 self._start = self._draw_start()
-            add_new(batch, np.array([self._start.pop(0)]), 1, self._turns)
+            point = np.array([self._start.pop(0)])
+            self._note_start(point)
+            add_new(batch, point, 1, self._turns)
         return batch
 
     def _draw_start(self) -> list[Genome]:
@@ -110,10 +115,13 @@ class SteadyNsga2(Genetic):
     def _child(self, rng: np.random.Generator) -> np.ndarray:
         """Two children of one couple on the grid, float64 [2, genes]."""
         generation = self._turns.count // self._population
-        couple = self._members.couple(rng)[:, None, :]
+        parents = self._members.couple(rng)[:, None, :]
+        couple = parents
         if rng.random() < CROSSOVER_SHARE:
             couple = self._variation.cross(couple, generation, rng)
-        return self._grid.snap(self._variation.mutate(couple[:, 0], generation, rng))
+        mutants = self._grid.snap(self._variation.mutate(couple[:, 0], generation, rng))
+        self._descents.note(mutants, children(parents, couple))
+        return mutants
 
     def _fresh(self, rng: np.random.Generator) -> np.ndarray:
         """A random point, or a far mutation of a member where mating gives only known ones."""
@@ -121,7 +129,10 @@ class SteadyNsga2(Genetic):
         if not len(self._members):
             return drawn
         anew = rng.random(drawn.shape) < 0.5
-        return np.where(anew, drawn, self._members.genome(int(rng.integers(len(self._members)))))
+        parent = self._members.genome(int(rng.integers(len(self._members))))
+        mutant = np.where(anew, drawn, parent)
+        self._descents.note(mutant, of(MUTATED, parent))
+        return mutant
 
 
 class _Members:

@@ -16,15 +16,17 @@ import numpy as np
 
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Complete, Failed, Outcome, Raced
+from evomerge.objectives.origin import MODEL, MUTATED, START
 from evomerge.objectives.pareto import chebyshev, non_dominated
 from evomerge.optimizers import structured
+from evomerge.optimizers.descent import Descent, of
 from evomerge.optimizers.gaussian import Data, Fits, Levels, Name, Process, fitted_at, one_thread
-from evomerge.optimizers.grid import Grid
+from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.improvement import gain_shares, greedy
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Nsga2Settings, SurrogateSettings
-from evomerge.optimizers.told import Told, as_rows, learned, of_kind
+from evomerge.optimizers.told import Told, learned, of_kind
 from evomerge.search_space import Gene, Genome
 
 DRAWS = 24
@@ -52,6 +54,7 @@ class Surrogate:
 
     Attributes:
         forecast: of the points that were last proposed; None if no model chose them.
+        descents: of the same points, what they were made of.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Surrogate:
         self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
         self.forecast: Forecast | None = None
+        self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
@@ -94,10 +98,11 @@ class Surrogate:
             chosen = fresh[self._choose(seen, fresh, as_rows(asked.pending, len(grid)), asked)]
             self.forecast = Forecast.of("genes", self._shares(seen, chosen, asked))
         # More are wanted than NSGA-II left, as in a space of few points: neighbours of the front.
-        near = [
-            structured.mutate(grid, seen.best[asked.rng.integers(len(seen.best))], "layers", asked.rng)
-            for _ in range(asked.count - len(chosen))
-        ]
+        near, parents = [], []
+        for _ in range(asked.count - len(chosen)):
+            parents.append(seen.best[asked.rng.integers(len(seen.best))])
+            near.append(structured.mutate(grid, parents[-1], "layers", asked.rng))
+        self.descents = [of(MODEL)] * len(chosen) + [of(MUTATED, parent) for parent in parents]
         return np.concatenate([chosen, np.clip(as_rows(near, len(grid)), grid.low, grid.high)])
 
     def expected(self, asked: Asked, points: np.ndarray) -> np.ndarray | None:
@@ -135,6 +140,7 @@ class Surrogate:
     def _start(self, asked: Asked) -> np.ndarray:
         """One coefficient per expert, blends and jittered copies of the given genomes."""
         given = as_rows(sorted(self._initial), len(self._grid))
+        self.descents = [of(START)] * asked.count
         return structured.start_points(self._grid, given, asked.count, asked.rng)
 
     def _look(self, told: Results) -> _Seen | None:

@@ -13,6 +13,7 @@ import numpy as np
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.objectives.pareto import non_dominated
 from evomerge.objectives.steering import steering
+from evomerge.optimizers.grid import as_rows
 from evomerge.search_space import Genome
 
 
@@ -42,11 +43,6 @@ class Told:
             return np.argsort(np.maximum(self.broken, 0.0).sum(axis=1), kind="stable")[:1]
         found: np.ndarray = kept[non_dominated(self.values[kept])]
         return found
-
-
-def as_rows(genomes: Sequence[Sequence[float] | np.ndarray], genes: int) -> np.ndarray:
-    """Genomes as float64 [n, genes], also of none."""
-    return np.array(genomes, dtype=np.float64).reshape(-1, genes)
 
 
 def of_kind(told: Sequence[tuple[Genome, Outcome]], kind: type[Outcome], genes: int) -> np.ndarray:

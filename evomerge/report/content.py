@@ -29,6 +29,7 @@ from evomerge.report.models import (
     items_against_experts,
     models_json,
     nearest_earlier,
+    origins_json,
 )
 from evomerge.report.progress import curve, faults, seconds_by_phase
 from evomerge.report.sentences import (
@@ -112,6 +113,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "items": items_against_experts(front, history, store),
         "near": nearest_earlier(front, history, spans),
         "inherited": inherited(front, history),
+        "origins": origins_json(history),
         "recipes": recipes_yaml(history, space, [history.candidates[name] for name in ordered]),
         "askedAt": asked_at(opened.events),
         "search": curve(history, opened.events, front.objectives, front.scaling),

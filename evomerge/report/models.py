@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.front.descent import descent_words
 from evomerge.front.front import Front
 from evomerge.front.measures import baseline_kind
 from evomerge.front.tables import labels
@@ -153,12 +154,29 @@ def _won(own: np.ndarray | None, other: np.ndarray | None, sign: float) -> list[
     return [int((gap < 0).sum()), int((gap > 0).sum()), int((gap == 0).sum())]
 
 
+def origins_json(history: History) -> dict[str, Any]:
+    """How candidates came about, as recorded when they were asked for.
+
+    Returns:
+        `words`: phrases with `PARENTS` where ids stand; `of`: id to the index of its phrase and its parents.
+        Candidates of which nothing is recorded are left out.
+    """
+    words: dict[str, int] = {}
+    found: dict[str, list[Any]] = {}
+    for candidate in history.candidates.values():
+        if candidate.origin is not None:
+            text = descent_words(history, candidate)
+            number = words.setdefault(text[:1].upper() + text[1:], len(words))
+            found[candidate.id] = [number, *(candidate.origin.parents or ())]
+    return {"words": list(words), "of": found}
+
+
 def nearest_earlier(
     front: Front, history: History, spans: np.ndarray
 ) -> Mapping[str, list[tuple[str, float]]]:
     """Of each member the candidates of earlier batches whose coefficients are nearest.
 
-    No optimizer records parents: this is where a member may have come from, read off the coefficients.
+    Ledgers before 2026-12 name no parents: this is where a member may have come from, by its coefficients.
 
     Args:
         front: whose members.
@@ -187,8 +205,8 @@ def nearest_earlier(
 def inherited(front: Front, history: History) -> Mapping[str, tuple[int, list[tuple[str, int]]]]:
     """Of each member the two earlier candidates that have most of its coefficients, value for value.
 
-    Read off the coefficients, since no optimizer records parents: operators that cross two candidates copy
-    values, so that a child shows whose they are; a mutation or a model of the objectives makes new ones.
+    Read off the coefficients, for ledgers that name no parents (before 2026-12): operators that cross two
+    candidates copy values, so that a child shows whose they are; a mutation or a model makes new ones.
 
     Returns:
         Id to its number of coefficients and up to two (id, how many stand in it and in none named before).

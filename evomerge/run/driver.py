@@ -287,8 +287,8 @@ class Driver:
         wanted = [*self.history.selection, *self.history.reference_ids()]
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")
 
-    def seeds(self) -> list[tuple[float, ...]]:
-        """Genomes the search begins with."""
+    def seeds(self) -> dict[tuple[float, ...], str]:
+        """Genomes the search begins with, and what each is."""
         return seeds(self.campaign, self.space, self.recipes, self.history)
 
     def _recipe(self, name: str) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.failpoint import failpoint
@@ -70,21 +71,28 @@ def campaign_optimizer(
 
 def seeds(
     campaign: Campaign, space: SearchSpace, recipes: Mapping[str, Recipe], history: History
-) -> list[Genome]:
+) -> dict[Genome, str]:
     """What was read from `start_from`, then the shown baselines (`recipes` by id) and MetaGPT's weights.
 
     Baselines are left out as far as the space does not have them.
+
+    Returns:
+        Genomes in order, to what each is: the name of the file or folder, the baseline's id, `metagpt`.
     """
-    found = list(history.starts.genomes) if history.starts is not None else []
+    found: dict[Genome, str] = {}
+    if history.starts is not None:
+        pairs = zip(history.starts.genomes, history.starts.origins, strict=True)
+        found = {genome: Path(origin).name for genome, origin in pairs}
     for name in history.reference_ids():
         genome = space.encode(recipes[name])
         if genome is None and name == UNIFORM:
             # 1/3 is on no decimal grid: the nearest point stands for it.
             genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
         if genome is not None:
-            found.append(genome)
-    found += metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None)
-    return list(dict.fromkeys(found))
+            found.setdefault(genome, name)
+    for genome in metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None):
+        found.setdefault(genome, "metagpt")
+    return found
 
 
 def outcomes(

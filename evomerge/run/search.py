@@ -6,7 +6,7 @@ and not told is evaluated again as far as it lacks results.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.campaign.campaign import Campaign
@@ -25,6 +25,7 @@ from evomerge.optimizers.slopes import Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.limits import at_plateau
+from evomerge.run.origins import Origins
 from evomerge.run.racing_references import add_references, first_references, racing_record
 from evomerge.run.replay import (
     ReplayDiffers,
@@ -63,12 +64,18 @@ class Search:
     """The `Desk` of a campaign: candidates go to the dispatcher, asks and tells to the ledger."""
 
     def __init__(
-        self, campaign: Campaign, space: SearchSpace, dispatcher: Dispatcher, initial: Sequence[Genome]
+        self,
+        campaign: Campaign,
+        space: SearchSpace,
+        dispatcher: Dispatcher,
+        initial: Mapping[Genome, str],
     ) -> None:
         self.campaign, self.space, self.dispatcher = campaign, space, dispatcher
         self.history = dispatcher.history
-        self.optimizer = campaign_optimizer(campaign, space, initial, self.history)
-        self._refine = refiners(campaign, space, initial, self.history, self.optimizer)
+        first = list(initial)
+        self.optimizer = campaign_optimizer(campaign, space, first, self.history)
+        self._refine = refiners(campaign, space, first, self.history, self.optimizer)
+        self._origins = Origins(self.history, initial)
         self._slopes = SlopeDesk(dispatcher, space, campaign.objectives)
         self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}
@@ -168,10 +175,16 @@ class Search:
         forecast = None
         if isinstance(self.optimizer, AdoptingOptimizer):
             notes, forecast = self.optimizer.notes(genomes), self.optimizer.forecast()
-        for number, (genome, note) in enumerate(zip(genomes, notes, strict=True), first):
+        origins = self._origins.asked_by(self.optimizer, genomes)
+        parts = zip(genomes, notes, origins, strict=True)
+        for number, (genome, note, origin) in enumerate(parts, first):
             recipe = self._recipes[number] = self.space.decode(genome)
             asked = AskedCandidate(
-                id=candidate_id(number), genome=tuple(genome), recipe=recipe.digest, note=note
+                id=candidate_id(number),
+                genome=tuple(genome),
+                recipe=recipe.digest,
+                note=note,
+                origin=origin,
             )
             if self.space.layout.rows:
                 asked = keep_genome(asked, self.dispatcher.items)
@@ -190,6 +203,7 @@ class Search:
                 forecast=forecast,
             )
         )
+        self._origins.note([each.id for each in entries], genomes)
         return list(range(first, first + len(entries)))
 
     def start(self, numbers: Sequence[int]) -> str | None:

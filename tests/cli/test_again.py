@@ -14,7 +14,8 @@ from evomerge.cli.app import app
 
 COMMANDS = (
     "evomerge run a.yaml --dir 'my runs' --seed 3 --set optimizer.population=48 --set 'name=two words'"
-    " --allow-task-code --allow-benchmark-test --track wandb --track mlflow --log-json --metrics-port 0 --json",
+    " --allow-task-code --allow-benchmark-test --track wandb --track mlflow --log-json --metrics-port 0"
+    " --json",
     "evomerge run a.yaml --dir run",
     "evomerge study run a.yaml --dir study --seeds 20,21 --arms arms.yaml --at-once 2 --set seed.x=1"
     " --allow-task-code --markdown",

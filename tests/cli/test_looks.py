@@ -10,6 +10,7 @@ import socket
 
 import pytest
 
+from evomerge.front.descent import descent_text
 from evomerge.front.front import Front, pick
 from evomerge.front.tables import front_csv, mean, safe_cell
 from evomerge.front.terminal import title_lines
@@ -232,6 +233,7 @@ def test_show_a_candidate(campaign):
     assert found.code == 0
     assert f"{name}: candidate of generation {candidate.generation}" in found.out
     assert candidate.recipe in found.out
+    assert f"origin: {descent_text(campaign.history, candidate)}\n" in found.out
     assert "weight.math.layers.0" in found.out
     for value in candidate.genome:
         assert f"{value:g}" in found.out
@@ -240,6 +242,9 @@ def test_show_a_candidate(campaign):
     assert [float(value) for _, value in table] == list(candidate.genome)
     assert data["genome"] == {gene: float(value) for gene, value in table}
     assert set(data["scores"]) == {"search", "selection"}
+    assert data["origin"] == candidate.origin.to_json()
+    members = call("front", campaign.directory, "--json").json["members"]
+    assert next(m for m in members if m["id"] == name)["origin"] == data["origin"]
     from evomerge.recipe.json_form import recipe_from_json
 
     assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]

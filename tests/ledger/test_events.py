@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemReference
 from evomerge.ledger.ledger import Ledger, read_events
 from evomerge.ledger.records import RecordFile, read_records
+from evomerge.objectives.origin import Origin
 from evomerge.objectives.scores import Metric
 from tests.hand_made import asked, begin, failed, scored
 from tests.tiny_runs import front_text
@@ -30,6 +31,18 @@ def test_what_is_read_is_what_was_written(number, tmp_path):
     events = [*begin(), asked(0, "c00000"), failed("c00000"), scored("c00000", {"a.acc": [1.0]})]
     text = json.dumps(events[number].to_json())
     assert event_from_json(json.loads(text)) == events[number]
+
+
+def test_an_origin_is_read_as_it_was_written_and_may_be_missing():
+    origin = Origin(how="chart", preference=(0.25, 0.75), scale=1.1, tilt=-0.1)
+    event = asked(0, "c00000")
+    (candidate,) = event.candidates
+    told = replace(event, candidates=(replace(candidate, origin=origin),))
+    data = json.loads(json.dumps(told.to_json()))
+    assert event_from_json(data) == told
+    assert History.fold([*begin(), event_from_json(data)]).candidates["c00000"].origin == origin
+    del data["candidates"][0]["origin"]
+    assert event_from_json(data) == event
 
 
 def test_the_ledger_gives_an_event_its_number(tmp_path):

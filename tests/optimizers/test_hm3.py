@@ -141,6 +141,9 @@ def test_the_preference_weighs_what_is_best_at_each_objective():
     assert points[:, :2].sum(axis=1) == pytest.approx(np.ones(len(points)))
     assert points[:, 0].min() >= 0.75  # preferences keep near the focus
     assert points[:, 0].max() < 1.0
+    for row, descent in zip(points, hm3.descents, strict=True):
+        assert descent.origin.how in ("policy", "edited")
+        assert descent.origin.preference == pytest.approx(tuple(row[:2]), abs=1e-3)
 
 
 @pytest.mark.parametrize("schedule", ["generational", "steady_state"])

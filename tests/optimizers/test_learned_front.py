@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.objectives.objective import Complete
+from evomerge.objectives.origin import Origin
 from evomerge.optimizers import lesson
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
@@ -231,6 +232,7 @@ def test_with_a_focus_it_learns_there_and_asks_the_model_of_that_preference_firs
         asked = near.ask()
         bed.learn(whole)
         there = tuple(near._grid.snap(whole.lesson.map.points(np.array([focus])))[0].tolist())
+        assert near.descents()[0].origin == Origin(how="map", preference=focus)
         gains.append(weighted(bed, there, focus) - weighted(bed, asked[0], focus))
         spread = np.abs(np.array(asked) - asked[0]).max()
         assert 0.0 < spread < np.abs(np.array(whole.ask()) - there).max()
@@ -316,6 +318,15 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
     for _ in range(8):
         batch = found.ask()
         chosen.append(found.forecast())
+        for genome, descent in zip(batch, found.descents(), strict=True):
+            origin = descent.origin
+            assert origin.how == chosen[-1].by
+            # The place on the chart, and what the map has there.
+            (share, scale, tilt) = found.places[genome]
+            assert origin.preference == pytest.approx((share, 1.0 - share))
+            assert (origin.scale, origin.tilt) == (
+                (scale, tilt) if origin.how == "chart" else (None, None)
+            )
         losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
         found.tell([Complete(values, (0.0, 0.0)) for values in losses])
     by = [each.by for each in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evomerge.objectives.objective import Complete
+from evomerge.objectives.origin import Origin
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.refiner import NEIGHBOURS, Refiner
 from evomerge.testing.optimizers import OBJECTIVES
@@ -24,6 +25,7 @@ def test_the_model_of_the_preference_comes_first_whatever_of_the_map_was_asked_b
     assert len(before.places) >= NEIGHBOURS
     refiner = Refiner(GENES, OBJECTIVES, 2, [], FOCUS, told, before)
     (first,) = refiner.ask()
+    assert [each.origin for each in refiner.descents()] == [Origin(how="map", preference=FOCUS)]
     assert first not in before.places
     own = before.lesson.map.points(np.array([FOCUS]))
     assert np.abs(np.array(first) - np.clip(own[0], 0.0, 1.5)).max() <= 1e-3

@@ -38,6 +38,11 @@ def searched(stages, evaluations=120, seed=1):
     batches = []
     while sum(map(len, batches)) < evaluations:
         batch = optimizer.ask()
+        # Parents are genomes of the campaign, whatever part of them a stage searches.
+        known = {genome for each in batches for genome in each}
+        for descent in optimizer.descents():
+            assert {tuple(parent.tolist()) for parent in descent.parents} <= known
+            assert len(descent.parents) == {"crossed": 2, "mutated": 1}.get(descent.origin.how, 0)
         optimizer.tell([outcome(genome) for genome in batch])
         batches.append(batch)
     return batches, optimizer.state_digest()

@@ -108,6 +108,15 @@ def test_a_click_on_a_point_shows_the_member(chromium: Browser, page: Path) -> N
     assert chromium.run("document.querySelectorAll('#member-items rect').length") > 0
     assert "merge_method" in text(chromium, "member-recipe")
     assert "Asked in batch" in text(chromium, "member-origin")
+    history = finished().history
+    child = next(c for c in history.candidates.values() if c.origin and c.origin.how == "crossed")
+    assert child.origin is not None
+    one, two = child.origin.parents or ()
+    chromium.run(f"choose({json.dumps(child.id)})")
+    assert f"A child of {one} and {two}." in text(chromium, "member-origin")
+    chromium.run("document.querySelector('#member-origin button').click()")
+    assert text(chromium, "member-name") == one
+    assert child.id in text(chromium, "member-origin").split("from it: ")[1]
     assert chromium.complaints() == []
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from evomerge.cli.app import main
 from evomerge.errors import EnvironmentFault, UsageError
+from evomerge.front.descent import descent_text
 from evomerge.report.write import report_html, write_report
 from tests.report.made import (
     HOSTILE,
@@ -151,6 +152,38 @@ def test_items_won_and_lost_are_counted_from_the_records() -> None:
             )
             assert won + lost + same == own.items
             assert (won - lost) / own.items == pytest.approx(own.value - other.value)
+
+
+def test_every_candidate_says_how_it_came_about() -> None:
+    origins, history = finished_page().data["origins"], finished().history
+    assert set(origins["of"]) == {c.id for c in history.candidates.values() if not c.is_baseline}
+    ways = set()
+    for name, (phrase, *parents) in origins["of"].items():
+        own = history.candidates[name]
+        assert own.origin is not None
+        ways.add(own.origin.how)
+        assert list(own.origin.parents or ()) == parents
+        assert all(history.candidates[each].generation < own.generation for each in parents)
+        said = origins["words"][phrase]
+        assert (
+            said.lower().replace("{parents}", " and ".join(parents))
+            == descent_text(history, own).lower()
+        )
+        if own.origin.how == "given" and own.origin.source in history.reference_ids():
+            assert said.endswith(f"baseline {own.origin.source}")
+    assert {"given", "crossed"} <= ways
+
+
+def test_a_ledger_without_origins_says_nothing_of_them(tmp_path: Path) -> None:
+    def without(records: list[Record]) -> list[Record]:
+        for record in records:
+            for candidate in record.get("candidates", []):
+                del candidate["origin"]
+        return records
+
+    data = page_of(rewritten(tmp_path / "run", without)).data
+    assert data["origins"] == {"words": [], "of": {}}
+    assert data["near"] == finished_page().data["near"]
 
 
 def test_parents_are_read_off_the_coefficients() -> None:

@@ -54,6 +54,8 @@ def test_a_campaign_runs_is_refined_and_verified(name: str, tmp_path: Path) -> N
     assert refined.code == 0, refined.err
     asked = [e for e in events_of(run)[len(before) :] if e["event"] == "asked"]
     assert {event["refinement"] for event in asked} == {0}
+    # Every optimizer says how it came to each candidate; parents are named by ids that were asked before.
+    assert all("origin" in c for e in events_of(run) if e["event"] == "asked" for c in e["candidates"])
     assert call("status", run, "--json").json["ended_by"] == "budget"
     verified = call("verify", run)
     assert verified.code == 0, verified.out + verified.err

@@ -15,8 +15,10 @@ from evomerge.campaign.check_objectives import wrong_starts
 from evomerge.campaign.recorded import recorded_space
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
+from evomerge.front.descent import descent_text
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import StartsEvent
+from evomerge.objectives.origin import Origin
 from evomerge.run.starts import nearest, read_starts
 from tests.faults.bed import RUN, session, write_toy_campaign
 from tests.faults.toy import executions
@@ -70,6 +72,10 @@ def test_what_spans_the_front_is_asked_first_and_measured_no_more(
     assert set(starts.genomes) <= own
     asked = [history.candidates[name].genome for name in history.generations[0]]
     assert asked[: len(starts.genomes)] == list(starts.genomes)
+    for name in history.generations[0][: len(starts.genomes)]:
+        assert history.candidates[name].origin == Origin(how="given", source=RUN)
+        there = f"given to the search to begin with: from {RUN} (`start_from`)"
+        assert descent_text(history, history.candidates[name]) == there
     shared = [e["id"] for e in events_of(folder / RUN) if e.get("shared") == "tiny"]
     assert set(history.generations[0][: len(starts.genomes)]) <= set(shared)
     assert len(executions(folder)) == len(

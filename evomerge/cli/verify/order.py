@@ -56,6 +56,12 @@ def check_order(events: Sequence[Event], result: Verification) -> bool:
                     result.fault("a refinement asks that is not under way", found, where)
                 waiting = event.generation if waiting is None and not refined else waiting
                 asked += 1
+                for each in event.candidates:
+                    for parent in (each.origin.parents or ()) if each.origin is not None else ():
+                        if parent not in known:
+                            result.fault(
+                                f"`{each.id}` descends from `{parent}`, asked later", where=where
+                            )
                 names = [candidate.id for candidate in event.candidates]
                 for name in names:
                     if name in known or names.count(name) > 1:

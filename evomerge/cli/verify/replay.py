@@ -61,7 +61,7 @@ def _replay(
     store: ItemStore,
     result: Verification,
 ) -> None:
-    initial = seeds(campaign, space, recipes, history)
+    initial = list(seeds(campaign, space, recipes, history))
     steady = campaign.config.optimizer.schedule == "steady_state"
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",

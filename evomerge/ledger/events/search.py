@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from evomerge.ledger.events.event import Event
 from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.forecast import Forecast
+from evomerge.objectives.origin import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class AskedCandidate:
         recipe: digest of the recipe that the genome decodes to.
         values: where a long genome lies among the per-item results.
         note: what the optimizer wants to know again in a replay, beside the genome.
+        origin: what it was made of, for people; None where the optimizer does not say, and before 2026-12.
     """
 
     id: str
@@ -28,6 +30,7 @@ class AskedCandidate:
     recipe: str
     values: ItemReference | None = None
     note: tuple[float, ...] | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

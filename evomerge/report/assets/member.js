@@ -134,19 +134,35 @@ function drawOrigin(index) {
     if (batch === 0) lines.push("It is of the first batch: where the search starts, before it knows any score.");
   }
   place.append(...lines.map((line) => el("p", {}, line)));
+  const link = (other) => el("button", { class: "link", type: "button", on: { click: () => choose(other) } }, other);
+  const origin = D.origins.of[id];
+  if (origin) {
+    const [phrase, ...parents] = origin;
+    const [before, ...after] = D.origins.words[phrase].split("{parents}");
+    const named = after.length ? parents.flatMap((other, k) => [k === 0 ? "" : k === parents.length - 1 ? " and " : ", ", link(other)]) : [];
+    place.append(el("p", {}, before, ...named, ...after, "."));
+    const children = childrenOf(id);
+    const some = children.slice(0, MOST_CHILDREN).flatMap((other, k) => [k ? ", " : "", link(other)]);
+    if (children.length) place.append(el("p", {}, `${children.length === 1 ? "One candidate descends" : `${children.length} candidates descend`} from it: `, ...some, children.length > MOST_CHILDREN ? ", and more." : "."));
+  }
   const taken = D.inherited[id];
   if (taken) {
     const [count, parents] = taken;
-    const named = parents.flatMap(([other, shared], k) => [k ? ", and " : "", `${shared}${k ? " more" : ` of ${count}`} stand in `, el("button", { class: "link", type: "button", on: { click: () => choose(other) } }, other)]);
+    const named = parents.flatMap(([other, shared], k) => [k ? ", and " : "", `${shared}${k ? " more" : ` of ${count}`} stand in `, link(other)]);
     const left = count - parents.reduce((sum, [, shared]) => sum + shared, 0);
     place.append(el("p", {}, "Of its coefficients ", ...named, left ? `; ${left} are new.` : "."));
   }
   const near = D.near[id];
   if (near && near.length) {
-    const links = near.flatMap(([other, gap], k) => [k ? ", " : "", el("button", { class: "link", type: "button", on: { click: () => choose(other) } }, other), ` (${number(100 * gap, 2)} % of the range)`]);
+    const links = near.flatMap(([other, gap], k) => [k ? ", " : "", link(other), ` (${number(100 * gap, 2)} % of the range)`]);
     place.append(el("p", {}, "Nearest earlier models, by their coefficients: ", ...links, "."));
-    place.append(el("p", { class: "small" }, "Optimizers do not record parents: this is read off the coefficients."));
+    if (!origin) place.append(el("p", { class: "small" }, "This ledger names no parents: these are read off the coefficients."));
   }
+}
+
+const MOST_CHILDREN = 12;
+function childrenOf(id) {
+  return Object.entries(D.origins.of).filter(([, [, ...parents]]) => parents.includes(id)).map(([child]) => child);
 }
 
 function drawRecipe(index) {

@@ -115,6 +115,13 @@ def test_a_result_nobody_asked_for(events, tmp_path):
     assert "a result for `c09999`, which nobody asked for" in text
 
 
+def test_a_parent_that_was_asked_later(events, tmp_path):
+    later = next(c for e in events if e["event"] == "asked" for c in e["candidates"] if c["origin"])
+    later["origin"] = {"how": "mutated", "parents": ["c00012"]}
+    text = _text(verify(_written(tmp_path / "run", events)))
+    assert "`c00000` descends from `c00012`, asked later" in text
+
+
 def test_two_results_for_one_key(events, tmp_path):
     event = copy.deepcopy(_first(events, "evaluated", id="c00005"))
     text = _text(verify(_written(tmp_path / "run", [*events, event])))
