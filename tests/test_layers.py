@@ -68,6 +68,7 @@ DEFERRED = {
         "evomerge.evaluators.loading",
     ),
     "evaluators.perplexity": (
+        "evomerge.evaluators.canary",
         "evomerge.evaluators.losses",
         "evomerge.evaluators.packed",
     ),

@@ -41,12 +41,13 @@ def kinship(
     ],
     as_json: Json = False,
 ) -> None:
-    """How alike fine-tuned models are: cosine, correlation and distance of what they learned."""
+    """How alike fine-tuned models are: cosine, correlation, distance and signs of what they learned."""
     from evomerge.checkpoint.compare import compare_with_base
     from evomerge.checkpoint.folder import open_folder
     from evomerge.checkpoint.open import open_source
     from evomerge.checkpoint.reader import open_readers
     from evomerge.errors import CheckpointError
+    from evomerge.merge.statistics.kinship import KINDS
     from evomerge.merge.statistics.kinship import kinship as measured
 
     show_log()
@@ -58,21 +59,20 @@ def kinship(
     readers = open_readers({"base": origin, **folders})
     tensors = [name for name, header in origin.tensors.items() if header.is_float]
     found = measured(readers["base"], {name: readers[name] for name in folders}, tensors)
-    kinds = ("cosine", "pearson", "distance")
     if as_json:
         data: dict[str, Any] = {"models": list(found.names), "norms": _numbers(found.norms)}
-        data |= {kind: [_numbers(row) for row in getattr(found, kind)] for kind in kinds}
-        data["kinship"] = {kind: _numbers([found.mean(kind)])[0] for kind in kinds}
+        data |= {kind: [_numbers(row) for row in getattr(found, kind)] for kind in KINDS}
+        data["kinship"] = {kind: _numbers([found.mean(kind)])[0] for kind in KINDS}
         print_json(data)
         return
     console = table_console()
     for i, first in enumerate(found.names):
         for j in range(i + 1, len(found.names)):
-            values = ", ".join(f"{kind} {getattr(found, kind)[i, j]:.4f}" for kind in kinds)
+            values = ", ".join(f"{kind} {getattr(found, kind)[i, j]:.4f}" for kind in KINDS)
             console.print(plain(f"{first} · {found.names[j]}: {values}"), markup=False, soft_wrap=True)
     norms = ", ".join(f"{name} {norm:.4g}" for name, norm in zip(found.names, found.norms, strict=True))
     console.print(plain(f"norms of task vectors: {norms}"), markup=False, soft_wrap=True)
-    means = ", ".join(f"{kind} {found.mean(kind):.4f}" for kind in kinds)
+    means = ", ".join(f"{kind} {found.mean(kind):.4f}" for kind in KINDS)
     console.print(plain(f"model kinship, the mean over pairs: {means}"), markup=False, soft_wrap=True)
 
 

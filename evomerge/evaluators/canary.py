@@ -7,14 +7,34 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from evomerge.evaluators.declaration import Declaration
+    from evomerge.evaluators.evaluator import Subject
+
 PROMPT = "The capital of France is"
 TOKENS = 64
 """Longest probe: enough to see every layer at work, short enough to cost nothing."""
+
+
+def must_write(subject: Subject, declaration: Declaration, encoder: bool = False) -> None:
+    """See that a model writes text, so that a text has a likelihood; with `encoder` after one it has read.
+
+    A model that fills masks sees the tokens it is asked for: what it says of them is no likelihood.
+
+    Raises:
+        ConfigError: E154.
+    """
+    model = subject.model
+    if not model.can_generate() or (model.config.is_encoder_decoder and not encoder):
+        wrong = f"`{declaration.kind}` needs a model that writes text"
+        if not encoder:
+            wrong += " and has no encoder"
+        todo = "for classifiers there are `text_classification` and `image_classification`"
+        raise ConfigError(declaration.fault("kind", "E154", wrong, type(model).__name__, todo))
 
 
 @torch.inference_mode()

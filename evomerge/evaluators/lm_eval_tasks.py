@@ -22,7 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
-from evomerge.evaluators.canary import check_logits
+from evomerge.evaluators.canary import check_logits, must_write
 from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.data import quiet
 from evomerge.evaluators.generation import Generation, GeneratorFactory
@@ -129,6 +129,7 @@ class LmEvalTasks:
         loaded = self._split(split)
         size = self.declaration.block_size
         chosen = chosen_blocks(blocks, -(-len(loaded.ids) // size))
+        must_write(subject, self.declaration, encoder=True)
         lm = language_model(HFLM, subject)
         requests = self._requests_for(split, loaded, subject)
         probes = [_probe(subject, item[0]) for item in requests.items[:PROBED_ITEMS]]

@@ -82,8 +82,10 @@ class Perplexity(ItemEvaluator):
 
     def measure(self, subject: Subject, items: Sequence[Item]) -> Mapping[str, Sequence[float]]:
         """Log-likelihood (nats) and number of tokens of each window."""
+        from evomerge.evaluators.canary import must_write
         from evomerge.evaluators.packed import answer, pack
 
+        must_write(subject, self.declaration)
         most = context_length(subject)
         rolled = [rolling_requests(subject, str(item["text"]), most) for item in items]
         flat = [request for requests in rolled for request in requests]

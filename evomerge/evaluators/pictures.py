@@ -60,7 +60,7 @@ class ImageClassificationDeclaration(ClassificationDeclaration):
         """A picture's item has the hash of its content, its label, and where it lies (`idx`)."""
         if path.is_dir():
             return _folder_items(path)
-        images, labels = _arrays(path)
+        images, labels = picture_arrays(path)
         return [
             {
                 "idx": (str(path), index), "label": str(label),
@@ -92,7 +92,7 @@ def _folder_items(path: Path) -> list[Item]:
     return found
 
 
-def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def picture_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`images` and `labels` of a NumPy file.
 
     Raises:
@@ -160,7 +160,7 @@ class ImageClassification(Classification):
             with Image.open(path) as file:
                 return file.convert("RGB")
         if path not in self._files:
-            self._files[path] = _arrays(Path(path))[0]
+            self._files[path] = picture_arrays(Path(path))[0]
         return Image.fromarray(self._files[path][index]).convert("RGB")
 
     def _processor(self, folder: Path) -> Any:

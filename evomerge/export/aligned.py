@@ -22,7 +22,7 @@ from evomerge.merge.align.activations import activations
 from evomerge.merge.align.barrier import LossLine, loss_line
 from evomerge.merge.align.matching import Seen, match_weights
 from evomerge.merge.align.symmetries import Symmetries, symmetries_of
-from evomerge.merge.statistics.calibrated import read_items
+from evomerge.merge.statistics.calibration_items import read_items
 from evomerge.recipe.calibration import Calibration
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.checkpoint.text_tower import with_text_towers
 from evomerge.checkpoint.tokenizer import union_tokenizer
-from evomerge.evaluators.evaluator import BlockEvaluator, Subject
+from evomerge.evaluators.evaluator import BlockEvaluator, Evaluator, Subject
 from evomerge.evaluators.judge import Beaten, race_subject, score_subject
 from evomerge.evaluators.losses import Differentiable
 from evomerge.evaluators.registered import install
@@ -209,8 +209,8 @@ class Engine:
                 items={split: evaluator.item_count(split) for split in SPLITS},
                 deterministic=evaluator.declaration.deterministic,
                 block_size=evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
-                losses=isinstance(evaluator, Differentiable) and evaluator.has_losses("search"),
-                choices=isinstance(evaluator, Differentiable) and evaluator.has_choices("search"),
+                losses=self._learns(evaluator) and evaluator.has_losses("search"),
+                choices=self._learns(evaluator) and evaluator.has_choices("search"),
             )
             for evaluator in self.evaluators
         }
@@ -226,6 +226,10 @@ class Engine:
         )
         seconds = {"prepare": time.perf_counter() - start}
         return JobResult(job.id, "ok", prepared=prepared, seconds=seconds)
+
+    def _learns(self, evaluator: Evaluator) -> TypeGuard[Differentiable]:
+        """Whether an evaluator may have losses here: they are those of decoders."""
+        return isinstance(evaluator, Differentiable) and not self.base.config.get("is_encoder_decoder")
 
     def evaluate(self, job: Job) -> JobResult:
         """Merge into the live model and score it."""

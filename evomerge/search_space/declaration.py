@@ -111,8 +111,8 @@ class SearchSpaceDeclaration(BaseModel):
         coefficients: name of a coefficient to how it varies; one that is left out has its default.
         options: discrete settings of the method, by name.
         function: SHA-256 of the source of a registered method; filled in when the file is read.
-        calibration: the text of methods that need statistics of the experts on inputs, an item a line;
-            relative to the file that states it.
+        calibration: the text of methods that need statistics of the experts on inputs, an item a line, or
+            an `.npz` of pictures; relative to the file that states it.
         calibration_sha256: SHA-256 of that text; filled in when the file is read.
         layer_path: searches the order of layers too; the method is then that of the source `merged`.
     """

@@ -13,6 +13,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
@@ -87,6 +88,50 @@ def test_log_likelihoods_and_items_are_those_of_stock_lm_eval(
     right = {item_id(sample["doc"]): sample["acc"] for sample in samples}
     assert scores.items["pets.acc"].dtype == np.float64
     assert scores.items["pets.acc"].tolist() == [right[key] for key in evaluator.item_ids("search")]
+
+
+def test_an_encoder_decoder_answers_what_it_has_read(bench: Bench) -> None:
+    """The likelihood is that of the decoder's tokens after the encoder read the question."""
+    tokenizer = build_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    subject = Subject(model, tokenizer, batch_size=4)
+    path = bench()
+    scores = open_evaluator(load_evaluator(path)).evaluate(subject, "search")
+    found = stock(path, subject, "pets_search")
+    expected = found["results"]["pets_search"]
+    assert scores.metrics["pets.acc"].value == expected["acc,none"]
+    assert len({each["acc"] for each in found["samples"]["pets_search"]}) == 2
+    for sample in found["samples"]["pets_search"][:5]:
+        for request, reply in zip(sample["arguments"], sample["filtered_resps"], strict=True):
+            read, said = (tokenizer(each)["input_ids"] for each in request[:2])
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([read]), labels=torch.tensor([said])).logits[0]
+            chances = logits.log_softmax(-1)[range(len(said)), said]
+            assert float(reply[0]) == pytest.approx(float(chances.sum()), abs=1e-4)
+
+
+def test_a_model_that_fills_masks_has_no_likelihood(bench: Bench) -> None:
+    tokenizer = build_tokenizer()
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **size)).eval()
+    evaluator = open_evaluator(load_evaluator(bench()))
+    with pytest.raises(
+        ConfigError, match=r"E154.*`lm_eval` needs a model that writes.*BertForMaskedLM"
+    ):
+        evaluator.evaluate(Subject(model, tokenizer, batch_size=4), "search")
 
 
 def test_few_shot_prompts_and_templates_are_those_of_stock_lm_eval(

@@ -123,6 +123,29 @@ def test_the_text_tower_is_merged_and_all_else_stays(family: str, tmp_path: Path
     assert all(place.startswith("text.") or place == "head" for place in active)
 
 
+def test_a_task_vector_is_measured_from_a_backbone_of_its_own_in_two_steps(tmp_path: Path) -> None:
+    """Weights 1 and -1 put what an expert learned on the tower; that model is an expert like any other."""
+    tiny("llava").save_pretrained(tmp_path / "base")
+    models = [decoder("llava", number) for number in (1, 2)]
+    for name, model in zip(("one", "two"), models, strict=True):
+        model.save_pretrained(tmp_path / name)
+    data = stated(tmp_path)
+    data["sources"]["merged"]["coefficients"]["weight"] = {"one": 1.0, "two": -1.0}
+    (tmp_path / "recipe.json").write_text(json.dumps(data))
+    merge_recipe(tmp_path / "recipe.json", tmp_path / "moved")
+    folders = {name: open_folder(tmp_path / name, name) for name in ("base", "moved")}
+    base, moved = (TensorReader(folder) for folder in folders.values())
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    changed = 0
+    for tensor in folders["base"].tensors:
+        own = tensor.removeprefix("language_model.")
+        learned = one[own] - two[own] if own in one else torch.zeros(())
+        change = moved.read(tensor) - base.read(tensor)
+        torch.testing.assert_close(change, learned.expand(change.shape), rtol=1e-4, atol=1e-6)
+        changed += bool(change.any())
+    assert changed == len(one)
+
+
 def test_another_vocabulary_leaves_embedding_and_head_out(tmp_path: Path) -> None:
     tiny("llava").save_pretrained(tmp_path / "base")
     decoder("llava", 1, vocab_size=90).save_pretrained(tmp_path / "one")

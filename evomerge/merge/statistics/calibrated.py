@@ -6,30 +6,31 @@ finds the same bits; kept under the digests of both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from evomerge.checkpoint.adapter import AdapterFolder
-from evomerge.checkpoint.folder import CheckpointFolder, is_decoder, text_config
+from evomerge.checkpoint.folder import CheckpointFolder, is_decoder
 from evomerge.checkpoint.reader import Reader
 from evomerge.errors import ConfigError, Problem
 from evomerge.merge.binding import Binding, bind
 from evomerge.merge.skeleton import allocate, build_skeleton
 from evomerge.merge.statistics.array_cache import ArrayCache, Arrays
+from evomerge.merge.statistics.calibration_items import (
+    Inputs,
+    has_pictures,
+    read_items,
+    read_pictures,
+)
 from evomerge.merge.threads import torch_threads
 from evomerge.recipe.calibration import Calibration
 
 Folder = CheckpointFolder | AdapterFolder
 
 Kind = Literal["input_grams", "fisher"]
-
-MOST_TOKENS = 512
-"""Longer items are cut."""
 
 
 class Calibrated:
@@ -73,23 +74,30 @@ class Calibrated:
 
 
 def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader) -> Arrays:
-    """Run an expert over a text and gather a statistic.
+    """Run an expert over a text or over pictures and gather a statistic.
 
     `input_grams`: `X^T X / n` of the inputs X of each linear layer, n the tokens (Jin et al. 2023,
-    arXiv:2212.09849). `fisher`: the mean over items of the squared gradient of their log-likelihood, the
-    empirical Fisher information (Matena and Raffel 2022, arXiv:2111.09832).
+    arXiv:2212.09849). `fisher`: the mean over items of the squared gradient of their log-likelihood, of a
+    text or of the class of a picture: the empirical Fisher information (Matena and Raffel 2022,
+    arXiv:2111.09832).
 
     Raises:
-        ConfigError: E109, the text has no item to use; E108, one with a token that the expert does not have;
-            E111, the expert is no decoder.
+        ConfigError: E109, there is no item to use; E108, one with a token that the expert does not have;
+            E111, the expert does not read such items; E128, it has no image processor or not the class of a
+            picture.
     """
     full = folder.base if isinstance(folder, AdapterFolder) else folder
-    if not is_decoder(full.config):
-        wrong = "statistics on a text need models that write text"
-        raise ConfigError(Problem("E111", wrong, f"{full.name} is no decoder", file=str(full.path)))
-    items = read_items(calibration, [folder.path, full.path], full)
+    pictures = has_pictures(calibration)
     with torch_threads(1):
         model, bindings = expert_model(full, reader)
+        _refuse_other_senses(model, full, kind, pictures)
+        items: Sequence[Inputs]
+        if pictures:
+            classes = dict(model.config.label2id) if kind == "fisher" else None
+            items = read_pictures(calibration, full.path, classes)
+        else:
+            tokens = read_items(calibration, [folder.path, full.path], full)
+            items = [{"input_ids": ids} for ids in tokens]
         return (
             input_grams(model, bindings, items)
             if kind == "input_grams"
@@ -97,48 +105,19 @@ def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader)
         )
 
 
-def read_items(
-    calibration: Calibration, folders: Sequence[Path], model: CheckpointFolder
-) -> list[torch.Tensor]:
-    """Token ids of each item, int64 [1, tokens], two at least; by the tokenizer of the first folder with one.
-
-    Raises:
-        ConfigError: E109, there is none; E108, an id that the model's embedding has no row for; as
-            `Calibration.content`.
-    """
-    rows = text_config(model.config).get("vocab_size")
-    tokenizer: Any = None
-    items = []
-    for number, line in enumerate(calibration.content().decode("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        ids = _stated_ids(line)
-        if ids is None:
-            if tokenizer is None:
-                own = next((f for f in folders if (f / "tokenizer_config.json").is_file()), folders[-1])
-                tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=False)
-            ids = tokenizer(line)["input_ids"]
-        strange = [i for i in ids if i < 0 or (isinstance(rows, int) and i >= rows)]
-        if strange:
-            wrong = f"token id {strange[0]} is none of {model.name}, whose ids are below {rows}"
-            todo = "give ids of the models' own tokenizer, or the text itself"
-            raise ConfigError(Problem("E108", wrong, "", todo, calibration.path, number))
-        if len(ids) > 1:
-            items.append(torch.tensor([ids[:MOST_TOKENS]]))
-    if not items:
-        wrong, todo = "the calibration text has no item", "give lines of two tokens or more"
-        raise ConfigError(Problem("E109", wrong, "", todo, calibration.path))
-    return items
-
-
-def _stated_ids(line: str) -> list[int] | None:
-    if not line.lstrip().startswith("["):
-        return None
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, list) and all(type(each) is int for each in found) else None
+def _refuse_other_senses(
+    model: PreTrainedModel, full: CheckpointFolder, kind: Kind, pictures: bool
+) -> None:
+    if pictures:
+        fits, wanted = model.main_input_name == "pixel_values", "pictures need models that read them"
+    elif kind == "fisher":
+        fits, wanted = is_decoder(full.config), "the likelihood of a text needs models that write it"
+    else:
+        fits = model.main_input_name == "input_ids" and not model.config.is_encoder_decoder
+        wanted = "statistics on a text need models that read one text"
+    if not fits:
+        found = f"{full.name} is a {type(model).__name__}"
+        raise ConfigError(Problem("E111", wanted, found, file=str(full.path)))
 
 
 def expert_model(full: CheckpointFolder, reader: Reader) -> tuple[PreTrainedModel, list[Binding]]:
@@ -157,9 +136,7 @@ def expert_model(full: CheckpointFolder, reader: Reader) -> tuple[PreTrainedMode
 
 
 @torch.no_grad()
-def input_grams(
-    model: PreTrainedModel, bindings: Sequence[Binding], items: Sequence[torch.Tensor]
-) -> Arrays:
+def input_grams(model: PreTrainedModel, bindings: Sequence[Binding], items: Sequence[Inputs]) -> Arrays:
     """Gram matrix of the inputs of each linear layer, float32 [in, in], divided by the number of tokens."""
     linear: dict[str, torch.nn.Linear] = {
         f"{name}.weight": module
@@ -183,28 +160,24 @@ def input_grams(
         if one.parameter in linear and one.shape == tuple(linear[one.parameter].weight.shape)
     ]
     try:
-        for ids in items:
-            model(input_ids=ids)
+        for item in items:
+            model(**item)
     finally:
         for handle in handles:
             handle.remove()
     return {tensor: (total / tokens[tensor]).numpy() for tensor, total in sums.items()}
 
 
-def fisher(
-    model: PreTrainedModel, bindings: Sequence[Binding], items: Sequence[torch.Tensor]
-) -> Arrays:
+def fisher(model: PreTrainedModel, bindings: Sequence[Binding], items: Sequence[Inputs]) -> Arrays:
     """Mean of squared gradients of each item's log-likelihood, float32, by tensor."""
     parameters = dict(model.named_parameters())
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     with torch.enable_grad():
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        for ids in items:
+        for item in items:
             model.zero_grad()
-            logits = model(input_ids=ids).logits[0, :-1]
-            loss: Any = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-            loss.backward()
+            _loss(model, item).backward()
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     sums[name] += parameter.grad.square()
@@ -213,3 +186,13 @@ def fisher(
         for one in bindings
         if one.parameter in sums
     }
+
+
+def _loss(model: PreTrainedModel, item: Inputs) -> Any:
+    """What the log-likelihood of an item's tokens or class falls short of 0."""
+    if "labels" in item:
+        logits, targets = model(pixel_values=item["pixel_values"]).logits, item["labels"]
+    else:
+        ids = item["input_ids"]
+        logits, targets = model(input_ids=ids).logits[0, :-1], ids[0, 1:]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")

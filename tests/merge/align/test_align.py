@@ -15,7 +15,7 @@ from evomerge.export.aligned import measure_barrier, write_aligned
 from evomerge.merge.align.activations import activations
 from evomerge.merge.align.matching import Seen, match_weights
 from evomerge.merge.align.symmetries import symmetries_of
-from evomerge.merge.statistics.calibrated import read_items
+from evomerge.merge.statistics.calibration_items import read_items
 from evomerge.merge.statistics.kinship import kinship
 from evomerge.recipe.calibration import Calibration
 from tests.checkpoint.folders import SIZES, save, write_family
@@ -240,6 +240,17 @@ def test_architectures_without_known_symmetries_are_named(tmp_path):
         symmetries_of(open_folder(folder.path, "a"))
 
 
+def soft_signs(x, y):
+    """Sung et al. (2023), over the entries of which one is not zero."""
+    live = (x != 0) | (y != 0)
+    return float(np.mean(1 - np.abs(x + y)[live] / (np.abs(x) + np.abs(y))[live]))
+
+
+def larger_half(values):
+    """The rest set to zero; of equal magnitudes all are kept."""
+    return np.where(np.abs(values) >= np.sort(np.abs(values))[len(values) // 2], values, 0.0)
+
+
 def test_kinship_is_that_of_whole_task_vectors(tmp_path):
     family = write_family(tmp_path, ("a", "b"), dtype=torch.float32)
     readers = open_readers(family)
@@ -249,6 +260,9 @@ def test_kinship_is_that_of_whole_task_vectors(tmp_path):
         parts = [(readers[name].read(t) - readers["base"].read(t)).reshape(-1) for t in names]
         return torch.cat(parts).double().numpy()
 
+    def split(whole):
+        return np.split(whole, np.cumsum([readers["base"].read(t).numel() for t in names])[:-1])
+
     first, second = vector("a"), vector("b")
     found = kinship(readers["base"], {n: readers[n] for n in ("a", "b", "base")}, names)
     cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
@@ -256,6 +270,11 @@ def test_kinship_is_that_of_whole_task_vectors(tmp_path):
     assert found.pearson[0, 1] == pytest.approx(np.corrcoef(first, second)[0, 1], rel=1e-6)
     assert found.distance[0, 1] == pytest.approx(np.linalg.norm(first - second), rel=1e-6)
     assert np.isnan(found.cosine[0, 2])
+    assert found.ssd[0, 1] == pytest.approx(soft_signs(first, second), rel=1e-6)
+    halves = [np.concatenate([larger_half(p) for p in split(v)]) for v in (first, second)]
+    assert found.tssd[0, 1] == pytest.approx(soft_signs(*halves), rel=1e-6)
+    assert found.ssd[0, 0] == found.tssd[1, 1] == 0.0
+    assert np.isnan(found.tssd[0, 2])
     done = call("kinship", *(str(tmp_path / n) for n in ("base", "a", "b")), "--json")
     assert done.json["kinship"]["cosine"] == pytest.approx(cosine, rel=1e-6)
     assert "model kinship" in call("kinship", *(str(tmp_path / n) for n in ("base", "a", "b"))).out

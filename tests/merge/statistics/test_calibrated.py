@@ -9,11 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, ViTImageProcessorPil
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign
 from evomerge.checkpoint.adapter import open_adapter
+from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import ConfigError
 from evomerge.export.export import export_candidate, merge_recipe
@@ -28,6 +29,7 @@ from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
 from evomerge.run.driver import run
 from tests.checkpoint.folders import llama, write_family
 from tests.merge.passes.cases import TEXT, merged
+from tests.other_models import tiny
 from tests.tiny_models import write_campaign
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -232,6 +234,65 @@ def test_a_search_with_a_calibration_text_and_its_export(tmp_path):
     merge_recipe(out / "recipe.json", tmp_path / "again")
     first, second = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "again"))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """Two ViT classifiers and nine pictures of random pixels."""
+    folder = tmp_path_factory.mktemp("seeing")
+    names = {0: "cat", 1: "dog"}
+    for number, name in enumerate(("base", "a", "b")):
+        model = tiny(
+            "vit", number, num_channels=3, num_labels=2, id2label=names, label2id={"cat": 0, "dog": 1}
+        )
+        model.save_pretrained(folder / name)
+        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / name)
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "some.npz", images=images, labels=np.array(["cat", "dog", "cat"] * 3))
+    family = {name: open_folder(folder / name, name) for name in ("base", "a", "b")}
+    return family, Calibration("some.npz").located(folder), torch.from_numpy(images)
+
+
+def pixels_of(images):
+    """As the processor's defaults have it: mean and deviation one half."""
+    return (images.permute(0, 3, 1, 2).double() / 255.0 - 0.5) / 0.5
+
+
+def test_statistics_on_pictures_are_those_of_what_the_model_sees(seeing):
+    family, pictures, images = seeing
+    found = WeightStatistics(family).calibrated
+    model = AutoModelForImageClassification.from_pretrained(family["a"].path, dtype=torch.float64)
+    seen = []
+    dense = dict(model.named_modules())
+    name = next(n for n in dense if n.endswith("1.intermediate.dense") or n.endswith("1.mlp.fc1"))
+    dense[name].register_forward_hook(lambda m, given, out: seen.append(given[0][0]))
+    squares = 0.0
+    for picture, label in zip(pixels_of(images), [0, 1, 0] * 3, strict=True):
+        chance = model(picture[None]).logits[0].log_softmax(-1)[label]
+        (slope,) = torch.autograd.grad(chance, [dense[name].weight])
+        squares = squares + slope.square() / len(images)
+    rows = torch.cat(seen).detach()
+    grams = found.of("input_grams", pictures, "a")
+    tensor = next(t for t in grams if t.endswith("1.intermediate.dense.weight"))
+    gram = grams[tensor]
+    np.testing.assert_allclose(gram, (rows.T @ rows / len(rows)).numpy(), rtol=1e-4, atol=1e-5)
+    diagonal = found.of("fisher", pictures, "a")[tensor]
+    np.testing.assert_allclose(diagonal, squares.numpy(), rtol=1e-3, atol=1e-9)
+
+
+def test_items_that_a_model_does_not_read_are_named(seeing, family, tmp_path):
+    classifiers, pictures, _ = seeing
+    with pytest.raises(ConfigError, match=r"E111.*a is a ViTForImageClassification"):
+        WeightStatistics(classifiers).calibrated.of("input_grams", TEXT, "a")
+    with pytest.raises(ConfigError, match=r"E111.*pictures need models.*a is a LlamaForCausalLM"):
+        WeightStatistics(family).calibrated.of("fisher", pictures, "a")
+    with np.load(pictures.path) as arrays:
+        np.savez(tmp_path / "owls.npz", images=arrays["images"], labels=np.array(["owl"] * 9))
+    owls = Calibration("owls.npz").located(tmp_path)
+    assert WeightStatistics(classifiers).calibrated.of("input_grams", owls, "a")
+    with pytest.raises(ConfigError, match=r"E128.*owls\.npz.*label 'owl'; the model has cat, dog"):
+        WeightStatistics(classifiers).calibrated.of("fisher", owls, "a")
 
 
 def plain_recipes(history):
