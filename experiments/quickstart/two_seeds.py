@@ -1,7 +1,7 @@
 """Train two small models that have nothing in common but their texts, and write lines to judge them on.
 
-Both learn the quickstart's three tasks, each in its own shape, from other random weights and in another order:
-what `evomerge align` and `evomerge barrier` are for. Each takes about a minute of one core.
+Both learn the quickstart's tasks, each in its own shape, from other random weights and in another order: what
+`evomerge align` and `evomerge barrier` are for. Each takes about a minute of one core.
 
     python experiments/quickstart/two_seeds.py runs/two_seeds
     evomerge barrier runs/two_seeds/one runs/two_seeds/two --text runs/two_seeds/text.txt

@@ -93,8 +93,9 @@ def gather(kind: Kind, calibration: Calibration, folder: Folder, reader: Reader)
         _refuse_other_senses(model, full, kind, pictures)
         items: Sequence[Inputs]
         if pictures:
-            classes = dict(model.config.label2id) if kind == "fisher" else None
-            items = read_pictures(calibration, full.path, classes)
+            known: Any = model.config.label2id or {}
+            classes = {str(name): int(row) for name, row in known.items()}
+            items = read_pictures(calibration, full.path, classes if kind == "fisher" else None)
         else:
             tokens = read_items(calibration, [folder.path, full.path], full)
             items = [{"input_ids": ids} for ids in tokens]

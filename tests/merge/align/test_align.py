@@ -143,7 +143,7 @@ def test_planted_permutations_are_found_by_what_units_do(tmp_path, kind):
     symmetries = symmetries_of(folder)
     orders = planted(symmetries)
     other = permuted(folder, tmp_path / "b", symmetries, orders, noise=0.01)
-    items = read_items(Calibration(str(text_of(tmp_path))), [folder.path])
+    items = read_items(Calibration(str(text_of(tmp_path))), [folder.path], folder)
     both = [activations(each, symmetries, items) for each in (folder, other)]
     for name, count in symmetries.counts.items():
         alike = (both[0][name] @ both[1][name].T).numpy()
