@@ -41,6 +41,7 @@ TITLES = {
     "CoefficientField": "A coefficient",
     "LayerPathSection": "layer_path",
     "ScaleField": "layer_path.scale",
+    "TrajectorySection": "trajectory",
     "SplitTasks": "Tasks of an lm_eval evaluator",
     "SplitFiles": "Files for each split",
 }

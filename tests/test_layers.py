@@ -105,8 +105,10 @@ DEFERRED = {
     "run.pool.ray_actors": ("ray",),
     "run.replay": ("evomerge.optimizers.refiner",),
     "run.scoring": (
+        "evomerge.evaluators.losses",
         "evomerge.merge.binding",
         "evomerge.merge.distance",
+        "evomerge.merge.ensemble",
         "evomerge.merge.heads",
         "evomerge.merge.skeleton",
         "torch",

@@ -159,6 +159,8 @@ class Campaign:
             del data["search_space"]["function"]
         if self.space.layer_path is None:
             del data["search_space"]["layer_path"]
+        if self.space.trajectory is None:
+            del data["search_space"]["trajectory"]
         if not self.space.calibration:
             del data["search_space"]["calibration"], data["search_space"]["calibration_sha256"]
         data["evaluators"] = [str(path) for path in self.evaluator_files]

@@ -199,11 +199,19 @@ def score(
     base: Annotated[
         str | None, typer.Option(metavar="B", help="What distances are measured from.")
     ] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ensemble",
+            metavar="MODEL",
+            help="Average the logits with those of this model (may be repeated); no checkpoint does that.",
+        ),
+    ] = None,
     allow_task_code: AllowTaskCode = False,
     lm_eval_json: LmEvalJson = None,
     as_json: Json = False,
 ) -> None:
-    """Score one checkpoint with one evaluator.
+    """Score one checkpoint, or several as a logit ensemble, with one evaluator.
 
     The code is that of a search, so that scores can be compared.
     """
@@ -211,7 +219,7 @@ def score(
     from evomerge.campaign.references import model_folder
     from evomerge.checkpoint.folder import open_folder
     from evomerge.cli.results import refuse_other_kinds
-    from evomerge.errors import ConfigError
+    from evomerge.errors import ConfigError, Problem, UsageError
     from evomerge.evaluators.kinds import load_declaration
     from evomerge.front.tables import shown_metric
     from evomerge.run.scoring import score_checkpoint
@@ -224,6 +232,10 @@ def score(
         raise ConfigError(problems)
     open_folder(folder, folder.name)
     check_device(device)
+    others = [model_folder(each, "--ensemble") for each in ensemble or ()]
+    if others and lm_eval_json is not None:
+        wrong, todo = "an ensemble is no model that lm-eval knows", "leave --lm-eval-json out"
+        raise UsageError(Problem("E500", wrong, "", todo))
     if lm_eval_json is not None:
         refuse_other_kinds(evaluator)
     _hide_loading_bars()
@@ -235,6 +247,7 @@ def score(
         batch_size=batch_size,
         device=device,
         base=None if base is None else model_folder(base, "--base"),
+        ensemble=others,
         allow_task_code=allow_task_code,
     )
     if lm_eval_json is not None:
@@ -246,9 +259,13 @@ def score(
     if as_json:
         metrics = {name: metric.to_json() for name, metric in scores.metrics.items()}
         items = {name: values.tolist() for name, values in scores.items.items()}
-        print_json({"model": model, "split": split, "metrics": metrics, "items": items})
+        data = {"model": model, "split": split, "metrics": metrics, "items": items}
+        print_json(data | ({"ensemble": ensemble} if ensemble else {}))
         return
     console = table_console()
+    if others:
+        words = f"logit ensemble of {1 + len(others)} models: no checkpoint, cannot be exported"
+        console.print(words, markup=False)
     for name, metric in scores.metrics.items():
         shown = shown_metric(name, metric)
         console.print(f"{name}  {shown}  ({metric.items} {split} items)", markup=False)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.folder import open_folder, read_json, text_config
-from evomerge.errors import CandidateError, CheckpointError, Problem
-from evomerge.evaluators.evaluator import Evaluator, Head, Subject
+from evomerge.checkpoint.compare import compare_with_base
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder, read_json, text_config
+from evomerge.errors import CandidateError, CheckpointError, Problem, UsageError
+from evomerge.evaluators.evaluator import Evaluator, Head, Subject, Writer
 from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.objectives.scores import Scores, Split
@@ -67,34 +68,47 @@ def score_checkpoint(
     batch_size: int,
     device: str,
     base: Path | None = None,
+    ensemble: Sequence[Path] = (),
     allow_task_code: bool = False,
 ) -> Scores:
     """Score one checkpoint folder with one evaluator by the worker's own code.
 
-    `base` is the folder of the model that distances are measured from; `allow_task_code` lets task files run
-    the Python they name.
+    `base` is the folder of the model that distances are measured from; `ensemble` holds folders of models
+    with which it answers as one (see `logit_ensemble`); `allow_task_code` lets task files run the Python they
+    name.
 
     Raises:
-        CheckpointError: if the folder cannot be read; E232, if its outputs or scores are not finite.
+        CheckpointError: if a folder cannot be read, or those of an ensemble do not fit together; E232, if
+            outputs or scores are not finite.
         ConfigError: if the evaluator has faults.
-        UsageError: if the evaluator measures a distance and there is no `base`.
+        UsageError: if the evaluator measures a distance and there is no `base`; E500, of an ensemble and an
+            evaluator that does not go by log-likelihoods.
     """
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
     opened = open_folder(folder, folder.name)
+    if ensemble:
+        _refuse_ensemble(opened, ensemble, evaluators[0], split)
     statistics = {} if base is None else distance_statistics(evaluators, folder, base, dtype)
     from evomerge.merge.skeleton import model_class
 
-    model: Any = model_class(opened).from_pretrained(
-        folder, dtype=torch_dtype(dtype), trust_remote_code=False
-    )
+    def loaded(path: Path) -> Any:
+        kind: Any = model_class(opened)
+        found = kind.from_pretrained(path, dtype=torch_dtype(dtype), trust_remote_code=False)
+        return found.to(device).eval()
+
+    model = loaded(folder)
+    if ensemble:
+        from evomerge.merge.ensemble import logit_ensemble
+
+        model = logit_ensemble([model, *map(loaded, ensemble)])
     subject = Subject(
-        model=model.to(device).eval(),
+        model=model,
         tokenizer=load_tokenizer(folder),
         statistics=statistics,
         device=device,
         batch_size=batch_size,
         folder=folder,
-        heads=heads_beside(folder, model),
+        heads={} if ensemble else heads_beside(folder, model),
     )
     try:
         return score_subject(subject, evaluators, split)
@@ -102,6 +116,22 @@ def score_checkpoint(
         found = f"{error.kind}: {error}"
         problem = Problem("E232", "this model cannot be scored", found, file=str(folder))
         raise CheckpointError(problem) from error
+
+
+def _refuse_ensemble(
+    first: CheckpointFolder, others: Sequence[Path], evaluator: Evaluator, split: Split
+) -> None:
+    from evomerge.evaluators.losses import Differentiable
+
+    if not isinstance(evaluator, Differentiable) or (
+        isinstance(evaluator, Writer) and evaluator.writes(split)
+    ):
+        wrong = "an ensemble of logits is scored by log-likelihoods only"
+        todo = "take an evaluator of choices or of texts"
+        raise UsageError(Problem("E500", wrong, f"`{evaluator.name}` has others", todo))
+    problems = compare_with_base(first, [open_folder(path, path.name) for path in others])
+    if problems:
+        raise CheckpointError(problems)
 
 
 def heads_beside(folder: Path, model: Any) -> Mapping[str, Head]:

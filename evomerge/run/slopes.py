@@ -69,7 +69,8 @@ def slope_ground(history: History, objectives: Sequence[Objective], space: Searc
 
 def _slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
     assert history.prepared is not None
-    linear = space.paths is None and space.method.has_slopes(space.options)
+    plain = space.paths is None and space.trajectory is None
+    linear = plain and space.method.has_slopes(space.options)
     experts = space.experts
     evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
     base, *values = [

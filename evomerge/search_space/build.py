@@ -13,6 +13,10 @@ from evomerge.search_space.declaration import CoefficientField, SearchSpaceDecla
 from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
 from evomerge.search_space.layer_path import build_layer_paths
 from evomerge.search_space.space import SearchSpace, only_where_active
+from evomerge.search_space.trajectory import Trajectory
+
+INSIDE = CoefficientField(outside_layers="shared", low=0.0, high=1.0, step=1.0)
+"""The weight of a checkpoint: in the window or not."""
 
 MAX_GENES = 10_000
 MAX_ROW_GENES = 1_000_000
@@ -57,7 +61,7 @@ def build_search_space(
             if not coefficient.may_be_left_out:
                 fixed[coefficient.name] = coefficient.default
             continue
-        field = field or CoefficientField()
+        field = field or (INSIDE if declaration.trajectory is not None else CoefficientField())
         if field.value is not None:
             fixed[coefficient.name] = field.value
             continue
@@ -71,6 +75,11 @@ def build_search_space(
             raise ConfigError(Problem("E119", wrong, found, "leave it out", file, field="layer_path"))
         paths = build_layer_paths(declaration.layer_path, layout.layers, experts, file)
         genes += path_genes(paths)
+    trajectory = None
+    if declaration.trajectory is not None:
+        # `genes` are the weights of the experts: nothing else of `linear` is searched.
+        trajectory = Trajectory(tuple(genes), declaration.trajectory.strides)
+        genes = list(trajectory.genes)
     if not genes:
         raise ConfigError(
             Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
@@ -94,6 +103,7 @@ def build_search_space(
         calibration=declaration.calibrated,
         one_with_baselines=one_with_baselines,
         paths=paths,
+        trajectory=trajectory,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
 from evomerge.errors import ConfigError
 from evomerge.files.yaml_file import load_yaml, validate
@@ -99,6 +99,18 @@ class CoefficientField(BaseModel):
         return low, high
 
 
+class TrajectorySection(BaseModel):
+    """The section `trajectory` of a search-space file: experts are checkpoints of one run, in file order.
+
+    Attributes:
+        strides: how far apart the checkpoints of a window may be at most; with 1 they follow one another.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    strides: PositiveInt = 1
+
+
 class SearchSpaceDeclaration(BaseModel):
     """A search space: a merge method, and over what each of its coefficients varies.
 
@@ -115,6 +127,8 @@ class SearchSpaceDeclaration(BaseModel):
             an `.npz` of pictures; relative to the file that states it.
         calibration_sha256: SHA-256 of that text; filled in when the file is read.
         layer_path: searches the order of layers too; the method is then that of the source `merged`.
+        trajectory: searches averages over windows of the experts, which are checkpoints of one run in the
+            order of the campaign file; goes with `method: linear`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -127,6 +141,7 @@ class SearchSpaceDeclaration(BaseModel):
     calibration: str = ""
     calibration_sha256: str = ""
     layer_path: LayerPathSection | None = None
+    trajectory: TrajectorySection | None = None
 
     @property
     def calibrated(self) -> Calibration | None:
@@ -199,6 +214,10 @@ class SearchSpaceDeclaration(BaseModel):
                 raise ValueError("E110", wrong)
         if self.by_row:
             self._refuse_rows(method)
+        plain = self.method == "linear" and not self.coefficients and not self.options
+        if self.trajectory is not None and (not plain or self.layer_path is not None):
+            wrong = "a `trajectory` goes with `method: linear` alone, without coefficients and options"
+            raise ValueError("E119", wrong)
         if method.sparsify == "ranked":
             density, epsilon = self._extent(method, "density"), self._extent(method, "epsilon")
             rule = ranked_out_of_range(*density, epsilon[1])

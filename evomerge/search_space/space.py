@@ -34,6 +34,7 @@ from evomerge.search_space.layer_path import LayerPaths
 from evomerge.search_space.path_recipe import along, merge_of
 from evomerge.search_space.rows import gather
 from evomerge.search_space.spread import PlaceValues, Spread
+from evomerge.search_space.trajectory import Trajectory, weights_in
 
 NEAR_SHARE = 5e-4
 """Half a step of the usual grid: a coarser grid's nearest point is another merge than the average."""
@@ -46,7 +47,8 @@ class SearchSpace:
     `fixed` holds coefficients that are not searched: name to value. `one_with_baselines` is False only for
     ledgers from before it: there only base and experts are one with the genomes that are them.
 
-    With `paths` the genes of the path stand after those of the merge that it takes its layers from.
+    With `paths` the genes of the path stand after those of the merge that it takes its layers from. With a
+    `trajectory` genes are those of a window over the experts.
     """
 
     method: MergeMethod
@@ -62,6 +64,7 @@ class SearchSpace:
     calibration: Calibration | None = None
     one_with_baselines: bool = True
     paths: LayerPaths | None = None
+    trajectory: Trajectory | None = None
 
     def snap(self, values: Sequence[float]) -> Genome:
         """Every value on its gene's grid, and a path spelled in the one way there is."""
@@ -77,12 +80,20 @@ class SearchSpace:
         own = tuple(gene for gene in self.genes if gene.paths is None)
         return replace(self, genes=own, paths=None)
 
+    @cached_property
+    def averaging(self) -> SearchSpace:
+        """The space of a weight for each checkpoint, without windows."""
+        assert self.trajectory is not None
+        return replace(self, genes=self.trajectory.weights, trajectory=None)
+
     def decode(self, genome: Sequence[float]) -> Recipe:
         """The recipe of a genome. What has no effect is canonicalised: equal merges, equal digests.
 
         Raises:
             ValueError: if the genome has another length, a value off the grid, or a path spelled otherwise.
         """
+        if self.trajectory is not None:
+            return self.averaging.decode(self.trajectory.shares(self._on_grid(genome)))
         if self.paths is not None:
             own, row = self._parts(genome)
             return along(self.paths, self.paths.steps(row), self.merging.decode(own), self.sources)
@@ -108,6 +119,8 @@ class SearchSpace:
         Raises:
             ValueError: as `decode`.
         """
+        if self.trajectory is not None:
+            return self.averaging.spelled_out(self.trajectory.shares(self._on_grid(genome)))
         if self.paths is not None:
             own, row = self._parts(genome)
             merge = self.merging.spelled_out(own)
@@ -117,12 +130,16 @@ class SearchSpace:
     def _parts(self, genome: Sequence[float]) -> tuple[Genome, Genome]:
         """The genes of the merge, and those of the path."""
         assert self.paths is not None
+        whole = self._on_grid(genome)
+        own = len(whole) - len(self.paths)
+        return whole[:own], whole[own:]
+
+    def _on_grid(self, genome: Sequence[float]) -> Genome:
         if len(genome) != len(self.genes):
             raise ValueError(f"a genome has {len(self.genes)} genes here, found {len(genome)}")
         if self.snap(genome) != tuple(genome):
             raise ValueError("a genome is not on its grid; snap genomes first")
-        own = len(genome) - len(self.paths)
-        return tuple(genome[:own]), tuple(genome[own:])
+        return tuple(genome)
 
     def _merge(self, values: PlaceValues) -> Recipe:
         by_place, rows = gather(values, self.layout, self.genes[0]) if self.genes else (values, None)
@@ -274,6 +291,11 @@ class SearchSpace:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
         if self.paths is not None:
             return self._encode_path(recipe, self.paths)
+        if self.trajectory is not None:
+            wanted = weights_in(recipe, self.experts)
+            window = None if wanted is None else self.trajectory.nearest(wanted)
+            known = window is not None and self.decode(window).digest == recipe.digest
+            return window if known else None
         plain = {step.source for step in recipe.path}
         if plain <= {"base", *self.experts}:
             genome = self.uniform({e: float(e in plain) for e in self.experts})
@@ -341,10 +363,13 @@ class SearchSpace:
 
         Args:
             value: of a coefficient (by name) of an expert (or `*`) at a place. A gene takes its first
-                place's, a curve the least-squares fit over its places.
+                place's, a curve the least-squares fit over its places, a window what is nearest to weights.
         """
         if self.paths is not None:
             return (*self.merging.fit(value), *self.paths.spell(self.paths.home))
+        if self.trajectory is not None:
+            first = self.layout.leaves[0]
+            return self.trajectory.nearest([value("weight", name, first) for name in self.experts])
         values = [0.0] * len(self.genes)
         curves: dict[tuple[str, str], list[int]] = {}
         for index, gene in enumerate(self.genes):

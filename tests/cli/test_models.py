@@ -105,6 +105,29 @@ def test_score_is_what_the_search_recorded(export):
     assert found.err == ""
 
 
+def test_a_logit_ensemble_is_scored_as_what_it_is(tmp_path):
+    models = finished().file.parent / "models"
+    evaluator = finished().file.parent / "evaluators" / "pets.yaml"
+    words = ("score", models / "math", evaluator, "--split", "selection")
+    alone, twice, all_three = (
+        call(*words, *(f"--ensemble={models / name}" for name in others), "--json").json
+        for others in ((), ("math",), ("code", "base"))
+    )
+    assert twice["items"] == alone["items"]
+    assert all_three["ensemble"] == [str(models / name) for name in ("code", "base")]
+    assert "ensemble" not in alone
+    said = call(*words, "--ensemble", models / "math").out
+    assert "logit ensemble of 2 models: no checkpoint, cannot be exported" in said
+    (tmp_path / "size.yaml").write_text("schema: 1\nkind: size\nname: size\n")
+    refused = call("score", models / "math", tmp_path / "size.yaml", "--ensemble", models / "code")
+    assert refused.code == 2
+    assert "E500" in refused.err
+    assert "scored by log-likelihoods only" in refused.err
+    refused = call(*words, "--ensemble", models / "code", "--lm-eval-json", tmp_path / "out")
+    assert refused.code == 2
+    assert "leave --lm-eval-json out" in refused.err
+
+
 def test_score_of_no_model(tmp_path):
     (tmp_path / "model-a").mkdir()
     evaluator = finished().file.parent / "evaluators" / "pets.yaml"
