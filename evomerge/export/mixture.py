@@ -16,7 +16,7 @@ from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import TensorReader, open_reader
 from evomerge.checkpoint.writer import CheckpointWriter
-from evomerge.errors import CheckpointError, Problem
+from evomerge.errors import CheckpointError, ConfigError, Problem
 from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
 from evomerge.export.verify import check_loading, quiet_loading
 from evomerge.files.staging import check_space, claim_target, staged_folder
@@ -64,19 +64,20 @@ def write_mixture(
     out = claim_target(out, overwrite=overwrite)
     base = open_folder((file.parent / declaration.base_model).resolve(), "base")
     experts = _experts(declaration, base, file.parent)
-    architecture = mixture_of(base)
+    whole = _whole(declaration, base, file)
+    architecture = mixture_of(base, some_layers=bool(whole))
     gates = _gates(declaration, base, experts)
     if declaration.is_doubled:
         # The k largest of s and -s are the k largest of abs(s): Arrow's score by a linear router.
         experts, gates = experts * 2, torch.cat([gates, -gates], 1)
-    tensors = mixture_tensors(base, experts, architecture, gates, declaration.dtype)
+    tensors = mixture_tensors(base, experts, architecture, gates, declaration.dtype, whole)
     nbytes = sum(each.spec.nbytes for each in tensors)
     check_space(out, nbytes)
     with staged_folder(out, overwrite=overwrite) as staged:
         _write_weights(staged, tensors, shard_bytes)
         dense = AutoConfig.from_pretrained(base.path, trust_remote_code=False).to_dict()
         stated = architecture.config(
-            dense, len(experts), declaration.experts_per_token, declaration.dtype
+            dense, len(experts), declaration.experts_per_token, declaration.dtype, whole
         )
         config, _ = output_config(stated, declaration.dtype, {})
         write_json(staged / CONFIG_FILE, config)
@@ -89,6 +90,18 @@ def write_mixture(
         out.name, architecture.name, len(experts), declaration.experts_per_token, parameters, active,
         nbytes, time.perf_counter() - started,
     )  # fmt: skip
+
+
+def _whole(declaration: MixtureDeclaration, base: CheckpointFolder, file: Path) -> list[int]:
+    """Numbers of the layers that keep the base's MLP."""
+    if declaration.layers is None:
+        return []
+    beyond = [number for number in declaration.layers if number >= base.layers]
+    if beyond:
+        wrong = f"the base has layers 0 to {base.layers - 1}"
+        problem = Problem("E110", wrong, f"found {beyond[0]}", "", str(file), field="layers")
+        raise ConfigError(problem)
+    return [number for number in range(base.layers) if number not in declaration.layers]
 
 
 def _experts(declaration: MixtureDeclaration, base: CheckpointFolder, folder: Path) -> list[Expert]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,14 @@ class MixtureArchitecture:
         return f"{layer}.{self.block}.experts.{expert}.{self.matrices[kind]}.weight"
 
     def config(
-        self, dense: Mapping[str, Any], experts: int, per_token: int, dtype: str
+        self,
+        dense: Mapping[str, Any],
+        experts: int,
+        per_token: int,
+        dtype: str,
+        whole: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """The mixture's config from that of the dense model, all defaults filled in."""
+        """The mixture's config from that of the dense model, with defaults; `whole` layers stay dense."""
         kept = {key: dense[key] for key in _SHARED_KEYS if key in dense}
         own: dict[str, Any] = {
             "architectures": [self.name],
@@ -76,9 +81,9 @@ class MixtureArchitecture:
                 "moe_intermediate_size": dense["intermediate_size"],
                 "shared_expert_intermediate_size": IDLE,
                 "decoder_sparse_step": 1,
-                "mlp_only_layers": [],
+                "mlp_only_layers": list(whole),
                 "norm_topk_prob": True,
-                "qkv_bias": True,
+                "qkv_bias": dense["model_type"] == "qwen2",
             }
         )
 
@@ -101,8 +106,8 @@ BECOMES = {"llama": MIXTRAL, "mistral": MIXTRAL, "qwen2": QWEN2_MOE}
 """By `model_type` of the dense models."""
 
 
-def mixture_of(folder: CheckpointFolder) -> MixtureArchitecture:
-    """What a dense model becomes.
+def mixture_of(folder: CheckpointFolder, some_layers: bool = False) -> MixtureArchitecture:
+    """What a dense model becomes, if only some of its layers do where Mixtral knows no such layers.
 
     Raises:
         CheckpointError: E234, no mixture that transformers knows computes the same.
@@ -110,7 +115,13 @@ def mixture_of(folder: CheckpointFolder) -> MixtureArchitecture:
     kind = str(folder.config.get("model_type"))
     biased = [key for key in ("attention_bias", "mlp_bias") if folder.config.get(key)]
     if kind in BECOMES and not biased:
-        return BECOMES[kind]
+        if some_layers and kind == "mistral" and folder.config.get("sliding_window"):
+            wrong = "no mixture that transformers knows has such windows and dense layers"
+            todo = "leave `layers` out"
+            raise CheckpointError(
+                Problem("E234", wrong, "", todo, str(folder.path), field="sliding_window")
+            )
+        return QWEN2_MOE if some_layers else BECOMES[kind]
     found = f"model_type {kind}" + (f" with {biased[0]}" if biased else "")
     todo = f"known: {', '.join(BECOMES)}, without biases that the mixture has not"
     wrong = "no mixture that transformers knows has such experts"

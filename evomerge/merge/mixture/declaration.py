@@ -30,6 +30,7 @@ class MixtureDeclaration(BaseModel):
         sides: of `arrow`, whether an expert is written twice, with its direction and the opposite one, which
             is Arrow's score exactly; or once, on the side of its prompts.
         temperature: divides what the router says: below 1 it is more decided.
+        layers: numbers of the layers whose MLPs become experts, the others keep the base's; all if absent.
         rank: of what an expert learned, so many singular triplets of each matrix are kept; all if absent.
     """
 
@@ -41,6 +42,7 @@ class MixtureDeclaration(BaseModel):
     sides: Literal["both", "prompts"] = "both"
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     rank: Annotated[int, Field(ge=1)] | None = None
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     experts_per_token: Annotated[int, Field(ge=1)] = 2
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ def mixture_tensors(
     architecture: MixtureArchitecture,
     gates: torch.Tensor,
     dtype: str,
+    whole: Collection[int] = (),
 ) -> list[MixtureTensor]:
     """Every tensor of the mixture.
 
@@ -37,6 +38,7 @@ def mixture_tensors(
         architecture: of the mixture.
         gates: float32 [layers, experts, hidden].
         dtype: all are stored in.
+        whole: numbers of layers that keep the base's MLP.
     """
     kind: torch.dtype = getattr(torch, dtype)
     own = TensorReader(base)
@@ -62,7 +64,7 @@ def mixture_tensors(
     hidden = gates.shape[2]
     for name, header in base.tensors.items():
         matched = MLP.fullmatch(name)
-        if matched is None:
+        if matched is None or int(matched[2]) in whole:
             add(name, header.shape, read(name))
             continue
         layer, number, kind_of = matched.groups()

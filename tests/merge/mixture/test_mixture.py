@@ -70,6 +70,31 @@ def test_identical_experts_are_the_dense_model(tmp_path, kind):
     assert config["num_experts_per_tok"] == 2
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_layers_that_are_not_named_stay_dense(tmp_path, kind):
+    dense(kind, tmp_path / "base")
+    dense(kind, tmp_path / "a", 1)
+    experts = [{"source_model": "base"}] * 3
+    every = written(tmp_path, experts=experts)
+    some = written(tmp_path, experts=experts, layers=[1])
+    assert some.architecture == "Qwen2MoeForCausalLM"
+    assert some.active < every.active
+    assert some.parameters < every.parameters
+    torch.testing.assert_close(
+        logits(tmp_path / "out"), logits(tmp_path / "base"), rtol=1e-4, atol=1e-5
+    )
+    written(tmp_path, experts=[{"source_model": "a"}] * 2, layers=[1])
+    base, other, found = (load_file(tmp_path / n / "model.safetensors") for n in ("base", "a", "out"))
+    assert torch.equal(
+        found["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"]
+    )
+    assert torch.equal(
+        found["model.layers.1.mlp.experts.1.up_proj.weight"], other["model.layers.1.mlp.up_proj.weight"]
+    )
+    with pytest.raises(ConfigError, match=r"E110.*layers: the base has layers 0 to 1; found 7"):
+        written(tmp_path, experts=experts, layers=[1, 7])
+
+
 def test_each_expert_is_one_model_and_all_at_equal_gates_their_mean(tmp_path):
     for seed, name in enumerate(("base", "a", "b")):
         dense("llama", tmp_path / name, seed)
@@ -241,6 +266,9 @@ def test_models_that_do_not_fit_and_architectures_without_a_mixture(tmp_path):
     dense("llama", tmp_path / "wide", intermediate_size=64)
     with pytest.raises(CheckpointError, match="wide"):
         written(tmp_path, experts=[{"source_model": "base"}, {"source_model": "wide"}])
+    dense("mistral", tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"E234.*sliding_window: no mixture.*leave `layers` out"):
+        written(tmp_path, experts=[{"source_model": "base"}] * 2, layers=[0])
     dense("llama", tmp_path / "base", mlp_bias=True)
     with pytest.raises(CheckpointError, match=r"E234.*model_type llama with mlp_bias"):
         written(tmp_path, experts=[{"source_model": "base"}] * 2)
