@@ -44,7 +44,7 @@ from evomerge.evaluators.kinds import load_declaration
 from evomerge.evaluators.registered import registered
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
-from evomerge.optimizers.kinds import refuse_paths
+from evomerge.optimizers.kinds import optimizer_settings, refuse_paths
 from evomerge.optimizers.stage import refuse_stages
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
 from evomerge.recipe.registered import own_methods
@@ -290,11 +290,24 @@ def _built_space(
         problems += error.problems
         return None
     try:
-        refuse_paths(campaign.config.optimizer.kind, space.genes, campaign.focus is not None)
-        refuse_stages(campaign.stages, space.genes)
+        _refuse_searches(campaign, space)
     except ConfigError as error:
         problems += [replace(problem, file=str(campaign.file)) for problem in error.problems]
     return space
+
+
+def _refuse_searches(campaign: Campaign, space: SearchSpace) -> None:
+    """What the optimizer, or that of a stage, cannot do in the space."""
+    section = campaign.config.optimizer
+    settings = optimizer_settings(section.kind, section.options)
+    refuse_paths(section.kind, space.genes, campaign.focus is not None, settings)
+    refuse_stages(campaign.stages, space.genes)
+    for number, stage in enumerate(campaign.stages):
+        try:
+            refuse_paths(stage.kind, space.genes, False, stage.settings)
+        except ConfigError as error:
+            field = f"stages.{number}"
+            raise ConfigError([replace(problem, field=field) for problem in error.problems]) from error
 
 
 def _cannot_be_scaled(campaign: Campaign, base: CheckpointFolder) -> list[Problem]:

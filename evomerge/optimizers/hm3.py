@@ -8,9 +8,10 @@ genes that is the paper's. At the architecture level a policy walks a path throu
 and merge (`path_policy`), is paid the preference-weighted objectives less a price of length, and learns from
 each batch. Float64 on one thread, decided by the seed and by what was told.
 
-What differs from the paper: a walk ends when the policy says so; the scaling network is one more dimension of
-its actions, where the space has scales; the layers' parameters are no part of the state. A path that was
-evaluated before is learnt from again at no cost.
+What differs from the paper: a walk ends when the policy says so; scales, where the space has them, are one
+more dimension of its actions or (`alignment: network`) those of the scaling network, which learns from the
+reward and not from hidden states; the layers' parameters are no part of the state. A path that was evaluated
+before is learnt from again at no cost.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from evomerge.objectives.origin import EDITED, POLICY
 from evomerge.optimizers.descent import Descent, for_preference
 from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.path_operators import edited
-from evomerge.optimizers.path_policy import PathPolicy, Walk
+from evomerge.optimizers.path_policy import PathPolicy, Update, Walk
 from evomerge.optimizers.preferences import drawn, pulled
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Hm3Settings
@@ -42,7 +43,11 @@ WORTHLESS = -1.0
 
 
 class Hm3:
-    """A proposing function (see `proposals`) whose state is made of what it was told, in order."""
+    """A proposing function (see `proposals`) whose state is made of what it was told, in order.
+
+    Attributes:
+        updates: what each time that the policy learnt came to, its learning curve.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Hm3:
         self._again: list[tuple[Genome, Walk]] = []
         self._outcomes: dict[Genome, Outcome] = {}
         self.descents: Sequence[Descent | None] = ()
+        self.updates: list[Update] = []
 
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count or fewer, genes]."""
@@ -129,7 +135,7 @@ class Hm3:
                 paid = 1.0 - float(walk.preference @ values)
             length = self._settings.length * len(walk.steps) / depth
             rewards.append(paid - length + (WORTHLESS - broken if broken > 0.0 else 0.0))
-        self._policy.learn([walk for _, walk in self._again], rewards)
+        self.updates.append(self._policy.learn([walk for _, walk in self._again], rewards))
         self._again = []
 
     def _worth(self, asked: Asked) -> dict[Genome, tuple[np.ndarray, float]]:

@@ -349,7 +349,7 @@ def make_optimizer(
 
     Raises:
         ConfigError: E108 for an unknown kind; E123 for one whose library is not installed; E151 for a focus
-            that it cannot have; E119 for `hm3` without paths of layers.
+            that it cannot have; E119 for `hm3` without paths of layers, or without scales for its network.
         TypeError: if the settings are those of another kind.
     """
     found = optimizer_kind(kind)
@@ -357,18 +357,19 @@ def make_optimizer(
     if not isinstance(chosen, found.settings):
         raise TypeError(f"{kind} takes {found.settings.__name__}, not {type(chosen).__name__}")
     refuse_focus(kind, focus is not None)
-    refuse_paths(kind, genes, focus is not None)
+    refuse_paths(kind, genes, focus is not None, chosen)
     towards = None if focus is None else tuple(focus)
     return found.make(
         Blueprint(genes, objectives, population, seed, initial, chosen, schedule, towards)
     )
 
 
-def refuse_paths(kind: str, genes: Sequence[Gene], focused: bool) -> None:
+def refuse_paths(kind: str, genes: Sequence[Gene], focused: bool, settings: Any = None) -> None:
     """Refuse what a kind cannot do with paths of layers, or without.
 
     Raises:
-        ConfigError: E119 for `hm3` where no path can be walked; E151 for a focus of `auto` on paths.
+        ConfigError: E119 for `hm3` where no path can be walked, and for its scaling network where paths have
+            no scales; E151 for a focus of `auto` on paths.
     """
     paths = next((gene.paths for gene in genes if gene.paths is not None), None)
     if kind == "hm3" and (paths is None or paths.form != "steps"):
@@ -376,6 +377,10 @@ def refuse_paths(kind: str, genes: Sequence[Gene], focused: bool) -> None:
         raise ConfigError(
             Problem("E119", "hm3 walks paths of layers", "", todo, field="optimizer.kind")
         )
+    aligned = isinstance(settings, Hm3Settings) and settings.alignment == "network"
+    if aligned and paths is not None and paths.scale is None:
+        wrong, todo = "a scaling network needs paths with scales", "give `layer_path` a `scale`"
+        raise ConfigError(Problem("E119", wrong, "", todo, field="optimizer.options.alignment"))
     if kind == "auto" and paths is not None and focused:
         wrong = "`auto` cannot focus on paths of layers"
         raise ConfigError(Problem("E151", wrong, "", "take hm3", field="optimizer.focus"))

@@ -7,6 +7,10 @@ arXiv:1512.07679). Learnt by clipped PPO (Schulman et al. 2017, arXiv:1707.06347
 (Schulman et al. 2016, arXiv:1506.02438), after HM3 (Zhou et al. 2025, arXiv:2409.18893).
 
 A policy that has learnt nothing walks the layers in order: proto-actions are relative to the last step.
+
+Where the space has scales, their logarithm is one more dimension of the proto-action; or, as in the paper, a
+scaling network aligns layers that do not follow one another: its mean is a function of both ends and of the
+place in the path alone, whatever the preference, and a layer that follows has scale 1.
 """
 
 from __future__ import annotations
@@ -54,6 +58,28 @@ class Walk:
     values: np.ndarray
 
 
+@dataclass(frozen=True)
+class Update:
+    """What the networks learnt from, and how well they knew it before.
+
+    Attributes:
+        walks: how many.
+        reward: mean of what their paths were worth.
+        steps: mean length of the paths.
+        explained: share of the variance of the returns that the value network foresaw, at most 1; 0 where
+            returns do not vary.
+        moved: mean of old less new log density of what was done, which estimates how far the policy went.
+        spread: mean standard deviation of the proto-actions afterwards.
+    """
+
+    walks: int
+    reward: float
+    steps: float
+    explained: float
+    moved: float
+    spread: float
+
+
 class PathPolicy(nn.Module):
     """See the module. All numbers are decided by `seed` and by what `learn` was given, in order."""
 
@@ -64,13 +90,16 @@ class PathPolicy(nn.Module):
         self._depth = 1 + max(layer for _, layer in paths.choices)
         count, hidden = len(self._sources), settings.hidden
         scaled = paths.scale is not None
+        self._aligned = scaled and settings.alignment == "network"
         known = hidden + objectives + count + 3
         with _repeatable(seed):
             self.source = nn.Embedding(count, EMBEDDED, dtype=torch.float64)
             self.layer = nn.Embedding(self._depth, EMBEDDED, dtype=torch.float64)
             self.memory = nn.GRUCell(2 * EMBEDDED + 1, hidden, dtype=torch.float64)
-            self.actor = _network(known, hidden, count + 1 + scaled)
+            self.actor = _network(known, hidden, count + 1 + (scaled and not self._aligned))
             self.critic = _network(known, hidden, 1)
+            if self._aligned:
+                self.scaling = _network(4 * EMBEDDED + 1, hidden, 1)
             start = [math.log(SPREAD)] * (count + 1) + [math.log(SCALE_SPREAD)] * scaled
             self.spread = nn.Parameter(torch.tensor(start, dtype=torch.float64))
         self._optimiser = torch.optim.Adam(self.parameters(), lr=settings.rate)
@@ -93,44 +122,99 @@ class PathPolicy(nn.Module):
             if not free:
                 break
             state = self._state(memory, wanted, [steps])
-            mean = self._mean(state, [steps])[0]
-            deviation = self.spread.exp()
-            proto = mean + deviation * torch.tensor(rng.normal(size=len(mean)))
-            protos.append(proto.numpy())
-            densities.append(float(_density(proto, mean, self.spread).sum()))
+            noise = torch.tensor(rng.normal(size=len(self.spread)))
+            around = self.spread.exp() * noise
+            mean = self._mean(state, [steps])
+            proto = mean[0] + around[: mean.shape[1]]
             values.append(float(self.critic(state)[0, 0]))
             chosen = self._nearest(proto, steps, free)
+            taken = None
             if chosen[0] == len(paths.choices):
+                logarithms = around[-1:]
+            else:
+                chosen = [number for number in chosen if number < len(paths.choices)]
+                logarithms = self._logarithms(proto, around, steps, chosen)
+                scales = [self._scale(value) for value in logarithms.tolist()]
+                place = self._pick(chosen, scales, memory, wanted, steps, rng)
+                taken, logarithms = chosen[place], logarithms[place : place + 1]
+            if self._aligned:
+                proto = torch.cat([proto, logarithms])
+            protos.append(proto.numpy())
+            densities.append(float(self._log_density(proto[None], mean, [steps], [taken])[0]))
+            if taken is None:
                 break
-            chosen = [number for number in chosen if number < len(paths.choices)]
-            scale = self._scale(float(proto[-1]))
-            step = self._pick(chosen, scale, memory, wanted, steps, rng)
-            steps.append((step, scale))
-            used[step] += 1
+            steps.append((taken, scales[place]))
+            used[taken] += 1
             memory = self.memory(self._seen(steps[-1:]), memory)
         return Walk(preference, tuple(steps), np.array(protos), np.array(densities), np.array(values))
 
     def _pick(
         self,
         chosen: Sequence[int],
-        scale: float,
+        scales: Sequence[float],
         memory: torch.Tensor,
         wanted: torch.Tensor,
         steps: list[Step],
         rng: np.random.Generator,
     ) -> int:
-        """The one of most value, or now and then any; of equals the nearest."""
-        if len(chosen) == 1:
-            return chosen[0]
-        if rng.random() < self._settings.explore:
-            return chosen[int(rng.integers(len(chosen)))]
+        """The place of the one of most value, or now and then of any; of equals that of the nearest."""
         count = len(chosen)
-        after = self.memory(
-            self._seen([(number, scale) for number in chosen]), memory.expand(count, -1).contiguous()
-        )
-        tries = [[*steps, (number, scale)] for number in chosen]
+        if count == 1:
+            return 0
+        if rng.random() < self._settings.explore:
+            return int(rng.integers(count))
+        further = list(zip(chosen, scales, strict=True))
+        after = self.memory(self._seen(further), memory.expand(count, -1).contiguous())
+        tries = [[*steps, step] for step in further]
         found = self.critic(self._state(after, wanted.expand(count, -1), tries))[:, 0]
-        return chosen[int(torch.argmax(found))]
+        return int(torch.argmax(found))
+
+    def _logarithms(
+        self, proto: torch.Tensor, around: torch.Tensor, steps: list[Step], chosen: Sequence[int]
+    ) -> torch.Tensor:
+        """Of the scale with which each chosen step would be taken: float64 [n]."""
+        if self._aligned:
+            scaling, apart = self._scalings([steps] * len(chosen), chosen)
+            return scaling + apart * around[-1]
+        return proto[-1].expand(len(chosen))
+
+    def _scalings(
+        self, walks: Sequence[Sequence[Step]], taken: Sequence[int | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scaling network's mean logarithms for steps after walks, and 1.0 where they do not follow.
+
+        Float64 [n] twice; both 0.0 for a step that follows the last one in its source, and for None.
+        """
+        ends, places, apart = [], [], []
+        for steps, number in zip(walks, taken, strict=True):
+            source, layer = self._last(steps)
+            there = (source, layer + 1)
+            if number is not None:
+                name, at = self._paths.choices[number]
+                there = (self._sources[name], at)
+            apart.append(float(there != (source, layer + 1)))
+            ends.append((source, max(layer, 0), there[0], min(there[1], self._depth - 1)))
+            places.append(len(steps) / self._depth)
+        which = torch.tensor(ends)
+        known = [self.source(which[:, 0]), self.layer(which[:, 1])]
+        known += [self.source(which[:, 2]), self.layer(which[:, 3])]
+        shown = torch.cat([*known, torch.tensor(places, dtype=torch.float64)[:, None]], dim=1)
+        differs = torch.tensor(apart, dtype=torch.float64)
+        return self.scaling(shown)[:, 0] * differs, differs
+
+    def _log_density(
+        self,
+        protos: torch.Tensor,
+        mean: torch.Tensor,
+        walks: Sequence[Sequence[Step]],
+        taken: Sequence[int | None],
+    ) -> torch.Tensor:
+        """Log densities of what was done after walks, whose actor's means are known: float64 [n]."""
+        if not self._aligned:
+            return _density(protos, mean, self.spread).sum(dim=1)
+        scaling, apart = self._scalings(walks, taken)
+        every = _density(protos, torch.cat([mean, scaling[:, None]], dim=1), self.spread)
+        return every[:, :-1].sum(dim=1) + apart * every[:, -1]
 
     def _nearest(self, proto: torch.Tensor, steps: list[Step], free: Sequence[int]) -> list[int]:
         """The nearest steps to a proto-action, nearest first; `len(choices)` is to stop.
@@ -197,12 +281,12 @@ class PathPolicy(nn.Module):
             ahead[row, self._last(steps)[0]] = 1.0
         return found + torch.from_numpy(ahead)
 
-    def learn(self, walks: Sequence[Walk], rewards: Sequence[float]) -> None:
+    def learn(self, walks: Sequence[Walk], rewards: Sequence[float]) -> Update:
         """Some epochs of PPO on walks and what their paths were worth."""
         with _repeatable():
-            self._learn(walks, rewards)
+            return self._learn(walks, rewards)
 
-    def _learn(self, walks: Sequence[Walk], rewards: Sequence[float]) -> None:
+    def _learn(self, walks: Sequence[Walk], rewards: Sequence[float]) -> Update:
         settings = self._settings
         gains, targets = [], []
         for walk, reward in zip(walks, rewards, strict=True):
@@ -221,9 +305,9 @@ class PathPolicy(nn.Module):
         proto = torch.tensor(np.concatenate([walk.protos for walk in walks]))
         before = torch.tensor(np.concatenate([walk.densities for walk in walks]))
         for _ in range(settings.epochs):
-            states, parts = self._unrolled(walks)
+            states, parts, taken = self._unrolled(walks)
             mean = self._mean(states, parts)
-            ratio = (_density(proto, mean, self.spread).sum(dim=1) - before).exp()
+            ratio = (self._log_density(proto, mean, parts, taken) - before).exp()
             held = ratio.clamp(1.0 - settings.clip, 1.0 + settings.clip)
             surrogate = torch.minimum(ratio * relative, held * relative).mean()
             error = ((self.critic(states)[:, 0] - target) ** 2).mean()
@@ -233,9 +317,20 @@ class PathPolicy(nn.Module):
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
             self._optimiser.step()
+        varies = float(target.var(unbiased=False))
+        return Update(
+            walks=len(walks),
+            reward=float(np.mean(rewards)),
+            steps=float(np.mean([len(walk.steps) for walk in walks])),
+            explained=1.0 - float(raw.var(unbiased=False)) / varies if varies > 0.0 else 0.0,
+            moved=float(-ratio.detach().log().mean()),
+            spread=float(self.spread.detach().exp().mean()),
+        )
 
-    def _unrolled(self, walks: Sequence[Walk]) -> tuple[torch.Tensor, list[Sequence[Step]]]:
-        """States of all actions of all walks, walk by walk, and the steps before each."""
+    def _unrolled(
+        self, walks: Sequence[Walk]
+    ) -> tuple[torch.Tensor, list[Sequence[Step]], list[int | None]]:
+        """States of all actions of all walks, walk by walk, the steps before each, and the one taken."""
         wanted = torch.tensor(np.array([walk.preference for walk in walks]))
         memory = torch.zeros(len(walks), self._settings.hidden, dtype=torch.float64)
         longest = max(len(walk.protos) for walk in walks)
@@ -246,8 +341,10 @@ class PathPolicy(nn.Module):
             shown = [walk.steps[turn] if turn < len(walk.steps) else (0, 1.0) for walk in walks]
             memory = self.memory(self._seen(shown), memory)
         states = [at[turn][row] for row, walk in enumerate(walks) for turn in range(len(walk.protos))]
-        before = [walk.steps[:turn] for walk in walks for turn in range(len(walk.protos))]
-        return torch.stack(states), list(before)
+        turns = [(walk.steps, turn) for walk in walks for turn in range(len(walk.protos))]
+        before = [steps[:turn] for steps, turn in turns]
+        taken = [steps[turn][0] if turn < len(steps) else None for steps, turn in turns]
+        return torch.stack(states), list(before), taken
 
 
 def advantages(paid: np.ndarray, values: np.ndarray, discount: float, trace: float) -> np.ndarray:

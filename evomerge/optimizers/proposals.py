@@ -128,6 +128,11 @@ class Proposals:
         self._digest = hashlib.sha256()
 
     @property
+    def proposing(self) -> Propose:
+        """The function."""
+        return self._propose
+
+    @property
     def wants_items(self) -> bool:
         """Whether the function looks at the scores of items: it then has a true attribute of this name."""
         return bool(getattr(self._propose, "wants_items", False))

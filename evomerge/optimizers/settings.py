@@ -163,6 +163,9 @@ class Hm3Settings:
             come then prefers long walks.
         nearest: at most so many steps about as near to a proto-action, among which the value network picks.
         explore: how often any of them is picked.
+        alignment: what sets the scale of a step, where the space has scales: one more dimension of the
+            policy's actions, or, as published, a network of both layers and the place, where they do not
+            follow one another.
         episodes: walks from which the networks learn together.
         epochs: passes over them.
         discount, trace: gamma, and the factor of generalised advantages.
@@ -178,6 +181,7 @@ class Hm3Settings:
     reward: Literal["terminal", "spread"] = "terminal"
     nearest: Annotated[int, Between(1, 1_000)] = 3
     explore: Annotated[float, Between(0.0, 1.0)] = 0.1
+    alignment: Literal["action", "network"] = "action"
     episodes: Annotated[int, Between(1, 10_000)] = 16
     epochs: Annotated[int, Between(1, 100)] = 10
     discount: Annotated[float, Between(0.0, 1.0)] = 0.99

@@ -11,6 +11,7 @@ import pytest
 from evomerge.campaign.campaign import campaign_from_json, identity, identity_digest, load_campaign
 from evomerge.errors import ConfigError
 from evomerge.recipe.recipe import canonical_json
+from evomerge.run.study.plan import plan, read_arms
 from evomerge.search_space import load_search_space
 
 REPOSITORY = Path(__file__).parents[2]
@@ -426,10 +427,18 @@ def test_every_shipped_campaign_loads(path: Path) -> None:
     assert all(file.is_file() for file in campaign.evaluator_files)
 
 
+@pytest.mark.parametrize("path", shipped("experiments", "arms*.yaml"))
+def test_every_shipped_study_loads(path: Path, tmp_path: Path) -> None:
+    planned = plan(path.with_name("campaign.yaml"), tmp_path, read_arms(path), [1], [])
+    assert {each.arm for each in planned} == {arm.name for arm in read_arms(path)}
+
+
 def test_no_shipped_yaml_is_left_untested() -> None:
-    """Whatever lies in `experiments/` is a campaign; evaluators have a test of their own."""
-    found = {path.name for path in (REPOSITORY / "experiments").rglob("*.yaml")}
-    assert all(name.startswith("campaign") for name in found), found
+    """Whatever lies in `experiments/` is a campaign, arms of one, or a part that these name."""
+    parts = ("evaluators", "search_spaces", "tasks")
+    every = (REPOSITORY / "experiments").rglob("*.yaml")
+    found = {path.name for path in every if path.parent.name not in parts}
+    assert all(name.startswith(("campaign", "arms")) for name in found), found
 
 
 def test_a_focus_is_part_of_a_campaign_and_its_absence_is_not(file: Path) -> None:

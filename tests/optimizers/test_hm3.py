@@ -108,6 +108,40 @@ def test_walks_keep_the_limits():
     assert {len(walk.steps) for walk in walks} == {2, 3, 4}
 
 
+def test_a_scaling_network_has_a_say_where_layers_do_not_follow():
+    """A layer that follows in its source has scale 1; elsewhere scales are walked and learnt."""
+    paths = space(4, sources=["merged", "math"], scale=SCALE).paths
+    policy = PathPolicy(paths, 2, 1, Hm3Settings(alignment="network", rate=0.02))
+    with torch.no_grad():
+        policy.spread[:-1] = 0.3  # jumps
+        policy.spread[-1] = -1.0
+    rng = np.random.default_rng(4)
+    before = policy.scaling[0].weight.detach().clone()
+    followed, apart = [], []
+    for _ in range(4):
+        walks = [policy.walk(np.array([0.5, 0.5]), rng) for _ in range(16)]
+        for walk in walks:
+            assert len(walk.protos[0]) == len(policy.spread)
+            last = ("merged", -1)
+            for number, scale in walk.steps:
+                here = paths.choices[number]
+                (followed if here == (last[0], last[1] + 1) else apart).append(scale)
+                last = here
+        # Nothing moved the policy yet: densities are those of the walk.
+        states, parts, taken = policy._unrolled(walks)
+        again = policy._log_density(
+            torch.tensor(np.concatenate([walk.protos for walk in walks])),
+            policy._mean(states, parts), parts, taken,
+        )  # fmt: skip
+        torch.testing.assert_close(
+            again.detach(), torch.tensor(np.concatenate([walk.densities for walk in walks]))
+        )
+        policy.learn(walks, [-abs(np.log([s for _, s in walk.steps]).mean() - 0.5) for walk in walks])
+    assert set(followed) == {1.0}
+    assert len(set(apart)) > 2
+    assert not torch.equal(before, policy.scaling[0].weight)
+
+
 def test_advantages_are_the_sums_they_stand_for():
     rng = np.random.default_rng(3)
     paid, values = rng.normal(size=7), rng.normal(size=7)
@@ -146,15 +180,19 @@ def test_the_preference_weighs_what_is_best_at_each_objective():
         assert descent.origin.preference == pytest.approx(tuple(row[:2]), abs=1e-3)
 
 
-@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
-def test_it_is_decided_by_seed_and_outcomes(schedule):
+@pytest.mark.parametrize(
+    ("schedule", "alignment"), [("generational", "action"), ("steady_state", "network")]
+)
+def test_it_is_decided_by_seed_and_outcomes(schedule, alignment):
     found = space(3, weight=WEIGHT, sources=["merged", "math"], max_layers=4, scale=SCALE)
     histories = []
     for seed in (5, 5, 6):
         optimizer = make_optimizer(
             "hm3", found.genes, minimised(2), population=8, seed=seed, schedule=schedule,
             initial=[found.uniform({"math": 0.5, "code": 0.5})],
-            settings=Hm3Settings(episodes=8, preferences=5, reward="spread", scalarise="tchebycheff"),
+            settings=Hm3Settings(
+                episodes=8, preferences=5, reward="spread", scalarise="tchebycheff", alignment=alignment
+            ),
         )  # fmt: skip
         asked = []
         while len(asked) < 32:
@@ -172,6 +210,16 @@ def test_it_is_decided_by_seed_and_outcomes(schedule):
         assert all(found.snap(genome) == genome for genome in asked)
         histories.append((asked, optimizer.state_digest()))
     assert histories[0] == histories[1] != histories[2]
+
+
+def test_a_scaling_network_needs_scales():
+    with pytest.raises(
+        ConfigError, match=r"E119.*alignment: a scaling network needs paths with scales"
+    ):
+        make_optimizer(
+            "hm3", space(3).genes, minimised(2), population=8, seed=1,
+            settings=Hm3Settings(alignment="network"),
+        )  # fmt: skip
 
 
 def test_a_focus_on_paths_is_hm3s():

@@ -1,0 +1,179 @@
+r"""Pictures and numbers of the study in this folder, all from its ledgers.
+
+    evomerge study run experiments/hm3/campaign.yaml --arms experiments/hm3/arms.yaml --seeds 5 --dir runs/hm3
+    python experiments/hm3/results.py runs/hm3 --out docs
+
+`hm3_study.svg`: hypervolume on held-out items of each arm's front, a dot a seed, with Student's 95 %
+interval, and hypervolume on search items against evaluations. `hm3_learning.svg`: what HM3's policy learnt,
+from a replay of its campaigns: no number of it is in a ledger, but a fresh policy that is told what a ledger
+holds learns the same. `hm3_learning.csv` has what that shows. `--analytic EVALUATIONS` adds curves on the
+problem of `benchmarks/paths.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.paths import path_problem
+from evomerge.campaign.campaign import campaign_from_json
+from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.front.folder import open_campaign_folder
+from evomerge.front.trace import trace
+from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.item_store import ItemStore
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
+from evomerge.optimizers.hm3 import Hm3
+from evomerge.optimizers.path_policy import Update
+from evomerge.optimizers.proposals import Proposals
+from evomerge.run.replay import campaign_optimizer, refiners, replay, seeds
+from evomerge.run.study.table import study_table
+
+SHOWN = (
+    ("reward", "mean reward"),
+    ("explained", "variance of returns foreseen"),
+    ("steps", "layers of a walk"),
+)
+
+
+def updates(folder: Path) -> list[Update]:
+    """What the policy of a campaign of `hm3` learnt, by a replay of its ledger."""
+    opened = open_campaign_folder(folder)
+    history = opened.history
+    assert history.prepared is not None
+    campaign = campaign_from_json(history.config)
+    paths = dict.fromkeys(history.prepared.checkpoints, "")
+    space = prepared_space(campaign, history.prepared, paths)
+    recipes = baseline_recipes(
+        prepared_sources(campaign, history.prepared, paths),
+        campaign.experts,
+        campaign.config.baselines.single,
+        space.layout.layers,
+        history.prepared.storage,
+        campaign.form,
+        soups_in(history.candidates),
+    )
+    initial = seeds(campaign, space, recipes, history)
+    optimizer = campaign_optimizer(campaign, space, initial, history)
+    refine = refiners(campaign, space, initial, history, optimizer)
+    for _ in replay(optimizer, refine, history, campaign.objectives, ItemStore(folder / ITEMS_FOLDER)):
+        pass
+    return learnt(optimizer)
+
+
+def learnt(optimizer: Any) -> list[Update]:
+    """The updates of an optimizer that is HM3's."""
+    assert isinstance(optimizer, Proposals)
+    assert isinstance(optimizer.proposing, Hm3)
+    return optimizer.proposing.updates
+
+
+def analytic(evaluations: int, seed: int) -> list[Update]:
+    """The same on the analytic problem of `benchmarks/paths.py`."""
+    optimizer, outcome = path_problem("hm3", seed)
+    told = 0
+    while told < evaluations:
+        outcomes = [outcome(genome) for genome in optimizer.ask()]
+        optimizer.tell(outcomes)
+        told += len(outcomes)
+    return learnt(optimizer)
+
+
+def learning(curves: dict[str, list[list[Update]]], out: Path) -> None:
+    """The picture and the table of learning curves: by problem, a list of updates for each seed."""
+    with (out / "hm3_learning.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["problem", "run", "update", *(field.name for field in fields(Update))])
+        for name, runs in curves.items():
+            for number, run in enumerate(runs):
+                for turn, update in enumerate(run, 1):
+                    numbers = [f"{value:.6g}" for value in asdict(update).values()]
+                    writer.writerow([name, number, turn, *numbers])
+    figure, panels = plt.subplots(
+        len(curves), len(SHOWN), figsize=(11, 2.9 * len(curves)), squeeze=False
+    )
+    for row, (name, runs) in zip(panels, curves.items(), strict=True):
+        for panel, (field, words) in zip(row, SHOWN, strict=True):
+            longest = min(len(run) for run in runs)
+            values = np.array([[getattr(update, field) for update in run[:longest]] for run in runs])
+            turns = np.arange(1, longest + 1)
+            panel.plot(turns, values.T, color="0.75", linewidth=0.8)
+            panel.plot(turns, values.mean(axis=0), color="C0", linewidth=2.0)
+            panel.set(title=f"{name}: {words}", xlabel="update of the networks")
+            panel.title.set_fontsize(9)
+            if field == "explained":
+                panel.set_ylim(-1.0, 1.0)
+    figure.tight_layout()
+    save(figure, out / "hm3_learning.svg")
+
+
+def comparison(study: Path, out: Path) -> None:
+    """The picture of the study."""
+    table = study_table(study)
+    names = [arm.arm for arm in table.arms]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for place, arm in enumerate(table.arms):
+        own = [row.hypervolume for row in table.rows if row.arm == arm.arm and row.phase == "done"]
+        left.scatter([place] * len(own), own, color=f"C{place}", s=18, alpha=0.6)
+        found = arm.measures.get("hypervolume")
+        if found is not None and found.low is not None and found.high is not None:
+            error = [[found.mean - found.low], [found.high - found.mean]]
+            left.errorbar([place], [found.mean], error, fmt="_", color="black", capsize=5)
+    left.set_xticks(range(len(names)), names, rotation=20)
+    left.set(title="front on held-out items", ylabel="hypervolume")
+    scaling = None
+    for place, name in enumerate(names):
+        curves = []
+        for folder in sorted((study / "runs").glob(f"{name}-[0-9]*")):
+            opened = open_campaign_folder(folder)
+            scaling = scaling or opened.history.scaling
+            points = trace(opened.history, opened.events, opened.history.stated.objectives, scaling)
+            curves.append([point.hypervolume for point in points])
+        curves = [curve for curve in curves if curve]
+        if curves:
+            length = min(map(len, curves))
+            mean = np.mean([curve[:length] for curve in curves], axis=0)
+            right.plot(range(1, length + 1), mean, color=f"C{place}", label=f"{name} ({len(curves)})")
+    right.set(title="search items, mean of the seeds", xlabel="evaluations", ylabel="hypervolume")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    save(figure, out / "hm3_study.svg")
+
+
+def save(figure: Any, file: Path) -> None:
+    """As SVG that is the same again."""
+    mpl.rcParams["svg.hashsalt"] = file.name
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write pictures and numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--analytic", type=int, default=0, metavar="EVALUATIONS")
+    words = parser.parse_args()
+    comparison(words.study, words.out)
+    rows = study_table(words.study).rows
+    done = sorted(row.seed for row in rows if row.arm == "path-hm3" and row.phase == "done")
+    curves = {}
+    if done:
+        curves["quickstart"] = [updates(words.study / "runs" / f"path-hm3-{seed}") for seed in done]
+    if words.analytic:
+        curves["analytic"] = [analytic(words.analytic, seed) for seed in range(5)]
+    learning(curves, words.out)
+
+
+if __name__ == "__main__":
+    main()
