@@ -38,7 +38,7 @@ POPULATION = 20
 KINDS = ("hm3", "nsga2", "cma-es", "random-global", "random")
 
 OTHERS: dict[str, tuple[float | str, ...]] = {
-    "episodes": (8, 32),
+    "episodes": (40,),
     "rate": (0.003, 0.03),
     "epochs": (5, 20),
     "hidden": (16, 64),
