@@ -1,25 +1,28 @@
 """Classification: how often the largest logit of an item is that of its class.
 
 What an item is, a text or a picture, is the part of `texts` and `pictures`. Its smooth value is that of a
-choice among the classes: `tanh(m / 2)`, m the logit of the right class minus the largest other one.
+choice among the classes: `tanh(m / 2)`, m the logit of the right class minus the largest other one. Its loss
+is the cross-entropy over the classes, or their entropy.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluators.evaluator import Head
-from evomerge.evaluators.item_evaluator import ItemEvaluator
+from evomerge.evaluators.item_evaluator import ItemEvaluator, chosen_items
 from evomerge.evaluators.item_files import ItemsDeclaration
 from evomerge.evaluators.items import Item
 from evomerge.objectives.scores import Scores, Split
 
 if TYPE_CHECKING:
+    import torch
+
     from evomerge.evaluators.evaluator import Subject
 
 _PLAIN = "LABEL_"
@@ -34,6 +37,7 @@ class ClassificationDeclaration(ItemsDeclaration):
     """
 
     by_block: ClassVar[bool] = True
+    has_losses: ClassVar[bool] = True
 
     head: str | None = None
 
@@ -69,12 +73,9 @@ class Classification(ItemEvaluator):
         classes = [self._class_of(item, head.labels) for item in items]
         found = []
         for start in range(0, len(items), subject.batch_size):
-            inputs = self.inputs(subject, items[start : start + subject.batch_size])
             with torch.inference_mode():
-                outputs = torch.func.functional_call(
-                    subject.model, dict(head.parameters), kwargs=dict(inputs)
-                )
-            found.append(outputs.logits.float().cpu().numpy())
+                part = self._logits(subject, head, items[start : start + subject.batch_size])
+            found.append(part.float().cpu().numpy())
         logits = np.concatenate(found)
         if not np.isfinite(logits).all():
             raise CandidateError("nonfinite_logits", "the model's logits are not finite numbers")
@@ -84,6 +85,44 @@ class Classification(ItemEvaluator):
         others[rows, classes] = -np.inf
         acc = (logits.argmax(1) == classes).astype(np.float64)
         return {"acc": acc.tolist(), "margin": (right - others.max(1)).tolist()}
+
+    def _logits(self, subject: Subject, head: Head, items: Sequence[Item]) -> torch.Tensor:
+        import torch
+
+        inputs = dict(self.inputs(subject, items))
+        outputs = torch.func.functional_call(subject.model, dict(head.parameters), kwargs=inputs)
+        found: torch.Tensor = outputs.logits
+        return found
+
+    def has_losses(self, split: Split) -> bool:
+        """See `Differentiable.has_losses`: all items have, if their class is one of the model's."""
+        return True
+
+    def has_choices(self, split: Split) -> bool:
+        """See `Differentiable.has_choices`: the classes are."""
+        return True
+
+    def losses(
+        self, subject: Subject, split: Split, items: Sequence[int], *, entropy: bool = False
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+        """Cross-entropy or entropy over the classes; see `Differentiable.losses`.
+
+        Raises:
+            ConfigError: E128, items of a class that the model does not have, where labels are looked at.
+        """
+        import torch
+
+        known, head = self._splits[split].items, self._head(subject)
+        chosen_items(items, len(known))
+        for start in range(0, len(items), subject.batch_size):
+            numbers = tuple(items[start : start + subject.batch_size])
+            own = [known[number] for number in numbers]
+            chances = self._logits(subject, head, own).double().cpu().log_softmax(dim=1)
+            if entropy:
+                yield numbers, -(chances.exp() * chances).sum(dim=1)
+            else:
+                right = torch.tensor([self._class_of(item, head.labels) for item in own])
+                yield numbers, -chances.gather(1, right[:, None])[:, 0]
 
     def scores(self, values: Mapping[str, np.ndarray]) -> Scores:
         """Accuracy, its smooth value from the margins."""

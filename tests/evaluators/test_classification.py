@@ -15,6 +15,7 @@ from transformers import ViTImageProcessorPil
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluators.evaluator import BlockEvaluator, Subject
 from evomerge.evaluators.kinds import load_declaration
+from evomerge.evaluators.losses import Differentiable
 from evomerge.testing.evaluators import CHECKS, byte_tokenizer, opened
 from tests.other_models import tiny
 
@@ -115,6 +116,33 @@ def test_texts_are_scored_by_the_models_own_logits(reading, texts):
             logits = reading.model(input_ids=torch.tensor([ids])).logits[0]
         right.append(float(int(logits.argmax()) == item["label"]))
     assert found.items["own.acc"].tolist() == right
+
+
+def test_losses_are_those_of_the_models_own_logits(seeing, pictures, reading, texts):
+    shown = opened(declare(pictures, kind="image_classification", images="arrays.npz"))
+    written = opened(declare(texts, kind="text_classification", items="items.jsonl"))
+    for evaluator, subject in ((shown, seeing), (written, reading)):
+        assert isinstance(evaluator, Differentiable)
+        assert evaluator.has_losses("search")
+        assert evaluator.has_choices("search")
+        wanted = [0, 1, 3, 8, 9, 11]
+        items = [evaluator._splits["search"].items[number] for number in wanted]
+        classes = [evaluator._class_of(item, evaluator._head(subject).labels) for item in items]
+        with torch.no_grad():
+            chances = subject.model(**evaluator.inputs(subject, items)).logits.double().softmax(1)
+        chances = chances.numpy()
+        expected = {
+            False: -np.log(chances[np.arange(6), classes]),
+            True: -(chances * np.log(chances)).sum(1),
+        }
+        for entropy, values in expected.items():
+            batches = list(evaluator.losses(subject, "search", wanted, entropy=entropy))
+            assert [number for numbers, _ in batches for number in numbers] == wanted
+            found = torch.cat([batch for _, batch in batches])
+            assert found.requires_grad
+            np.testing.assert_allclose(found.detach().numpy(), values, rtol=1e-5)
+        with pytest.raises(ValueError, match="items must be ascending"):
+            next(evaluator.losses(subject, "search", [1, 0]))
 
 
 def test_what_cannot_be_scored_is_said(seeing, reading, pictures, texts, tmp_path):

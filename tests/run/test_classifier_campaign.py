@@ -20,7 +20,10 @@ from evomerge.cli.verify.invariants import verify
 from evomerge.evaluators.kinds import load_declaration
 from evomerge.export.export import merge_recipe
 from evomerge.objectives.scores import SPLITS
+from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, single_source_recipe
+from evomerge.run.job import Job, MeasuredSlope, SlopeWork, WorkerSetup
 from evomerge.run.scoring import score_checkpoint
+from evomerge.run.worker import Worker
 from evomerge.testing.evaluators import byte_tokenizer
 from tests.cli.terminal import call
 from tests.other_models import FAMILIES, tiny
@@ -73,6 +76,52 @@ def say(root: Path, name: str, **fields: Any) -> None:
 
 
 WRITE = {"vit": (write_pictures, {"num_channels": 3}), "bert": (write_texts, {"vocab_size": 259})}
+
+
+def test_gradients_of_a_classifiers_losses(tmp_path: Path) -> None:
+    """By cross-entropy, and by AdaMerging's entropy, against finite differences."""
+    (tmp_path / "evaluators").mkdir()
+    models = {n: tiny("vit", i, spread=0.3, num_channels=3) for i, n in enumerate(("base", *EXPERTS))}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / "models" / name)
+    write_pictures(tmp_path, models)
+    folders = {name: str(tmp_path / "models" / name) for name in models}
+    setup = WorkerSetup(
+        sources=folders, evaluators=tuple(str(tmp_path / "evaluators" / f"{n}.yaml") for n in EXPERTS),
+        methods=("task_arithmetic",), trims=("tensor",), dtype="float64", storage="float32", device="cpu",
+        threads=1, batch_size=4, cache=str(tmp_path),
+    )  # fmt: skip
+    worker, base = Worker(setup), open_folder(tmp_path / "models" / "base", "base")
+    places = base.layout_by(tensor=False, row=False).places
+    sources = {name: CheckpointSource(path) for name, path in folders.items()}
+    items = {"one.acc": (0, 2, 5), "two.acc": (1, 3)}
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(0.1, 0.6, (2, len(places)))
+    along = rng.normal(size=weights.shape)
+    along /= np.linalg.norm(along)
+
+    def slope(moved: np.ndarray, entropy: bool, shares: dict[str, float]) -> MeasuredSlope:
+        rows = zip(EXPERTS, moved.tolist(), strict=True)
+        tables = {name: dict(zip(places, row, strict=True)) for name, row in rows}
+        source = MergedSource(
+            "task_arithmetic", EXPERTS, "base", {"weight": tables, "lambda": {"*": {"": 1.0}}}
+        )
+        recipe = single_source_recipe({**sources, MERGED: source}, MERGED, base.layers, "float32")
+        job = Job("s", "slope", recipe.to_json(), slope=SlopeWork(shares, items, entropy))
+        result = worker.run(job)
+        assert result.slope is not None, result.message
+        return result.slope
+
+    shares = {"one.acc": 0.5, "two.acc": 1.5}
+    for entropy in (False, True):
+
+        def loss(steps: float, entropy: bool = entropy) -> float:
+            found = slope(weights + 2e-3 * steps * along, entropy, {}).losses
+            return sum(share * found[name] for name, share in shares.items())
+
+        expected = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * 2e-3)
+        found = slope(weights, entropy, shares).gradient
+        assert np.sum(found * along) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", WRITE)
