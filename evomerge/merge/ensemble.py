@@ -40,12 +40,16 @@ def logit_ensemble(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The first model, changed in place so that its logits are the mean of those of all.
 
     Its hidden states are those of all models side by side, so that whatever picks positions in front of the
-    output layer does so for each of them. Models keep nothing between calls: no text can be written.
+    output layer does so for each of them. Models keep nothing between calls: no text can be written. Of
+    classifiers the logits themselves are averaged.
 
     Args:
-        models: two or more causal models of one architecture, of the same vocabulary, on one device.
+        models: two or more decoders of the same vocabulary, or classifiers of the same classes, of one
+            architecture and on one device.
     """
     first: Any = models[0]
+    if first.get_output_embeddings() is None:
+        return _of_classifiers(models)
     bodies: list[Any] = [model.base_model for model in models]
     runs = [body.forward for body in bodies]
     heads: list[Any] = [model.get_output_embeddings() for model in models]  # type: ignore[no-untyped-call]
@@ -59,5 +63,20 @@ def logit_ensemble(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
 
     bodies[0].forward = forward
     first.set_output_embeddings(_Heads(heads, [head.weight.shape[1] for head in heads]))
+    found: PreTrainedModel = first
+    return found
+
+
+def _of_classifiers(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
+    first: Any = models[0]
+    runs: list[Any] = [model.forward for model in models]
+
+    def forward(*given: Any, **named: Any) -> Any:
+        found = runs[0](*given, **named)
+        others = [run(*given, **named).logits for run in runs[1:]]
+        found.logits = torch.stack([found.logits, *others]).mean(0)
+        return found
+
+    first.forward = forward
     found: PreTrainedModel = first
     return found

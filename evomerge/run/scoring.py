@@ -123,12 +123,13 @@ def _refuse_ensemble(
 ) -> None:
     from evomerge.evaluators.losses import Differentiable
 
-    if not isinstance(evaluator, Differentiable) or (
-        isinstance(evaluator, Writer) and evaluator.writes(split)
-    ):
-        wrong = "an ensemble of logits is scored by log-likelihoods only"
-        todo = "take an evaluator of choices or of texts"
-        raise UsageError(Problem("E500", wrong, f"`{evaluator.name}` has others", todo))
+    writes = isinstance(evaluator, Writer) and evaluator.writes(split)
+    split_in_two = bool(first.config.get("is_encoder_decoder"))
+    if not isinstance(evaluator, Differentiable) or writes or split_in_two:
+        wrong = "an ensemble is one of decoders or classifiers, scored by log-likelihoods only"
+        todo = "take an evaluator of choices, texts or classes"
+        found = f"`{evaluator.name}` on {first.config.get('model_type')}"
+        raise UsageError(Problem("E500", wrong, found, todo))
     problems = compare_with_base(first, [open_folder(path, path.name) for path in others])
     if problems:
         raise CheckpointError(problems)

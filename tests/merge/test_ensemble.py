@@ -7,6 +7,7 @@ import torch
 
 from evomerge.evaluators.packed import Request, answer, pack_for
 from evomerge.merge.ensemble import logit_ensemble
+from tests.other_models import tiny
 from tests.tiny_models import tiny_base, tiny_expert
 
 LONGEST = 64
@@ -39,3 +40,12 @@ def test_an_ensemble_has_the_mean_of_all_logits() -> None:
         block = pack_for(found, requests, layout, batch_size=4, max_length=LONGEST)
         values = [each.loglikelihood for each in answer(found, block)]
         assert values == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_ensemble_of_classifiers() -> None:
+    models = [tiny("vit", seed, spread=0.3, num_channels=3).eval() for seed in range(3)]
+    pixels = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        mean = torch.stack([model(pixel_values=pixels).logits for model in models]).mean(0)
+        found = logit_ensemble(models)(pixel_values=pixels).logits
+    torch.testing.assert_close(found, mean)
