@@ -9,8 +9,12 @@ folder is written in well under a second.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from tests.evaluators.conftest import TASK, build_llama, build_tokenizer, make_items
+from tests.shared import ROOT, made_once
 
 EXPERTS = ("math", "code")
 EVALUATORS = ("pets", "birds")
@@ -141,6 +146,30 @@ def write_evaluator(
     return path
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Models and tasks of a campaign; see `write_campaign`."""
+
+    experts: tuple[str, ...]
+    evaluators: tuple[str, ...]
+    model: Mapping[str, Any]
+    counts: tuple[int, int, int]
+
+    def write(self, folder: Path) -> None:
+        """Write what is not there yet."""
+        if not (folder / "models" / "base").exists():
+            write_model(folder / "models" / "base", **self.model)
+        for number, name in enumerate(self.experts):
+            if not (folder / "models" / name).exists():
+                write_model(folder / "models" / name, expert=number, **self.model)
+        for number, name in enumerate(self.evaluators):
+            if not (folder / "evaluators" / f"{name}.yaml").exists():
+                oracle = tiny_expert(number % len(self.experts), **self.model)
+                write_evaluator(
+                    folder / "evaluators", name, seed=number, oracle=oracle, counts=self.counts
+                )
+
+
 def write_campaign(
     folder: Path,
     *,
@@ -165,15 +194,14 @@ def write_campaign(
             other value (None too) takes its place.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "models" / "base").exists():
-        write_model(folder / "models" / "base", **(model or {}))
-    for number, name in enumerate(experts):
-        if not (folder / "models" / name).exists():
-            write_model(folder / "models" / name, expert=number, **(model or {}))
-    for number, name in enumerate(evaluators):
-        if not (folder / "evaluators" / f"{name}.yaml").exists():
-            oracle = tiny_expert(number % len(experts), **(model or {}))
-            write_evaluator(folder / "evaluators", name, seed=number, oracle=oracle, counts=counts)
+    kept = [name for name in ("models", "evaluators") if (folder / name).exists()]
+    inputs = _Inputs(tuple(experts), tuple(evaluators), model or {}, counts)
+    if ROOT in os.environ and not kept:
+        # The same few are wanted by hundreds of tests: copying takes a twentieth of making them.
+        name = hashlib.sha256(repr(inputs).encode()).hexdigest()
+        shutil.copytree(made_once(f"inputs-{name}", inputs.write), folder, dirs_exist_ok=True)
+    else:
+        inputs.write(folder)
     declaration = space or {
         "schema": 1,
         "method": "task_arithmetic",

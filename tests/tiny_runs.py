@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.records import read_records
 from evomerge.run.driver import run
 from tests.hand_made import fold_records
+from tests.known_answers import answered_once
 from tests.shared import made_once
 from tests.tiny_models import write_campaign
 
@@ -57,8 +59,21 @@ def run_file(file: Path, directory: Path, **options: Any) -> History:
     """Run (or go on with) a campaign file in `directory`; merges are stored as bfloat16."""
     campaign = load_campaign(file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
-    with mock.patch.object(lm_eval_tasks, "choose_layout", _chosen_once):
+    with forward_passes_once():
         return run(campaign, directory, paths, "bfloat16", **options)
+
+
+@contextlib.contextmanager
+def forward_passes_once() -> Iterator[None]:
+    """In the campaigns of this process no model answers the same requests twice in a test run.
+
+    What the answers are is asked in `tests/evaluators`, without this.
+    """
+    with (
+        mock.patch.object(lm_eval_tasks, "choose_layout", _chosen_once),
+        mock.patch.object(lm_eval_tasks, "answer", answered_once),
+    ):
+        yield
 
 
 _chosen: dict[str, Layout | None] = {}

@@ -8,6 +8,9 @@ import numpy as np
 REFERENCE = 1.1
 """Hypervolume reference per scaled objective (0 = best expert, 1 = worst of base and experts)."""
 
+MANY = 48
+"""Points from which on comparing all pairs takes longer than sorting."""
+
 
 def _checked(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
@@ -29,6 +32,27 @@ def non_dominated(values: np.ndarray) -> np.ndarray:
     if len(values) == 0:
         return np.zeros(0, dtype=bool)
     return np.asarray(moocore.is_nondominated(values, keep_weakly=True), dtype=bool)
+
+
+def non_dominated_in_each(values: np.ndarray) -> np.ndarray:
+    """As `non_dominated` in each of many small sets: [sets, points, objectives] to bool [sets, points].
+
+    Compares all pairs of a set at once, so that a hundred resamples of a front cost as much as two calls
+    of `non_dominated`; larger sets go to that one by one.
+    """
+    if values.shape[1] > MANY:
+        return np.array([non_dominated(each) for each in values])
+    _checked(values.reshape(-1, values.shape[2]))
+    sets, points, objectives = values.shape
+    never_worse = np.ones((sets, points, points), dtype=bool)
+    better = np.zeros_like(never_worse)
+    for number in range(objectives):
+        column = np.ascontiguousarray(values[:, :, number])
+        first, second = column[:, :, None], column[:, None]
+        never_worse &= first <= second
+        better |= first < second
+    found: np.ndarray = np.logical_not(np.any(never_worse & better, axis=1))
+    return found
 
 
 def hypervolume(scaled: np.ndarray, reference: float = REFERENCE) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evomerge.objectives.pareto import dominates, hypervolume, knee, non_dominated, preferred
+from evomerge.objectives import pareto
+from evomerge.objectives.pareto import (
+    dominates,
+    hypervolume,
+    knee,
+    non_dominated,
+    non_dominated_in_each,
+    preferred,
+)
 
 # Few distinct values, so that ties and equal rows are common.
 POINTS = hnp.arrays(
@@ -27,6 +36,10 @@ def test_non_dominated_is_what_comparing_all_pairs_says(points):
         not any((other <= row).all() and (other < row).any() for other in points) for row in points
     ]
     assert non_dominated(points).tolist() == expected
+    sets = np.stack([points, points[::-1]])
+    assert non_dominated_in_each(sets).tolist() == [expected, expected[::-1]]
+    with mock.patch.object(pareto, "MANY", 0):
+        assert non_dominated_in_each(sets).tolist() == [expected, expected[::-1]]
 
 
 @given(POINTS)
@@ -50,7 +63,7 @@ def test_dominates_needs_one_strict_gain():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(bad):
     points = np.array([[0.0, 1.0], [bad, 0.5]])
-    for function in (non_dominated, hypervolume, knee):
+    for function in (non_dominated, hypervolume, knee, lambda p: non_dominated_in_each(p[None])):
         with pytest.raises(ValueError, match="a failed candidate has no place in a front"):
             function(points)
     with pytest.raises(ValueError, match=r"expected an array \[points, objectives\]"):
