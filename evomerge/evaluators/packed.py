@@ -7,20 +7,22 @@ stand in depth-first order, where the descendants of node i are the nodes up to 
 mask follows from that one number per node. (Tree attention as in SpecInfer, Miao et al. 2024,
 arXiv:2305.09781, section 4.2.)
 
-Logits are computed only where a token is scored, by gathering hidden states before the output layer, so
-that whatever a model does to its logits after that layer still happens. Knows nothing of lm-eval.
+Logits are computed only where a token is scored (`forward`), by gathering hidden states before the output
+layer, so that whatever a model does to its logits after that layer still happens. Knows nothing of lm-eval.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+
+from evomerge.evaluators.forward import aligned_rows, gathered_head, narrow_last_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -196,17 +198,24 @@ def _shared_rows(trees: dict[int, Tree], hidden: int, max_length: int) -> list[l
 
     Sharing fills the padding of short trees, and reads what all trees begin with (a few-shot prompt)
     once a row instead of once a tree; but each place of a row attends over the whole row, which costs
-    about width / hidden of everything else. So several row lengths are tried and the cheapest is kept;
-    none is beyond `max_length`, where tables of positions and masks end, unless a single tree is.
+    about width / (4 * hidden) of everything else. So widths that some number of rows would nearly fill are
+    tried and the cheapest is kept; none is beyond `max_length`, where tables of positions and masks end,
+    unless a single tree is.
     """
     begin = _common_start([tree.tokens for tree in trees.values()])
     own = {index: len(tree.tokens) - begin for index, tree in trees.items()}
-    longest = max(own.values())
+    longest, total = max(own.values()), sum(own.values())
+    few = max(1, total // (16 * longest)) if longest else 1
+    widths = {
+        max(longest, min(math.ceil(slack * total / rows), max_length - begin))
+        for rows in range(few, len(own) + 1, -(-len(own) // 64))
+        for slack in (1.0, 1.01, 1.02, 1.04, 1.08)
+    }
     best: tuple[float, list[list[int]]] = (math.inf, [])
-    for stretch in (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0):
-        rows, used = _fit(own, max(longest, min(int(longest * stretch), max_length - begin)))
+    for capacity in sorted(widths):
+        rows, used = _fit(own, capacity)
         width = begin + used
-        cost = len(rows) * width * (1 + width / hidden)
+        cost = len(rows) * width * (1 + width / (4 * hidden))
         best = min(best, (cost, rows), key=lambda pair: pair[0])
     return best[1]
 
@@ -214,18 +223,15 @@ def _shared_rows(trees: dict[int, Tree], hidden: int, max_length: int) -> list[l
 def _fit(sizes: dict[int, int], capacity: int) -> tuple[list[list[int]], int]:
     """Best-fit rows for `sizes` (largest first) and the fill of the fullest row."""
     rows: list[list[int]] = []
-    free: list[int] = []
+    free: list[tuple[int, int]] = []  # room and row, ascending
     for index, size in sizes.items():
-        fitting = [row for row, room in enumerate(free) if room >= size]
-        if fitting:
-            row = min(fitting, key=lambda row: free[row])
-        else:
-            row = len(rows)
+        place = bisect_left(free, (size, 0))
+        room, row = free.pop(place) if place < len(free) else (capacity, len(rows))
+        if row == len(rows):
             rows.append([])
-            free.append(capacity)
         rows[row].append(index)
-        free[row] -= size
-    return rows, capacity - min(free)
+        insort(free, (room - size, row))
+    return rows, capacity - free[0][0]
 
 
 def _common_start(sequences: Sequence[tuple[int, ...]]) -> int:
@@ -264,7 +270,9 @@ def answer(model: PreTrainedModel, block: PackedBlock, *, greedy: bool = True) -
     total = torch.zeros(block.requests, dtype=torch.float64)
     misses = torch.zeros(block.requests, dtype=torch.int64)
     for batch in block.batches:
-        logits = _logits(model, batch, block.layout)
+        rows, width = batch.tokens.shape
+        with aligned_rows(model), narrow_last_layer(model, batch.cells, (rows, width)):
+            logits = _logits(model, batch, block.layout)
         owners = batch.request.cpu()
         total.index_add_(0, owners, _scored(logits, batch))
         if greedy:
@@ -300,7 +308,8 @@ def _scored(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 def _logits(model: PreTrainedModel, batch: Batch, layout: Layout) -> torch.Tensor:
     """Float32 [cells, vocabulary]; float64 of a model in it."""
-    with _gathered_head(model, batch):
+    shape = (batch.tokens.shape[0], batch.tokens.shape[1])
+    with gathered_head(model, batch.cells, shape):
         if layout == "rows":
             # Right padding needs no mask: a causal model never looks ahead.
             output = model(input_ids=batch.tokens, use_cache=False)
@@ -322,24 +331,3 @@ def _mask(last: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     seen = (place[:, None] >= place) & (place[:, None] <= last[:, None, :])
     mask = torch.zeros(seen.shape, dtype=dtype, device=last.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-
-
-@contextmanager
-def _gathered_head(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
-    """Let the output layer see only the hidden states of `batch.cells`, as [1, cells, hidden]."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        raise RuntimeError("the model names no output layer")
-
-    def gather(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        (hidden,) = inputs
-        if hidden.shape[:-1] != batch.tokens.shape:
-            raise RuntimeError(f"the output layer reads hidden states of shape {hidden.shape}")
-        cells = batch.cells.to(hidden.device)  # of a model that is spread over several
-        return (hidden.reshape(-1, hidden.shape[-1])[cells][None],)
-
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
