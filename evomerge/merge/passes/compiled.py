@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,8 +209,18 @@ class Kernels:
     def _jit(self, spec: KernelSpec) -> Call:
         known = set(torch._inductor.list_options())
         options = {key: value for key, value in (settings() | DEVICE_SETTINGS).items() if key in known}
-        compiled: Any = torch.compile(FusedPass(spec), dynamic=True, options=options)
-        return lambda tensors: compiled(*tensors)
+        compiled: Any = torch.compile(_own_pass(spec), dynamic=True, options=options)
+        met: set[bool] = set()
+
+        def call(tensors: list[torch.Tensor]) -> None:
+            started = time.perf_counter()
+            compiled(*tensors)
+            # What is compiled at the first call: one row apart from any other number of them.
+            if (single := len(tensors[-1]) == 1) not in met:
+                met.add(single)
+                self.seconds += time.perf_counter() - started
+
+        return call
 
     def _ahead(self, spec: KernelSpec) -> Call | None:
         """The loaded pass; None while another process compiles it and this one need not wait."""
@@ -230,6 +241,18 @@ class Kernels:
         loader = _aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
         run: Call = loader.run
         return run
+
+
+def _own_pass(spec: KernelSpec) -> FusedPass:
+    """A pass whose code is no other's.
+
+    torch counts by code object what it compiled, and after the eighth only warns.
+    """
+    source: Any = FusedPass.forward
+    forward = types.FunctionType(source.__code__.replace(), source.__globals__, "forward")
+    own: Any = type("OwnPass", (FusedPass,), {"forward": forward})
+    made: FusedPass = own(spec)
+    return made
 
 
 def mask_words(key: int, keep: float) -> list[int]:

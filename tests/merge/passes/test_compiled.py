@@ -248,6 +248,36 @@ def test_another_process_that_compiles_is_not_waited_for(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.pt2"))
 
 
+def test_on_a_device_every_kind_of_pass_is_compiled_however_many_there_are(monkeypatch):
+    kinds = [
+        KernelSpec(("float32",), "float32", "float32", "float32", trims=trims, caps=caps, scales=scales)
+        for trims in (False, True) for caps in (False, True) for scales in (False, True)
+    ]  # fmt: skip
+    graphs, compiler = [], torch.compile
+
+    def counted(graph, _):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda each, *, dynamic, options: compiler(each, dynamic=dynamic, backend=counted),
+    )
+    kernels = Kernels(mode="compiled")
+    numbers = torch.tensor([0.5, 0.1, 2.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    torch.manual_seed(0)
+    for number, spec in enumerate(kinds, 1):
+        call, waited = kernels._jit(spec), kernels.seconds
+        for rows in (3, 1, 5, 1):
+            base, expert, found, expected = torch.randn(4, rows, ROW)
+            call([base, expert, numbers, found])
+            FusedPass(spec)(base, expert, numbers, expected)
+            assert torch.equal(found, expected)
+        assert len(graphs) == 2 * number, "one for a single row, one for all other numbers of them"
+        assert kernels.seconds > waited
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES)
