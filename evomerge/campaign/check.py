@@ -29,6 +29,7 @@ from evomerge.campaign.estimates import estimates_of
 from evomerge.campaign.file import CheckpointReference
 from evomerge.campaign.items import item_counts, leaks
 from evomerge.checkpoint.adapter import AdapterFolder
+from evomerge.checkpoint.architecture import unknown_architecture
 from evomerge.checkpoint.by_peft import foreseen, merge_note, require_peft
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.folder import CheckpointFolder, is_adapter, open_folder
@@ -126,6 +127,7 @@ def check_campaign(
             warnings += [found for found in more if campaign.form.towers and found.code == "E226"]
         layout = base.layout_by(tensor=campaign.space.by_tensor, row=campaign.space.by_row)
         experts = [folders[name] for name in campaign.experts if name in folders]
+        problems += unknown_architecture(base)
         for found in compare_with_base(base, experts):
             if campaign.tokenizer is not None and found.code in ("E226", "E227"):
                 continue

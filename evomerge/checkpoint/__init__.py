@@ -5,9 +5,10 @@ before a weight is read. `reader`, `aligned` and `writer` import torch; all else
 that drivers and `check` can use it.
 
 Read `header`, `layout` (where a tensor stands) with `towers` (models of several parts), `folder` (a full
-model), `adapter_config`, `adapter`, `open` (which of the two a folder is), `compare` (whether experts fit a
-base) with `rope` and `habits`, `digest`, `hub`, `licence`; then models seen otherwise than as they lie:
-`vocabulary` and `tokenizer` (tokens that differ), `by_peft` (adapters that PEFT merges), `renumbered`
-(layers in another order), `model_form` (another head, other rotary positions), `text_tower` (decoders as
-parts of more); at last `residual`, `reader`, `aligned` and `writer`.
+model), `adapter_config`, `adapter`, `open` (which of the two a folder is), `compare` (whether experts fit
+a base) with `rope` and `habits`, `architecture` (whether transformers knows it), `digest`, `hub`,
+`licence`; then models seen otherwise than as they lie: `vocabulary` and `tokenizer` (tokens that differ),
+`by_peft` (adapters that PEFT merges), `renumbered` (layers in another order), `model_form` (another head,
+other rotary positions), `text_tower` (decoders as parts of more); at last `residual`, `reader`, `aligned`
+and `writer`.
 """

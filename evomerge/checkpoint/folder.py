@@ -180,7 +180,8 @@ def open_folder(path: str | Path, name: str) -> CheckpointFolder:
         base = _hub_base(folder)
         raise CheckpointError(
             Problem("E204", f"{name} is an adapter, not a full model", f"its base is {base}",
-                    "list it under `experts` with its base as `base`", str(folder))
+                    "in a campaign list it under `experts`, its base as `base`; in a mergekit YAML "
+                    "write BASE+ADAPTER", str(folder))
         )  # fmt: skip
     files = sorted(entry.name for entry in os.scandir(folder))
     if any(file.endswith(GGUF) for file in files) and not any(

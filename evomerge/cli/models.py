@@ -118,7 +118,7 @@ def merge(
 
     show_log()
     taken = Taken(tokenizer_from, chat_template_from)
-    refuse_merge(recipe, out, overwrite=overwrite, taken=taken)
+    refuse_merge(recipe, out, overwrite=overwrite, taken=taken, rope=rope)
     from evomerge.export.export import merge_recipe
 
     _hide_loading_bars()

@@ -28,9 +28,12 @@ def moe(
     as_json: Json = False,
 ) -> None:
     """Make dense models the experts of one mixture, without training."""
-    from evomerge.export.mixture import write_mixture
+    from evomerge.export.stated import refuse_mixture
 
     show_log()
+    refuse_mixture(file, out, overwrite=overwrite)
+    from evomerge.export.mixture import write_mixture
+
     report = write_mixture(file, out, overwrite=overwrite, shard_bytes=shard_bytes)
     if as_json:
         print_json(dataclasses.asdict(report))

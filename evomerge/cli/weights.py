@@ -45,10 +45,7 @@ def kinship(
     from evomerge.checkpoint.compare import compare_with_base
     from evomerge.checkpoint.folder import open_folder
     from evomerge.checkpoint.open import open_source
-    from evomerge.checkpoint.reader import open_readers
     from evomerge.errors import CheckpointError
-    from evomerge.merge.statistics.kinship import KINDS
-    from evomerge.merge.statistics.kinship import kinship as measured
 
     show_log()
     origin = open_folder(base, "base")
@@ -56,6 +53,10 @@ def kinship(
     problems = compare_with_base(origin, list(folders.values()))
     if problems:
         raise CheckpointError(problems)
+    from evomerge.checkpoint.reader import open_readers
+    from evomerge.merge.statistics.kinship import KINDS
+    from evomerge.merge.statistics.kinship import kinship as measured
+
     readers = open_readers({"base": origin, **folders})
     tensors = [name for name, header in origin.tensors.items() if header.is_float]
     found = measured(readers["base"], {name: readers[name] for name in folders}, tensors)
@@ -107,9 +108,12 @@ def align(
     as_json: Json = False,
 ) -> None:
     """Write a model with its units in another's order: the same outputs, weights that can be merged."""
-    from evomerge.export.aligned import write_aligned
+    from evomerge.export.stated import refuse_comparison
 
     show_log()
+    refuse_comparison(anchor, model, text, mix, out, overwrite=overwrite)
+    from evomerge.export.aligned import write_aligned
+
     found = write_aligned(
         anchor, model, out, residual=residual, text=text, mix=mix, overwrite=overwrite
     )
@@ -134,9 +138,12 @@ def barrier(
     as_json: Json = False,
 ) -> None:
     """The loss on the line between two models, before and after B is aligned with A."""
-    from evomerge.export.aligned import measure_barrier
+    from evomerge.export.stated import refuse_comparison
 
     show_log()
+    refuse_comparison(first, second, text, mix)
+    from evomerge.export.aligned import measure_barrier
+
     found = measure_barrier(first, second, text, points=points, residual=residual, mix=mix)
     if as_json:
         data = dataclasses.asdict(found)

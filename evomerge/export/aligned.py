@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evomerge.checkpoint.compare import compare_with_base
-from evomerge.checkpoint.folder import CheckpointFolder, open_folder
+from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
-from evomerge.errors import CheckpointError, Problem, UsageError
 from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
+from evomerge.export.stated import open_pair, see_mix
 from evomerge.export.verify import check_loading, quiet_loading
 from evomerge.files.staging import check_space, claim_target, staged_folder
 from evomerge.merge.align.activations import activations
@@ -71,12 +70,9 @@ def write_aligned(
         ExportCheckFailed: E602, transformers cannot load it.
     """
     started = time.perf_counter()
-    if (text is None) != (mix == 1.0):
-        wrong = "activations are compared on a text, by what the weights leave of the mix"
-        found_text = f"found --mix {mix:g} and {'no --text' if text is None else '--text'}"
-        raise UsageError(Problem("E500", wrong, found_text, "give --text FILE and --mix below 1"))
+    see_mix(text, mix)
     out = claim_target(out, overwrite=overwrite)
-    first, second = _pair(anchor, model)
+    first, second = open_pair(anchor, model)
     items = [] if text is None else read_items(Calibration(str(text)), [first.path], first)
     symmetries, found, moved = _matched(first, second, residual, items, mix)
     symmetries.check(found)
@@ -119,21 +115,13 @@ def measure_barrier(
         ConfigError: E101 and E109, the text cannot be read or has no item.
     """
     started = time.perf_counter()
-    one, other = _pair(first, second)
+    one, other = open_pair(first, second)
     items = read_items(Calibration(str(text)), [one.path], one)
     symmetries, found, moved = _matched(one, other, residual, items, mix)
     seconds = time.perf_counter() - started
     plain = loss_line(one, other, items, points)
     aligned = loss_line(one, other, items, points, symmetries, found)
     return Barrier(plain, aligned, Alignment(moved, seconds))
-
-
-def _pair(first: Path, second: Path) -> tuple[CheckpointFolder, CheckpointFolder]:
-    one, other = open_folder(first, first.name), open_folder(second, second.name)
-    problems = compare_with_base(one, [other])
-    if problems:
-        raise CheckpointError(problems)
-    return one, other
 
 
 def _matched(

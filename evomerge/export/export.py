@@ -22,7 +22,6 @@ from evomerge.checkpoint.tokenizer import write_chat_template, write_union
 from evomerge.errors import (
     CandidateError,
     CheckpointError,
-    ConfigError,
     EvomergeError,
     ExportCheckFailed,
     Problem,
@@ -50,6 +49,7 @@ from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
 from evomerge.export.outcome import ExportReport, scores_json
 from evomerge.export.picture import PICTURE_FILE, draw_front
 from evomerge.export.scores import check_evaluators, score_export
+from evomerge.export.stated import with_positions_of
 from evomerge.export.taken import NOTHING, Taken, searched_parts, take
 from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
 from evomerge.failpoint import failpoint
@@ -216,8 +216,7 @@ def merge_recipe(
     started = time.perf_counter()
     out = claim_target(out, overwrite=overwrite)
     stated = stated_merge(recipe, Path()) if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
-    if rope:
-        stated = replace(stated, recipe=_with_positions_of(stated.recipe, rope))
+    stated = replace(stated, recipe=with_positions_of(stated.recipe, rope))
     with contextlib.ExitStack() as stack:
         merge = open_merge(
             take(stated.recipe, taken),
@@ -240,14 +239,6 @@ def merge_recipe(
         differences=aside.differences,
         warnings=(*stated.notes, *merge.notes, *warnings),
     )
-
-
-def _with_positions_of(recipe: Recipe, name: str) -> Recipe:
-    if name not in recipe.checkpoints:
-        todo = f"sources: {', '.join(recipe.checkpoints)}"
-        wrong = "the rotary positions are those of no source of this merge"
-        raise ConfigError(Problem("E138", wrong, f"found {name!r}", todo, field="rope"))
-    return replace(recipe, rope=name)
 
 
 def _refuse_overlap(out: Path, used: Iterable[Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.aligned import align_sources
+from evomerge.checkpoint.architecture import unknown_architecture
 from evomerge.checkpoint.by_peft import merge_note
 from evomerge.checkpoint.compare import MERGED_ANYWAY, compare_with_base
 from evomerge.checkpoint.digest import content_digest
@@ -157,7 +158,10 @@ def open_merge(
             digests[name] += f" on {digests[reader.folder.base.name]}"
     warnings = _check_together(recipe, merging)
     first = folders[first_model(recipe)]
-    model_class(first.base if isinstance(first, AdapterFolder) else first)
+    full = first.base if isinstance(first, AdapterFolder) else first
+    if unknown := unknown_architecture(full):
+        raise CheckpointError(unknown)
+    model_class(full)
     if recipe.rope:
         folders, merging = (with_positions(each, recipe.rope) for each in (folders, merging))
     statistics = WeightStatistics(merging, cache, digests, readers)

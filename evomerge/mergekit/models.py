@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,12 @@ class Models:
         todo = download_hint(path, wanted)
         if found is None:
             wrong = f"revision {wanted} of {path} is not in the local hub cache"
+            if not revision:
+                wrong = f"no such folder, and {wrong}"
+                parent = Path(self.document.file).parent / Path(path).parent
+                beside = [e.name for e in parent.iterdir() if e.is_dir()] if parent.is_dir() else []
+                if near := difflib.get_close_matches(Path(path).name, beside, n=1):
+                    todo = f"did you mean `{Path(path).parent / near[0]}`? Else {todo}"
             raise CheckpointError(self.document.problem("E201", model.where, wrong, todo=todo))
         if missing := missing_files(found):
             wrong = f"the download of {path} lacks {len(missing)} files: {', '.join(missing[:5])}"

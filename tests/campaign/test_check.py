@@ -91,6 +91,14 @@ def test_a_tied_head_has_no_gene(tmp_path: Path) -> None:
     assert report(tmp_path, model={"tie_word_embeddings": True}).genes == 2 * 4
 
 
+def test_an_architecture_that_transformers_lacks_is_a_fault(folder: Path) -> None:
+    for name in ("base", "math", "code"):
+        path = folder / "models" / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "llamma"}))
+    (found,) = report(folder).problems
+    assert (found.code, found.field) == ("E203", "model_type")
+
+
 def test_faults_of_every_kind_come_in_one_report(folder: Path) -> None:
     (folder / "models/math/config.json").unlink()
     weights = load_file(folder / "models/code/model.safetensors")

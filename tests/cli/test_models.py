@@ -54,10 +54,18 @@ def test_what_can_be_refused_without_torch_is(tmp_path):
     (tmp_path / "there" / "notes.txt").write_text("mine")
     (tmp_path / "broken.yml").write_text("merge_method: linear\nmodels: [")
     (tmp_path / "evaluator.yaml").write_text("schema: 1\nkind: lm_evall\n")
+    base = finished().file.parent / "models" / "base"
+    one = f"merge_method: linear\nmodels: [{{model: {base}, parameters: {{weight: 1}}}}]\n"
+    (tmp_path / "one.yml").write_text(one)
     commands = [
         (["export", run, "kne", tmp_path / "out"], 2),
         (["export", run, "knee", tmp_path / "there"], 2),
         (["merge", tmp_path / "broken.yml", tmp_path / "out"], 3),
+        (["merge", tmp_path / "one.yml", tmp_path / "out", "--rope", "nobody"], 3),
+        (["moe", tmp_path / "broken.yml", tmp_path / "out"], 3),
+        (["align", base, base, tmp_path / "there"], 2),
+        (["barrier", base, base, "--text", tmp_path / "nothing.txt"], 3),
+        (["kinship", base, tmp_path / "there"], 4),
         (["score", finished().file.parent / "models" / "base", tmp_path / "evaluator.yaml"], 3),
     ]
     code = f"""
@@ -69,7 +77,7 @@ for words, expected in {[([str(word) for word in words], code) for words, code i
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for text in ("E506", "E601", "broken.yml", "E108"):
+    for text in ("E506", "E601", "broken.yml", "E108", "E138", "E101", "E202"):
         assert text in done.stderr
 
 
