@@ -89,8 +89,7 @@ class SharedPool:
                         self._changed.wait()
                     if self._closing:
                         return
-                    jobs = list(self._inbox)
-                    self._inbox.clear()
+                    jobs = [self._inbox.popleft() for _ in range(self._room(pool, under_way))]
                 for job in jobs:
                     pool.submit(job)
                 under_way += len(jobs)
@@ -104,6 +103,15 @@ class SharedPool:
             self._fail(error)
         finally:
             pool.close()
+
+    def _room(self, pool: Pool, under_way: int) -> int:
+        """How many of the waiting jobs the pool is given; the others can be taken back by `PoolView.close`.
+
+        Nothing lies ready at a worker while others are about to have none, as in `Dispatcher`.
+        """
+        waiting = len(self._inbox)
+        most = pool.size + (pool.ahead if waiting > pool.size else 0)
+        return min(waiting, max(0, most - under_way))
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

@@ -15,7 +15,7 @@ from evomerge.errors import Problem, UsageError
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.measures import mean_score, worst_score
 from evomerge.front.tables import shown_value
-from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.history import History
 from evomerge.objectives.objective import Scaling
 from evomerge.objectives.pareto import hypervolume
 from evomerge.run.standing import phase_of
@@ -125,12 +125,9 @@ def study_table(directory: Path) -> StudyTable:
 def _row(folder: Path, arm: str, seed: int, scaling: Scaling | None) -> tuple[Row, Scaling | None]:
     """A campaign's row, and the scaling to take from it."""
     try:
-        size = (folder / LEDGER_FILE).stat().st_size
-    except OSError:
-        size = 0
-    if size == 0:
+        opened = open_campaign_folder(folder)
+    except UsageError:  # it has no ledger, or was killed while it wrote its first record
         return Row(arm, seed, None), None
-    opened = open_campaign_folder(folder)
     history = opened.history
     row = Row(
         arm,

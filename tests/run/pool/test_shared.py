@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,6 +76,28 @@ def test_a_driver_that_leaves_takes_its_jobs_with_it() -> None:
         staying.submit(Job("c7", "evaluate"))
         assert results(staying, 1) == ["c7"]
         assert staying.next(0.1) is None
+
+
+def test_what_a_driver_that_left_had_queued_is_never_run() -> None:
+    began, go_on, run = threading.Event(), threading.Event(), []
+
+    class Gate(Echo):
+        def run(self, job: Job) -> JobResult:
+            began.set()
+            assert go_on.wait(60.0)
+            run.append(job.id)
+            return super().run(job)
+
+    with SharedPool(lambda: InlinePool(SETUP, Gate)) as shared:
+        leaving, staying = shared.view(), shared.view()
+        for number in range(5):
+            leaving.submit(Job(f"c{number}", "evaluate"))
+        assert began.wait(60.0)
+        leaving.close()
+        staying.submit(Job("c7", "evaluate"))
+        go_on.set()
+        assert results(staying, 1) == ["c7"]
+    assert run == ["0/c0", "1/c7"]
 
 
 def test_a_pool_that_cannot_be_opened_is_every_drivers_fault() -> None:

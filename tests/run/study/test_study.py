@@ -135,6 +135,10 @@ def test_seeds_and_arms_may_be_added_and_not_changed(file: Path) -> None:
     assert table.arms[0].gain is None
     assert table.arms[2].gain is not None
     assert (table.arms[2].gain.n, table.arms[2].gain.low) == (1, None)
+    ledger = file.parent / "study" / "runs" / "wide-7" / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:20])  # killed while it wrote its first record
+    arm = study_table(file.parent / "study").arms[2]
+    assert (arm.arm, arm.done, arm.seeds, arm.measures) == ("wide", 0, 3, {})
     arms.write_text(ARMS.replace("random}", "nsga2}"))
     refused = study(file, "--seeds", 1)
     assert refused.code == 3
