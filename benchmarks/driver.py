@@ -52,8 +52,9 @@ ITEMS = 500
 class MadeUpPool:
     """A `Pool` of `size` workers that are done at once: losses of a smooth function of the weights."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, together: int = 1) -> None:
         self.size = size
+        self._together, self._beside = together, 0
         self.waiting = 0
         self.ahead = 0
         self._queue: deque[Job] = deque()
@@ -85,7 +86,8 @@ class MadeUpPool:
 
     def next(self, timeout: float) -> JobResult | None:
         """The oldest, done; the CPU time of making it up is not the driver's and counted apart."""
-        if not self._queue:
+        self._beside = self._beside + 1 if timeout == 0.0 else 0
+        if not self._queue or self._beside >= self._together:
             return None
         began = time.process_time()
         job = self._queue.popleft()
@@ -132,10 +134,10 @@ class TimedLedger(Ledger):
 
     appends: list[float]
 
-    def append(self, event: Event) -> Event:
+    def append_all(self, events: Sequence[Event]) -> list[Event]:
         """Append, timed."""
         began = time.perf_counter()
-        written = super().append(event)
+        written = super().append_all(events)
         self.appends.append(time.perf_counter() - began)
         return written
 
@@ -163,24 +165,27 @@ def write_campaign(folder: Path, schedule: str, evaluations: int, population: in
     return load_campaign(folder / "campaign.yaml")
 
 
-def opened(campaign: Campaign, folder: Path, workers: int) -> tuple[Driver, MadeUpPool]:
+def opened(
+    campaign: Campaign, folder: Path, workers: int, together: int = 1
+) -> tuple[Driver, MadeUpPool]:
     """A driver on the campaign folder, prepared and with its baselines."""
-    ledger = Ledger.open(folder / LEDGER_FILE, create=True)
+    history = History()
+    ledger = Ledger.open(folder / LEDGER_FILE, create=True, take=history.apply)
     ledger.__class__ = TimedLedger
     assert isinstance(ledger, TimedLedger)
     ledger.appends = []
-    pool = MadeUpPool(workers)
-    history = History.fold(ledger.events)
-    ledger.events.clear()
+    pool = MadeUpPool(workers, together)
     dispatcher = Dispatcher(campaign, folder, ledger, history, pool, None, lambda: None)
     driver = Driver(campaign, dict.fromkeys(("base", *EXPERTS), "nowhere"), dispatcher)
     driver.begin()
     return driver, pool
 
 
-def measure_run(campaign: Campaign, folder: Path, workers: int, select: bool) -> dict[str, float]:
+def measure_run(
+    campaign: Campaign, folder: Path, workers: int, select: bool, together: int = 1
+) -> dict[str, float]:
     """CPU per candidate of the search and of all, append latencies."""
-    driver, pool = opened(campaign, folder, workers)
+    driver, pool = opened(campaign, folder, workers, together)
     # Paid once by a campaign, not by each candidate.
     campaign_optimizer(campaign, driver.space, (), driver.history)
     ledger = driver.dispatcher.ledger
@@ -293,7 +298,8 @@ def measure_size(arguments: argparse.Namespace, evaluations: int) -> dict[str, f
         campaign = write_campaign(folder / "files", arguments.schedule, evaluations, population)
         (folder / "run").mkdir()
         select = not arguments.no_selection
-        found = apart(lambda: measure_run(campaign, folder / "run", workers, select))
+        together = arguments.together
+        found = apart(lambda: measure_run(campaign, folder / "run", workers, select, together))
         found |= apart(lambda: measure_resume(campaign, folder / "run", workers))
         if arguments.trials:
             found |= measure_optuna(folder, int(found["genes"]), arguments.trials)
@@ -311,6 +317,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000], help="evaluations")
     parser.add_argument("--population", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--together", type=int, default=1, help="results that arrive at a time")
     parser.add_argument("--schedule", default="generational", choices=("generational", "steady_state"))
     parser.add_argument("--trials", type=int, default=10, help="of Optuna; 0 leaves it out")
     parser.add_argument(

@@ -14,7 +14,7 @@ from evomerge.front.statistics import probability_non_dominated
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import read_events
+from evomerge.ledger.ledger import read_history
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
 from evomerge.objectives.scores import Split
@@ -41,10 +41,9 @@ def compute_front(history: History, store: ItemStore) -> Front:
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
     probabilities = _probabilities(chosen, objectives, split, store, history.stated.seed)
+    equal = history.baselines_by_recipe()
     members = [
-        _member(
-            candidate, objectives, scaling, split, probability, history.baselines_equal_to(candidate)
-        )
+        _member(candidate, objectives, scaling, split, probability, equal.get(candidate.recipe, ()))
         for candidate, probability in zip(chosen, probabilities, strict=True)
     ]
     members.sort(key=lambda member: (sum(member.scaled), member.id))
@@ -95,7 +94,7 @@ def read_front(directory: Path) -> Front:
         UsageError: E507, as `compute_front` says.
         LedgerDamaged: E502.
     """
-    history = History.fold(read_events(directory / LEDGER_FILE))
+    history = read_history(directory / LEDGER_FILE)
     return compute_front(history, ItemStore(directory / ITEMS_FOLDER))
 
 
@@ -158,7 +157,7 @@ def _member(
     return Member(
         id=candidate.id,
         recipe=candidate.recipe,
-        metrics={s: e.metrics for s, e in sorted(candidate.evaluations.items())},
+        metrics={s: dict(e.metrics) for s, e in sorted(candidate.evaluations.items())},
         scaled=tuple(scaled.tolist()),
         probability=probability,
         equals=equals,

@@ -240,16 +240,11 @@ def _probability_chosen(
 ) -> float | None:
     if draws is None:
         return None
-    columns = [draws.ids.index(member.id) for member in front.members]
+    columns = [draws.places[member.id] for member in front.members]
     means = draws.means[:, columns]
-    scaled = front.scaling.scale(means.reshape(-1, means.shape[2])).reshape(means.shape)
-    as_they_are = alike(front.objectives)
-    if kind == "best mean":
-        amounts = (means if as_they_are else scaled).mean(axis=2)
-    elif kind == "best worst case" and as_they_are:
-        amounts = means.max(axis=2)
-    else:
-        amounts = scaled.max(axis=2)
+    if kind == "knee" or not alike(front.objectives):
+        means = front.scaling.scale(means.reshape(-1, means.shape[2])).reshape(means.shape)
+    amounts = means.mean(axis=2) if kind == "best mean" else means.max(axis=2)
     mates = next(set(group.ids) for group in joined if name in group.ids)
     like = np.array([member.id in mates for member in front.members])
     # Several may share the best amount; one of them is enough.

@@ -7,6 +7,7 @@ so probabilities of different claims fit together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +30,12 @@ class Draws:
 
     def of(self, name: str) -> np.ndarray | None:
         """Float64 [resamples, objectives] of one model; None if it is not among them."""
-        return self.means[:, self.ids.index(name)] if name in self.ids else None
+        return self.means[:, self.places[name]] if name in self.places else None
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Column of `means` by id."""
+        return {name: place for place, name in enumerate(self.ids)}
 
 
 def draw(front: Front, history: History, store: ItemStore) -> Draws | None:

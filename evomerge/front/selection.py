@@ -31,10 +31,12 @@ def item_arrays(
     arrays = []
     for objective in objectives:
         evaluator = objective.metric.split(".")[0]
+        references = [candidate.evaluations[split].items.get(evaluator) for candidate in candidates]
+        known = [reference for reference in references if reference is not None]
+        if len(known) < len(references):
+            return None
         rows = []
-        for candidate in candidates:
-            reference = candidate.evaluations[split].items.get(evaluator)
-            stored = store.read(reference) if reference is not None else {}
+        for stored in store.read_all(known):
             if objective.metric not in stored:
                 return None
             rows.append(stored[objective.metric])

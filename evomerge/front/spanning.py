@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.front.front import Front, Member
+from evomerge.front.front import Front
 
 CLOSE = 2.0
 """Standard errors within which two members are not told apart."""
@@ -37,15 +37,19 @@ class Spanning:
     like: tuple[str, ...]
 
 
-def close(front: Front) -> np.ndarray:
-    """Bool [members, members]: which are within two standard errors of each other on all objectives.
+def close(values: np.ndarray, errors: np.ndarray, row: int) -> np.ndarray:
+    """Bool [members]: which are within two standard errors of member `row` on all objectives.
 
-    The standard error is the larger of the two models'.
+    The standard error is the larger of the two models'. One row at a time: a table of all pairs of thousands
+    takes gigabytes.
+
+    Args:
+        values: float64 [members, objectives].
+        errors: their standard errors, same shape.
+        row: of the member.
     """
-    values, errors = _scores(front)
-    apart = np.abs(values[:, None] - values[None])
-    limit = CLOSE * np.maximum(errors[:, None], errors[None])
-    return np.asarray((apart <= limit + 1e-12).all(axis=2))
+    limit = CLOSE * np.maximum(errors, errors[row])
+    return np.asarray((np.abs(values - values[row]) <= limit + 1e-12).all(axis=1))
 
 
 def groups(front: Front) -> tuple[Group, ...]:
@@ -54,16 +58,15 @@ def groups(front: Front) -> tuple[Group, ...]:
     Who has a name (an end, the knee, best mean, best worst score) leads first, then the rest in the front's
     order; closeness does not carry on from member to member, so that a long row of neighbours is no group.
     """
-    near = close(front)
-    index = {member.id: row for row, member in enumerate(front.members)}
-    order = [*dict.fromkeys([*front.picks.values(), *index])]
-    free, found = dict.fromkeys(order), []
-    while free:
-        leader = next(iter(free))
-        ids = [name for name in free if near[index[leader], index[name]]]
-        found.append(Group(leader, tuple(ids)))
-        for name in ids:
-            del free[name]
+    names = [member.id for member in front.members]
+    index = {name: row for row, name in enumerate(names)}
+    free = np.array([index[name] for name in dict.fromkeys([*front.picks.values(), *names])], dtype=int)
+    values, errors = (scores[free] for scores in scores_of(front))
+    found = []
+    while len(free):
+        near = close(values, errors, 0)
+        found.append(Group(names[free[0]], tuple(names[row] for row in free[near])))
+        free, values, errors = free[~near], values[~near], errors[~near]
     return tuple(found)
 
 
@@ -82,14 +85,20 @@ def spanning(front: Front, joined: Sequence[Group], most: int = MOST) -> tuple[S
     named: dict[str, list[str]] = {}
     for text, name in front.picks.items():
         named.setdefault(name, []).append(text)
-    by_id = {member.id: member for member in front.members}
+    scaled = {member.id: np.array(member.scaled) for member in front.members}
     chosen = list(named)[:most]
     group_of = {name: group for group in joined for name in group.ids}
     seen = {group_of[name].leader for name in chosen}
     rest = [group.leader for group in joined if group.leader not in seen]
+    points = np.array([scaled[name] for name in rest]).reshape(len(rest), len(front.objectives))
+    distances = np.full(len(rest), np.inf)
+    for other in chosen:
+        distances = np.minimum(distances, np.linalg.norm(points - scaled[other], axis=1))
     while rest and len(chosen) < most:
-        distances = [min(_distance(by_id[name], by_id[other]) for other in chosen) for name in rest]
-        chosen.append(rest.pop(int(np.argmax(distances))))
+        farthest = int(np.argmax(distances))
+        chosen.append(rest.pop(farthest))
+        points, distances = (np.delete(array, farthest, axis=0) for array in (points, distances))
+        distances = np.minimum(distances, np.linalg.norm(points - scaled[chosen[-1]], axis=1))
     return tuple(
         Spanning(
             id=member.id,
@@ -101,11 +110,7 @@ def spanning(front: Front, joined: Sequence[Group], most: int = MOST) -> tuple[S
     )
 
 
-def _distance(a: Member, b: Member) -> float:
-    return float(np.linalg.norm(np.subtract(a.scaled, b.scaled)))
-
-
-def _scores(front: Front) -> tuple[np.ndarray, np.ndarray]:
+def scores_of(front: Front) -> tuple[np.ndarray, np.ndarray]:
     """Values and standard errors on the deciding split, float64 [members, objectives]."""
     shape = (len(front.members), len(front.objectives))
     found = [[m.metrics[front.split][o.metric] for o in front.objectives] for m in front.members]

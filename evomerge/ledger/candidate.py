@@ -9,8 +9,12 @@ from typing import Any
 from evomerge.ledger.events import ScoredEvent
 from evomerge.ledger.item_store import ItemReference
 from evomerge.ledger.packed_genome import PackedGenome
+from evomerge.ledger.packed_scores import packed_metrics, packed_numbers, packed_references
 from evomerge.objectives.origin import Origin
 from evomerge.objectives.scores import Metric, Split
+
+_NOTHING: Mapping[str, int] = {}
+"""One for all candidates: most were never lost and never raced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,10 @@ class Candidate:
     attempts_lost: int = 0
     failed_splits: frozenset[str] = frozenset()
     failed_as: str | None = None
-    lost: dict[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     raced: Evaluation | None = None
     beaten_by: str | None = None
-    seen: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     note: tuple[float, ...] | None = None
     origin: Origin | None = None
     asker: int | None = None
@@ -111,13 +115,13 @@ class Candidate:
 
 
 def evaluation_of(event: ScoredEvent) -> Evaluation:
-    """What a result says of one model on one split."""
+    """What a result says of one model on one split, packed."""
     return Evaluation(
         split=event.split,
         key=event.key,
-        metrics=event.metrics,
-        items=event.items,
-        seconds=event.seconds,
-        statistics=event.statistics,
+        metrics=packed_metrics(event.metrics),
+        items=packed_references(event.items),
+        seconds=packed_numbers(event.seconds),
+        statistics=packed_numbers(event.statistics),
         same_as=event.same_as,
     )

@@ -156,7 +156,8 @@ class History:
                 self.lost_kinds[event.failure] += 1
                 self.lost_seconds[event.failure] += event.seconds or 0.0
                 if event.failure != "node_lost":
-                    candidate.lost[event.split] = candidate.lost.get(event.split, 0) + 1
+                    lost = candidate.lost.get(event.split, 0) + 1
+                    candidate.lost = {**candidate.lost, event.split: lost}
             case BaselinesEvent():
                 self.baselines = event
             case AskedEvent():
@@ -217,7 +218,7 @@ class History:
         candidate, split = self._candidate(event), event.split
         self._tally(candidate, -1)
         candidate.failed_splits |= {split}
-        candidate.lost.pop(split, None)
+        _forget_lost(candidate, split)
         # What was told to the optimizer must not change: a failure on held-out items does not take
         # back the scores on search items.
         if split == "search":
@@ -237,9 +238,9 @@ class History:
         evaluation = evaluation_of(event)
         candidate.evaluations[evaluation.split] = evaluation
         candidate.failed_splits -= {evaluation.split}
-        candidate.lost.pop(evaluation.split, None)
+        _forget_lost(candidate, evaluation.split)
         if evaluation.split == "search":
-            self.arrivals.append(event.id)
+            self.arrivals.append(candidate.id)
             candidate.failure, candidate.message = None, ""
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
@@ -275,7 +276,7 @@ class History:
         self.arrivals.append(event.id)
         candidate.beaten_by, candidate.seen = event.beaten_by, event.seen
         candidate.failure, candidate.message = None, ""
-        candidate.lost.pop("search", None)
+        _forget_lost(candidate, "search")
         self.selection = None
         self.raced_as.setdefault(candidate.recipe, candidate.id)
         self._tally(candidate, 1)
@@ -376,8 +377,15 @@ class History:
         """The baselines that are the same merge as a candidate of the search; none for a baseline itself."""
         if candidate.is_baseline:
             return ()
-        known = self.candidates.values()
-        return tuple(c.id for c in known if c.is_baseline and c.recipe == candidate.recipe)
+        return self.baselines_by_recipe().get(candidate.recipe, ())
+
+    def baselines_by_recipe(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the baselines by digest of their recipe."""
+        found: dict[str, tuple[str, ...]] = {}
+        for candidate in self.candidates.values():
+            if candidate.is_baseline:
+                found[candidate.recipe] = (*found.get(candidate.recipe, ()), candidate.id)
+        return found
 
     def reference_ids(self) -> list[str]:
         """Baselines shown beside a front: base, experts, uniform average, best single coefficient."""
@@ -390,3 +398,8 @@ class History:
             if candidate.failure is not None:
                 counts[candidate.failure] = counts.get(candidate.failure, 0) + 1
         return dict(sorted(counts.items()))
+
+
+def _forget_lost(candidate: Candidate, split: str) -> None:
+    if split in candidate.lost:
+        candidate.lost = {name: lost for name, lost in candidate.lost.items() if name != split}

@@ -15,9 +15,10 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -121,18 +122,24 @@ class ItemStore:
         self._named: set[str] = set()
 
     def append(self, evaluator: str, arrays: Mapping[str, np.ndarray]) -> ItemReference:
-        """Add one record to the segment of an evaluator; when this returns, it is on the disk.
+        """Add one record to the segment of an evaluator; see `append_records`."""
+        return self.append_records(evaluator, [arrays])[0]
+
+    def append_records(
+        self, evaluator: str, records: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[ItemReference]:
+        """Add records to the segment of an evaluator; when this returns, all are on the disk, by one fsync.
 
         Returns:
-            Its reference for the ledger.
+            Their references for the ledger.
 
         Raises:
             ValueError: a bad evaluator name, dtype or value.
-            EnvironmentFault: E403 or E408, it could not be written; readers see nothing of it.
+            EnvironmentFault: E403 or E408, they could not be written; readers see nothing of them.
         """
         if not _NAME.fullmatch(evaluator):
             raise ValueError(f"evaluator name {evaluator!r} is no plain file name")
-        record = encode(arrays)
+        encoded = [encode(arrays) for arrays in records]
         path = self.folder / f"{evaluator}.bin"
         failpoint("item_store.before_append")
         try:
@@ -140,30 +147,58 @@ class ItemStore:
                 # Even if the file exists: its creator may have died before its name was durable.
                 _create_durably(path)
                 self._named.add(path.name)
-            offset = _append_durably(path, record)
+            offset = _append_durably(path, b"".join(encoded))
         except OSError as error:
             raise cannot_write(path, error) from error
         failpoint("item_store.after_fsync")
-        return ItemReference(path.name, offset, len(record), hashlib.sha256(record).hexdigest())
+        found = []
+        for record in encoded:
+            digest = hashlib.sha256(record).hexdigest()
+            found.append(ItemReference(path.name, offset, len(record), digest))
+            offset += len(record)
+        return found
 
-    def append_metrics(self, items: Mapping[str, np.ndarray]) -> dict[str, ItemReference]:
-        """Add per-item results by metric (`EVALUATOR.NAME`), as one record an evaluator; see `append`.
+    def append_metrics(
+        self, models: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[dict[str, ItemReference]]:
+        """Add per-item results of models by metric (`EVALUATOR.NAME`), a record for each model and evaluator.
+
+        See `append_records`: one fsync an evaluator.
 
         Returns:
-            The references by evaluator.
+            For each model the references by evaluator.
         """
-        grouped: dict[str, dict[str, np.ndarray]] = {}
-        for metric, values in items.items():
-            grouped.setdefault(metric.split(".")[0], {})[metric] = values
-        return {name: self.append(name, arrays) for name, arrays in grouped.items()}
+        grouped: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+        for place, items in enumerate(models):
+            for metric, values in items.items():
+                of_model = grouped.setdefault(metric.split(".")[0], {}).setdefault(place, {})
+                of_model[metric] = values
+        found: list[dict[str, ItemReference]] = [{} for _ in models]
+        for evaluator, records in grouped.items():
+            references = self.append_records(evaluator, list(records.values()))
+            for place, reference in zip(records, references, strict=True):
+                found[place][evaluator] = reference
+        return found
 
     def read(self, reference: ItemReference) -> dict[str, np.ndarray]:
-        """The arrays behind a reference, verified.
+        """The arrays behind a reference, verified; see `read_all`."""
+        return next(self.read_all([reference]))
+
+    def read_all(self, references: Iterable[ItemReference]) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays behind each reference, verified; every segment is opened once.
 
         Raises:
             LedgerDamaged: E502, the segment is missing, too short, or has other bytes there; or the
                 reference itself leads out of the folder.
         """
+        with contextlib.ExitStack() as opened:
+            files: dict[str, BinaryIO] = {}
+            for reference in references:
+                yield self._read(reference, files, opened)
+
+    def _read(
+        self, reference: ItemReference, files: dict[str, BinaryIO], opened: contextlib.ExitStack
+    ) -> dict[str, np.ndarray]:
         name, offset, length = reference.segment, reference.offset, reference.length
 
         def damaged(found: str) -> LedgerDamaged:
@@ -177,9 +212,10 @@ class ItemStore:
         if offset < 0 or length < 0:
             raise damaged("offset and length must not be negative")
         try:
-            with (self.folder / name).open("rb") as file:
-                file.seek(offset)
-                record = file.read(length)
+            if name not in files:
+                files[name] = opened.enter_context((self.folder / name).open("rb"))
+            files[name].seek(offset)
+            record = files[name].read(length)
         except OSError as error:
             raise damaged(error.strerror or str(error)) from error
         if len(record) != length:

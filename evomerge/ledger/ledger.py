@@ -5,7 +5,7 @@ A file of records (see `records`), each of which holds an event (see `events`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,45 +14,66 @@ import numpy as np
 
 from evomerge.errors import LedgerDamaged, Problem
 from evomerge.ledger.events import AskedCandidate, AskedEvent, Event, event_from_json
-from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.records import RecordFile, read_records
+from evomerge.ledger.records import RecordFile, take_records
 
 GENOMES, GENOME = "genomes", "genome"
 """Name of the side file among the per-item results, and of its arrays."""
 
 
-def read_events(path: str | Path, *, whole: bool = True) -> list[Event]:
-    """The events of a ledger, in order, without a lock; a torn tail is left out.
+def take_events(path: str | Path, take: Callable[[Event], object], *, whole: bool = True) -> None:
+    """Hand on the events of a ledger, in order and one by one, without a lock; a torn tail is left out.
 
     Without `whole`, genomes that lie in a side file are left empty.
 
     Raises:
         LedgerDamaged: E502 damage before the tail or a record that is no event, or a genome that cannot be
-            read; E503 a newer format.
+            read, behind the events that were handed on; E503 a newer format.
         FileNotFoundError: if there is no ledger.
     """
-    events = _events(read_records(path), Path(path))
-    return [with_genomes(event, _store(Path(path))) for event in events] if whole else events
+    store = _store(Path(path)) if whole else None
+    take_records(path, lambda record: take(_event(record, Path(path), store)))
+
+
+def read_events(path: str | Path, *, whole: bool = True) -> list[Event]:
+    """The events of a ledger as a list; see `take_events`."""
+    found: list[Event] = []
+    take_events(path, found.append, whole=whole)
+    return found
+
+
+def read_history(path: str | Path) -> History:
+    """What the events of a ledger amount to; see `take_events`. No event is kept beside it."""
+    history = History()
+    take_events(path, history.apply)
+    return history
 
 
 class Ledger:
     """The ledger of one campaign, open for writing. A context manager; see `Ledger.open`.
 
     Attributes:
-        events: those it held when it was opened, in order, as read back from its JSON. A driver folds them
-            into a history and clears the list; it is not added to.
+        events: those it held when it was opened, in order, as read back from its JSON; not added to, and
+            empty where `open` handed them on.
     """
 
-    def __init__(self, file: RecordFile) -> None:
+    def __init__(self, file: RecordFile, events: list[Event]) -> None:
         self._file = file
         self._store = _store(file.path)
-        self.events = [with_genomes(event, self._store) for event in _events(file.records, file.path)]
-        file.records.clear()
+        self.events = events
 
     @staticmethod
-    def open(path: str | Path, *, create: bool, take_over: bool = False) -> Ledger:
+    def open(
+        path: str | Path,
+        *,
+        create: bool,
+        take_over: bool = False,
+        take: Callable[[Event], object] | None = None,
+    ) -> Ledger:
         """Open a ledger as its one writer, see `RecordFile.open`; `create` makes one if there is none.
+
+        `take`: given the events that are there one by one, so that none is kept but what it makes of them.
 
         Raises:
             CampaignInUse: E501, another writer holds it; the message names its host, pid and start.
@@ -60,25 +81,35 @@ class Ledger:
             EnvironmentFault: E403 or E408, the folder cannot be written.
             FileNotFoundError: if there is no ledger and `create` is false.
         """
-        file = RecordFile.open(path, create=create, take_over=take_over)
-        try:
-            return Ledger(file)
-        except BaseException:
-            file.close()
-            raise
+        path, events = Path(path), list[Event]()
+        store, keep = _store(path), events.append if take is None else take
+        file = RecordFile.open(
+            path,
+            create=create,
+            take_over=take_over,
+            take=lambda record: keep(_event(record, path, store)),
+        )
+        return Ledger(file, events)
 
     def append(self, event: Event) -> Event:
-        """Add one event; when this returns, it is on the disk. Gives it as it was written, with its number.
+        """Add one event; see `append_all`."""
+        return self.append_all([event])[0]
+
+    def append_all(self, events: Sequence[Event]) -> list[Event]:
+        """Add events; when this returns, all are on the disk, by one sync.
+
+        Gives them as they were written, with their numbers.
 
         Raises:
             ValueError: a number that is not finite, or an event that was written before.
-            EnvironmentFault: E403 or E408, it could not be written; the ledger is as it was before.
+            EnvironmentFault: E403 or E408, they could not be written; the ledger is as it was before.
             CampaignInUse: E501, another driver has taken the campaign over.
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """
-        record = self._file.append(_without_genomes(event).to_json())
-        return with_genomes(type(event).from_json(record), self._store)
+        records = self._file.append_all([_without_genomes(event).to_json() for event in events])
+        written = [type(event).from_json(r) for event, r in zip(events, records, strict=True)]
+        return [with_genomes(event, self._store) for event in written]
 
     def close(self) -> None:
         """Close the file and let go of the lock; safe to call twice."""
@@ -129,19 +160,18 @@ def _without_genomes(event: Event) -> Event:
     return replace(event, candidates=tuple(bare))
 
 
-def _events(records: Iterable[Mapping[str, Any]], path: Path) -> list[Event]:
-    found = []
-    for record in records:
-        try:
-            found.append(event_from_json(record))
-        except ValueError as error:
-            raise LedgerDamaged(
-                Problem(
-                    "E502",
-                    "the ledger has a record that is no event",
-                    f"record {record['n']}: {error}",
-                    "use the evomerge that wrote it; `evomerge repair` copies what is sound",
-                    file=str(path),
-                )
-            ) from None
-    return found
+def _event(record: Mapping[str, Any], path: Path, store: ItemStore | None) -> Event:
+    """The event of a record, with the genomes that `store` holds."""
+    try:
+        event = event_from_json(record)
+    except ValueError as error:
+        raise LedgerDamaged(
+            Problem(
+                "E502",
+                "the ledger has a record that is no event",
+                f"record {record['n']}: {error}",
+                "use the evomerge that wrote it; `evomerge repair` copies what is sound",
+                file=str(path),
+            )
+        ) from None
+    return event if store is None else with_genomes(event, store)

@@ -24,11 +24,11 @@ class PackedGenome:
     @overload
     def __get__(self, owner: object, kind: type) -> Genome | None: ...
     def __get__(self, owner: Any, kind: type) -> Genome | None:
-        held = None if owner is None else owner.__dict__["_genome"]
+        held = None if owner is None else owner._genome
         return tuple(map(_numbers.__getitem__, held)) if isinstance(held, array) else held
 
     def __set__(self, owner: Any, genome: Genome | None) -> None:
-        owner.__dict__["_genome"] = None if genome is None else _packed(genome)
+        owner._genome = None if genome is None else _packed(genome)
 
 
 def _packed(genome: Genome) -> array[int] | Genome:

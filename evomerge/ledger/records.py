@@ -7,171 +7,51 @@ breaks the chain at that place. The first record also carries `format`.
 
 There is one writer, held off by a lock with a lease. Whoever takes over from one that is gone puts a copy in
 the place of the file: what the other may still write is read by nobody. `append` returns after fsync: what it
-has taken survives the death of the process and of the machine. A line that was cut off by such a death was
+has taken survives the death of the process and of the machine. `append_all` takes several records with one
+fsync; a death in the middle may leave the first of them. A line that was cut off by such a death was
 never acknowledged and is dropped when the file is opened next; damage before the tail is refused. Readers
-need no lock.
+need no lock. A file is read line by line and never held as a whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
-import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import LedgerDamaged, Problem
 from evomerge.failpoint import armed, failpoint
 from evomerge.files.storage import cannot_write, sync_folder, write_all
 from evomerge.ledger.lock import LedgerLock
+from evomerge.ledger.record_lines import FORMAT, PREFIX, Scan, Take, encode, read_lines, refuse_damage
 from evomerge.ledger.takeover import put_out_of_reach
-from evomerge.recipe.recipe import canonical_json
-
-FORMAT = 1
-"""Format of the lines this code writes; it reads this one and older ones."""
 
 logger = logging.getLogger(__name__)
 
-_LINE_START = re.compile(rb"[0-9a-f]{0,8}|[0-9a-f]{8} (\{.*)?", re.DOTALL)
-_PREFIX = 9
 
-
-@dataclass
-class _Scan:
-    """What a file's bytes hold: its sound records from the start, and how the file ends.
-
-    `length` counts the bytes of the sound records, `crc` is that of the last one. `damage` is what is
-    wrong behind them, "" where nothing is or where only the tail is torn.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    length: int = 0
-    crc: int = 0
-    damage: str = ""
-
-
-def encode(record: Mapping[str, Any], previous: int) -> tuple[bytes, int]:
-    """The line of a record, and its CRC; `previous` is the CRC of the line before (0 for the first).
+def take_records(path: str | Path, take: Take) -> None:
+    """Hand on the records of a file, in order, without a lock; a torn tail is left out.
 
     Raises:
-        ValueError: if a number in the record is not finite; it names the field.
-        TypeError: if the record is not JSON data.
+        LedgerDamaged: E502 damage before the tail, behind what was handed on; E503 a newer format.
+        FileNotFoundError: if there is no such file.
     """
-    try:
-        payload = canonical_json(record).encode("ascii")
-    except ValueError as error:
-        where = _non_finite(record, "")
-        raise ValueError(f"a ledger holds finite numbers only; {where or error}") from None
-    crc = zlib.crc32(payload, previous)
-    return b"%08x %b\n" % (crc, payload), crc
-
-
-def _non_finite(data: Any, where: str) -> str:
-    if isinstance(data, float) and not math.isfinite(data):
-        return f"found {data!r} at `{where}`"
-    if isinstance(data, Mapping):
-        found = (_non_finite(v, f"{where}.{k}".lstrip(".")) for k, v in data.items())
-    elif isinstance(data, list | tuple):
-        found = (_non_finite(v, f"{where}[{i}]") for i, v in enumerate(data))
-    else:
-        return ""
-    return next(filter(None, found), "")
-
-
-def _decode(line: bytes, previous: int, number: int) -> dict[str, Any] | str:
-    """The record of a line (without newline), or what is wrong with it."""
-    payload = line[_PREFIX:]
-    # The text is compared, not the number: int() would also take A for a.
-    if line[:_PREFIX] != b"%08x " % zlib.crc32(payload, previous):
-        return "its checksum does not fit"
-    try:
-        record = json.loads(payload)
-    except ValueError:
-        return "it is not JSON"
-    if not isinstance(record, dict) or record.get("n") != number:
-        return "it has another number"
-    return record
-
-
-def _scan(data: bytes) -> _Scan:
-    scan = _Scan()
-    while scan.length < len(data):
-        end = data.find(b"\n", scan.length)
-        last = end in (-1, len(data) - 1)
-        line = data[scan.length : len(data) if end == -1 else end]
-        record = "it has no end" if end == -1 else _decode(line, scan.crc, len(scan.records))
-        if isinstance(record, str):
-            if not last or not _may_be_torn(line, scan):
-                scan.damage = record
-            return scan
-        scan.crc = int(line[:8], 16)
-        scan.records.append(record)
-        scan.length = end + 1
-    return scan
-
-
-def _may_be_torn(line: bytes, scan: _Scan) -> bool:
-    """Whether a faulty last line can come from a write that was cut off.
-
-    Not if a whole sound record stands at its start and more follows: then its newline was damaged, and
-    dropping the line would drop acknowledged records. A file whose very first line looks nothing like a
-    record is some other file, and not ours to cut.
-    """
-    if not scan.records and not (_LINE_START.fullmatch(line) or not line.strip(b"\0")):
-        return False
-    with contextlib.suppress(ValueError):
-        text = line[_PREFIX:].decode("latin-1")
-        _, end = json.JSONDecoder().raw_decode(text)
-        whole = isinstance(_decode(line[: _PREFIX + end], scan.crc, len(scan.records)), dict)
-        return not (whole and end < len(text))
-    return True
-
-
-def _refuse_damage(scan: _Scan, path: Path) -> None:
-    if scan.records:
-        _refuse_format(scan.records[0], path)
-    if scan.damage:
-        raise LedgerDamaged(
-            Problem(
-                "E502",
-                "the ledger is damaged",
-                f"record {len(scan.records)} at byte {scan.length:,}: {scan.damage}",
-                "`evomerge repair` copies what is sound",
-                file=str(path),
-            )
-        )
-
-
-def _refuse_format(first: Mapping[str, Any], path: Path) -> None:
-    if not isinstance(first.get("format"), int) or first["format"] > FORMAT:
-        made = f" by evomerge {first['evomerge']}" if "evomerge" in first else ""
-        raise LedgerDamaged(
-            Problem(
-                "E503",
-                "the ledger has a format this evomerge cannot read",
-                f"written{made} in format {first.get('format')}, this one reads up to {FORMAT}",
-                "use the evomerge that wrote it, or a newer one",
-                file=str(path),
-            )
-        )
+    with Path(path).open("rb") as file:
+        refuse_damage(read_lines(file, Path(path), take), Path(path))
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a file, in order, without a lock; a torn tail is left out.
-
-    Raises:
-        LedgerDamaged: E502 damage before the tail, E503 a newer format.
-        FileNotFoundError: if there is no such file.
-    """
-    scan = _scan(Path(path).read_bytes())
-    _refuse_damage(scan, Path(path))
-    return scan.records
+    """The records of a file as a list; see `take_records`."""
+    found: list[dict[str, Any]] = []
+    take_records(path, found.append)
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,9 +80,7 @@ def repair(path: str | Path, out: str | Path, *, keep: int | None = None) -> Rep
         EnvironmentFault: if `out` exists or cannot be written.
     """
     data = Path(path).read_bytes()
-    scan = _scan(data)
-    if scan.records:
-        _refuse_format(scan.records[0], Path(path))
+    scan = read_lines(io.BytesIO(data), Path(path), lambda record: None)
     length = scan.length if keep is None else _length_of(data[: scan.length], keep)
     out = Path(out)
     try:
@@ -216,7 +94,7 @@ def repair(path: str | Path, out: str | Path, *, keep: int | None = None) -> Rep
         sync_folder(out.parent)
     except OSError as error:
         raise cannot_write(out, error) from error
-    kept = len(scan.records) if keep is None else min(keep, len(scan.records))
+    kept = scan.count if keep is None else min(keep, scan.count)
     return Repair(kept, len(data) - length, _salvage(data[length:]))
 
 
@@ -230,11 +108,11 @@ def _salvage(data: bytes) -> tuple[dict[str, Any], ...]:
     found = []
     previous: int | None = None
     for line in data.split(b"\n")[:-1]:
-        stored = int(line[:8], 16) if re.fullmatch(rb"[0-9a-f]{8} ", line[:_PREFIX]) else None
+        stored = int(line[:8], 16) if re.fullmatch(rb"[0-9a-f]{8} ", line[:PREFIX]) else None
         if stored is not None and previous is not None:
             with contextlib.suppress(ValueError):
-                record = json.loads(line[_PREFIX:])
-                if zlib.crc32(line[_PREFIX:], previous) == stored and isinstance(record, dict):
+                record = json.loads(line[PREFIX:])
+                if zlib.crc32(line[PREFIX:], previous) == stored and isinstance(record, dict):
                     found.append(record)
         previous = stored
     return tuple(found)
@@ -245,14 +123,21 @@ class RecordFile:
 
     Attributes:
         path: the file.
-        records: those it held when it was opened, in order.
+        records: those it held when it was opened, in order; empty where `open` handed them on.
         count: how many it holds now.
     """
 
-    def __init__(self, path: Path, descriptor: int, lock: LedgerLock, scan: _Scan) -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        lock: LedgerLock,
+        scan: Scan,
+        records: list[dict[str, Any]],
+    ) -> None:
         self.path = path
-        self.records = scan.records
-        self.count = len(scan.records)
+        self.records = records
+        self.count = scan.count
         self._descriptor = descriptor
         self._lock = lock
         self._crc = scan.crc
@@ -260,10 +145,13 @@ class RecordFile:
         self._closed = ""
 
     @staticmethod
-    def open(path: str | Path, *, create: bool, take_over: bool = False) -> RecordFile:
+    def open(
+        path: str | Path, *, create: bool, take_over: bool = False, take: Take | None = None
+    ) -> RecordFile:
         """Open a file as its one writer; `create` makes an empty one if there is none.
 
-        `take_over`: from a writer whose lease has run out; see `LedgerLock.acquire`.
+        `take_over`: from a writer whose lease has run out; see `LedgerLock.acquire`. `take`: given what is
+        there, which is kept in `records` without it.
 
         A torn tail is cut off, with a line in the log.
 
@@ -278,30 +166,31 @@ class RecordFile:
             raise FileNotFoundError(f"no ledger at {path}")
         lock = LedgerLock.acquire(path.with_name(path.name + ".lock"), take_over=take_over)
         try:
-            return RecordFile._open_locked(path, lock, create)
+            return RecordFile._open_locked(path, lock, create, take)
         except BaseException:
             lock.release()
             raise
 
     @staticmethod
-    def _open_locked(path: Path, lock: LedgerLock, create: bool) -> RecordFile:
+    def _open_locked(path: Path, lock: LedgerLock, create: bool, take: Take | None) -> RecordFile:
         descriptor = -1
+        records: list[dict[str, Any]] = []
         try:
             if lock.took_over:
                 put_out_of_reach(path, lock.check)
                 lock.settled()
             flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
             descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
-            data = path.read_bytes()
-            scan = _scan(data)
-            _refuse_damage(scan, path)
-            if len(data) > scan.length:
+            with path.open("rb") as file:
+                scan = read_lines(file, path, records.append if take is None else take)
+            refuse_damage(scan, path)
+            if scan.size > scan.length:
                 logger.warning(
                     "%s: dropped an unfinished record at its end (record %d, byte %d, %d bytes)",
                     path,
-                    len(scan.records),
+                    scan.count,
                     scan.length,
-                    len(data) - scan.length,
+                    scan.size - scan.length,
                 )
                 failpoint("ledger.before_truncate")
                 os.ftruncate(descriptor, scan.length)
@@ -317,27 +206,37 @@ class RecordFile:
             if descriptor >= 0:
                 os.close(descriptor)
             raise
-        return RecordFile(path, descriptor, lock, scan)
+        return RecordFile(path, descriptor, lock, scan, records)
 
     def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Add one record; when this returns, it is on the disk. `n` (and `format`) are added here.
+        """Add one record; see `append_all`."""
+        return self.append_all([record])[0]
+
+    def append_all(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Add records in this order; when this returns, all are on the disk, by one fsync.
+
+        `n` (and `format`) are added here.
 
         Raises:
             ValueError: a number that is not finite, or a field the ledger sets itself.
-            EnvironmentFault: E403 or E408, it could not be written; the ledger is as it was before.
-            CampaignInUse: E501, another writer has taken over, with this record or without.
+            EnvironmentFault: E403 or E408, they could not be written; the ledger is as it was before.
+            CampaignInUse: E501, another writer has taken over, with these records, with some or without.
             RuntimeError: if the ledger was closed, was written to by somebody else, or could not be
                 put back after such a fault.
         """
         if self._closed:
             raise RuntimeError(f"cannot append to {self.path}: {self._closed}")
-        taken = {"n", "format"} & record.keys()
-        if taken:
-            raise ValueError(f"the ledger sets {', '.join(sorted(taken))} itself")
-        own: dict[str, Any] = {"n": self.count}
-        if not self.count:
-            own["format"] = FORMAT
-        line, crc = encode({**record, **own}, self._crc)
+        if not records:
+            return []
+        lines, crc = [], self._crc
+        for number, record in enumerate(records, self.count):
+            taken = {"n", "format"} & record.keys()
+            if taken:
+                raise ValueError(f"the ledger sets {', '.join(sorted(taken))} itself")
+            own = {"n": number} if number else {"n": 0, "format": FORMAT}
+            line, crc = encode({**record, **own}, crc)
+            lines.append(line)
+        data = b"".join(lines)
         self._refuse_fenced_off()
         failpoint("ledger.before_append")
         if os.fstat(self._descriptor).st_size != self._length:
@@ -346,12 +245,12 @@ class RecordFile:
             raise RuntimeError(f"cannot append to {self.path}: {self._closed}")
         try:
             if armed("ledger.mid_append"):
-                half = len(line) // 2
-                write_all(self._descriptor, line[:half])
+                half = len(data) // 2
+                write_all(self._descriptor, data[:half])
                 failpoint("ledger.mid_append")
-                write_all(self._descriptor, line[half:])
+                write_all(self._descriptor, data[half:])
             else:
-                write_all(self._descriptor, line)
+                write_all(self._descriptor, data)
             failpoint("ledger.after_write")
             os.fsync(self._descriptor)
         except OSError as error:
@@ -363,11 +262,10 @@ class RecordFile:
         # Whoever took over in between has read what was written before; what came after is nowhere.
         self._refuse_fenced_off()
         failpoint("ledger.after_fsync")
-        self.count += 1
+        self.count += len(lines)
         self._crc = crc
-        self._length += len(line)
-        written: dict[str, Any] = json.loads(line[_PREFIX:])
-        return written
+        self._length += len(data)
+        return [json.loads(line[PREFIX:]) for line in lines]
 
     def _refuse_fenced_off(self) -> None:
         self._closed = "another driver has taken it over"

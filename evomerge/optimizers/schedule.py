@@ -35,7 +35,10 @@ class Desk(Protocol):
         ...
 
     def idle(self) -> int:
-        """Workers for which nothing is under way or queued; 0 while settled candidates wait in `arrived`."""
+        """How many to ask for now: workers for which nothing is under way or queued, within the budget.
+
+        0 while settled candidates wait in `arrived`.
+        """
         ...
 
     def busy(self) -> bool:
@@ -51,7 +54,7 @@ class Desk(Protocol):
         ...
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
-        """Put newly asked genomes on record; their numbers."""
+        """Number newly asked genomes; they are on record before `start` starts anything."""
         ...
 
     def start(self, numbers: Sequence[int]) -> str | None:
@@ -69,7 +72,10 @@ class Desk(Protocol):
         ...
 
     def tell(self, numbers: Sequence[int]) -> None:
-        """Tell the optimizer the outcomes of settled candidates, in this order, and put that on record."""
+        """Tell the optimizer the outcomes of settled candidates, in this order, and put that on record.
+
+        In a steady state each is told by itself.
+        """
         ...
 
 
@@ -129,20 +135,25 @@ def _steady_state(optimizer: Optimizer, desk: Desk) -> str:
     """Ask while a worker is idle; at a limit, what is under way is still told as it arrives."""
     reason = desk.start(desk.untold())
     while True:
-        while reason is None and desk.idle() > 0:
-            if _wants_slopes(optimizer) and desk.busy():
+        while reason is None and (idle := desk.idle()) > 0:
+            numbers: list[int] = []
+            while reason is None and len(numbers) < idle:  # those for all idle workers start together
+                if _wants_slopes(optimizer) and (numbers or desk.busy()):
+                    break
+                reason = _learn(optimizer, desk)
+                genomes = [] if reason else optimizer.ask()
+                if genomes:
+                    numbers += desk.asked(genomes)
+                elif reason is None:
+                    reason = "exhausted"
+            if not numbers:
                 break
-            reason = _learn(optimizer, desk)
-            genomes = [] if reason else optimizer.ask()
-            if genomes:
-                reason = desk.start(desk.asked(genomes))
-            elif reason is None:
-                reason = "exhausted"
+            reason = desk.start(numbers) or reason
         settled = desk.arrived()
         if settled is None:
             # Idle workers and nothing under way: only a limit ends that.
             if reason is not None:
                 return reason
             continue
-        for number in settled:
-            desk.tell([number])
+        if settled:
+            desk.tell(settled)

@@ -54,6 +54,9 @@ from evomerge.run.shared_results import known_results
 
 logger = logging.getLogger(__name__)
 
+MEASURED = ("ok", "raced")
+"""Results with scores."""
+
 POLL = 0.25
 """Seconds between looks at signals and limits while jobs run."""
 
@@ -92,10 +95,16 @@ class Dispatcher:
         self.seconds_before = history.elapsed
 
     def record(self, event: Event) -> None:
-        """Append an event and take it into the history; the only way anything becomes known."""
+        """Append an event and take it into the history; see `record_all`."""
+        self.record_all([event])
+
+    def record_all(self, events: Sequence[Event]) -> None:
+        """Append events with one sync, then take them into the history: the only way anything gets known."""
         now, elapsed = round(time.time(), 3), round(self.elapsed(), 3)
-        self.history.apply(self.ledger.append(replace(event, time=now, elapsed=elapsed)))
-        self.notify()
+        stamped = [replace(event, time=now, elapsed=elapsed) for event in events]
+        for event in self.ledger.append_all(stamped):
+            self.history.apply(event)
+            self.notify()
 
     def elapsed(self) -> float:
         """Seconds this campaign has been running, over all its sessions."""
@@ -131,10 +140,16 @@ class Dispatcher:
             return "budget"
         return spent_reason(self.campaign.config.budget, self.history.search_items)
 
+    @property
+    def left(self) -> float | None:
+        """What results and open evaluations leave of the budget of whoever asks now; None: no limit."""
+        allowed = self.allowed
+        return None if allowed is None else allowed - self.history.cost_of(self.asker) - self.open
+
     def is_paid_up(self) -> bool:
         """Whether results and open evaluations use up the budget of whoever asks now."""
-        used = self.history.cost_of(self.asker) + self.open
-        return self.allowed is not None and used >= self.allowed
+        left = self.left
+        return left is not None and left <= 0
 
     def spent(self) -> str | None:
         """`budget`, `items` or `hours` if that limit is reached, counting what is open."""
@@ -264,17 +279,18 @@ class Dispatcher:
         found = self._shared.find(entry.key, entry.id)
         if found is None:
             return False
-        self._record_result(found[0], entry, shared=found[1])
+        self._record_measured([(found[0], entry)], shared=found[1])
         return True
 
     def settle(self, *, limited: bool = False) -> list[str] | None:
         """Hand out as many jobs as there is room for, and wait a moment for a result.
 
-        A job lost with its worker may wait a while before it is handed out again; others go on meanwhile.
-        With `limited`, what is not under way when the campaign's hours are over is dropped.
+        What lies ready beside it is taken too: measurements that arrive together share their syncs. A job
+        lost with its worker may wait a while before it is handed out again; others go on meanwhile. With
+        `limited`, what is not under way when the campaign's hours are over is dropped.
 
         Returns:
-            Ids settled by the result, none if none came; None once nothing is open.
+            Ids settled by the results, none if none came; None once nothing is open.
 
         Raises:
             EvomergeError: a fault that is no candidate's; none is charged with it.
@@ -292,22 +308,38 @@ class Dispatcher:
             job = Job(entry.id, "evaluate", recipe, entry.split, deadline, race, rows=rows)
             self.pool.submit(replace(job, generation=self.generation))
             self.running.add(entry.id)
+        results = [(result, self._work.of(result.id)) for result in self._arrived()]
+        settled = [each for each in results if each[0].status in MEASURED]
+        self._record_measured(settled)
+        for _, entry in settled:
+            self._work.close(entry)
+        for result, entry in results:
+            if result.status in MEASURED:
+                continue
+            if result.status == "fault":
+                self.record(StoppedEvent(reason="fault"))
+                raise error_of(result)
+            if result.status == "lost" and not self._given_up(result, entry):
+                if result.failure in INFRASTRUCTURE:
+                    self._work.try_later(entry, self.history.candidates[entry.id].attempts_lost)
+                else:
+                    self._work.try_next(entry)
+                continue
+            self._record_failed(result, entry)
+            self._work.close(entry)
+            settled.append((result, entry))
+        return [name for _, entry in settled for name, _ in entry.entries]
+
+    def _arrived(self) -> list[JobResult]:
+        """The next result and those that lie ready beside it; none after a while."""
         result = self.wait()
-        if result is None:
-            return []
-        entry = self._work.of(result.id)
-        if result.status == "fault":
-            self.record(StoppedEvent(reason="fault"))
-            raise error_of(result)
-        if result.status == "lost" and not self._given_up(result, entry):
-            if result.failure in INFRASTRUCTURE:
-                self._work.try_later(entry, self.history.candidates[entry.id].attempts_lost)
-            else:
-                self._work.try_next(entry)
-            return []
-        self._record_result(result, entry)
-        self._work.close(entry)
-        return [name for name, _ in entry.entries]
+        found = []
+        while result is not None:
+            found.append(result)
+            result = self.pool.next(0.0) if self.running else None
+            if result is not None:
+                self.running.discard(result.id)
+        return found
 
     def _most_running(self) -> int:
         """How many jobs the pool may have now.
@@ -347,32 +379,51 @@ class Dispatcher:
             self.record(StoppedEvent(reason=type(stop).__name__.lower()))
             raise stop
 
-    def _record_result(self, result: JobResult, entry: Wanted, shared: str | None = None) -> None:
+    def _record_failed(self, result: JobResult, entry: Wanted) -> None:
         self.done += 1
-        first = entry.id, entry.recipe, entry.split
-        if result.status not in ("ok", "raced"):
-            told = (entry.id, entry.split, result.failure, result.message, result.traceback)
-            logger.info("%s failed on %s items: %s: %s\n%s", *told)
-            self.record(failed_event(*first, entry.key, result))
-            for name, recipe in entry.entries[1:]:
-                self._record_same_failure(name, recipe, entry.key)
-            self._breaker()
+        told = (entry.id, entry.split, result.failure, result.message, result.traceback)
+        logger.info("%s failed on %s items: %s: %s\n%s", *told)
+        self.record(failed_event(entry.id, entry.recipe, entry.split, entry.key, result))
+        for name, recipe in entry.entries[1:]:
+            self._record_same_failure(name, recipe, entry.key)
+        self._breaker()
+
+    def _record_measured(
+        self, results: Sequence[tuple[JobResult, Wanted]], shared: str | None = None
+    ) -> None:
+        """Put what was measured on record: one sync for each evaluator's items, then one for the events.
+
+        `shared`: the campaign that measured it, if that was another.
+        """
+        if not results:
             return
-        stored = self.items.append_metrics(result.items)
+        self.done += len(results)
+        stored = self.items.append_metrics([result.items for result, _ in results])
         failpoint("dispatch.after_items")
-        if result.status == "raced":
-            assert result.measured is not None
-            key = self.key(entry.recipe, entry.split, result.measured.seen)
-            self.record(raced_event(*first, key, result, stored))
-            for name, recipe in entry.entries[1:]:
-                self.record(same_race(self.history, name, recipe))
-            return
-        self.record(evaluated_event(*first, entry.key, result, stored, shared))
+        events: list[Event] = []
+        for (result, entry), items in zip(results, stored, strict=True):
+            first = entry.id, entry.recipe, entry.split
+            if result.status == "raced":
+                assert result.measured is not None
+                key = self.key(entry.recipe, entry.split, result.measured.seen)
+                events.append(raced_event(*first, key, result, items))
+            else:
+                events.append(evaluated_event(*first, entry.key, result, items, shared))
+        self.record_all(events)
         prepared = self.history.prepared
         if self._shared is not None and shared is None and prepared and prepared.deterministic:
-            self._shared.add(entry.key, result)
-        for name, recipe in entry.entries[1:]:
-            self.record(same_scores(self.history, name, recipe, entry.key))
+            for result, entry in results:
+                if result.status == "ok":
+                    self._shared.add(entry.key, result)
+        self.record_all(
+            [
+                same_race(self.history, name, recipe)
+                if result.status == "raced"
+                else same_scores(self.history, name, recipe, entry.key)
+                for result, entry in results
+                for name, recipe in entry.entries[1:]
+            ]
+        )
 
     def _record_same_failure(self, name: str, recipe: Recipe, key: str) -> None:
         failpoint("dispatch.before_same_failure")

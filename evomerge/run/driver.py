@@ -100,10 +100,10 @@ def run(
     """
     make_campaign_folder(directory)
     file = directory / LEDGER_FILE
-    with Ledger.open(file, create=True, take_over=take_over) as ledger, run_log(directory):
+    history = History()
+    opened_ledger = Ledger.open(file, create=True, take_over=take_over, take=history.apply)
+    with opened_ledger as ledger, run_log(directory):
         logger.info("a session begins; %s", library_versions())
-        history = History.fold(ledger.events)
-        ledger.events.clear()
         failpoint("driver.folded")
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
             raise ConfigError(differences(history.config, campaign))

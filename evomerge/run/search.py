@@ -6,6 +6,7 @@ and not told is evaluated again as far as it lacks results.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ class Search:
         self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}
         self._arrived: list[int] = []
+        self._asked: list[AskedEvent] = []
         self._references: References | None = None
         self._plateau = (-1, False)
 
@@ -144,8 +146,12 @@ class Search:
         return self.dispatcher.asker is None and self._plateau[1]
 
     def idle(self) -> int:
-        """Workers without work, once all arrivals are taken."""
-        return 0 if self._arrived else self.dispatcher.idle
+        """Workers without work, as far as the budget goes, once all arrivals are taken."""
+        if self._arrived:
+            return 0
+        left = self.dispatcher.left
+        most = math.inf if left is None else max(1, math.ceil(left))  # with nothing left one finds out
+        return int(min(self.dispatcher.idle, most))
 
     def busy(self) -> bool:
         """Whether anything is under way or waits to be told."""
@@ -168,8 +174,8 @@ class Search:
         return answers
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
-        """Record genomes under new ids."""
-        first = self.history.asked
+        """Give genomes new ids; `start` records them."""
+        first = self.history.asked + sum(len(event.candidates) for event in self._asked)
         entries = []
         notes: Sequence[Note | None] = [None] * len(genomes)
         forecast = None
@@ -190,11 +196,11 @@ class Search:
                 asked = keep_genome(asked, self.dispatcher.items)
             entries.append(asked)
         failpoint("driver.before_asked")
-        generation = len(self.history.generations)
+        generation = len(self.history.generations) + len(self._asked)
         racing = None
         if self._references is not None:
             racing = racing_record(self.history, self._references.chosen())
-        self.dispatcher.record(
+        self._asked.append(
             AskedEvent(
                 generation=generation,
                 candidates=tuple(entries),
@@ -211,6 +217,8 @@ class Search:
 
         None of a batch of which too little is expected.
         """
+        asked, self._asked = self._asked, []
+        self.dispatcher.record_all(asked)
         if self.history.stated.has_forecasts and self._is_at_plateau():
             return self.dispatcher.spent() or "plateau"
         settled = [n for n in numbers if self.history.candidates[candidate_id(n)].is_settled]
@@ -237,25 +245,26 @@ class Search:
         return arrived
 
     def tell(self, numbers: Sequence[int]) -> None:
-        """Tell outcomes from the history, record the state."""
+        """Tell outcomes from the history, record the states: in a steady state one for each."""
+        steady = self.campaign.config.optimizer.schedule == "steady_state"
+        single = self.dispatcher.asker is not None or steady
+        parts = [[number] for number in numbers] if single else [numbers]
+        self.dispatcher.record_all([self._told(part, single) for part in parts])
+        self._add_references(candidate_id(number) for number in numbers)
+        for number in numbers:
+            self._recipes.pop(number, None)
+
+    def _told(self, numbers: Sequence[int], single: bool) -> ToldEvent:
         failpoint("driver.before_tell")
-        names = [candidate_id(number) for number in numbers]
-        candidates = [self.history.candidates[name] for name in names]
+        candidates = [self.history.candidates[candidate_id(number)] for number in numbers]
         store = store_for(self.optimizer, self.dispatcher.items)
         told = outcomes(candidates, self.campaign.objectives, self.history.bounds(), store)
         self.optimizer.tell(told, [candidate.number for candidate in candidates])
         failpoint("driver.after_tell")
         state = self.optimizer.state_digest()
-        event = ToldEvent(state=state, generation=candidates[0].generation)
-        if (
-            self.dispatcher.asker is not None
-            or self.campaign.config.optimizer.schedule == "steady_state"
-        ):
-            event = ToldEvent(state=state, id=names[0])
-        self.dispatcher.record(event)
-        self._add_references(names)
-        for number in numbers:
-            self._recipes.pop(number, None)
+        if single:
+            return ToldEvent(state=state, id=candidates[0].id)
+        return ToldEvent(state=state, generation=candidates[0].generation)
 
     def _add_references(self, names: Iterable[str]) -> None:
         if self._references is not None:

@@ -14,8 +14,8 @@ from evomerge.campaign.campaign import Campaign, identity_digest
 from evomerge.campaign.check import check_campaign, check_devices
 from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped, UsageError
 from evomerge.ledger.events import Grant
-from evomerge.ledger.history import LEDGER_FILE, History
-from evomerge.ledger.ledger import read_events
+from evomerge.ledger.history import LEDGER_FILE
+from evomerge.ledger.ledger import read_history
 from evomerge.run.driver import run
 from evomerge.run.limits import is_reached
 from evomerge.run.progress import Display
@@ -90,7 +90,7 @@ def _refuse_while_starting() -> None:
 def is_finished(campaign: Campaign, directory: Path) -> bool:
     """Whether the folder's campaign is this one, and its limits leave nothing to do."""
     try:
-        history = History.fold(read_events(directory / LEDGER_FILE))
+        history = read_history(directory / LEDGER_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return False
     if not history.campaign or history.campaign.identity != identity_digest(campaign.to_json()):

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -45,17 +45,17 @@ def toys() -> Iterator[None]:
 
     They say sooner that they wait for machines, and look more often whether Ray's head is there.
     """
-    plain = RecordFile.append
+    plain = RecordFile.append_all
 
-    def append(file: RecordFile, record: Mapping[str, Any]) -> dict[str, Any]:
-        written = plain(file, record)
-        # What stands here was acknowledged: whoever called `append` has gone on.
+    def append_all(file: RecordFile, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        written = plain(file, records)
+        # What stands here was acknowledged: whoever called it has gone on.
         folder = file.path.parent.parent
         with (folder / ACKNOWLEDGED).open("a") as log:
-            log.write(f"{written['n']} {checksum(written)}\n")
+            log.writelines(f"{each['n']} {checksum(each)}\n" for each in written)
         return written
 
-    noted = mock.patch.object(RecordFile, "append", append)
+    noted = mock.patch.object(RecordFile, "append_all", append_all)
     soon = mock.patch.multiple(ray_actors, HEAD_SECONDS=1.0)
     told = mock.patch.multiple(safeguards, CAPACITY_NOTICE=10.0)
     with mock.patch.object(driver, "open_pool", toy_pool), noted, soon, told:

@@ -13,7 +13,7 @@ from evomerge.front.decision import CARDS, Decision, claims, decide
 from evomerge.front.draws import Draws, draw
 from evomerge.front.front import Front, Member, pick
 from evomerge.front.measures import baseline_kind
-from evomerge.front.spanning import MOST, close, groups, spanning
+from evomerge.front.spanning import MOST, close, groups, scores_of, spanning
 from evomerge.front.statistics import probability_dominates
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -28,9 +28,14 @@ def row(count: int) -> dict[str, tuple[float, float]]:
     return {f"c0{number:04d}": (float(x), float(1 - x)) for number, x in enumerate(steps)}
 
 
+def table(front: Front) -> np.ndarray:
+    """Bool [members, members]: which are close."""
+    return np.array([close(*scores_of(front), row) for row in range(len(front.members))])
+
+
 def test_close_is_two_of_the_larger_standard_errors_on_every_objective() -> None:
     front = made({"c0a": (0.50, 0.50), "c0b": (0.52, 0.48), "c0c": (0.52, 0.47), "c0d": (0.5, 0.5)})
-    near = close(front)
+    near = table(front)
     assert near[0].tolist() == [True, True, False, True]
     assert (near == near.T).all()
 
@@ -41,7 +46,7 @@ def test_groups_hold_everyone_once_and_nobody_far_from_the_leader() -> None:
     found = groups(front)
     ids = [name for group in found for name in group.ids]
     assert sorted(ids) == sorted(member.id for member in front.members)
-    near, index = close(front), {m.id: i for i, m in enumerate(front.members)}
+    near, index = table(front), {m.id: i for i, m in enumerate(front.members)}
     for group in found:
         assert group.ids[0] == group.leader
         assert all(near[index[group.leader], index[name]] for name in group.ids)

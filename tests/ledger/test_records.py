@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import CampaignInUse, EnvironmentFault, LedgerDamaged
-from evomerge.ledger.records import FORMAT, RecordFile, encode, read_records, repair
+from evomerge.ledger.record_lines import FORMAT, encode
+from evomerge.ledger.records import RecordFile, read_records, repair
 from tests.ledger.writer import Writer
 
 EVENTS = [
@@ -44,6 +45,32 @@ def reopened(path):
 
 def without_own_fields(events):
     return [{k: v for k, v in e.items() if k not in ("n", "format")} for e in events]
+
+
+def test_records_taken_together_are_those_taken_one_by_one(tmp_path, monkeypatch):
+    one_by_one = write(tmp_path / "one")
+    syncs, sync = [], os.fsync
+    with RecordFile.open(tmp_path / "all", create=True) as ledger:
+        monkeypatch.setattr(
+            os, "fsync", lambda descriptor: (syncs.append(descriptor), sync(descriptor))
+        )
+        assert ledger.append_all([]) == []
+        first = ledger.append_all(EVENTS[:2])
+        rest = ledger.append_all(EVENTS[2:])
+        assert len(syncs) == 2
+        with pytest.raises(ValueError, match=r"finite numbers only; found nan at `x`"):
+            ledger.append_all([EVENTS[0], {"x": float("nan")}])
+    assert (tmp_path / "all").read_bytes() == one_by_one
+    assert [*first, *rest] == read_records(tmp_path / "one")
+
+
+def test_a_death_amid_several_records_leaves_some_of_the_first(tmp_path):
+    data = write(tmp_path / "ledger")
+    ends = [end for end in range(len(data)) if data[end : end + 1] == b"\n"]
+    for cut in (ends[0], ends[1] - 3, ends[1] + 1, ends[2] + 5):
+        (tmp_path / "cut").write_bytes(data[:cut])
+        kept = sum(end < cut for end in ends)
+        assert read_records(tmp_path / "cut") == read_records(tmp_path / "ledger")[:kept]
 
 
 def test_events_come_back_as_they_were_and_the_format_is_as_documented(tmp_path):

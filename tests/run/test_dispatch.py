@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evomerge.campaign.campaign import load_campaign
@@ -15,6 +17,7 @@ from evomerge.cli.verify.invariants import examine
 from evomerge.errors import EnvironmentFault, EvomergeError, Stopped, TooManyFailures
 from evomerge.ledger.events import AskedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger
 from evomerge.ledger.records import RecordFile
 from evomerge.objectives.scores import Metric
@@ -117,8 +120,14 @@ class PlayedPool:
     ahead = 0
     workers = tuple
 
-    def __init__(self, size: int, time: PlayedClock, losses: Mapping[str, list[str]]) -> None:
-        self.size, self.time = size, time
+    def __init__(
+        self,
+        size: int,
+        time: PlayedClock,
+        losses: Mapping[str, list[str]],
+        items: Mapping[str, np.ndarray],
+    ) -> None:
+        self.size, self.time, self.items = size, time, dict(items)
         self.losses = {name: list(kinds) for name, kinds in losses.items()}
         self.given: list[tuple[str, float]] = []
         self.deadlines: list[float | None] = []
@@ -142,7 +151,7 @@ class PlayedPool:
         if left:
             return JobResult(job.id, "lost", left.pop(0), "gone")
         measured = Measured({"pets.acc": Metric(0.5, 0.1, 4)})
-        return JobResult(job.id, "ok", measured=measured)
+        return JobResult(job.id, "ok", measured=measured, items=self.items)
 
     def close(self) -> None:
         self._busy.clear()
@@ -158,9 +167,10 @@ class Bed:
         size: int,
         losses: Mapping[str, list[str]],
         stop: Callable[[float], EvomergeError | None] = lambda now: None,
+        items: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.time = PlayedClock()
-        self.pool = PlayedPool(size, self.time, losses)
+        self.pool = PlayedPool(size, self.time, losses, items or {})
         campaign, history = load_campaign(finished().file), History.fold(ledger.events)
         assert history.prepared is not None
         paths = dict.fromkeys(history.prepared.checkpoints, "")
@@ -192,6 +202,34 @@ def test_a_lost_job_waits_longer_each_time_and_nobody_else_does(started: Path) -
     # Lost at 1, 3, and so on: each wait counts from the loss.
     assert [at for name, at in given if name == "c00000"] == [0.0, 2.0, 6.0, 16.0]
     assert all("search" in bed.history.candidates[f"c{n:05d}"].evaluations for n in range(6))
+
+
+def test_results_that_arrive_together_share_their_syncs(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = {"pets.acc": np.ones(4), "birds.acc": np.zeros(4)}
+    syncs: list[int] = []
+    sync = os.fsync
+    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
+        bed = Bed(started, ledger, 4, {"c00003": ["worker_died"]}, items=items)
+        applied: list[int] = []
+        bed.history.apply = lambda event: (
+            applied.append(len(syncs)) or History.apply(bed.history, event)
+        )  # type: ignore
+        monkeypatch.setattr(os, "fsync", lambda file: (syncs.append(file), sync(file)))
+        bed.evaluate(4)
+    # The folder's name and both segments' for the first batch, then a sync of each segment and of the ledger.
+    made = len(syncs) - 3 - 1 - 3
+    assert applied == [made + 3] * 3 + [made + 4] + [made + 7]
+    events = events_of(started)[-5:]
+    assert [(event["event"], event["id"]) for event in events] == [
+        ("evaluated", "c00000"), ("evaluated", "c00001"), ("evaluated", "c00002"),
+        ("lost", "c00003"), ("evaluated", "c00003"),
+    ]  # fmt: skip
+    store = ItemStore(started / "items")
+    for name in ("c00000", "c00001", "c00002", "c00003"):
+        for evaluator, reference in bed.history.candidates[name].evaluations["search"].items.items():
+            assert (store.read(reference)[f"{evaluator}.acc"] == items[f"{evaluator}.acc"]).all()
 
 
 def test_the_wait_is_not_in_the_deadline(started: Path) -> None:

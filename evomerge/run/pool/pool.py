@@ -47,7 +47,8 @@ class Pool(Protocol):
     """Workers behind a queue.
 
     `submit` never blocks; jobs start in the order they were submitted. `next` returns the next
-    finished job, in order of arrival, or None if `timeout` seconds pass (or nothing is under way).
+    finished job, in order of arrival, or None if `timeout` seconds pass (or nothing is under way); with 0
+    seconds one of those that were seen to lie ready beside the last.
     """
 
     @property

@@ -109,7 +109,9 @@ class RayPool(SlotPool[_Actor]):
 
         self._head.check()
         futures = [slot.futures[0] if slot.ready else slot.alive for slot in slots]
-        ready, _ = ray.wait(futures, num_returns=1, timeout=seconds)
+        if not ray.wait(futures, num_returns=1, timeout=seconds)[0]:
+            return []
+        ready = set(ray.wait(futures, num_returns=len(futures), timeout=0)[0])
         return [slot for slot, future in zip(slots, futures, strict=True) if future in ready]
 
     def _check_ready(self, slot: _Actor) -> None:

@@ -99,6 +99,7 @@ class SlotPool(ABC, Generic[AnySlot]):
     def __init__(self) -> None:
         self._queue: deque[Job] = deque()
         self._slots: list[AnySlot] = []
+        self._ready: deque[AnySlot] = deque()
         self._stillborn = 0
         self._alone: set[str] = set()
 
@@ -134,6 +135,10 @@ class SlotPool(ABC, Generic[AnySlot]):
         """
         end = time.monotonic() + timeout
         while True:
+            while self._ready:
+                slot = self._ready.popleft()
+                if slot.jobs and slot in self._slots:
+                    return self._receive(slot)
             self._hand_out()
             # The longest at work first: where all have results, none must wait for ever.
             busy = sorted((slot for slot in self._slots if slot.jobs), key=lambda slot: slot.since)
@@ -142,14 +147,13 @@ class SlotPool(ABC, Generic[AnySlot]):
             if now >= end or not (busy or (arriving and self._queue)):
                 return None
             nearest = min([end, *(slot.expires() for slot in busy)])
-            ready = self._wait([*busy, *arriving], max(0.0, nearest - now))
+            ready = set(self._wait([*busy, *arriving], max(0.0, nearest - now)))
             for slot in arriving:
                 if slot in ready:
                     self._admit(slot)
+            self._ready.extend(slot for slot in busy if slot in ready)
             for slot in busy:
-                if slot in ready:
-                    return self._receive(slot)
-                if time.monotonic() >= slot.expires():
+                if slot not in ready and time.monotonic() >= slot.expires():
                     return self._kill(slot)
 
     @abstractmethod
@@ -166,7 +170,7 @@ class SlotPool(ABC, Generic[AnySlot]):
 
     @abstractmethod
     def _wait(self, slots: Sequence[AnySlot], seconds: float) -> Collection[AnySlot]:
-        """Wait until a worker has a result, is ready, or is gone, or until time is up; which ones."""
+        """Wait until a worker has a result, is ready, or is gone, or until time is up; all that are so."""
 
     def _check_ready(self, slot: AnySlot) -> None:
         """See that a worker that `_wait` named before it had a job can take one.

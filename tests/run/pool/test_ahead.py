@@ -167,6 +167,29 @@ def test_a_slow_driver_serves_all_workers_alike() -> None:
     assert sorted(pool.served.values()) == [20, 20, 20]
 
 
+def test_what_lies_ready_is_given_without_a_wait() -> None:
+    pool = AtOnce(3)
+    for number in range(4):
+        pool.submit(job(f"add:{number}"))
+    assert take(pool).id == "add:0"
+    beside = [pool.next(0.0) for _ in range(3)]
+    assert [each and each.id for each in beside] == ["add:1", "add:2", None]
+    assert take(pool).id == "add:3"
+
+
+def test_a_deadline_passes_also_where_others_always_have_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = AtOnce(2)
+    hangs = pool._slots[0]
+    hangs.fresh = False
+    monkeypatch.setattr(pool, "_wait", lambda slots, seconds: [s for s in slots if s is not hangs])
+    pool.submit(job("stop", deadline=0.0))
+    for number in range(3):
+        pool.submit(job(f"add:{number}"))
+    assert [take(pool).failure for _ in range(2)] == ["deadline", ""]
+
+
 @pytest.mark.parametrize("pool", ["local"], indirect=True)
 def test_a_job_larger_than_the_pipe_waits_in_the_driver(pool: SlotPool) -> None:
     """A worker that hangs would not read it, and the driver would hang with it."""
