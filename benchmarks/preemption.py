@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -20,10 +21,41 @@ from typing import Any
 
 from tests.cli.terminal import call
 from tests.faults.bed import RUN, doubled_results, end_of, lost_events, session, write_toy_campaign
-from tests.faults.test_cluster import cluster, come_and_go, drive, until
+from tests.faults.test_cluster import cluster, drive, until
 from tests.faults.test_driver_stopped import results_in
 from tests.faults.toy import executions
 from tests.tiny_runs import events_of
+
+
+def come_and_go(
+    made: Any,
+    nodes: list[Any],
+    driver: subprocess.Popen[bytes],
+    rng: random.Random,
+    life: float,
+    most: int,
+) -> int:
+    """Take nodes away without a word and put others in their places, until a driver ends; how many.
+
+    Args:
+        made: the cluster.
+        nodes: those with workers; changed in place.
+        driver: whose workers run there.
+        rng: chance.
+        life: mean seconds between two losses.
+        most: after so many it is over, and the driver is left alone.
+    """
+    lost = 0
+    while lost < most:
+        end = time.monotonic() + rng.uniform(0.5, 1.5) * life
+        while time.monotonic() < end:
+            if driver.poll() is not None:
+                return lost
+            time.sleep(0.05)
+        made.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
+        lost += 1
+        nodes.append(made.add_node(num_cpus=1))
+    return lost
 
 
 def undisturbed(folder: Path, sections: dict[str, Any]) -> tuple[str, list[str]]:
@@ -66,7 +98,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
             "acknowledged events lost": lost_events(folder, events),
             "results doubled": doubled_results(events),
             "evaluations needed": needed,
-            "evaluations begun": len(executions(folder)),
+            "evaluations begun": (begun := len(executions(folder))),
+            "share of them again": round(1 - needed / begun, 4),
             "seconds of work lost": round(sum(each["seconds"] for each in told["lost_to"].values()), 2),
             "share repeated": round(told["repeated_share"] or 0.0, 4),
             "front": "the same" if end_of(folder / RUN) == alone else "ANOTHER",

@@ -11,7 +11,7 @@ MAP, BESIDE, CHART, MODEL = "map", "beside_map", "chart", "model"
 POLICY, EDITED, STRATEGY = "policy", "edited", "strategy"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Of one candidate.
 

@@ -1,10 +1,9 @@
-"""Ray for real: drivers and nodes killed while workers are busy: F3, F13, F14, F39."""
+"""Ray for real: drivers and nodes killed while workers are busy: F3, F13, F14."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
 import subprocess
 import sys
 import time
@@ -16,11 +15,9 @@ from unittest import mock
 import psutil
 
 from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD, SLOW_STARTS
-from tests.cli.terminal import call
 from tests.faults.bed import RUN, finish, judge, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in
-from tests.tiny_runs import events_of
 
 REPOSITORY = Path(__file__).parents[2]
 SAID = "said.txt"
@@ -171,59 +168,6 @@ def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
             driver.kill()
             driver.wait(10)
     return judge(trial.folder, 3)
-
-
-def come_and_go(
-    made: Any,
-    nodes: list[Any],
-    driver: subprocess.Popen[bytes],
-    rng: random.Random,
-    life: float,
-    most: int,
-) -> int:
-    """Take nodes away without a word and put others in their places, until a driver ends; how many.
-
-    Args:
-        made: the cluster.
-        nodes: those with workers; changed in place.
-        driver: whose workers run there.
-        rng: chance.
-        life: mean seconds between two losses.
-        most: after so many it is over, and the driver is left alone.
-    """
-    lost = 0
-    while lost < most:
-        end = time.monotonic() + rng.uniform(0.5, 1.5) * life
-        while time.monotonic() < end:
-            if driver.poll() is not None:
-                return lost
-            time.sleep(0.05)
-        made.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
-        lost += 1
-        nodes.append(made.add_node(num_cpus=1))
-    return lost
-
-
-@row("F39", "a preemptible fleet: nodes go and others come, again and again", quick=2, t1=6, t2=60)
-def test_f39_nodes_come_and_go(trial: Trial) -> Tally:
-    """None lost, none doubled; `status` says what it cost."""
-    with cluster(2) as (made, nodes):
-        workers = {"workers": {"pool": "ray", "count": 2, "address": made.address}}
-        file = write_toy_campaign(trial.folder, workers, seconds=0.5)
-        driver = drive(file)
-        try:
-            until(lambda: results_in(trial.folder) >= 3, driver, file)
-            lost = come_and_go(made, nodes, driver, trial.rng, life=2.0, most=2)
-            assert driver.wait(PATIENCE) == 0, (trial.folder / SAID).read_text()[-3000:]
-        finally:
-            driver.kill()
-            driver.wait(10)
-    attempts = [event for event in events_of(trial.folder / RUN) if event["event"] == "lost"]
-    told = call("status", trial.folder / RUN, "--json").json
-    assert told["lost"] == len(attempts)
-    if any(event.get("seconds") for event in attempts):
-        assert 0.0 < told["repeated_share"] < 1.0
-    return judge(trial.folder, lost)
 
 
 @row("F14", "the head node killed", quick=1, t1=1, t2=10)
