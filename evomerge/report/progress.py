@@ -55,7 +55,7 @@ def curve(
         "hypervolume": [round(point.hypervolume, 5) for point in drawn],
         "stages": [
             {
-                "name": f"{end - count + 1}–{end}" + (f", {name}" if name else ""),
+                "name": f"{end - count + 1}–{end}" + (f" {name}" if name else ""),
                 "candidates": count,
                 "gain": round(gain, 5),
             }
@@ -66,21 +66,43 @@ def curve(
     }
 
 
+CHOSEN_BY = {"map": "map", "chart": "chart", "genes": "model"}
+"""Who chose a batch, in a word beside a bar; see `Forecast`."""
+
+
 def _stages(history: History, events: Sequence[Event]) -> list[tuple[str, list[str]]]:
-    """Name and candidates of each stage: a population's worth or more, cut where slopes were measured."""
+    """Name and candidates of each stage: a population's worth or more.
+
+    Cut where slopes were measured, where another part of the optimizer took over, and at a refinement.
+    """
     population = int(history.config.get("optimizer", {}).get("population") or 1)
     size = population * max(1, -(-history.asked // (population * MOST_STAGES)))
     stages: list[tuple[str, list[str]]] = []
     slopes = known = 0
+    asker: tuple[int | None, str] = (None, "")
     for event in events:
         if isinstance(event, SlopeEvent):
             slopes += 1
         elif isinstance(event, AskedEvent):
-            if slopes > known or not stages or len(stages[-1][1]) >= size:
-                stages.append((f"after {slopes} slopes" if slopes > known else "", []))
+            by = CHOSEN_BY.get(event.forecast.by, "") if event.forecast is not None else ""
+            now = (event.refinement, by or asker[1])
+            if slopes > known or now != asker or not stages or len(stages[-1][1]) >= size:
+                refined = "refined" if event.refinement is not None else ""
+                stages.append((refined or by or (f"({slopes} slopes)" if slopes > known else ""), []))
                 known = slopes
+            asker = now
             stages[-1][1].extend(candidate.id for candidate in event.candidates)
     return stages
+
+
+def stage_words(history: History, events: Sequence[Event]) -> str:
+    """What the words beside the bars mean, as far as there are such."""
+    said = {CHOSEN_BY.get(e.forecast.by) for e in events if isinstance(e, AskedEvent) and e.forecast}
+    found = ["map: points of the learned front"] if "map" in said else []
+    found += ["chart: a model's choice on it"] if "chart" in said else []
+    found += ["model: a model's choice among all genomes"] if "model" in said else []
+    found += ["refined: asked near a preference"] if history.refinements else []
+    return f"; {'; '.join(found)}" if found else ""
 
 
 def _baselines(history: History, objectives: Sequence[Objective], scaling: Scaling) -> float:
