@@ -29,18 +29,20 @@ def exact_shares(items, signs, tasks):
     lengths = {name: items[tasks.index(name)].shape[1] for name in names}
     draws = [list(itertools.product(range(lengths[n]), repeat=lengths[n])) for n in names]
     counts = np.zeros(len(items[0]))
+    lists = [array.tolist() for array in items]  # numpy would take ten times as long for so little
     total = 0
     for chosen in itertools.product(*draws):
         by_task = dict(zip(names, chosen, strict=True))
-        means = np.array(
-            [
-                [sign * sum(row[i] for i in by_task[task]) for row in array]
-                for array, sign, task in zip(items, signs, tasks, strict=True)
-            ]
-        ).T
+        columns = [
+            [sign * sum(row[i] for i in by_task[task]) for row in rows]
+            for rows, sign, task in zip(lists, signs, tasks, strict=True)
+        ]
+        means = list(zip(*columns, strict=True))
         total += 1
         for index, row in enumerate(means):
-            counts[index] += not any((other <= row).all() and (other < row).any() for other in means)
+            counts[index] += not any(
+                other != row and all(a <= b for a, b in zip(other, row, strict=True)) for other in means
+            )
     return counts / total
 
 

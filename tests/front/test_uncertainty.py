@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evomerge.front import uncertainty
 from evomerge.front.compute import compute_front
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.events import SelectionEvent
@@ -44,6 +46,14 @@ def judged(history: History, store: ItemStore) -> FrontUncertainty:
     return front_uncertainty(history, store, front.objectives, front.scaling, splits)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def few_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypervolumes, which take longest, from few resamples, for tests that do not look at them."""
+    few = functools.partial(uncertainty.hypervolume_interval, resamples=20)
+    monkeypatch.setattr(uncertainty, "hypervolume_interval", few)
+
+
+@pytest.mark.usefixtures("few_volumes")
 def test_luck_shows_as_optimism(tmp_path: Path) -> None:
     found = []
     for seed in range(12):
@@ -66,6 +76,7 @@ def test_luck_shows_as_optimism(tmp_path: Path) -> None:
     assert np.mean(found) > 0.03
 
 
+@pytest.mark.usefixtures("few_volumes")
 def test_what_is_harder_for_all_is_no_bias(tmp_path: Path) -> None:
     raw, net = [], []
     for seed in range(12):
