@@ -139,11 +139,11 @@ def measured(
     """The front on test items, and the scaling it was measured by."""
     front = compute_front(history, ItemStore(folder / ITEMS_FOLDER))
     scaling = scaling or front.scaling
-    signs = [objective.sign for objective in campaign.objectives]
+    signs = np.array([objective.sign for objective in campaign.objectives])
 
     def on_test(name: str) -> np.ndarray:
         arrays = judge.items(recorded_recipe(history, history.candidates[name]))
-        return np.array([sign * a.mean() for sign, a in zip(signs, arrays, strict=True)])
+        return np.array([array.mean() for array in arrays])
 
     values = {member.id: on_test(member.id) for member in front.members}
     # Chosen by the mean on selection items, then judged on test items.
@@ -153,8 +153,7 @@ def measured(
         "failures": history.failed_kinds.total(),
         "members": len(values),
         "best": float(values[best].mean()),
-        "best_worst": float(max(each.min() for each in values.values())),
-        "hypervolume": hypervolume(scaling.scale(np.array(list(values.values())))),
+        "hypervolume": hypervolume(scaling.scale(np.array([signs * each for each in values.values()]))),
         "references": {name: float(on_test(name).mean()) for name in history.reference_ids()},
     }
     return row, scaling

@@ -141,7 +141,7 @@ class Bed:
         if method != "linear":
             stated["base"] = "base"
         if method == "regmean":
-            coefficients["alpha"] = values["alpha"]
+            coefficients["alpha"] = {"*": values["alpha"]}
             stated["calibration"] = {"path": self.shown.path}
         return stated
 
