@@ -16,6 +16,7 @@ before is learnt from again at no cost.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,6 +111,12 @@ class Hm3:
                     descents.append(for_preference(EDITED, preference))
         self.descents = descents
         return as_rows(found, len(self._grid))
+
+    def near(self, preference: Sequence[float]) -> Hm3:
+        """One that goes on near a preference from what was learnt for all: HM3's online search."""
+        found = copy.deepcopy(self)
+        found._focus = tuple(preference)
+        return found
 
     def _preference(self, rng: np.random.Generator) -> np.ndarray:
         if len(self._fixed):

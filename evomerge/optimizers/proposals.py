@@ -19,7 +19,7 @@ from evomerge.objectives.objective import Complete, Objective, Outcome, Raced
 from evomerge.objectives.origin import GIVEN, PROPOSED, RANDOM
 from evomerge.optimizers.descent import Descent, Descents, of
 from evomerge.optimizers.grid import Grid, Turns, add_new, as_rows, leftovers
-from evomerge.optimizers.optimizer import Note
+from evomerge.optimizers.optimizer import Note, Optimizer
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -98,6 +98,15 @@ class Descending(Protocol):
     """A proposing function that says what each of the points that it last proposed was made of."""
 
     descents: Sequence[Descent | None]
+
+
+@runtime_checkable
+class Focusing(Protocol):
+    """A proposing function that learnt for all preferences and can go on near one of them."""
+
+    def near(self, preference: Sequence[float]) -> Propose:
+        """One that goes on from what this one learnt, which stays as it is."""
+        ...
 
 
 class Proposals:
@@ -212,6 +221,11 @@ class Proposals:
         """SHA-256 (hex) over all that was asked and told."""
         parts = [self._turns.digest(), self._digest.hexdigest()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def goes_on(optimizer: Optimizer) -> bool:
+    """Whether a refinement can be carried out by what a search learnt."""
+    return isinstance(optimizer, Proposals) and isinstance(optimizer.proposing, Focusing)
 
 
 class Adopted(Proposals):

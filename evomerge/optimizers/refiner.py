@@ -2,7 +2,7 @@
 
 It knows all that was told before. Where a map was learned it asks for the model of the preference itself,
 then for its neighbours, then goes by a surrogate with that focus on the map's chart (`auto`); else by the
-surrogate alone, on the genes.
+surrogate alone, on the genes. A policy that was learnt for all preferences (`hm3`) goes on itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from evomerge.objectives.objective import Objective, Outcome
 from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Optimizer
+from evomerge.optimizers.proposals import Focusing, Proposals
 from evomerge.optimizers.surrogate import LEAST
 from evomerge.search_space import Gene, Genome
 
@@ -55,3 +56,24 @@ class Refiner(Auto):
                 self._on_chart |= before.places
         told = {genome for genome, _ in known}
         self._points_first = NEIGHBOURS + sum(genome in told for genome in self._on_chart)
+
+
+class PolicyRefiner(Proposals):
+    """What a search learnt for all preferences, gone on with near one; in steady state."""
+
+    def __init__(
+        self,
+        genes: Sequence[Gene],
+        objectives: Sequence[Objective],
+        seed: int,
+        preference: Sequence[float],
+        known: Sequence[tuple[Genome, Outcome]],
+        before: Optimizer,
+    ) -> None:
+        """As `Refiner`, for a `before` that `goes_on`."""
+        assert isinstance(before, Proposals)
+        assert isinstance(before.proposing, Focusing)
+        propose = before.proposing.near(preference)
+        super().__init__(propose, genes, objectives, 1, seed, (), None, steady=True)
+        self._turns.know(genome for genome, _ in known)
+        self._told += [(genome, self._plain(outcome)) for genome, outcome in known]

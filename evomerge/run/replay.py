@@ -155,7 +155,7 @@ def refiners(
     """
 
     def make(number: int) -> Optimizer:
-        from evomerge.optimizers.refiner import Refiner
+        from evomerge.optimizers.refiner import PolicyRefiner, Refiner
 
         names: list[str] = []
         for turn in history.turns:
@@ -165,7 +165,10 @@ def refiners(
         told = [history.candidates[name] for name in names]
         found = outcomes(told, campaign.objectives, history.bounds())
         pairs = [(c.genome, o) for c, o in zip(told, found, strict=True) if c.genome is not None]
-        seed, wanted = campaign.config.seed + 1 + number, history.refinements[number].preference
+        event = history.refinements[number]
+        seed, wanted = campaign.config.seed + 1 + number, event.preference
+        if event.by == "policy":
+            return PolicyRefiner(space.genes, campaign.objectives, seed, wanted, pairs, optimizer)
         return Refiner(space.genes, campaign.objectives, seed, initial, wanted, pairs, optimizer)
 
     return make

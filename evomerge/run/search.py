@@ -21,6 +21,7 @@ from evomerge.ledger.events import (
 )
 from evomerge.ledger.ledger import keep_genome
 from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer
+from evomerge.optimizers.proposals import goes_on
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.slopes import Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
@@ -123,7 +124,8 @@ class Search:
         under_way = len(begun) > self.history.refinements_ended
         if under_way and (begun[-1].preference, begun[-1].evaluations) == wanted:
             return len(begun) - 1
-        self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1]))
+        by = "policy" if goes_on(self.optimizer) else None
+        self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1], by=by))
         return len(begun) - 1
 
     def untold(self) -> list[int]:

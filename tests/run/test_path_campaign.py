@@ -127,6 +127,18 @@ def test_hm3_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert asked("whole") == asked("killed")
     weights = {tuple(candidate["genome"][:2]) for candidate in asked("whole")}  # type: ignore[index]
     assert len(weights) > 4  # as many merges as preferences
+    # The policy goes on near a preference: HM3's online search.
+    before = len(events_of(tmp_path / "killed"))
+    refined = call(
+        "refine", tmp_path / "killed", "--prefer", "pets=0.8,birds=0.2", "--evaluations", "4"
+    )
+    assert refined.code == 0, refined.err
+    online = events_of(tmp_path / "killed")[before:]
+    assert [e["by"] for e in online if e["event"] == "refine"] == ["policy"]
+    origins = [c["origin"] for e in online if e["event"] == "asked" for c in e["candidates"]]
+    near = [origin["preference"][0] for origin in origins if "preference" in origin]
+    assert near
+    assert all(0.6 <= weight <= 0.85 for weight in near)
     assert call("verify", tmp_path / "killed").code == 0
 
 

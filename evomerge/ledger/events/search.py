@@ -117,12 +117,15 @@ class RefineEvent(Event):
     Attributes:
         preference: weights of the objectives in their order, summing to 1.
         evaluations: the budget, beside the campaign's own.
+        by: `policy` where what the campaign's own optimizer learnt goes on; None where a surrogate searches,
+            and before 2026-12.
     """
 
     kind = "refine"
 
     preference: tuple[float, ...]
     evaluations: int
+    by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
