@@ -1,8 +1,7 @@
-"""What pages tell a reader to type: commands are parsed, files checked, the task of ten lines dealt out."""
+"""What pages tell a reader to type and write: commands are parsed (`test_commands` runs them), files too."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -16,8 +15,6 @@ from typer.exceptions import TyperException
 
 from evomerge.campaign.schema import SCHEMAS
 from evomerge.cli.app import app
-from tests.cli.terminal import call
-from tests.tiny_models import write_campaign
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
@@ -25,6 +22,7 @@ PAGES = [
     *(page for page in sorted((REPOSITORY / "docs").rglob("*.md")) if page.parent.name != "reference"),
 ]
 """Those that people wrote."""
+PROGRAMS = ("evomerge", "python", "python3", "make", "cd", "hf", "lm_eval", "kubectl", "pip")
 MARKS = {"search_space": "campaign", "method": "search-space", "kind": "evaluator"}
 
 
@@ -32,22 +30,39 @@ def name(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def blocks(page: Path, word: str = "") -> list[str]:
-    """Fenced blocks of a language; of none, those of plain commands too."""
+def fenced(page: Path) -> list[tuple[str, str]]:
+    """Language (empty for none) and text of every fenced block."""
+    found: list[tuple[str, list[str]]] = []
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = not inside
+            if inside:
+                found.append((line[3:].strip(), []))
+        elif inside:
+            found[-1][1].append(line)
+    return [(word, "".join(f"{line}\n" for line in lines)) for word, lines in found]
+
+
+def blocks(page: Path, *words: str) -> list[str]:
+    """Fenced blocks of some languages."""
+    return [text for word, text in fenced(page) if word in words]
+
+
+def typed(page: Path) -> list[str]:
+    """Lines that a reader may type, without prompts, comments and where their output goes."""
+    lines = [line for block in blocks(page, "", "sh", "bash") for line in block.splitlines()]
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{word}\n(.*?)^```$", text, re.M | re.S)
+    lines += re.findall(rf"^    ((?:{'|'.join(PROGRAMS)}) .*)$", text, re.M)
+    whole = "\n".join(lines).replace("\\\n", "").split("\n")
+    plain = (re.sub(r"^\$ ", "", line).removeprefix(".venv/bin/") for line in whole)
+    each = (part for line in plain for part in line.split(" && ") if line.split(" ")[0] in PROGRAMS)
+    return [re.sub(r"(?: #| >|\.\.\.$).*", "", line).strip() for line in each]
 
 
 def commands(page: Path) -> list[str]:
-    """Lines that a reader may type, prompts and comments taken off."""
-    lines = [line for block in blocks(page, "(?:sh|bash|)") for line in block.splitlines()]
-    lines += re.findall(r"^    (evomerge .*)$", page.read_text(encoding="utf-8"), re.M)
-    plain = (re.sub(r"^\$ ", "", line).removeprefix(".venv/bin/") for line in lines)
-    return [
-        re.sub(r"(?: #| >|\.\.\.$).*", "", line).strip()
-        for line in plain
-        if line.startswith("evomerge ")
-    ]
+    """Those of evomerge itself."""
+    return [line for line in typed(page) if line.startswith("evomerge ")]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
@@ -81,22 +96,3 @@ def test_files_are_of_their_form(page: Path) -> None:
                 continue
             found = [error.message for error in Draft202012Validator(SCHEMAS[form]()).iter_errors(data)]
             assert found == [], block
-
-
-def test_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_campaign(tmp_path, evaluators=("math",))
-    page = REPOSITORY / "docs" / "recipes" / "own_task.md"
-    for block in blocks(page, "yaml"):
-        path = tmp_path / block.splitlines()[0].removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block)
-    (stated,) = blocks(page, "json")
-    items = [json.loads(line) for line in stated.splitlines()]
-    items = [{**item, "question": f"{n}: {item['question']}"} for n in range(30) for item in items]
-    lines = "".join(json.dumps(item) + "\n" for item in items)
-    (tmp_path / "tasks" / "capitals.jsonl").write_text(lines)
-    monkeypatch.chdir(tmp_path)
-    for line in commands(page):
-        if line.startswith(("evomerge split", "evomerge check")):
-            found = call(*shlex.split(line)[1:])
-            assert found.code == 0, (line, found.err)
