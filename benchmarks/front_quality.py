@@ -31,7 +31,7 @@ from evomerge.front.statistics import (
 from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.pareto import dominates, hypervolume
-from evomerge.optimizers.baselines import baseline_recipes
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.run.driver import run
 from evomerge.run.worker import Worker
 from evomerge.search_space import load_search_space
@@ -101,6 +101,7 @@ def measure(
         campaign.config.baselines.single,
         space.layout.layers,
         history.prepared.storage,
+        soups=soups_in(history.reference_ids()),
     )
     members = {
         member.id: judge.items(space.decode(history.candidates[member.id].genome or ()))

@@ -47,9 +47,11 @@ ARMS = {
     "auto-rows": Arm("auto", "task_arithmetic_rows", 8),
     "learned-front-layers": Arm("learned-front", "task_arithmetic_layers", 8),
     "learned-front-tensors": Arm("learned-front", "task_arithmetic_tensors", 8),
+    "learned-front-rows": Arm("learned-front", "task_arithmetic_rows", 8),
     "surrogate-model": Arm("surrogate", "task_arithmetic_model", 8),
     "surrogate-layers": Arm("surrogate", "task_arithmetic_layers", 8),
     "surrogate-tensors": Arm("surrogate", "task_arithmetic_tensors", 8),
+    "nsga2-model": Arm("nsga2", "task_arithmetic_model"),
     "nsga2-layers": Arm("nsga2", "task_arithmetic_layers"),
     "nsga2-tensors": Arm("nsga2", "task_arithmetic_tensors"),
     "nsga2-standard": Arm(
@@ -58,6 +60,7 @@ ARMS = {
     "random-global": Arm("random", "task_arithmetic_model"),
     "random-layers": Arm("random", "task_arithmetic_layers"),
     "cma-es-layers": Arm("cma-es", "task_arithmetic_layers", 8),
+    "qlognehvi-layers": Arm("qlognehvi", "task_arithmetic_layers", 8),
 }
 """Arms by name; `random-global` is one coefficient per expert."""
 

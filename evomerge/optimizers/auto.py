@@ -50,8 +50,9 @@ class Chart:
     first.
     """
 
-    def __init__(self, front: LearnedFront, grid: Grid, objectives: int) -> None:
+    def __init__(self, front: LearnedFront, grid: Grid, objectives: int, evenly: bool) -> None:
         self._front, self._grid, self._objectives = front, grid, objectives
+        self._evenly = evenly
         names = [f"share.{k}" for k in range(objectives - 1)]
         bounds = {**dict.fromkeys(names, (0.0, 1.0)), "scale": SCALES, "tilt": TILTS}
         self.genes = tuple(
@@ -76,7 +77,7 @@ class Chart:
             found[:, k] = left * chart[:, k]
             left = left * (1.0 - chart[:, k])
         found[:, -1] = left
-        return found
+        return self._front.lesson.map.evenly(found) if self._evenly else found
 
     def descent(self, place: Genome) -> Descent:
         """Of the point at a place: the map's own for a preference, or scaled and tilted."""
@@ -86,10 +87,10 @@ class Chart:
             return own
         return Descent(Origin(how=ON_CHART, preference=own.origin.preference, scale=scale, tilt=tilt))
 
-    def at(self, preference: Sequence[float]) -> Genome:
-        """Where a preference lies, unscaled and level."""
+    def at(self, place: Sequence[float]) -> Genome:
+        """Where a place of the simplex lies, unscaled and level."""
         left, shares = 1.0, []
-        for weight in preference[:-1]:
+        for weight in place[:-1]:
             shares.append(weight / left if left > 0.0 else 0.0)
             left -= weight
         values = (*shares, 1.0, 0.0)
@@ -126,7 +127,7 @@ class Auto(LearnedFront):
             inner_population=settings.inner_population,
             reuse=settings.reuse,
         )
-        self._chart = Chart(self, self._grid, len(objectives))
+        self._chart = Chart(self, self._grid, len(objectives), evenly=focus is None)
         self._on_chart: dict[Genome, Genome] = {}
         self._handed_over = False
         self._points_forecast: Forecast | None = None

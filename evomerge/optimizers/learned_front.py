@@ -110,6 +110,7 @@ class LearnedFront(Adopted):
         if missing > 0:
             w = np.array([w for _, w in zip(range(missing), self._preferences, strict=False)])
             if len(w):
+                w = w if self._focus is not None else self.lesson.map.evenly(w)
                 self._weights += w.tolist()
                 self._known_points += map(tuple, self._grid.snap(self.lesson.map.points(w)).tolist())
         return self._known_points[:count]

@@ -1,9 +1,10 @@
 """Lessons: one map from preference to genome, fitted by gradients of coefficients.
 
-genome(w) = clip(A + B w), A and B one row per gene. It starts at the simple merges (each expert a little, and
-more of the experts that are good at what is preferred). Each step draws preferences w and search items, asks
-for the gradient of the w-weighted losses at genome(w), and takes one Adam step (Kingma and Ba 2015,
-arXiv:1412.6980) on A and B together, so that what one preference teaches serves its neighbours. As in Pareto
+genome(w) = clip(A + B w**p), A and B one row per gene. It starts at the simple merges: where one thing alone
+is preferred the expert that is best at it, in the middle, by the power p < 1, about what the best single
+coefficient of such experts mostly is. Each step draws preferences w and search items, asks for the gradient
+of the w-weighted losses at genome(w), and takes one Adam step (Kingma and Ba 2015, arXiv:1412.6980) on A and
+B together, so that what one preference teaches serves its neighbours. As in Pareto
 hypernetworks (Navon et al. 2021, arXiv:2010.04104) one model holds the whole front; here it is a matrix, and
 its points are candidates like any other: evaluated, judged on held-out items, exported.
 
@@ -35,7 +36,13 @@ WEIGHT_FLOOR = 0.01
 """Added to each preference's weight, so that no loss is ever ignored."""
 
 LEVEL = 0.75
-"""Sum of all experts' coefficients at the start, before preferences."""
+"""Sum of all experts' coefficients at the start where nothing is known of their strengths."""
+
+MIDDLE, MOST = 2.1, 0.8
+"""In the middle the coefficients of specialists add up to the first at the start, none above the second."""
+
+EDGE = 0.25
+"""How far from the edges towards the middle points are asked for; experts themselves are known."""
 
 SLACK = 1.03
 """Times the least loss on held-back items up to which a map is as good: they are few, their loss is noisy."""
@@ -48,14 +55,16 @@ MANY = 500
 
 
 class FrontMap:
-    """genome(w) = clip(A + B w), and its Adam state.
+    """genome(w) = clip(A + B w ** power), and its Adam state.
 
     Attributes:
         table: float64 [genes, 1 + objectives], A and then B.
+        power: above 0; 1 is a line.
     """
 
-    def __init__(self, grid: Grid, table: np.ndarray, learned: np.ndarray) -> None:
+    def __init__(self, grid: Grid, table: np.ndarray, learned: np.ndarray, power: float = 1.0) -> None:
         self._grid = grid
+        self.power = power
         self._rows, self._matrix = row_groups(grid.genes)
         self.table = table
         self._learned = learned
@@ -66,10 +75,24 @@ class FrontMap:
         """Float64 [n, genes] within the bounds, off the grid, for preferences [n, objectives]."""
         # Sums in a fixed order, since BLAS may take another one on another machine.
         values = np.repeat(self.table[None, :, 0], len(preferences), axis=0)
-        for objective in range(preferences.shape[1]):
-            values += preferences[:, objective, None] * self.table[None, :, 1 + objective]
+        shares = preferences**self.power
+        for objective in range(shares.shape[1]):
+            values += shares[:, objective, None] * self.table[None, :, 1 + objective]
         clipped: np.ndarray = np.clip(values, self._grid.low, self._grid.high)
         return clipped
+
+    def evenly(self, places: np.ndarray) -> np.ndarray:
+        """Preferences whose shares w ** power lie as evenly as places [n, objectives] of the simplex do.
+
+        A little inside of it, since where an objective has no weight it is given up for nothing. Places on a
+        line are preferences themselves.
+        """
+        if self.power == 1.0:
+            return places
+        inside = (1.0 - EDGE) * places + EDGE / places.shape[1]
+        stretched = inside ** (1.0 / self.power)
+        found: np.ndarray = stretched / stretched.sum(axis=1, keepdims=True)
+        return found
 
     def step(
         self, preferences: np.ndarray, gradients: np.ndarray, rate: float, shrinkage: float = 0.0
@@ -80,7 +103,7 @@ class FrontMap:
         (decoupled weight decay: Loshchilov and Hutter 2019, arXiv:1711.05101).
         """
         total = np.zeros_like(self.table)
-        for w, gradient in zip(preferences, gradients, strict=True):
+        for w, gradient in zip(preferences**self.power, gradients, strict=True):
             value = self.table[:, 0].copy()
             for objective, share in enumerate(w.tolist()):
                 value += share * self.table[:, 1 + objective]
@@ -118,17 +141,29 @@ def row_groups(genes: Sequence[Gene]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows, dtype=np.int64), np.array(matrix, dtype=np.int64)
 
 
-def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float) -> np.ndarray:
-    """A and B at the start, float64 [genes, 1 + objectives]."""
+def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float | None) -> np.ndarray:
+    """A and B at the start, float64 [genes, 1 + objectives]; without a spread those of the curved map."""
     objectives = len(ground.items)
+    middle = (1.0 / objectives) ** curve(objectives)
+    level = LEVEL / max(1, len(ground.gains))
+    if spread is None and any(map(any, ground.gains.values())):
+        level = 0.0
     table = np.zeros((len(genes), 1 + objectives))
     for row, gene in enumerate(genes):
         if gene.coefficient != "weight" or gene.input not in ground.gains:
             table[row, 0] = (gene.low + gene.high) / 2
             continue
-        table[row, 0] = LEVEL / len(ground.gains)
-        table[row, 1:] = spread * np.array(ground.gains[gene.input])
+        own = np.array(ground.gains[gene.input])
+        table[row, 0] = level
+        table[row, 1:] = own / max(1.0, middle * own.sum()) if spread is None else spread * own
     return table
+
+
+def curve(objectives: int) -> float:
+    """The power p of a learned map: (1 / objectives) ** p is a specialist's coefficient in the middle."""
+    if objectives == 1:
+        return 1.0
+    return float(np.log(min(MOST, MIDDLE / objectives)) / np.log(1.0 / objectives))
 
 
 @dataclass(frozen=True)
@@ -149,6 +184,9 @@ class Lesson:
         map: as it is now; once `is_over`, the one that was kept.
     """
 
+    map: FrontMap
+    _kept: np.ndarray
+
     def __init__(
         self,
         genes: Sequence[Gene],
@@ -166,8 +204,7 @@ class Lesson:
         self._pending: _Step | None = None
         self._looked_at = -1
         self._least, self._kept_at = np.inf, -1
-        self.map = self._new_map(self._ground)
-        self._kept = self.map.table
+        self._start(curved=False)
         self._learning = False
 
     @property
@@ -185,10 +222,14 @@ class Lesson:
         self.enough()
         self.map, self._step = other.map, other._step
 
-    def _new_map(self, ground: SlopeGround) -> FrontMap:
-        genes = self._grid.genes
-        learned = np.array([g.coefficient == "weight" and g.input in ground.gains for g in genes])
-        return FrontMap(self._grid, starting_table(genes, ground, self._settings.spread), learned)
+    def _start(self, *, curved: bool) -> None:
+        """Begin with a map that nothing was learned into: curved for a lesson, else a line."""
+        genes, gains = self._grid.genes, self._ground.gains
+        curved = curved and self._objectives > 1
+        learned = np.array([g.coefficient == "weight" and g.input in gains for g in genes])
+        table = starting_table(genes, self._ground, None if curved else self._settings.spread)
+        self.map = FrontMap(self._grid, table, learned, curve(self._objectives) if curved else 1.0)
+        self._kept = table
 
     def begin(self, ground: SlopeGround) -> None:
         """Start at the experts' own strengths, by entropies evenly; learn if an objective has losses."""
@@ -196,8 +237,7 @@ class Lesson:
             m = self._objectives
             ground = SlopeGround(ground.choices or (0,) * m, dict.fromkeys(ground.gains, (0.0,) * m))
         self._ground = ground
-        self.map = self._new_map(ground)
-        self._kept = self.map.table
+        self._start(curved=False)
         self._learning = any(ground.items) and self._settings.steps > 0
 
     def slopes(self) -> list[SlopeRequest]:
@@ -218,8 +258,9 @@ class Lesson:
         return int(items * self._settings.held_back)
 
     def _next_step(self) -> _Step:
-        assert self._ground is not None
         settings = self._settings
+        if self._step == 0:
+            self._start(curved=True)
         rng = np.random.default_rng((self._seed, 2, self._step))
         count = int(settings.preferences)
         preferences = drawn(count, self._objectives, settings.concentration, rng)
@@ -250,7 +291,7 @@ class Lesson:
             weights = [
                 share + WEIGHT_FLOOR if some else 0.0 for share, some in zip(w, own, strict=True)
             ]
-            note = (*w, rate, shrinkage)
+            note = (*w, rate, shrinkage, self.map.power)
             requests.append(SlopeRequest(tuple(point), tuple(weights), own, note, self._entropy))
         return _Step(preferences, requests, False, rate, shrinkage)
 
@@ -264,14 +305,18 @@ class Lesson:
         if step is None or step.look:
             return
         preferences, rate, shrinkage = step.preferences.copy(), step.rate, step.shrinkage
+        power, m = self.map.power, self._objectives
         for number, note in notes.items():
             if note is None:
-                shrinkage = 0.0  # there was none before there were notes
-            elif len(note) == self._objectives + 2 and number < len(preferences):
-                preferences[number] = note[: self._objectives]
-                rate, shrinkage = note[self._objectives :]
+                shrinkage, power = 0.0, 1.0  # there was none before there were notes
+            elif len(note) in (m + 2, m + 3) and number < len(preferences):
+                preferences[number] = note[:m]
+                # Ledgers of 29 November and before state no power: their maps are lines.
+                rate, shrinkage, power = (*note[m:], 1.0)[:3]
             else:
                 raise ValueError(f"slope {number} has a note of {len(note)} numbers")
+        if self._step == 0 and power == 1.0:
+            self._start(curved=False)
         self._pending = self._asked(preferences, [r.items for r in step.requests], rate, shrinkage)
 
     def _look(self) -> _Step:
@@ -334,6 +379,8 @@ class Lesson:
     def enough(self) -> None:
         """Stop here: with the map that was kept, or the last one if there was no look yet."""
         self._learning, self._pending = False, None
+        if self._step == 0:
+            self._start(curved=False)
         if self._kept_at >= 0:
             self.map.table = self._kept
 

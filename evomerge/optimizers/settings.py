@@ -66,7 +66,8 @@ class LearnedFrontSettings:
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
-        spread: how much more of an expert there is at the start where its own objective is preferred.
+        spread: how much more of an expert there is where its own objective is preferred, on the line that is
+            asked along where nothing can be learned.
         concentration: of the Dirichlet distribution that preferences are drawn from.
         held_back: share of the search items that no step sees.
         look_from, look_every: after so many steps, and then so often, the loss on those is looked at.

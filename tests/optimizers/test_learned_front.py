@@ -8,6 +8,7 @@ import pytest
 from evomerge.objectives.objective import Complete
 from evomerge.objectives.origin import Origin
 from evomerge.optimizers import lesson
+from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
 from evomerge.search_space import Gene
@@ -142,7 +143,7 @@ def test_an_answer_that_could_not_be_had_changes_nothing_else():
     silent = learned(steps=5)
     while requests := silent.slopes():
         silent.tell_slopes([None] * len(requests))
-    assert silent.ask() == learned(steps=0).ask()
+    assert np.array_equal(silent.lesson.map.table, lesson.starting_table(GENES, GROUND, None))
 
 
 def test_only_weights_of_experts_are_learned():
@@ -295,15 +296,61 @@ def test_shrinkage_draws_rows_to_the_mean_of_their_matrix():
     assert flat.state_digest() == whole.state_digest(), "genes that are no rows are left alone"
 
 
-def test_ledgers_without_notes_know_no_shrinkage():
+def taught(bed, note, **options):
+    """One that learns with what a ledger has as the notes of its requests."""
+    found = learned(genes=row_genes(PLACES // 2), steps=5, look_from=20, **options)
+    while requests := found.slopes():
+        found.adopt_slopes({number: note(request) for number, request in enumerate(requests)})
+        found.tell_slopes([bed.answer(request) for request in found.slopes()])
+    return found
+
+
+def test_ledgers_without_notes_know_no_shrinkage_and_earlier_ones_no_curve():
     bed = Bed()
-    before = learned(genes=row_genes(PLACES // 2), steps=5, look_from=20)
-    bed.learn(before)
-    now = learned(genes=row_genes(PLACES // 2), steps=5, look_from=20, shrinkage=10.0)
-    while requests := now.slopes():
-        now.adopt_slopes(dict.fromkeys(range(len(requests))))
-        now.tell_slopes([bed.answer(request) for request in requests])
-    assert now.state_digest() == before.state_digest()
+    none = taught(bed, lambda request: None, shrinkage=10.0)
+    earlier = taught(bed, lambda request: request.note and (*request.note[:-2], 0.0), shrinkage=10.0)
+    now, own = (
+        taught(bed, lambda request: request.note),
+        learned(genes=row_genes(PLACES // 2), steps=5, look_from=20),
+    )
+    bed.learn(own)
+    assert none.state_digest() == earlier.state_digest() != now.state_digest() == own.state_digest()
+    assert none.lesson.map.power == earlier.lesson.map.power == 1.0
+    assert now.lesson.map.power == lesson.curve(2) < 1.0
+
+
+def test_a_lesson_begins_at_the_experts_and_between_them_near_the_best_single_coefficient():
+    optimizer = learned()
+    (first,) = optimizer.slopes()
+    points = optimizer.lesson.map.points(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
+    assert np.array_equal(points[:, [0, -1]], [[1.0, 0.0], [0.0, 1.0], points[2, [0, -1]]])
+    assert points[2] == pytest.approx(lesson.MOST)
+    assert first.note[-1] == lesson.curve(2)
+    # An expert that is good at everything is wanted whole in the middle, not twice.
+    alone = lesson.starting_table(GENES, SlopeGround((ITEMS, ITEMS), {"math": (1.0, 1.0)}), None)
+    assert alone[0, 1:].sum() * 0.5 ** lesson.curve(2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 5])
+def test_points_of_a_learned_map_lie_evenly(objectives):
+    """Shares of preferences are, but for a factor, the places moved a little inside."""
+    genes = tuple(
+        Gene(f"weight.{k}.layers.0", 0.0, 1.5, 1e-3, "weight", str(k), ("layers.0",))
+        for k in range(objectives)
+    )
+    gains = {str(k): tuple(np.eye(objectives)[k].tolist()) for k in range(objectives)}
+    ground = SlopeGround((ITEMS,) * objectives, gains)
+    power = lesson.curve(objectives)
+    found = lesson.FrontMap(
+        Grid(genes), lesson.starting_table(genes, ground, None), np.ones(objectives, bool), power
+    )
+    places = np.random.default_rng(0).dirichlet(np.ones(objectives), size=20)
+    preferences = found.evenly(places)
+    assert preferences.sum(axis=1) == pytest.approx(np.ones(20))
+    ratio = found.points(preferences) / ((1 - lesson.EDGE) * places + lesson.EDGE / objectives)
+    assert np.ptp(ratio, axis=1) == pytest.approx(np.zeros(20), abs=1e-12)
+    middle = np.full((1, objectives), 1.0 / objectives)
+    assert found.points(found.evenly(middle)) == pytest.approx(min(0.8, 2.1 / objectives))
 
 
 def test_auto_hands_over_when_its_model_expects_more_than_the_map():
@@ -323,7 +370,8 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
             assert origin.how == chosen[-1].by
             # The place on the chart, and what the map has there.
             (share, scale, tilt) = found.places[genome]
-            assert origin.preference == pytest.approx((share, 1.0 - share))
+            wanted = found.lesson.map.evenly(np.array([[share, 1.0 - share]]))[0]
+            assert origin.preference == pytest.approx(tuple(wanted), abs=1e-6)
             assert (origin.scale, origin.tilt) == (
                 (scale, tilt) if origin.how == "chart" else (None, None)
             )

@@ -252,7 +252,7 @@ def test_a_lesson_resumed_where_preferences_round_otherwise_is_the_one_on_record
     assert killed == -signal.SIGKILL
     before = slopes(tmp_path / "run")
     assert len(before) == 3
-    assert all(len(event["note"]) == 2 + 2 for event in before)
+    assert all(len(event["note"]) == 2 + 3 for event in before)
     plain_draw = lesson.drawn
     monkeypatch.setattr(lesson, "drawn", lambda *args: np.nextafter(plain_draw(*args), 2.0))
     run_file(file, tmp_path / "run")
@@ -265,12 +265,23 @@ def test_a_lesson_resumed_where_preferences_round_otherwise_is_the_one_on_record
     assert verified.code == 0, verified.err
 
 
-def test_slopes_of_a_ledger_without_notes_are_asked_again(campaign: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [0, 4])
+def test_slopes_of_earlier_ledgers_are_asked_again(
+    numbers: int, campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of their notes there were none, or four numbers; their maps were lines, and are again."""
+    start = lesson.Lesson._start
     folder = tmp_path / "run"
-    shutil.copytree(campaign / "run" / ITEMS_FOLDER, folder / ITEMS_FOLDER)
+    with monkeypatch.context() as patch:
+        patch.setattr(lesson.Lesson, "_start", lambda self, *, curved: start(self, curved=False))
+        run_file(campaign / "campaign.yaml", tmp_path / "then")
+    shutil.copytree(tmp_path / "then" / ITEMS_FOLDER, folder / ITEMS_FOLDER)
     with RecordFile.open(folder / "ledger.jsonl", create=True) as ledger:
-        for event in events_of(campaign / "run"):
-            left_out = ("n", "format", *(["note"] if event["event"] == "slope" else []))
+        for event in events_of(tmp_path / "then"):
+            if event.get("note") and event["event"] == "slope":
+                event["note"] = event["note"][:numbers]
+            empty = event["event"] == "slope" and not event.get("note")
+            left_out = ("n", "format", *(["note"] if empty else []))
             ledger.append({k: v for k, v in event.items() if k not in left_out})
     verified = call("verify", folder)
     assert verified.code == 0, verified.err
