@@ -39,7 +39,15 @@ def foreseen(adapter: AdapterFolder) -> CheckpointFolder:
     path = adapter.path if own else adapter.base.path
     base = base_before(adapter)
     tensors = {t: replace(h, file="") if t == adapter.own_head else h for t, h in base.tensors.items()}
-    full = replace(base, name=adapter.name, path=path, tensors=tensors, redundant={}, warnings=())
+    full = replace(
+        base,
+        name=adapter.name,
+        path=path,
+        tensors=tensors,
+        redundant={},
+        warnings=(),
+        adapter=adapter.path,
+    )
     rows = {
         tensor: header.shape[0]
         for key, header in adapter.headers.items()

@@ -76,7 +76,8 @@ def other_architecture(base: CheckpointFolder, expert: CheckpointFolder) -> list
 def _problem(
     code: str, folder: Folder, wrong: str, found: str = "", todo: str = "", field: str = ""
 ) -> Problem:
-    return Problem(code, f"{folder.name}: {wrong}", found, todo, str(folder.path), field=field)
+    path = (folder.adapter if isinstance(folder, CheckpointFolder) else None) or folder.path
+    return Problem(code, f"{folder.name}: {wrong}", found, todo, str(path), field=field)
 
 
 def tied_in_one(base: CheckpointFolder, expert: CheckpointFolder) -> bool:

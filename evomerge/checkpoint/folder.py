@@ -56,6 +56,7 @@ class CheckpointFolder:
         redundant: tensors in the files that tying makes copies of others, by name.
         warnings: what a person should know and what does not stop a merge (E205, E246).
         shares_head: whether all models of the merge have the same head, which is then no place of a search.
+        adapter: where the adapter lies of which this is what PEFT will make; None for a folder as it lies.
     """
 
     name: str
@@ -68,6 +69,7 @@ class CheckpointFolder:
     redundant: Mapping[str, TensorHeader] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     shares_head: bool = False
+    adapter: Path | None = None
 
     @cached_property
     def places(self) -> dict[str, str]:

@@ -199,6 +199,7 @@ def test_what_was_tied_is_two_where_the_adapter_made_it_two(name, tmp_path):
     found = compare_with_base(folders["base"], [foreseen(opened)])
     assert [problem.code for problem in found] == ["E229"]
     assert "`heads: untie` in a campaign or recipe" in found[0].todo
+    assert found[0].file == str(opened.path)
     assert compare_with_base(*with_own_heads(folders["base"], full)) == []
 
 
