@@ -213,6 +213,11 @@ class Proposals:
             values = [*outcome.values, *outcome.violations] if isinstance(outcome, Complete) else []
             self._digest.update(canonical_json([number, type(outcome).__name__, values]).encode())
 
+    def know(self, known: Sequence[tuple[Genome, Outcome]]) -> None:
+        """Take what others were told before, in order."""
+        self._turns.know(genome for genome, _ in known)
+        self._told += [(genome, self._plain(outcome)) for genome, outcome in known]
+
     def _plain(self, outcome: Outcome) -> Outcome:
         """What the function sees: neither a failure's class nor a raced bound must steer a search."""
         return Raced(0, (0.0,) * len(self._objectives)) if isinstance(outcome, Raced) else outcome

@@ -48,8 +48,7 @@ class Refiner(Auto):
         """
         super().__init__(genes, objectives, 1, seed, initial, steady=True, focus=preference)
         self._inner = replace(self._inner, start=LEAST)
-        self._turns.know(genome for genome, _ in known)
-        self._told += [(genome, self._plain(outcome)) for genome, outcome in known]
+        self.know(known)
         if isinstance(before, LearnedFront) and before.lesson.has_taken_steps:
             self.lesson.take_over(before.lesson)
             if isinstance(before, Auto):
@@ -75,5 +74,4 @@ class PolicyRefiner(Proposals):
         assert isinstance(before.proposing, Focusing)
         propose = before.proposing.near(preference)
         super().__init__(propose, genes, objectives, 1, seed, (), None, steady=True)
-        self._turns.know(genome for genome, _ in known)
-        self._told += [(genome, self._plain(outcome)) for genome, outcome in known]
+        self.know(known)

@@ -97,8 +97,8 @@ def test_a_strategy_whose_numbers_round_otherwise_goes_on_with_what_is_on_record
     log = undisturbed("cma-es", "generational", 6)
     plain = cma_es.CmaEs._next
 
-    def off(self, asked):
-        offer = plain(self, asked)
+    def off(self):
+        offer = plain(self)
         strategy = self._offered.pop(tuple(offer.tolist()))
         shifted = np.clip(offer + 4e-4, 0.0, 1.0)
         self._offered[tuple(shifted.tolist())] = strategy
