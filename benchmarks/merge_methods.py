@@ -95,11 +95,12 @@ def fewer_items(evaluators: Sequence[Path], out: Path, items: int, test_items: i
 
 
 def space_of(name: str, text: Path) -> dict[str, Any]:
-    """A method's default space; where that searches nothing, its `lambda`."""
+    """A method's default space; where that searches nothing, its `lambda`, or else its first coefficient."""
     method = METHODS[name]
     space: dict[str, Any] = {"schema": 1, "method": name}
     if not any(each.free for each in method.coefficients):
-        space["coefficients"] = {"lambda": {}}
+        names = [each.name for each in method.coefficients]
+        space["coefficients"] = {"lambda" if "lambda" in names else names[0]: {}}
     if method.on_inputs is not None:
         space["calibration"] = str(text)
     return space
