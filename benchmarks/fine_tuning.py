@@ -32,13 +32,12 @@ from test_scores import worker_setup
 
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import check_campaign
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.losses import Differentiable
 from evomerge.front.folder import open_campaign_folder
 from evomerge.objectives.pareto import hypervolume, non_dominated
 from evomerge.objectives.scores import Split
-from evomerge.optimizers.baselines import baseline_recipes
 from evomerge.optimizers.preferences import lattice
 from evomerge.run.engine import Engine
 from evomerge.run.job import Job
@@ -94,10 +93,7 @@ class Bench:
         assert history.baselines is not None
         self.front = self.folder.front()
         space = prepared_space(campaign, history.prepared, report.paths)
-        sources = prepared_sources(campaign, history.prepared, report.paths)
-        single = campaign.config.baselines.single
-        storage = history.prepared.storage
-        recipes = baseline_recipes(sources, campaign.experts, single, space.layout.layers, storage)
+        recipes = prepared_baselines(campaign, history.prepared, report.paths, history.candidates)
         self.starts = {
             "base": recipes["base"],
             history.baselines.single: recipes[history.baselines.single],

@@ -21,7 +21,7 @@ from test_scores import item_scores, open_worker
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
 from evomerge.campaign.file import BaselinesSection, OptimizerSection
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.front.compute import compute_front
 from evomerge.front.statistics import (
     hypervolume_interval,
@@ -31,7 +31,6 @@ from evomerge.front.statistics import (
 from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.pareto import dominates, hypervolume
-from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.run.driver import run
 from evomerge.run.worker import Worker
 from evomerge.search_space import load_search_space
@@ -95,14 +94,7 @@ def measure(
     space = prepared_space(campaign, history.prepared, report.paths)
     front = compute_front(history, ItemStore(folder / ITEMS_FOLDER))
     signs = [objective.sign for objective in campaign.objectives]
-    recipes = baseline_recipes(
-        prepared_sources(campaign, history.prepared, report.paths),
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared.storage,
-        soups=soups_in(history.reference_ids()),
-    )
+    recipes = prepared_baselines(campaign, history.prepared, report.paths, history.candidates)
     members = {
         member.id: judge.items(space.decode(history.candidates[member.id].genome or ()))
         for member in front.members

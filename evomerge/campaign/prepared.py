@@ -1,14 +1,16 @@
-"""What the `prepare` job found, as the ledger keeps it, and the search space laid over it."""
+"""What the `prepare` job found, as the ledger keeps it: the search space laid over it, and recipes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.evaluator import GenerationEngine
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import PreparedEvent, PreparedLayout
-from evomerge.recipe.recipe import CheckpointSource
+from evomerge.optimizers.baselines import baseline_recipes, soups_in
+from evomerge.recipe.recipe import CheckpointSource, Recipe
 from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
 
 
@@ -64,3 +66,27 @@ def prepared_space(
         campaign.form,
         prepared.one_with_baselines,
     )
+
+
+def prepared_baselines(
+    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str], ids: Iterable[str]
+) -> dict[str, Recipe]:
+    """Recipes of the campaign's baselines; of averages of some experts (soups) those among `ids`."""
+    return baseline_recipes(
+        prepared_sources(campaign, prepared, paths),
+        campaign.experts,
+        campaign.config.baselines.single,
+        prepared.layout.layers,
+        prepared.storage,
+        campaign.form,
+        soups_in(ids),
+    )
+
+
+def prepared_recipe(
+    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str], candidate: Candidate
+) -> Recipe:
+    """The recipe of a candidate of the search, or of a baseline."""
+    if candidate.genome is None:
+        return prepared_baselines(campaign, prepared, paths, [candidate.id])[candidate.id]
+    return prepared_space(campaign, prepared, paths).decode(candidate.genome)

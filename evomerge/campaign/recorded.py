@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.check import locate
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_recipe, prepared_space
 from evomerge.errors import CheckpointError
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
-from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import Recipe
 from evomerge.search_space import SearchSpace
 
@@ -34,17 +33,5 @@ def recorded_space(history: History) -> SearchSpace:
 def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
     """The recipe of a candidate or baseline, from what the ledger holds."""
     assert history.prepared is not None
-    space = recorded_space(history)
-    if candidate.genome is not None:
-        return space.decode(candidate.genome)
     campaign = campaign_from_json(history.config)
-    recipes = baseline_recipes(
-        prepared_sources(campaign, history.prepared, _paths(history)),
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared.storage,
-        campaign.form,
-        soups_in([candidate.id]),
-    )
-    return recipes[candidate.id]
+    return prepared_recipe(campaign, history.prepared, _paths(history), candidate)

@@ -10,7 +10,7 @@ import numpy as np
 
 from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.check import locate
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_recipe, prepared_sources
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.front.candidate import find_candidate
 from evomerge.front.folder import open_campaign_folder
@@ -22,7 +22,6 @@ from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import dominates
 from evomerge.objectives.scores import Split
-from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 
@@ -70,7 +69,7 @@ def choose(directory: Path, choice: str) -> Chosen:
     campaign = campaign_from_json(history.config)
     assert history.prepared is not None  # a front needs baselines, and those need it
     paths = {name: locate(name, reference) for name, reference in campaign.references().items()}
-    recipe = _recipe(campaign, history.prepared, paths, candidate)
+    recipe = prepared_recipe(campaign, history.prepared, paths, candidate)
     if recipe.digest != candidate.recipe:
         found = (
             f"{candidate.id} decodes to recipe {recipe.digest[:12]}, recorded {candidate.recipe[:12]}"
@@ -132,20 +131,3 @@ def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str
     by = f", dominated by {', '.join(better[:3])} on {split} items" if better else ""
     late = "" if split == front.split else f"; it has no {front.split} scores"
     return (f"{candidate.id} is not on the front{by}{late}",)
-
-
-def _recipe(
-    campaign: Campaign, prepared: PreparedEvent, paths: Mapping[str, str], candidate: Candidate
-) -> Recipe:
-    space = prepared_space(campaign, prepared, paths)
-    if candidate.genome is not None:
-        return space.decode(candidate.genome)
-    return baseline_recipes(
-        prepared_sources(campaign, prepared, paths),
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        prepared.storage,
-        campaign.form,
-        soups_in([candidate.id]),
-    )[candidate.id]

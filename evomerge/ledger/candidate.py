@@ -113,6 +113,15 @@ class Candidate:
         repeat = self.failed_as or (result is not None and result.same_as)
         return not self.is_baseline and self.is_settled and not repeat
 
+    def lose(self, split: str) -> None:
+        """Count an attempt on a split that ended with its worker."""
+        self.lost = {**self.lost, split: self.lost.get(split, 0) + 1}
+
+    def forget_lost(self, split: str) -> None:
+        """A split has ended: what was lost on the way counts no more."""
+        if split in self.lost:
+            self.lost = {name: lost for name, lost in self.lost.items() if name != split}
+
 
 def evaluation_of(event: ScoredEvent) -> Evaluation:
     """What a result says of one model on one split, packed."""

@@ -156,8 +156,7 @@ class History:
                 self.lost_kinds[event.failure] += 1
                 self.lost_seconds[event.failure] += event.seconds or 0.0
                 if event.failure != "node_lost":
-                    lost = candidate.lost.get(event.split, 0) + 1
-                    candidate.lost = {**candidate.lost, event.split: lost}
+                    candidate.lose(event.split)
             case BaselinesEvent():
                 self.baselines = event
             case AskedEvent():
@@ -218,7 +217,7 @@ class History:
         candidate, split = self._candidate(event), event.split
         self._tally(candidate, -1)
         candidate.failed_splits |= {split}
-        _forget_lost(candidate, split)
+        candidate.forget_lost(split)
         # What was told to the optimizer must not change: a failure on held-out items does not take
         # back the scores on search items.
         if split == "search":
@@ -238,7 +237,7 @@ class History:
         evaluation = evaluation_of(event)
         candidate.evaluations[evaluation.split] = evaluation
         candidate.failed_splits -= {evaluation.split}
-        _forget_lost(candidate, evaluation.split)
+        candidate.forget_lost(evaluation.split)
         if evaluation.split == "search":
             self.arrivals.append(candidate.id)
             candidate.failure, candidate.message = None, ""
@@ -276,7 +275,7 @@ class History:
         self.arrivals.append(event.id)
         candidate.beaten_by, candidate.seen = event.beaten_by, event.seen
         candidate.failure, candidate.message = None, ""
-        _forget_lost(candidate, "search")
+        candidate.forget_lost("search")
         self.selection = None
         self.raced_as.setdefault(candidate.recipe, candidate.id)
         self._tally(candidate, 1)
@@ -398,8 +397,3 @@ class History:
             if candidate.failure is not None:
                 counts[candidate.failure] = counts.get(candidate.failure, 0) + 1
         return dict(sorted(counts.items()))
-
-
-def _forget_lost(candidate: Candidate, split: str) -> None:
-    if split in candidate.lost:
-        candidate.lost = {name: lost for name, lost in candidate.lost.items() if name != split}

@@ -23,19 +23,19 @@ from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.account import Account
 from evomerge.run.evaluation_key import evaluation_key
 from evomerge.run.job import Job, JobResult, error_of
-from evomerge.run.limits import evaluations_allowed, spent_reason
 from evomerge.run.open_work import OpenWork, Wanted
 from evomerge.run.pool.pool import Pool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import Races
 from evomerge.run.result_events import (
-    evaluated_event,
     failed_event,
     lost_event,
-    raced_event,
+    measured_event,
     same_failure,
+    same_measured,
     same_race,
     same_scores,
 )
@@ -64,7 +64,7 @@ POLL = 0.25
 class Dispatcher:
     """Hands evaluations to a pool, each evaluation key once, and puts what comes back on record.
 
-    It alone writes the ledger, keeps the time and knows what of the budget is left.
+    It alone writes the ledger and keeps the time; its `account` knows what of the budget is left.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Dispatcher:
         self._clock = clock
         self._work = OpenWork(clock)
         self._capacity = CapacityWatch()
-        self.asker: int | None = None
+        self.account = Account(campaign.config.budget, history, self.elapsed, lambda: self.open)
         self.done = 0
         self.began = clock.now()
         self.seconds_before = history.elapsed
@@ -114,8 +114,7 @@ class Dispatcher:
         """Show where things stand."""
         if self.observer is not None:
             seconds = self._clock.now() - self.began
-            others = self.history.cost - self.history.cost_of(self.asker)
-            budget = None if self.allowed is None else round(self.allowed + others)
+            budget = self.account.whole
             running = tuple(sorted(self.running))
             try:
                 size, look = self.pool.size, self.pool.workers
@@ -125,42 +124,6 @@ class Dispatcher:
                 # A terminal that is gone or a log without room: no reason to stop a campaign.
                 self.observer = None
                 logger.warning("progress is shown no more: %s", error)
-
-    @property
-    def allowed(self) -> float | None:
-        """Evaluations that whoever asks now may spend (a refinement, else the campaign); None: no limit."""
-        if self.asker is not None:
-            return self.history.refinements[self.asker].evaluations
-        return evaluations_allowed(self.campaign.config.budget, self.history.search_items)
-
-    @property
-    def budget_word(self) -> str:
-        """The limit that `is_paid_up` looks at: `budget`, or `items` where those end first."""
-        if self.asker is not None:
-            return "budget"
-        return spent_reason(self.campaign.config.budget, self.history.search_items)
-
-    @property
-    def left(self) -> float | None:
-        """What results and open evaluations leave of the budget of whoever asks now; None: no limit."""
-        allowed = self.allowed
-        return None if allowed is None else allowed - self.history.cost_of(self.asker) - self.open
-
-    def is_paid_up(self) -> bool:
-        """Whether results and open evaluations use up the budget of whoever asks now."""
-        left = self.left
-        return left is not None and left <= 0
-
-    def spent(self) -> str | None:
-        """`budget`, `items` or `hours` if that limit is reached, counting what is open."""
-        if self.is_paid_up():
-            return self.budget_word
-        return "hours" if self.out_of_time() else None
-
-    def out_of_time(self) -> bool:
-        """Whether the campaign's hours are over; a refinement has none."""
-        hours = self.campaign.config.budget.hours
-        return hours is not None and self.asker is None and self.elapsed() >= 3600 * hours
 
     @property
     def generation(self) -> GenerationEngine:
@@ -295,7 +258,7 @@ class Dispatcher:
         Raises:
             EvomergeError: a fault that is no candidate's; none is charged with it.
         """
-        if limited and self.out_of_time():
+        if limited and self.account.is_out_of_time():
             self._work.drop_queued()
         if not self._work:
             return None
@@ -400,30 +363,27 @@ class Dispatcher:
         self.done += len(results)
         stored = self.items.append_metrics([result.items for result, _ in results])
         failpoint("dispatch.after_items")
-        events: list[Event] = []
-        for (result, entry), items in zip(results, stored, strict=True):
-            first = entry.id, entry.recipe, entry.split
-            if result.status == "raced":
-                assert result.measured is not None
-                key = self.key(entry.recipe, entry.split, result.measured.seen)
-                events.append(raced_event(*first, key, result, items))
-            else:
-                events.append(evaluated_event(*first, entry.key, result, items, shared))
-        self.record_all(events)
+        self.record_all(
+            [
+                measured_event(entry, self._measured_key(result, entry), result, items, shared)
+                for (result, entry), items in zip(results, stored, strict=True)
+            ]
+        )
         prepared = self.history.prepared
         if self._shared is not None and shared is None and prepared and prepared.deterministic:
             for result, entry in results:
                 if result.status == "ok":
                     self._shared.add(entry.key, result)
         self.record_all(
-            [
-                same_race(self.history, name, recipe)
-                if result.status == "raced"
-                else same_scores(self.history, name, recipe, entry.key)
-                for result, entry in results
-                for name, recipe in entry.entries[1:]
-            ]
+            [same for result, entry in results for same in same_measured(self.history, entry, result)]
         )
+
+    def _measured_key(self, result: JobResult, entry: Wanted) -> str:
+        """Of a race that of the items which were answered."""
+        if result.status == "ok":
+            return entry.key
+        assert result.measured is not None
+        return self.key(entry.recipe, entry.split, result.measured.seen)
 
     def _record_same_failure(self, name: str, recipe: Recipe, key: str) -> None:
         failpoint("dispatch.before_same_failure")

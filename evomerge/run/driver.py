@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign, identity_digest
 from evomerge.campaign.check_objectives import by_entropy, no_gradients
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
@@ -36,7 +36,6 @@ from evomerge.ledger.history import CACHE_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger
 from evomerge.objectives.scores import Metric
 from evomerge.optimizers.baselines import (
-    baseline_recipes,
     freeze,
     greedy_soup,
     idle_objectives,
@@ -142,7 +141,7 @@ class Driver:
         reason = self.search()
         self.rescore()
         self.dispatcher.phase = "done"
-        asker = self.dispatcher.asker
+        asker = self.dispatcher.account.asker
         if self.history.stopped != reason or asker is not None:
             self.dispatcher.record(StoppedEvent(reason=reason, refinement=asker))
 
@@ -208,15 +207,8 @@ class Driver:
     def _baseline_recipes(self, more: Collection[str] = ()) -> dict[str, Recipe]:
         """Recipes of the baselines by id, also of averages of some experts that are known, and of `more`."""
         assert self.history.prepared is not None
-        recipes = baseline_recipes(
-            prepared_sources(self.campaign, self.history.prepared, self.paths),
-            self.campaign.experts,
-            self.campaign.config.baselines.single,
-            self.space.layout.layers,
-            self.storage,
-            self.campaign.form,
-            [*soups_in(self.history.candidates), *more],
-        )
+        ids = [*self.history.candidates, *more]
+        recipes = prepared_baselines(self.campaign, self.history.prepared, self.paths, ids)
         self.recipes |= recipes
         return recipes
 

@@ -5,7 +5,7 @@ Plain functions from results and history to events; writing them down is the dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from evomerge.ledger.events import EvaluatedEvent, FailedEvent, LostEvent, RacedEvent
 from evomerge.ledger.history import History
@@ -13,37 +13,48 @@ from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.job import LOST, JobResult
+from evomerge.run.open_work import Wanted
 
 MOST_MESSAGE = 2000
 """Characters of a message that are kept."""
 
 
-def evaluated_event(
-    name: str,
-    recipe: Recipe,
-    split: Split,
+def measured_event(
+    entry: Wanted,
     key: str,
     result: JobResult,
     items: Mapping[str, ItemReference],
     shared: str | None = None,
-) -> EvaluatedEvent:
-    """A candidate with scores.
+) -> EvaluatedEvent | RacedEvent:
+    """A candidate with scores, or one that was given up on the way.
 
     Args:
-        name: id of the candidate.
-        recipe: its recipe.
-        split: whose items were scored.
-        key: its evaluation key.
-        result: of status `ok`.
+        entry: what was wanted; its first candidate is meant.
+        key: the evaluation key of the items that were answered.
+        result: of status `ok` or `raced`.
         items: by evaluator, where its per-item results are stored.
         shared: the campaign that measured it, if that was another.
     """
     measured = result.measured
     assert measured is not None
+    if result.status == "raced":
+        assert measured.beaten_by is not None
+        return RacedEvent(
+            id=entry.id,
+            recipe=entry.recipe.digest,
+            split=entry.split,
+            key=key,
+            metrics=measured.metrics,
+            items=items,
+            statistics=measured.statistics,
+            seconds=_rounded(result),
+            beaten_by=measured.beaten_by,
+            seen=measured.seen,
+        )
     return EvaluatedEvent(
-        id=name,
-        recipe=recipe.digest,
-        split=split,
+        id=entry.id,
+        recipe=entry.recipe.digest,
+        split=entry.split,
         key=key,
         metrics=measured.metrics,
         items=items,
@@ -53,30 +64,15 @@ def evaluated_event(
     )
 
 
-def raced_event(
-    name: str,
-    recipe: Recipe,
-    split: Split,
-    key: str,
-    result: JobResult,
-    items: Mapping[str, ItemReference],
-) -> RacedEvent:
-    """A candidate given up on the way: `result` is of status `raced`, `key` that of the items it answered."""
-    measured = result.measured
-    assert measured is not None
-    assert measured.beaten_by is not None
-    return RacedEvent(
-        id=name,
-        recipe=recipe.digest,
-        split=split,
-        key=key,
-        metrics=measured.metrics,
-        items=items,
-        statistics=measured.statistics,
-        seconds=_rounded(result),
-        beaten_by=measured.beaten_by,
-        seen=measured.seen,
-    )
+def same_measured(
+    history: History, entry: Wanted, result: JobResult
+) -> Iterator[EvaluatedEvent | RacedEvent]:
+    """For the equal merges that wanted the same; once the first one's event is in the history."""
+    for name, recipe in entry.entries[1:]:
+        if result.status == "raced":
+            yield same_race(history, name, recipe)
+        else:
+            yield same_scores(history, name, recipe, entry.key)
 
 
 def _rounded(result: JobResult) -> dict[str, float]:

@@ -107,7 +107,7 @@ class Search:
         self._slope_batches = sum(turn == "slopes" for turn in turns)
         if refinement is not None:
             number = self._begin(refinement)
-            self.dispatcher.asker = number
+            self.dispatcher.account.asker = number
             self.optimizer = askers.get(number) or self._refine(number)
             return follow("steady_state", self.optimizer, self)
         if self.campaign.config.racing is not None:
@@ -132,26 +132,26 @@ class Search:
         """Candidates asked and not told, in ask order."""
         told = {name for turn in self.history.turns if turn.state is not None for name in turn.ids}
         asked = (name for batch in self.history.generations for name in batch)
-        asker, known = self.dispatcher.asker, self.history.candidates
+        asker, known = self.dispatcher.account.asker, self.history.candidates
         open_ = [name for name in asked if name not in told and known[name].asker == asker]
         return [candidate_number(name) for name in open_]
 
     def spent(self) -> str | None:
         """The limit that is reached, if any. With a model a plateau shows only in the next batch: `start`."""
         behind = not self.history.stated.has_forecasts and self._is_at_plateau()
-        return self.dispatcher.spent() or ("plateau" if behind else None)
+        return self.dispatcher.account.spent() or ("plateau" if behind else None)
 
     def _is_at_plateau(self) -> bool:
         turns = len(self.history.turns)
-        if self.dispatcher.asker is None and self._plateau[0] != turns:
+        if self.dispatcher.account.asker is None and self._plateau[0] != turns:
             self._plateau = (turns, at_plateau(self.history, self.campaign.config.budget))
-        return self.dispatcher.asker is None and self._plateau[1]
+        return self.dispatcher.account.asker is None and self._plateau[1]
 
     def idle(self) -> int:
         """Workers without work, as far as the budget goes, once all arrivals are taken."""
         if self._arrived:
             return 0
-        left = self.dispatcher.left
+        left = self.dispatcher.account.left
         most = math.inf if left is None else max(1, math.ceil(left))  # with nothing left one finds out
         return int(min(self.dispatcher.idle, most))
 
@@ -161,7 +161,7 @@ class Search:
 
     def has_learned_enough(self) -> bool:
         """Whether slopes have cost their share of the budget; a batch that was begun is finished."""
-        budget, history = self.dispatcher.allowed, self.history
+        budget, history = self.dispatcher.account.allowed, self.history
         begun = self._slope_batches < len(history.slopes)
         return budget is not None and not begun and history.slope_cost >= MOST_LEARNING * budget
 
@@ -207,7 +207,7 @@ class Search:
                 generation=generation,
                 candidates=tuple(entries),
                 racing=racing,
-                refinement=self.dispatcher.asker,
+                refinement=self.dispatcher.account.asker,
                 forecast=forecast,
             )
         )
@@ -222,14 +222,14 @@ class Search:
         asked, self._asked = self._asked, []
         self.dispatcher.record_all(asked)
         if self.history.stated.has_forecasts and self._is_at_plateau():
-            return self.dispatcher.spent() or "plateau"
+            return self.dispatcher.account.spent() or "plateau"
         settled = [n for n in numbers if self.history.candidates[candidate_id(n)].is_settled]
         if settled:
             self._arrived += self._by_arrival(settled)
         for number in [n for n in numbers if n not in set(settled)]:
             recipe = self._recipe(number)
-            if not self.dispatcher.is_known(recipe, "search") and self.dispatcher.is_paid_up():
-                return self.dispatcher.budget_word
+            if not self.dispatcher.is_known(recipe, "search") and self.dispatcher.account.is_paid_up():
+                return self.dispatcher.account.word
             name = candidate_id(number)
             references = self.history.references[self.history.candidates[name].generation]
             if self.dispatcher.start(name, recipe, "search", references=references):
@@ -249,7 +249,7 @@ class Search:
     def tell(self, numbers: Sequence[int]) -> None:
         """Tell outcomes from the history, record the states: in a steady state one for each."""
         steady = self.campaign.config.optimizer.schedule == "steady_state"
-        single = self.dispatcher.asker is not None or steady
+        single = self.dispatcher.account.asker is not None or steady
         parts = [[number] for number in numbers] if single else [numbers]
         self.dispatcher.record_all([self._told(part, single) for part in parts])
         self._add_references(candidate_id(number) for number in numbers)

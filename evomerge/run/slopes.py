@@ -159,7 +159,7 @@ class SlopeDesk:
         waiting = deque(requests)
         lost: Counter[int] = Counter()
         while waiting or dispatcher.running:
-            if dispatcher.out_of_time():
+            if dispatcher.account.is_out_of_time():
                 waiting.clear()
             while waiting and len(dispatcher.running) < pool.size:
                 number = waiting.popleft()

@@ -22,16 +22,13 @@ import yaml
 from make_bed import (
     BASE_STEPS,
     GROUPS,
-    MEAN,
     SEED,
-    SIZE,
-    STD,
     new_model,
     pictures,
+    save,
     train,
 )
 from scipy.stats import spearmanr
-from transformers import ViTImageProcessorPil
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import open_readers
@@ -69,13 +66,7 @@ def make(out: Path) -> None:
         (out / f"{name}.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     shown = np.concatenate([learnt[labels[learnt] == digit][:SHOWN] for digit in range(10)])
     np.savez(out / "shown.npz", images=images[shown], labels=labels[shown])
-    size = {"height": SIZE, "width": SIZE}
-    processor = ViTImageProcessorPil(
-        do_resize=False, size=size, image_mean=[MEAN] * 3, image_std=[STD] * 3
-    )
-    for name, model in models.items():
-        model.save_pretrained(out / "models" / name)
-        processor.save_pretrained(out / "models" / name)
+    save(models, out)
 
 
 class Bed:

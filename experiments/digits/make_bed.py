@@ -123,6 +123,17 @@ def campaign(own_heads: bool) -> dict[str, object]:
     }
 
 
+def save(models: dict[str, ViTForImageClassification], out: Path) -> None:
+    """Each model in a folder of `models`, with the processor that reads its pictures."""
+    size = {"height": SIZE, "width": SIZE}
+    processor = ViTImageProcessorPil(
+        do_resize=False, size=size, image_mean=[MEAN] * 3, image_std=[STD] * 3
+    )
+    for name, model in models.items():
+        model.save_pretrained(out / "models" / name)
+        processor.save_pretrained(out / "models" / name)
+
+
 def main() -> None:
     """Train the models and write everything."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -142,13 +153,7 @@ def main() -> None:
         own = learnt[np.isin(labels[learnt], group)]
         models[name] = with_head_for(base, group) if own_heads else copy.deepcopy(base)
         train(models[name], images[own], labels[own], EXPERT_STEPS, 3e-4, head=own_heads)
-    size = {"height": SIZE, "width": SIZE}
-    processor = ViTImageProcessorPil(
-        do_resize=False, size=size, image_mean=[MEAN] * 3, image_std=[STD] * 3
-    )
-    for name, model in models.items():
-        model.save_pretrained(out / "models" / name)
-        processor.save_pretrained(out / "models" / name)
+    save(models, out)
     (out / "evaluators").mkdir(exist_ok=True)
     for name, group in GROUPS.items():
         own = held[np.isin(labels[held], group)]

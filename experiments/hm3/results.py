@@ -28,12 +28,11 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.paths import path_problem
 from evomerge.campaign.campaign import campaign_from_json
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import trace
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemStore
-from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.optimizers.hm3 import Hm3
 from evomerge.optimizers.path_policy import Update
 from evomerge.optimizers.proposals import Proposals
@@ -55,16 +54,8 @@ def updates(folder: Path) -> list[Update]:
     campaign = campaign_from_json(history.config)
     paths = dict.fromkeys(history.prepared.checkpoints, "")
     space = prepared_space(campaign, history.prepared, paths)
-    recipes = baseline_recipes(
-        prepared_sources(campaign, history.prepared, paths),
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared.storage,
-        campaign.form,
-        soups_in(history.candidates),
-    )
-    initial = seeds(campaign, space, recipes, history)
+    recipes = prepared_baselines(campaign, history.prepared, paths, history.candidates)
+    initial = list(seeds(campaign, space, recipes, history))
     optimizer = campaign_optimizer(campaign, space, initial, history)
     refine = refiners(campaign, space, initial, history, optimizer)
     for _ in replay(optimizer, refine, history, campaign.objectives, ItemStore(folder / ITEMS_FOLDER)):

@@ -282,7 +282,7 @@ def test_what_waits_is_dropped_when_the_hours_are_over(started: Path) -> None:
         while not bed.history.candidates["c00000"].attempts_lost:
             bed.dispatcher.settle(limited=True)
         assert bed.dispatcher.open == bed.dispatcher.idle == 1, "a worker is free for another"
-        bed.dispatcher.out_of_time = lambda: True  # type: ignore[method-assign]
+        bed.dispatcher.account.is_out_of_time = lambda: True  # type: ignore[method-assign]
         assert bed.dispatcher.settle(limited=True) is None
         assert bed.dispatcher.open == 0
 
@@ -304,9 +304,9 @@ def test_what_is_under_way_is_in_the_budget(started: Path) -> None:
         budget = bed.dispatcher.campaign.config.budget.evaluations
         assert budget is not None
         bed.history.budget_used = budget - 1
-        assert bed.dispatcher.spent() is None
+        assert bed.dispatcher.account.spent() is None
         bed.dispatcher.start("c00000", bed.recipes[0], "search")
-        assert bed.dispatcher.spent() == "budget"
+        assert bed.dispatcher.account.spent() == "budget"
 
 
 def test_a_key_is_of_all_that_scores_depend_on(started: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.campaign.campaign import Campaign, campaign_from_json
-from evomerge.campaign.prepared import prepared_sources, prepared_space
+from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.cli.verify.report import Verification
 from evomerge.errors import EvomergeError, LedgerDamaged, Problem
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.optimizers.baselines import baseline_recipes, soups_in
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.replay import ReplayDiffers, campaign_optimizer, refiners, replay, seeds
 from evomerge.run.slopes import SlopesDiffer
@@ -25,19 +24,10 @@ def check_recipes(history: History, store: ItemStore, result: Verification) -> N
         # Where the checkpoints lie is no part of a digest.
         paths = dict.fromkeys(history.prepared.checkpoints, "")
         space = prepared_space(campaign, history.prepared, paths)
-        sources = prepared_sources(campaign, history.prepared, paths)
+        recipes = prepared_baselines(campaign, history.prepared, paths, history.candidates)
     except (EvomergeError, ValueError, KeyError) as error:
         result.fault("the recorded campaign cannot be read again", str(error))
         return
-    recipes = baseline_recipes(
-        sources,
-        campaign.experts,
-        campaign.config.baselines.single,
-        space.layout.layers,
-        history.prepared.storage,
-        campaign.form,
-        soups_in(history.candidates),
-    )
     for candidate in history.candidates.values():
         try:
             known = (
