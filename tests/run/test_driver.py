@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -38,9 +39,10 @@ from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.run import dispatch
 from evomerge.run.driver import _unusable
+from evomerge.run.engine import Engine
 from evomerge.run.progress import Progress
 from tests.hand_made import fold_records
-from tests.local_workers import forked_workers, local_workers
+from tests.local_workers import forked_workers
 from tests.noting_worker import LOADED
 from tests.shared import made_once
 from tests.tiny_models import write_campaign
@@ -236,21 +238,29 @@ print(sorted(heavy & set(sys.modules)))
     assert not {"pymoo", "ray", "optuna", "moocore"} & loaded
 
 
+@contextlib.contextmanager
+def killed_once(method: str, marker: Path) -> Iterator[None]:
+    """Forked workers of which the first to call this method of `Engine` gets a SIGKILL in it.
+
+    By the worker itself: seen from outside it may be done, or idle, before the signal comes.
+    """
+    whole = getattr(Engine, method)
+
+    def call(engine: Engine, *given: Any) -> Any:
+        with contextlib.suppress(FileExistsError):
+            marker.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(engine, *given)
+
+    with mock.patch.object(Engine, method, call), forked_workers():
+        yield
+
+
 def test_a_worker_killed_while_it_prepares_is_replaced(folder: Path) -> None:
-    killed: list[int] = []
-
-    def kill_once(history: History, progress: Progress) -> None:
-        if killed or progress.running != ("prepare",):
-            return
-        for worker in local_workers():
-            assert worker.pid is not None
-            killed.append(worker.pid)
-            worker.kill()
-
     file = small(folder, workers={"pool": "local", "count": 1})
-    with forked_workers():
-        history = run_file(file, folder / "run", observer=kill_once)
-    assert len(killed) == 1
+    with killed_once("prepare", folder / "killed"):
+        history = run_file(file, folder / "run")
+    assert (folder / "killed").exists()
     assert history.stopped == "budget"
     assert history.failures() == {}
 
@@ -285,21 +295,9 @@ def test_two_workers_one_of_them_killed_and_the_driver_too(folder: Path) -> None
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
-    kills: list[float] = []
 
-    def kill_until_one_is_lost(history: History, progress: Progress) -> None:
-        """A worker may be idle when it is killed; then another is, later."""
-        if progress.phase != "search" or (kills and time.monotonic() < kills[-1] + 1):
-            return
-        if any(event["event"] == "lost" for event in events_of(directory)):
-            return
-        for worker in local_workers()[:1]:
-            kills.append(time.monotonic())
-            worker.kill()
-
-    with forked_workers():
-        history = run_file(file, directory, observer=kill_until_one_is_lost)
-    assert kills
+    with killed_once("evaluate", folder / "killed"):
+        history = run_file(file, directory)
     lost = [event for event in events_of(directory) if event["event"] == "lost"]
     assert [event["failure"] for event in lost] == ["worker_died"]
     assert history.failures() == {}
