@@ -15,12 +15,13 @@ from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import CheckpointWriter, TensorSpec
 from evomerge.export.files import CONFIG_FILE, copy_side_files, output_config, write_json
 from evomerge.export.stated import open_pair, see_mix
-from evomerge.export.verify import check_loading, quiet_loading
+from evomerge.export.verify import check_loading
 from evomerge.files.staging import check_space, claim_target, staged_folder
 from evomerge.merge.align.activations import activations
 from evomerge.merge.align.barrier import LossLine, loss_line
 from evomerge.merge.align.matching import Seen, match_weights
 from evomerge.merge.align.symmetries import Symmetries, symmetries_of
+from evomerge.merge.skeleton import quiet_loading
 from evomerge.merge.statistics.calibration_items import read_items
 from evomerge.recipe.calibration import Calibration
 

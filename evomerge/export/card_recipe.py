@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from evomerge.export.card_text import MAX_ROWS, code, tabled
+from evomerge.recipe.mixture import Mixture
 from evomerge.recipe.places import Table
 from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.recipe.rows import rows_file
@@ -34,7 +35,21 @@ def recipe_section(recipe: Recipe, layers: int) -> str:
             )
         tables.append(f"Coefficients of {code(name)}:\n\n" + _coefficients(source))
     rows.append(["layers", _path(recipe, layers)])
+    if recipe.mixture is not None:
+        rows += _mixture(recipe.mixture)
     return "\n\n".join(["## Recipe", tabled(["", ""], rows), *tables])
+
+
+def _mixture(mixture: Mixture) -> list[list[str]]:
+    """What the mixture of experts on top of the merge is made of."""
+    written = "each twice, for the two sides of its direction" if mixture.is_doubled else "each once"
+    return [
+        ["experts of the mixture", f"{', '.join(map(code, mixture.experts))}, {written}"],
+        ["layers with experts", code(", ".join(map(str, mixture.layers)))],
+        ["experts a token meets", str(mixture.per_token)],
+        ["gates", f"{code(mixture.gate)}, temperature {mixture.temperature:g}"],
+        ["rank of what an expert learned", "all" if mixture.rank is None else str(mixture.rank)],
+    ]
 
 
 def _coefficients(source: MergedSource) -> str:

@@ -51,7 +51,7 @@ from evomerge.export.picture import PICTURE_FILE, draw_front
 from evomerge.export.scores import check_evaluators, score_export
 from evomerge.export.stated import with_positions_of
 from evomerge.export.taken import NOTHING, Taken, searched_parts, take
-from evomerge.export.verify import StreamedDigests, check_loading, check_weights, quiet_loading
+from evomerge.export.verify import StreamedDigests, check_loading, check_weights
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import (
     check_space,
@@ -63,6 +63,7 @@ from evomerge.ledger.history import CACHE_FOLDER
 from evomerge.merge.heads import Heads
 from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER
+from evomerge.merge.skeleton import quiet_loading
 from evomerge.merge.threads import torch_threads
 from evomerge.mergekit import mergekit_yaml
 from evomerge.mergekit.stated import read_recipe, stated_merge
@@ -265,7 +266,10 @@ def _write(
     check_space(out, merge.nbytes)
     streamed = StreamedDigests()
     try:
-        write_checkpoint(merge.plan, merge.readers, staged, shard_bytes, streamed.add)
+        if merge.mixture is None:
+            write_checkpoint(merge.plan, merge.readers, staged, shard_bytes, streamed.add)
+        else:
+            merge.mixture.write(staged, shard_bytes, streamed.add)
     except CandidateError as error:
         blamed = nonfinite_sources(merge, error.tensor)
         if blamed:
@@ -275,7 +279,8 @@ def _write(
         ) from error
     failpoint("export.weights")
     template = merge.template
-    config, warnings = output_config(template.config, merge.plan.dtype, merge.plan.config)
+    own_config = template.config if merge.mixture is None else merge.mixture.config
+    config, warnings = output_config(own_config, merge.plan.dtype, merge.plan.config)
     write_json(staged / CONFIG_FILE, config)
     copied = copy_side_files(template.path, staged)
     own = merge.stated.get(merge.recipe.tokenizer)
@@ -294,7 +299,7 @@ def _write(
         warnings = (*warnings, f"{template.name} has no tokenizer files, and so has the export")
     Heads(merge.heads, merge.plan.dtype).write(staged)
     failpoint("export.files")
-    check_weights(staged, merge.plan, streamed.by_name)
+    check_weights(staged, merge.specs, streamed.by_name)
     with quiet_loading():
         model = check_loading(staged, dtype)
     failpoint("export.checked")

@@ -27,6 +27,8 @@ from evomerge.errors import (
     EvomergeError,
     Problem,
 )
+from evomerge.merge.mixture.planned import PlannedMixture, mixture_on
+from evomerge.merge.mixture.routers import Routers
 from evomerge.merge.peft_adapters import merge_adapters
 from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.skeleton import model_class
@@ -51,6 +53,7 @@ class OpenedMerge:
         notes: what a person should know of the sources, one line each.
         vocabulary: of the result, where vocabularies were brought into one.
         heads: the models whose heads stay beside the merge, by name.
+        mixture: what is written where the recipe makes experts of the merge's MLPs; None for the merge.
     """
 
     recipe: Recipe
@@ -62,6 +65,7 @@ class OpenedMerge:
     notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
     heads: Mapping[str, CheckpointFolder] = field(default_factory=dict)
+    mixture: PlannedMixture | None = None
 
     @property
     def template(self) -> CheckpointFolder:
@@ -71,9 +75,16 @@ class OpenedMerge:
         return folder.base if isinstance(folder, AdapterFolder) else folder
 
     @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that are written."""
+        if self.mixture is not None:
+            return self.mixture.specs
+        return tuple(TensorSpec(t.name, t.dtype, t.shape) for t in self.plan.tensors)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the result's tensors."""
-        return sum(TensorSpec(t.name, t.dtype, t.shape).nbytes for t in self.plan.tensors)
+        return sum(spec.nbytes for spec in self.specs)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -182,7 +193,12 @@ def open_merge(
         for name, folder in own.items()
         if recipe.heads == EACH and isinstance(folder, CheckpointFolder)
     }
-    merge = OpenedMerge(recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary, heads)
+    mixture = None
+    if recipe.mixture is not None:
+        mixture = mixture_on(recipe, plan, full, Routers(full, readers), readers)
+    merge = OpenedMerge(
+        recipe, stated, folders, plan, readers, dict(hubs), notes, vocabulary, heads, mixture
+    )
     if vocabulary is None:
         return merge
     config = {**vocabulary_config(merge.template, vocabulary.rows), **plan.config}
@@ -226,10 +242,14 @@ def _check_together(recipe: Recipe, folders: Mapping[str, Folder]) -> tuple[Prob
     """
     problems: dict[Problem, None] = {}
     warnings: dict[Problem, None] = {}
-    for source in recipe.sources.values():
-        if not isinstance(source, MergedSource):
-            continue
-        first, *rest = [*([source.base] if source.base is not None else []), *source.inputs]
+    together = [
+        [*([source.base] if source.base is not None else []), *source.inputs]
+        for source in recipe.sources.values()
+        if isinstance(source, MergedSource)
+    ]
+    if recipe.mixture is not None:
+        together.append([first_model(recipe), *recipe.mixture.experts])
+    for first, *rest in together:
         base = folders[first]
         if isinstance(base, AdapterFolder):
             base = base.base

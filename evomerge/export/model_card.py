@@ -178,7 +178,7 @@ def _used(recipe: Recipe) -> set[str]:
             used |= {*source.inputs, *([source.base] if source.base else [])}
         else:
             used.add(name)
-    return used
+    return used | set(recipe.mixture.experts if recipe.mixture is not None else ())
 
 
 def _headline(card: Card) -> str:

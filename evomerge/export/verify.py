@@ -7,11 +7,10 @@ logits), and the campaign's evaluators (the recorded scores come out again).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import torch
 
 from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader
+from evomerge.checkpoint.writer import TensorSpec
 from evomerge.errors import CheckpointError, ExportCheckFailed, Problem
-from evomerge.merge.plan import MergePlan
 from evomerge.merge.skeleton import model_class
 from evomerge.objectives.scores import Metric
 
@@ -48,8 +47,8 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
-def check_weights(folder: Path, plan: MergePlan, streamed: Mapping[str, str]) -> None:
-    """Read the weights back and compare each tensor with the plan and with what was streamed.
+def check_weights(folder: Path, specs: Iterable[TensorSpec], streamed: Mapping[str, str]) -> None:
+    """Read the weights back and compare each tensor with what was planned and with what was streamed.
 
     Raises:
         ExportCheckFailed: E602, naming every tensor that differs.
@@ -58,7 +57,7 @@ def check_weights(folder: Path, plan: MergePlan, streamed: Mapping[str, str]) ->
         opened = open_folder(folder, "export")
     except CheckpointError as error:
         raise _failed("the written folder cannot be read", str(error)) from error
-    planned = plan.by_name
+    planned = {spec.name: spec for spec in specs}
     problems = [
         _problem("tensor was not planned", "", name)
         for name in (*opened.tensors, *opened.redundant)
@@ -190,21 +189,6 @@ def check_scores(
     if problems:
         raise ExportCheckFailed(problems)
     return tuple(warnings)
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bars while transformers loads: an export loads a model several times."""
-    from transformers.utils import logging
-
-    bars: Any = logging  # these two functions of it have no annotations
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _problem(wrong: str, found: str = "", field: str = "") -> Problem:

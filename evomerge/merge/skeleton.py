@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from evomerge.checkpoint.folder import (
     CheckpointFolder,
@@ -182,3 +184,16 @@ def _mapped(size: int, dtype: torch.dtype, directory: Path) -> torch.Tensor:
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
         return torch.from_file(file.name, shared=True, size=size, dtype=dtype)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars while transformers loads."""
+    bars: Any = logging  # these two functions of it have no annotations
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

@@ -80,6 +80,8 @@ class _Writer:
 
     def write(self) -> Written:
         recipe = self.recipe
+        if recipe.mixture is not None:
+            raise _Unsayable("it is a mixture of experts")
         for name in recipe.checkpoints:
             if not self.full(name).names.decoder:
                 raise _Unsayable("its places are those of a decoder alone")

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.mixture import mixture_from_json
 from evomerge.recipe.places import FURTHER_PLACES, OUTER_PLACES, Table, place_kind
 from evomerge.recipe.recipe import (
     ALLOWANCES,
@@ -75,7 +76,7 @@ class _RecipeReader:
             return None
         kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
         kinds |= {"chat_template": str, "rope": str, "heads": str, "towers": str}
-        known = {"schema", "tokenizer", *kinds}
+        known = {"schema", "tokenizer", "mixture", *kinds}
         for key in sorted(set(data) - known):
             self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
         for key in ("sources", "path", "outer"):
@@ -153,6 +154,7 @@ class _RecipeReader:
         if type(multiple) is not int or multiple < 0:
             wrong = "must be a whole number of rows"
             self.fault("tokenizer.pad_to_multiple_of", wrong, multiple)
+        mixture = mixture_from_json(data["mixture"], full, self.fault) if "mixture" in data else None
         if self.problems:
             return None
         return Recipe(
@@ -169,6 +171,7 @@ class _RecipeReader:
             rope=rope,
             heads=data.get("heads", ""),
             towers=data.get("towers", ""),
+            mixture=mixture,
         )
 
     def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:

@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from evomerge.recipe.calibration import Calibration
+from evomerge.recipe.mixture import Mixture
 from evomerge.recipe.places import OUTER_PLACES, Table
 from evomerge.recipe.rows import RowTable
 
@@ -136,6 +137,7 @@ class Recipe:
             `keep:SOURCE`: every source has the head of that one; `each`: all have the base's, and the heads
             of the others stay beside the merge. Empty for heads that are merged as they are.
         towers: `text`, where decoders are merged into the text tower of the base; else empty.
+        mixture: whose MLPs become the experts of a mixture on top of the merge; None for a dense model.
     """
 
     sources: Mapping[str, Source]
@@ -151,6 +153,7 @@ class Recipe:
     rope: str = ""
     heads: str = ""
     towers: str = ""
+    mixture: Mixture | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -175,6 +178,8 @@ class Recipe:
             data["towers"] = self.towers
         if self.chat_template:
             data["chat_template"] = self.chat_template
+        if self.mixture is not None:
+            data["mixture"] = self.mixture.to_json()
         return data
 
     @cached_property

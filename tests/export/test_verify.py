@@ -103,8 +103,8 @@ def streamed(finished: Finished, tmp_path: Path) -> tuple[Path, Any, dict[str, s
     digests = StreamedDigests()
     write_checkpoint(merge.plan, merge.readers, tmp_path, written=digests.add)
     shutil.copy(finished.model("base") / "config.json", tmp_path)
-    check_weights(tmp_path, merge.plan, digests.by_name)
-    return tmp_path, merge.plan, digests.by_name
+    check_weights(tmp_path, merge.specs, digests.by_name)
+    return tmp_path, merge.specs, digests.by_name
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

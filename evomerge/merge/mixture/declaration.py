@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from evomerge.files.yaml_file import load_yaml, validate
-
-Gate = Literal["hidden", "cheap_embed", "random", "arrow"]
+from evomerge.recipe.mixture import Gate, Mixture, Prompts, Sides, is_prompted
 
 
 class MixtureExpert(BaseModel):
@@ -39,7 +39,7 @@ class MixtureDeclaration(BaseModel):
     base_model: str
     experts: Annotated[list[MixtureExpert], Field(min_length=2)]
     gate_mode: Gate = "hidden"
-    sides: Literal["both", "prompts"] = "both"
+    sides: Sides = "both"
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     rank: Annotated[int, Field(ge=1)] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
@@ -66,12 +66,25 @@ class MixtureDeclaration(BaseModel):
     @property
     def is_prompted(self) -> bool:
         """Whether the router's rows come from prompts."""
-        return self.gate_mode in ("hidden", "cheap_embed") or self.sides == "prompts"
+        return is_prompted(self.gate_mode, self.sides)
 
-    @property
-    def is_doubled(self) -> bool:
-        """Whether every expert is written twice."""
-        return self.gate_mode == "arrow" and self.sides == "both"
+    def mixture(self, names: Sequence[str], layers: int) -> Mixture:
+        """The mixture, its experts under these names, of a base with so many layers."""
+        prompts = {
+            name: Prompts(tuple(each.positive_prompts), tuple(each.negative_prompts))
+            for name, each in zip(names, self.experts, strict=True)
+        }
+        return Mixture(
+            experts=tuple(names),
+            layers=tuple(sorted(set(range(layers) if self.layers is None else self.layers))),
+            per_token=self.experts_per_token,
+            gate=self.gate_mode,
+            temperature=self.temperature,
+            sides=self.sides,
+            rank=self.rank,
+            seed=self.seed,
+            prompts=prompts if self.is_prompted else {},
+        )
 
 
 def load_mixture(path: Path) -> MixtureDeclaration:

@@ -8,7 +8,7 @@ prompt's tokens, one row for all layers. `random`: normal numbers. `arrow` is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.merge.mixture.declaration import MixtureDeclaration, MixtureExpert
 from evomerge.merge.threads import torch_threads
+from evomerge.recipe.mixture import Gate, Prompts
 
 NORM = "post_attention_layernorm"
 """The module whose output an MLP sees."""
@@ -26,45 +26,36 @@ Rows = torch.Tensor
 """float32 [layers, hidden]."""
 
 
-def random_gates(
-    declaration: MixtureDeclaration, layers: int, hidden: int, spread: float
-) -> torch.Tensor:
+def random_gates(seed: int, experts: int, layers: int, hidden: int, spread: float) -> torch.Tensor:
     """Normal numbers of this standard deviation, float32 [layers, experts, hidden]."""
-    rng = torch.Generator().manual_seed(declaration.seed)
-    return spread * torch.randn(layers, len(declaration.experts), hidden, generator=rng)
+    rng = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(layers, experts, hidden, generator=rng)
 
 
 @torch.no_grad()
-def prompted_gates(
-    declaration: MixtureDeclaration, model: PreTrainedModel, folder: Path
-) -> torch.Tensor:
-    """Rows from prompts, by the base model and its tokenizer: float32 [layers, experts, hidden].
+def prompted_rows(
+    gate: Gate, prompts: Prompts, expert: str, model: PreTrainedModel, folder: Path
+) -> Rows:
+    """An expert's rows from prompts, by the base model and its tokenizer.
 
     Raises:
-        ConfigError: E109, an expert's rows cancel.
+        ConfigError: E109, they cancel.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    look = _embedded if declaration.gate_mode == "cheap_embed" else _hidden
-    with torch_threads(1):
-        rows = [_rows(expert, model, tokenizer, look) for expert in declaration.experts]
-    return torch.stack(rows, 1)
+    look = _embedded if gate == "cheap_embed" else _hidden
 
-
-Look = Callable[[PreTrainedModel, torch.Tensor], Rows]
-
-
-def _rows(expert: MixtureExpert, model: PreTrainedModel, tokenizer: Any, look: Look) -> Rows:
-    def mean(prompts: Sequence[str]) -> Rows:
-        seen = [look(model, torch.tensor([tokenizer(text)["input_ids"]])) for text in prompts]
+    def mean(texts: Sequence[str]) -> Rows:
+        seen = [look(model, torch.tensor([tokenizer(text)["input_ids"]])) for text in texts]
         return torch.stack(seen).mean(0)
 
-    found = mean(expert.positive_prompts)
-    if expert.negative_prompts:
-        found = found - mean(expert.negative_prompts)
+    with torch_threads(1):
+        found = mean(prompts.positive)
+        if prompts.negative:
+            found = found - mean(prompts.negative)
     lengths = found.norm(dim=1, keepdim=True)
     if not bool((lengths > 0.0).all()):
         wrong, todo = "these prompts give no direction", "give other positive or negative prompts"
-        raise ConfigError(Problem("E109", wrong, expert.source_model, todo, field="experts"))
+        raise ConfigError(Problem("E109", wrong, expert, todo, field="experts"))
     unit: Rows = found / lengths
     return unit
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from evomerge.checkpoint.folder import CheckpointFolder
-from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import TensorSpec
 from evomerge.merge.mixture.architectures import IDLE, MLP, MixtureArchitecture
 from evomerge.merge.mixture.experts import Expert
@@ -23,33 +21,34 @@ class MixtureTensor:
 
 
 def mixture_tensors(
-    base: CheckpointFolder,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], torch.Tensor],
     experts: Sequence[Expert],
     architecture: MixtureArchitecture,
     gates: torch.Tensor,
     dtype: str,
-    whole: Collection[int] = (),
+    layers: Collection[int],
 ) -> list[MixtureTensor]:
     """Every tensor of the mixture.
 
     Args:
-        base: whose tensors outside the MLPs all experts share.
+        shapes: of the dense model's tensors by name.
+        read: gives one of them; what is no MLP of `layers` is taken from there.
         experts: whose MLPs are the experts.
         architecture: of the mixture.
-        gates: float32 [layers, experts, hidden].
+        gates: float32 [layers of the model, experts, hidden].
         dtype: all are stored in.
-        whole: numbers of layers that keep the base's MLP.
+        layers: numbers of those whose MLPs become experts.
     """
     kind: torch.dtype = getattr(torch, dtype)
-    own = TensorReader(base)
     found: list[MixtureTensor] = []
 
     def add(name: str, shape: tuple[int, ...], make: Callable[[], torch.Tensor]) -> None:
         spec = TensorSpec(name, dtype, shape)
         found.append(MixtureTensor(spec, lambda: make().to(kind).contiguous()))
 
-    def read(name: str) -> Callable[[], torch.Tensor]:
-        return lambda: own.read(name)
+    def dense(name: str) -> Callable[[], torch.Tensor]:
+        return lambda: read(name)
 
     def matrix(expert: Expert, name: str) -> Callable[[], torch.Tensor]:
         return lambda: expert.matrix(name)
@@ -62,10 +61,10 @@ def mixture_tensors(
 
     routed: set[str] = set()
     hidden = gates.shape[2]
-    for name, header in base.tensors.items():
+    for name, shape in shapes.items():
         matched = MLP.fullmatch(name)
-        if matched is None or int(matched[2]) in whole:
-            add(name, header.shape, read(name))
+        if matched is None or int(matched[2]) not in layers:
+            add(name, shape, dense(name))
             continue
         layer, number, kind_of = matched.groups()
         if layer not in routed:
@@ -78,5 +77,5 @@ def mixture_tensors(
                     add(f"{shared}.{each}.weight", (IDLE, hidden), zeros(IDLE, hidden))
                 add(f"{shared}.down_proj.weight", (hidden, IDLE), zeros(hidden, IDLE))
         for place, expert in enumerate(experts):
-            add(architecture.matrix(layer, place, kind_of), header.shape, matrix(expert, name))
+            add(architecture.matrix(layer, place, kind_of), shape, matrix(expert, name))
     return found
