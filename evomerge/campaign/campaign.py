@@ -161,6 +161,8 @@ class Campaign:
             del data["search_space"]["layer_path"]
         if self.space.trajectory is None:
             del data["search_space"]["trajectory"]
+        if self.space.mixture is None:
+            del data["search_space"]["mixture"]
         if not self.space.calibration:
             del data["search_space"]["calibration"], data["search_space"]["calibration_sha256"]
         data["evaluators"] = [str(path) for path in self.evaluator_files]

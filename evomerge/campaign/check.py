@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.check_mixture import cannot_be_mixed
 from evomerge.campaign.check_objectives import (
     benchmark_items,
     cannot_race,
@@ -147,6 +148,8 @@ def check_campaign(
     opened: dict[Path, OpenedItems] = {}
     declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
     problems += _cannot_be_sent(campaign, declarations)
+    if isinstance(base, CheckpointFolder):
+        problems += cannot_be_mixed(campaign, base, declarations.values())
     problems += wrong_metrics(campaign, declarations)
     problems += wrong_heads(campaign, declarations)
     problems += wrong_starts(campaign)

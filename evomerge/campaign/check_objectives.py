@@ -73,6 +73,8 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
         reasons.append(f"the method {campaign.space.method} is not linear in its weights")
     if space.paths is not None:
         reasons.append("paths of layers have no gradient")
+    if space.mixtures is not None:
+        reasons.append("mixtures of experts have no gradient here")
     if not any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes):
         reasons.append("the search space has no gene for the weight of an expert")
     if not any(losses.get(objective.metric) for objective in campaign.objectives):

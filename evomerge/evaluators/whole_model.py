@@ -52,9 +52,16 @@ class WholeModelDeclaration(Declaration):
 
 
 class SizeDeclaration(WholeModelDeclaration):
-    """Number of parameters (tied ones once, of repeated layers each time) and of layers."""
+    """Number of parameters (tied ones once, of repeated layers each time) and of layers.
 
-    metric_directions: ClassVar[Mapping[str, bool | None]] = {"parameters": False, "layers": False}
+    `active_parameters` are those that a token meets: of the experts of a mixture as many as it goes to.
+    """
+
+    metric_directions: ClassVar[Mapping[str, bool | None]] = {
+        "parameters": False,
+        "active_parameters": False,
+        "layers": False,
+    }
 
     kind: Literal["size"]
 
@@ -128,13 +135,30 @@ class Size(WholeModel):
     """Counts what an export of the model holds."""
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[float]]:
-        """Parameters and layers."""
+        """Parameters, those that a token meets, and layers."""
         # A layer that stands in a path twice is one in memory and two in an export.
         every = subject.model.named_parameters(remove_duplicate=False)
-        sizes = {(id(p), *re.findall(r"\.(\d+)\.", name)[:1]): p.numel() for name, p in every}
-        parameters = sum(sizes.values())
-        layers = subject.model.config.get_text_config().num_hidden_layers
-        return {"parameters": [float(parameters)], "layers": [float(layers)]}
+        sizes = {
+            (id(p), *re.findall(r"\.(\d+)\.", name)[:1]): (".experts." in name, p.numel())
+            for name, p in every
+        }
+        routed = sum(size for is_expert, size in sizes.values() if is_expert)
+        rest = sum(size for is_expert, size in sizes.values() if not is_expert)
+        config = subject.model.config.get_text_config()
+        share = _share_of_experts(config) if routed else 1.0
+        return {
+            "parameters": [float(routed + rest)],
+            "active_parameters": [float(rest + round(routed * share))],
+            "layers": [float(config.num_hidden_layers)],
+        }
+
+
+def _share_of_experts(config: Any) -> float:
+    """How many of its experts a token meets; all where the config does not say it in the usual words."""
+    counts = (getattr(config, name, None) for name in ("num_local_experts", "num_experts"))
+    experts = next((count for count in counts if count), None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    return chosen / experts if experts and chosen else 1.0
 
 
 class Distance(WholeModel):

@@ -22,7 +22,7 @@ class Grid:
 
     Attributes:
         low, high: bounds, float64 [genes].
-        groups: for each (coefficient, input) the indices of its genes, in model order.
+        groups: for each (coefficient, input) the indices of its genes, in model order; single genes alone.
         inputs: for each input (expert, or `*`) the indices of all its genes.
         depth: where a gene stands from embeddings (0) to head, int64 [genes]; equal for one layer.
         paths: the paths of layers that some genes spell, or None; their columns are `path_columns`.
@@ -53,11 +53,12 @@ class Grid:
         self._fine = [column for column, own in enumerate(self._tables) if own is None]
         self.depth = _depths(genes)
         order = np.argsort(self.depth, kind="stable")
-        by_group: dict[tuple[str, str], list[int]] = {}
+        by_group: dict[tuple[str, str, int], list[int]] = {}
         by_input: dict[str, list[int]] = {}
         for index in order.tolist():
             gene = genes[index]
-            by_group.setdefault((gene.coefficient, gene.input), []).append(index)
+            alone = index if gene.single else -1
+            by_group.setdefault((gene.coefficient, gene.input, alone), []).append(index)
             by_input.setdefault(gene.input, []).append(index)
         self.groups = [np.array(by_group[key]) for key in sorted(by_group)]
         self.inputs = [np.array(by_input[key]) for key in sorted(by_input)]

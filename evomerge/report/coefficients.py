@@ -75,6 +75,8 @@ def _by_place(space: SearchSpace, genomes: dict[str, Any]) -> dict[str, Any]:
     found: dict[tuple[str, str, int], int] = {}
     index = {place: number for number, place in enumerate(places)}
     for number, gene in enumerate(space.genes):
+        if not gene.places:
+            continue  # it says something of the whole model
         first = gene.places[0]
         place = index[first] if first in index else index[first.rpartition(".")[0]]
         key = (gene.coefficient, gene.input, place)

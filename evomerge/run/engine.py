@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from evomerge.campaign.prepared import layout_record
 from evomerge.checkpoint.adapter import AdapterFolder
@@ -27,11 +28,13 @@ from evomerge.evaluators.registered import install
 from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
 from evomerge.merge.heads import Heads
-from evomerge.merge.materialize import LiveModel, PlanStatistics
+from evomerge.merge.materialize import LiveModel
+from evomerge.merge.mixture.planned import live_mixture, mixture_on
+from evomerge.merge.mixture.routers import Routers
 from evomerge.merge.passes.compiled import Kernels
 from evomerge.merge.passes.placement import place_experts
 from evomerge.merge.peft_adapters import ADAPTERS_FOLDER, merge_adapters
-from evomerge.merge.plan import make_plan
+from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.slopes import Slopes
 from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
@@ -52,11 +55,11 @@ RESIDENT_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class _Merged:
-    """A merge in the live model: since when (`perf_counter`) and what it took, phase to seconds."""
+    """A merge as a model, since when it is there (`perf_counter`) and what it took, phase to seconds."""
 
-    live: LiveModel
+    model: PreTrainedModel
     recipe: Recipe
-    report: PlanStatistics
+    statistics: Mapping[str, float]
     at: float
     seconds: Mapping[str, float]
 
@@ -102,6 +105,7 @@ class Engine:
         self.evaluators = open_evaluators(files, allow_code=setup.allow_task_code)
         self._measures_distance = any(reads_distance(each) for each in self.evaluators)
         self._live: LiveModel | None = None
+        self._routers: Routers | None = None
         self._tokenizer: Any = None
 
     def _align(self, tokenizer: str) -> None:
@@ -234,11 +238,8 @@ class Engine:
     def evaluate(self, job: Job) -> JobResult:
         """Merge into the live model and score it."""
         merged = self._merge(job, self._measures_distance)
-        report = merged.report
-        statistics = {"tensors_written": float(report.tensors_written)}
-        if report.l1 is not None and report.l2 is not None:
-            statistics |= {"l1": report.l1, "l2": report.l2}
-        subject = self._subject(merged.live.model, merged.recipe, statistics)
+        statistics = merged.statistics
+        subject = self._subject(merged.model, merged.recipe, statistics)
         subject = replace(
             subject, generation="continuous" if job.generation == "continuous" else "padded"
         )
@@ -267,11 +268,10 @@ class Engine:
         """
         assert job.slope is not None
         merged = self._merge(job)
-        slopes = Slopes(
-            merged.live, merged.recipe, self.folders, self.statistics, self.readers, self.layout
-        )
-        subject = self._subject(merged.live.model, merged.recipe)
-        found = measure_slope(subject, self.evaluators, job.split, job.slope, merged.live, slopes)
+        live = self.live()
+        slopes = Slopes(live, merged.recipe, self.folders, self.statistics, self.readers, self.layout)
+        subject = self._subject(merged.model, merged.recipe)
+        found = measure_slope(subject, self.evaluators, job.split, job.slope, live, slopes)
         seconds = {**merged.seconds, "slope": time.perf_counter() - merged.at}
         return JobResult(job.id, "ok", slope=found, seconds=seconds)
 
@@ -284,7 +284,7 @@ class Engine:
         return time_engines(self._subject(self.live().model, recipe), self.evaluators)
 
     def _merge(self, job: Job, distance: bool = False) -> _Merged:
-        """Bring a job's merge into the live model."""
+        """Bring a job's merge into the live model, or make a model of its mixture."""
         assert job.recipe is not None
         start = time.perf_counter()
         recipe = recipe_from_json(
@@ -294,15 +294,30 @@ class Engine:
         digests = {name: source.digest for name, source in known if source.digest}
         self.weights.check(digests)
         self.statistics.know(digests | self._merged)
-        live = self.live()
+        live = self.live() if recipe.mixture is None else None
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
-        report = live.materialize(plan, self.readers, distance)
+        if live is None:
+            model, statistics = self._mix(recipe, plan)
+        else:
+            report = live.materialize(plan, self.readers, distance)
+            model, statistics = live.model, {"tensors_written": float(report.tensors_written)}
+            if report.l1 is not None and report.l2 is not None:
+                statistics |= {"l1": report.l1, "l2": report.l2}
         # Again: the files are mapped, and may have been written to while they were read.
         self.weights.check(digests)
         merged = time.perf_counter()
         seconds = {"load": loaded - start, "merge": merged - loaded}
-        return _Merged(live, recipe, report, merged, seconds)
+        return _Merged(model, recipe, statistics, merged, seconds)
+
+    def _mix(self, recipe: Recipe, plan: MergePlan) -> tuple[PreTrainedModel, dict[str, float]]:
+        """A model of a recipe's mixture: other layers are other parameters, so that each has its own."""
+        if self._routers is None:
+            self._routers = Routers(self.base, self.readers)
+        planned = mixture_on(recipe, plan, self.base, self._routers, self.readers)
+        device = visible_devices(self.setup.device, self.setup.devices)[0]
+        written = {"tensors_written": float(len(planned.tensors))}
+        return live_mixture(planned, self.setup.dtype, device), written
 
     def _subject(
         self, model: Any, recipe: Recipe, statistics: Mapping[str, float] | None = None
@@ -315,5 +330,7 @@ class Engine:
             device=self.setup.device,
             batch_size=self.setup.batch_size,
             folder=self._tokenizer_folder,
-            heads=self._heads.on(self.live().bindings, model.device, model.dtype),
+            heads=self._heads.on(self.live().bindings, model.device, model.dtype)
+            if self._heads.tensors
+            else {},
         )

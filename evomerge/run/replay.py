@@ -92,6 +92,12 @@ def seeds(
             found.setdefault(genome, name)
     for genome in metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None):
         found.setdefault(genome, "metagpt")
+    if space.mixtures is not None:
+        # On base and uniform average, all layers and experts: no baseline has a mixture to start from.
+        for genome, name in list(found.items()):
+            if name in ("base", UNIFORM):
+                mixed = (*genome[: len(genome) - len(space.mixtures)], *space.mixtures.every)
+                found.setdefault(mixed, f"mixture-{name}")
     return found
 
 

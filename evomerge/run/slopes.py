@@ -56,7 +56,7 @@ class SlopesDiffer(Exception):
 def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
     """What an optimizer must know to ask for slopes, once the baselines are scored.
 
-    No slopes can be had of methods that are not linear in their weights, nor of paths of layers.
+    No slopes can be had of methods that are not linear in their weights, nor of paths of layers and mixtures.
 
     Raises:
         SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.
@@ -69,7 +69,7 @@ def slope_ground(history: History, objectives: Sequence[Objective], space: Searc
 
 def _slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
     assert history.prepared is not None
-    plain = space.paths is None and space.trajectory is None
+    plain = all(each is None for each in (space.paths, space.trajectory, space.mixtures))
     linear = plain and space.method.has_slopes(space.options)
     experts = space.experts
     evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]

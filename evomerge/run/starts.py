@@ -73,12 +73,13 @@ def nearest(space: SearchSpace, recipe: Recipe, names: Mapping[str, str]) -> Gen
     expert that it does not know is 0.
 
     Args:
-        space: without a path of layers or windows, or the recipe must be one of its points.
+        space: without a path of layers, windows or a mixture, or the recipe must be one of its points.
         recipe: the one to come near to.
         names: this space's experts to what the recipe calls them.
     """
     exact = space.encode(recipe)
-    if exact is not None or space.paths is not None or space.trajectory is not None:
+    exactly = (space.paths, space.trajectory, space.mixtures)
+    if exact is not None or any(each is not None for each in exactly):
         return exact
     merged = [source for source in recipe.sources.values() if isinstance(source, MergedSource)]
     if len(merged) != 1 or not recipe.is_identity_path(space.layout.layers):

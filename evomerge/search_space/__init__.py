@@ -3,11 +3,13 @@
 In come a declaration (a YAML file in `search_spaces/`) and the layout of the base model; out goes a
 `SearchSpace`. The declaration states a method and, for each of its coefficients, a *field*: one value for the
 whole model, a band of layers, each layer, each module of each layer, each weight matrix or its rows, or a
-curve over depth; and which paths of layers there are. Or it searches windows over checkpoints of one run.
+curve over depth; and which paths of layers, or mixtures of experts, there are. Or it searches windows over
+checkpoints of one run.
 
-Read `declaration`, `genes` (the numbers a search varies), `layer_path` (paths as genes), `trajectory`
-(windows as genes), `build` (declaration and layout to a space), `space` (genome to recipe and back) with
-`spread`, `rows` and `path_recipe`, and `gradient` (by place to by gene).
+Read `declaration`, `genes` (the numbers a search varies), `layer_path` (paths as genes), `mixture_fields`
+and `mixture` (mixtures as genes), `trajectory` (windows as genes), `build` (declaration and layout to a
+space), `space` (genome to recipe and back) with `spread`, `rows` and `path_recipe`, and `gradient` (by place
+to by gene).
 """
 
 from evomerge.search_space.build import MAX_GENES, build_search_space, describe
@@ -20,6 +22,7 @@ from evomerge.search_space.declaration import (
 from evomerge.search_space.genes import Gene, Genome, ModelLayout
 from evomerge.search_space.gradient import gene_gradient
 from evomerge.search_space.layer_path import LayerPaths, LayerPathSection, Step, build_layer_paths
+from evomerge.search_space.mixture_fields import MixtureSection
 from evomerge.search_space.space import SearchSpace
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Genome",
     "LayerPathSection",
     "LayerPaths",
+    "MixtureSection",
     "ModelLayout",
     "SearchSpace",
     "SearchSpaceDeclaration",

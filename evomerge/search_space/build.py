@@ -12,6 +12,7 @@ from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
 from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
 from evomerge.search_space.layer_path import build_layer_paths
+from evomerge.search_space.mixture import build_mixtures
 from evomerge.search_space.space import SearchSpace, only_where_active
 from evomerge.search_space.trajectory import Trajectory
 
@@ -80,6 +81,14 @@ def build_search_space(
         # `genes` are the weights of the experts: nothing else of `linear` is searched.
         trajectory = Trajectory(tuple(genes), declaration.trajectory.strides)
         genes = list(trajectory.genes)
+    mixtures = None
+    if declaration.mixture is not None:
+        if len(layout.towers) > 1:
+            wrong = "a mixture needs a model with one family of layers"
+            found = f"found {', '.join(layout.towers)}"
+            raise ConfigError(Problem("E119", wrong, found, "leave it out", file, field="mixture"))
+        mixtures = build_mixtures(declaration.mixture, layout, experts, seed, file)
+        genes += mixtures.genes
     if not genes:
         raise ConfigError(
             Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
@@ -104,6 +113,7 @@ def build_search_space(
         one_with_baselines=one_with_baselines,
         paths=paths,
         trajectory=trajectory,
+        mixtures=mixtures,
     )
 
 

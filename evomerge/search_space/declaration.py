@@ -14,6 +14,7 @@ from evomerge.recipe.method import Coefficient, MergeMethod, ranked_out_of_range
 from evomerge.recipe.registered import changed_method, find_method, own_methods
 from evomerge.recipe.rows import MOST_STEPS
 from evomerge.search_space.layer_path import LayerPathSection
+from evomerge.search_space.mixture_fields import MixtureSection
 
 FieldKind = Literal["model", "band", "layer", "layer_module", "tensor", "row", "depth_curve", "lines"]
 
@@ -129,6 +130,7 @@ class SearchSpaceDeclaration(BaseModel):
         layer_path: searches the order of layers too; the method is then that of the source `merged`.
         trajectory: searches averages over windows of the experts, which are checkpoints of one run in the
             order of the campaign file; goes with `method: linear`.
+        mixture: searches which MLPs become the experts of a mixture on top of the merge.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -142,6 +144,7 @@ class SearchSpaceDeclaration(BaseModel):
     calibration_sha256: str = ""
     layer_path: LayerPathSection | None = None
     trajectory: TrajectorySection | None = None
+    mixture: MixtureSection | None = None
 
     @property
     def calibrated(self) -> Calibration | None:
@@ -218,6 +221,12 @@ class SearchSpaceDeclaration(BaseModel):
         if self.trajectory is not None and (not plain or self.layer_path is not None):
             wrong = "a `trajectory` goes with `method: linear` alone, without coefficients and options"
             raise ValueError("E119", wrong)
+        if self.mixture is not None:
+            others = {"layer_path": self.layer_path, "trajectory": self.trajectory}
+            beside = [name for name, section in others.items() if section is not None]
+            beside += ["field: row"] if self.by_row else []
+            if beside:
+                raise ValueError("E119", f"a `mixture` does not go with `{beside[0]}`")
         if method.sparsify == "ranked":
             density, epsilon = self._extent(method, "density"), self._extent(method, "epsilon")
             rule = ranked_out_of_range(*density, epsilon[1])

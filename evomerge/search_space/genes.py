@@ -89,6 +89,8 @@ class Gene:
             the gene is the value.
         paths: the paths of layers that it is a slot of; None for coefficients.
         matrix: the place of which it is one row; empty for others.
+        single: whether a search also begins with values of its own, and not with one value for all genes of
+            its coefficient and input.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Gene:
     basis: tuple[float, ...] = ()
     paths: LayerPaths | None = None
     matrix: str = ""
+    single: bool = False
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""

@@ -31,6 +31,7 @@ from evomerge.search_space.genes import (
     basis_matrix,
 )
 from evomerge.search_space.layer_path import LayerPaths
+from evomerge.search_space.mixture import Mixtures, dense_part, upcycled
 from evomerge.search_space.path_recipe import along, merge_of
 from evomerge.search_space.rows import gather
 from evomerge.search_space.spread import PlaceValues, Spread
@@ -47,8 +48,9 @@ class SearchSpace:
     `fixed` holds coefficients that are not searched: name to value. `one_with_baselines` is False only for
     ledgers from before it: there only base and experts are one with the genomes that are them.
 
-    With `paths` the genes of the path stand after those of the merge that it takes its layers from. With a
-    `trajectory` genes are those of a window over the experts.
+    With `paths` the genes of the path stand after those of the merge that it takes its layers from, and with
+    `mixtures` those of the mixture after those of the merge that it stands on. With a `trajectory` genes are
+    those of a window over the experts.
     """
 
     method: MergeMethod
@@ -65,6 +67,7 @@ class SearchSpace:
     one_with_baselines: bool = True
     paths: LayerPaths | None = None
     trajectory: Trajectory | None = None
+    mixtures: Mixtures | None = None
 
     def snap(self, values: Sequence[float]) -> Genome:
         """Every value on its gene's grid, and a path spelled in the one way there is."""
@@ -76,9 +79,9 @@ class SearchSpace:
 
     @cached_property
     def merging(self) -> SearchSpace:
-        """The space of the merge alone, without a path."""
-        own = tuple(gene for gene in self.genes if gene.paths is None)
-        return replace(self, genes=own, paths=None)
+        """The space of the merge alone, without a path or a mixture."""
+        beyond = len(self.paths or self.mixtures or ())
+        return replace(self, genes=self.genes[: len(self.genes) - beyond], paths=None, mixtures=None)
 
     @cached_property
     def averaging(self) -> SearchSpace:
@@ -95,8 +98,11 @@ class SearchSpace:
         if self.trajectory is not None:
             return self.averaging.decode(self.trajectory.shares(self._on_grid(genome)))
         if self.paths is not None:
-            own, row = self._parts(genome)
+            own, row = self._parts(genome, self.paths)
             return along(self.paths, self.paths.steps(row), self.merging.decode(own), self.sources)
+        if self.mixtures is not None:
+            own, row = self._parts(genome, self.mixtures)
+            return upcycled(self.mixtures.mixture(row), self.merging.decode(own), self.sources)
         values = self._spread.values(genome)
         self._canonicalise(values)
         plain = self._plain_source(values)
@@ -122,16 +128,18 @@ class SearchSpace:
         if self.trajectory is not None:
             return self.averaging.spelled_out(self.trajectory.shares(self._on_grid(genome)))
         if self.paths is not None:
-            own, row = self._parts(genome)
+            own, row = self._parts(genome, self.paths)
             merge = self.merging.spelled_out(own)
             return along(self.paths, self.paths.steps(row), merge, self.sources)
+        if self.mixtures is not None:
+            own, row = self._parts(genome, self.mixtures)
+            return upcycled(self.mixtures.mixture(row), self.merging.spelled_out(own), self.sources)
         return self._merge(self._spread.values(genome))
 
-    def _parts(self, genome: Sequence[float]) -> tuple[Genome, Genome]:
-        """The genes of the merge, and those of the path."""
-        assert self.paths is not None
+    def _parts(self, genome: Sequence[float], beyond: LayerPaths | Mixtures) -> tuple[Genome, Genome]:
+        """The genes of the merge, and those of the path or mixture beyond it."""
         whole = self._on_grid(genome)
-        own = len(whole) - len(self.paths)
+        own = len(whole) - len(beyond)
         return whole[:own], whole[own:]
 
     def _on_grid(self, genome: Sequence[float]) -> Genome:
@@ -291,6 +299,8 @@ class SearchSpace:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
         if self.paths is not None:
             return self._encode_path(recipe, self.paths)
+        if self.mixtures is not None:
+            return self._encode_mixture(recipe, self.mixtures)
         if self.trajectory is not None:
             wanted = weights_in(recipe, self.experts)
             window = None if wanted is None else self.trajectory.nearest(wanted)
@@ -358,8 +368,17 @@ class SearchSpace:
                     return genome
         return None
 
+    def _encode_mixture(self, recipe: Recipe, mixtures: Mixtures) -> Genome | None:
+        """A dense recipe is one without layers of experts."""
+        row = mixtures.row(recipe.mixture)
+        own = self.merging.encode(dense_part(recipe, self.experts))
+        if row is None or own is None:
+            return None
+        genome = (*own, *row)
+        return genome if self.decode(genome).digest == recipe.digest else None
+
     def fit(self, value: Callable[[str, str, str], float]) -> Genome:
-        """The genome nearest to given values; its path is that of all layers in order.
+        """The genome nearest to given values; its path is that of all layers in order, and it is no mixture.
 
         Args:
             value: of a coefficient (by name) of an expert (or `*`) at a place. A gene takes its first
@@ -367,6 +386,8 @@ class SearchSpace:
         """
         if self.paths is not None:
             return (*self.merging.fit(value), *self.paths.spell(self.paths.home))
+        if self.mixtures is not None:
+            return (*self.merging.fit(value), *self.mixtures.dense)
         if self.trajectory is not None:
             first = self.layout.leaves[0]
             return self.trajectory.nearest([value("weight", name, first) for name in self.experts])
