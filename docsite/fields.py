@@ -42,6 +42,9 @@ TITLES = {
     "LayerPathSection": "layer_path",
     "ScaleField": "layer_path.scale",
     "TrajectorySection": "trajectory",
+    "MixtureSection": "mixture",
+    "TemperatureField": "mixture.temperature",
+    "PromptsField": "mixture.prompts",
     "SplitTasks": "Tasks of an lm_eval evaluator",
     "SplitFiles": "Files for each split",
 }

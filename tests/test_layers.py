@@ -82,7 +82,6 @@ DEFERRED = {
         "torch",
     ),
     "export.push": ("huggingface_hub", "huggingface_hub.errors"),
-    "export.verify": ("transformers.utils",),
     "front.pictures": ("matplotlib.figure",),
     "merge.device_map": ("accelerate",),
     "merge.passes.compiled": ("torch._C",),

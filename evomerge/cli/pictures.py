@@ -70,10 +70,16 @@ def history(
         for index, head in enumerate(heads)
     ]
     volumes = [point.hypervolume for point in points]
+    akin = [point.kinship for point in points if point.kinship is not None]
     name = opened.history.stated.name
     about = f"{name}: {len(points)} results, search scores; best so far of each objective"
     lines = [*prose(about, console.width)]
     lines.append(f"hypervolume {sparkline(volumes, min(60, console.width - 13))}")
+    if akin:
+        lines.append(f"kinship     {sparkline(akin, min(60, console.width - 13))}")
+        half = akin[len(akin) // 2 :]
+        means = f"of parents {sum(akin) / len(akin):.3f} on average, {sum(half) / len(half):.3f} later"
+        lines += prose(f"kinship {means}; near 1 merges are of the same stock", console.width)
     table = table_lines(columns, 2)
     if max(map(len, table)) > console.width:
         # Too many objectives for a line: the best scores go below the numbers of each row.

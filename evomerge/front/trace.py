@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import EvaluatedEvent, Event, FailedEvent, RacedEvent, SlopeEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Objective, Scaling, complete
+from evomerge.objectives.origin import MEAN
 from evomerge.objectives.pareto import hypervolume
 from evomerge.objectives.scores import Metric
+from evomerge.search_space.similarity import kinship
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -31,6 +34,7 @@ class TracePoint:
         seconds: running time, without the pauses between sessions.
         hypervolume: of the search scores that keep all constraints.
         best: per objective the best of these, in its metric's units; None before there is one.
+        kinship: how akin the two candidates were of which it is the mean; None of what is no mean of two.
     """
 
     id: str
@@ -39,6 +43,7 @@ class TracePoint:
     seconds: float
     hypervolume: float
     best: tuple[float | None, ...]
+    kinship: float | None = None
 
 
 def trace(
@@ -77,9 +82,24 @@ def trace(
         if isinstance(event, EvaluatedEvent):
             found.add(event.metrics)
         seconds = event.elapsed or 0.0
-        spot = TracePoint(event.id, round(spent, 4), items, seconds, found.hypervolume, found.best)
+        akin = _parents_kinship(history, history.candidates[event.id])
+        spot = TracePoint(
+            event.id, round(spent, 4), items, seconds, found.hypervolume, found.best, akin
+        )
         points.append(spot)
     return points
+
+
+def _parents_kinship(history: History, candidate: Candidate) -> float | None:
+    """By the optimizer's own similarity of coefficients; near 1 they were of the same stock."""
+    origin = candidate.origin
+    if origin is None or origin.how != MEAN or len(origin.parents or ()) != 2:
+        return None
+    genomes = [history.candidates[name].genome for name in origin.parents or ()]
+    one, other = (np.array([genome], dtype=np.float64) for genome in genomes)
+    options = history.config["optimizer"].get("options", {})
+    found = kinship(one, other, options.get("similarity", "cosine"))
+    return round(float(found[0, 0]), 6)
 
 
 class BestSoFar:
@@ -140,10 +160,13 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def trace_records(
     points: Sequence[TracePoint], objectives: Sequence[Objective]
 ) -> tuple[list[str], list[list[Any]]]:
-    """Column names, and a row for each point."""
+    """Column names, and a row for each point; a last column with parents' kinship where any has it."""
     head = ["id", "evaluations", "items", "seconds", "hypervolume"]
     head += [f"best {objective.metric}" for objective in objectives]
     rows = [[p.id, p.evaluations, p.items, p.seconds, p.hypervolume, *p.best] for p in points]
+    if any(point.kinship is not None for point in points):
+        head.append("kinship of parents")
+        rows = [[*row, point.kinship] for row, point in zip(rows, points, strict=True)]
     return head, rows
 
 

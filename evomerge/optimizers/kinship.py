@@ -21,6 +21,7 @@ from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import KinshipSettings
 from evomerge.optimizers.told import learned
 from evomerge.search_space import Gene, Genome
+from evomerge.search_space.similarity import kinship
 
 
 class KinshipMerging:
@@ -67,21 +68,3 @@ class KinshipMerging:
                 known.add(genome)
                 found.append(row)
         return found
-
-
-def kinship(first: np.ndarray, second: np.ndarray, similarity: str) -> np.ndarray:
-    """Similarity of every pair of vectors, float64 [n, m]; larger is more akin.
-
-    `cosine`, `pearson` (the cosine of what deviates from a vector's mean), or `euclid`, the distance with
-    the other sign. Vectors of zero are akin to none.
-    """
-    if similarity == "euclid":
-        found: np.ndarray = -np.linalg.norm(first[:, None] - second[None], axis=2)
-        return found
-    if similarity == "pearson":
-        first = first - first.mean(axis=1, keepdims=True)
-        second = second - second.mean(axis=1, keepdims=True)
-    lengths = np.outer(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
-    # Not by BLAS, whose last bits depend on its threads: who is least akin must not.
-    products: np.ndarray = np.einsum("ig,jg->ij", first, second)
-    return np.where(lengths > 0.0, products / np.where(lengths > 0.0, lengths, 1.0), 0.0)

@@ -4,10 +4,10 @@ In comes JSON or a decoded genome; out goes a frozen `Recipe` with a canonical J
 is the same for equal merges. No tensor is touched here.
 
 Read `recipe` first, then `places` (where a tensor stands, and tables by place), `rows` (the side file of
-weights by row), `calibration` (the text that some methods look at), `json_form` (recipes from JSON, every
-fault named by its field), `method` (what a merge method is, as data), `catalogue` and `whole_tensor` (the
-built-in ones), `functions` (functions that a person registers in their own process) and `registered` (merge
-methods of one such function, and how any method is found by name).
+weights by row), `calibration` (the text that some methods look at), `mixture` (experts on top of a merge),
+`json_form` (recipes from JSON, every fault named by its field), `method` (what a merge method is, as data),
+`catalogue` and `whole_tensor` (the built-in ones), `functions` (functions that a person registers in their
+own process) and `registered` (merge methods of one such function, and how any method is found by name).
 """
 
 from evomerge.recipe.catalogue import METHODS

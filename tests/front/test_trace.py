@@ -9,9 +9,10 @@ import pytest
 
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import sparkline, spread_out, trace, trace_csv, trace_records
-from evomerge.ledger.events import SlopeEvent
+from evomerge.ledger.events import AskedCandidate, AskedEvent, SlopeEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
+from evomerge.objectives.origin import Origin
 from tests.hand_made import asked, begin, failed, scored
 from tests.tiny_runs import finished
 
@@ -42,6 +43,30 @@ def test_what_was_spent_and_what_was_best_after_each_result() -> None:
     other = (1.1 - 0.4 / 0.6) * 1.1
     assert points[-1].hypervolume == pytest.approx(side * side + other - (1.1 - 0.4 / 0.6) * side)
     assert trace(History.fold(events[:3]), events[:3], OBJECTIVES) == []
+
+
+def test_inbreeding_shows_in_how_akin_parents_are() -> None:
+    genomes = {"c00000": (1.0, 0.0), "c00001": (0.0, 1.0), "c00002": (0.5, 0.5), "c00003": (0.75, 0.25)}
+    parents = {"c00002": ("c00000", "c00001"), "c00003": ("c00000", "c00002")}
+    candidates = tuple(
+        AskedCandidate(
+            id=name,
+            genome=genome,
+            recipe=f"recipe-{name}",
+            origin=Origin(how="mean" if name in parents else "given", parents=parents.get(name)),
+        )
+        for name, genome in genomes.items()
+    )
+    events = [
+        *begin(optimizer={"kind": "kinship", "population": 4, "options": {}}),
+        AskedEvent(generation=0, candidates=candidates),
+        *(scored(name, {"a.acc": [0.5], "b.acc": [0.5]}, elapsed=1.0) for name in genomes),
+    ]
+    points = trace(History.fold(events), events, OBJECTIVES)
+    assert [p.kinship for p in points] == [None, None, 0.0, pytest.approx(0.5**0.5, abs=1e-6)]
+    head, rows = trace_records(points, OBJECTIVES)
+    assert head[-1] == "kinship of parents"
+    assert [row[-1] for row in rows] == [p.kinship for p in points]
 
 
 def test_a_real_campaign_ends_at_its_front() -> None:

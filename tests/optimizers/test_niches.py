@@ -11,11 +11,12 @@ from evomerge.cli.verify.invariants import verify
 from evomerge.objectives.objective import Complete, Objective
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.kinds import make_optimizer
-from evomerge.optimizers.kinship import KinshipMerging, kinship
+from evomerge.optimizers.kinship import KinshipMerging
 from evomerge.optimizers.m2n2 import M2n2, archive, attraction, fitness, scored
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import KinshipSettings, M2n2Settings
 from evomerge.run.driver import run
+from evomerge.search_space.similarity import kinship
 from evomerge.testing.optimizers import OBJECTIVES, example_genes
 from tests.tiny_models import write_campaign
 
