@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.shared import ROOT
+from tests.xdist_forks import fork_processes
 
 for name in (
     "HF_HUB_OFFLINE",
@@ -120,9 +122,22 @@ QUICK = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A folder for what is made once, in the process that starts the others."""
-    if not hasattr(config, "workerinput"):
-        os.environ[ROOT] = tempfile.mkdtemp(prefix="evomerge-tests-")
+    """A folder for what is made once, in the process that starts the others; and these others."""
+    if hasattr(config, "workerinput"):
+        return
+    os.environ[ROOT] = tempfile.mkdtemp(prefix="evomerge-tests-")
+    if count := len(getattr(config.option, "tx", [])):
+        fork_processes(count, config.rootpath, _files(config))
+
+
+def _files(config: pytest.Config) -> Iterator[Path]:
+    """The files of tests that are going to be collected."""
+    wanted = [Path(each.partition("::")[0]).resolve() for each in config.args]
+    for file in sorted((config.rootpath / "tests").rglob("test_*.py")):
+        if any(file.is_relative_to(each) for each in wanted) and not pytest_ignore_collect(
+            file, config
+        ):
+            yield file
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -167,6 +182,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests stay together, since they share what they have made."""
     from xdist.scheduler import LoadScopeScheduling

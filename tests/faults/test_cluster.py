@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +15,11 @@ from unittest import mock
 import psutil
 
 from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD, SLOW_STARTS
-from tests.faults.bed import RUN, finish, judge, write_toy_campaign
+from tests.faults.bed import RUN, finish, judge, report, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in
+from tests.faults.toy import write_plan
+from tests.tiny_ray import lean_ray
 
 REPOSITORY = Path(__file__).parents[2]
 SAID = "said.txt"
@@ -38,9 +40,9 @@ HEADLESS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 """For how long a cluster's processes look for a head that is gone; drivers do so for a minute."""
 
 
-def drive(file: Path) -> subprocess.Popen[bytes]:
+def drive(file: Path, variables: Mapping[str, str] = VARIABLES) -> subprocess.Popen[bytes]:
     """`evomerge run` with toy workers in a process of its own; its words go to `said.txt`."""
-    environment = os.environ | VARIABLES
+    environment = {**os.environ, **variables}
     words = [sys.executable, "-m", "tests.faults.sessions", "run", str(file), "--dir"]
     with (file.parent / SAID).open("ab") as said:
         return subprocess.Popen(
@@ -66,8 +68,8 @@ def until(happened: Callable[[], bool], driver: subprocess.Popen[bytes], file: P
 def test_f03_driver_killed_with_ray_workers_busy(trial: Trial) -> Tally:
     """No process of its Ray stays behind, and nothing is lost."""
     workers = {"workers": {"pool": "ray", "count": 2}}
-    file = write_toy_campaign(trial.folder, workers, seconds=0.3)
-    driver = drive(file)
+    file = write_toy_campaign(trial.folder, workers, seconds=1.0)
+    driver = drive(file, VARIABLES | HEADLESS)
     try:
         until(lambda: results_in(trial.folder) >= trial.rng.randrange(7, 14), driver, file)
         family = psutil.Process(driver.pid).children(recursive=True)
@@ -125,14 +127,9 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
         from ray.cluster_utils import Cluster
 
         others = set(psutil.Process().children(recursive=True))
-        # Neither an autoscaler's monitor nor one of the logs: nobody asks them anything.
-        head = {
-            "num_cpus": 0,
-            "include_dashboard": False,
-            "no_monitor": True,
-            "include_log_monitor": False,
-        }
+        head = {"num_cpus": 0, "include_dashboard": False}
         stack = contextlib.ExitStack()
+        stack.enter_context(lean_ray())
         stack.enter_context(mock.patch.object(services, "get_node", patiently(services.get_node)))
         try:
             made = Cluster(initialize_head=True, head_node_args=head)
@@ -153,7 +150,8 @@ def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
     """Three nodes, one killed; then the others: the run says that it waits, and goes on with a new one."""
     with cluster(3) as (made, nodes):
         workers = {"workers": {"pool": "ray", "count": 3, "address": made.address}}
-        file = write_toy_campaign(trial.folder, workers, seconds=0.4)
+        # What is left must take longer than it takes to kill two nodes.
+        file = write_toy_campaign(trial.folder, workers, seconds=1.5)
         driver = drive(file)
         try:
             until(lambda: results_in(trial.folder) >= 8, driver, file)
@@ -162,6 +160,7 @@ def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
             for node in nodes:
                 made.remove_node(node, allow_graceful=False)
             until(lambda: "waiting for capacity" in (trial.folder / SAID).read_text(), driver, file)
+            write_plan(trial.folder, report())  # the rest need take no time
             made.add_node(num_cpus=1)
             assert driver.wait(PATIENCE) == 0, (trial.folder / SAID).read_text()[-3000:]
         finally:

@@ -1,7 +1,7 @@
 """A runner without models: it does what the job's id says, so that pools can be tested in a second.
 
-`add:3` answers 3; `sleep:2`, `die:9` (a signal), `exit:5`, `leave` (SystemExit), `memory`, `raise`,
-`unpicklable`, `print`, `stop` (SIGSTOP), `pid`, `lock` (as tqdm makes one).
+`add:3` answers 3; `sleep:2`, `until:/a/file` (waits for it), `die:9` (a signal), `exit:5`, `leave`
+(SystemExit), `memory`, `raise`, `unpicklable`, `print`, `stop` (SIGSTOP), `pid`, `lock` (as tqdm makes one).
 What follows a `#` only tells ids apart. A slope job is answered with its weights as losses and a third of its
 items as gradient.
 """
@@ -48,6 +48,9 @@ class ToyRunner:
         verb, _, value = job.id.partition("#")[0].partition(":")
         if verb == "sleep":
             time.sleep(float(value))
+        elif verb == "until":
+            while not os.path.exists(value):
+                time.sleep(0.01)
         elif verb == "die":
             os.kill(os.getpid(), int(value))
         elif verb == "exit":
