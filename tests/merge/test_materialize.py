@@ -1,5 +1,6 @@
 """Materialising: the live model and the exported folder hold the same bits, whatever the method."""
 
+import functools
 import json
 import shutil
 
@@ -37,6 +38,12 @@ def engine(family):
     return family, WeightStatistics(family), open_readers(family)
 
 
+@pytest.fixture(scope="module")
+def live_in(family):
+    """One live model a dtype, which takes candidate after candidate, as a worker's does."""
+    return functools.cache(lambda dtype: LiveModel.load(family["base"], dtype))
+
+
 def plan_for(engine, source, dtype="bfloat16"):
     family, statistics, _ = engine
     sources = {**checkpoints(family), "merged": source}
@@ -56,10 +63,10 @@ def test_cases_cover_every_method():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("case", CASES)
-def test_live_is_export_bit_for_bit(engine, tmp_path, case, dtype):
-    family, _, readers = engine
+def test_live_is_export_bit_for_bit(engine, live_in, tmp_path, case, dtype):
+    _, _, readers = engine
     plan = plan_for(engine, CASES[case], dtype)
-    live = LiveModel.load(family["base"], dtype)
+    live = live_in(dtype)
     live.materialize(plan, readers)
     folder = export(plan, readers, tmp_path / "out")
     assert len(list(folder.glob("*.safetensors"))) > 1
@@ -88,20 +95,36 @@ def precise(tmp_path_factory):
     return family, WeightStatistics(family), open_readers(family)
 
 
-@pytest.mark.parametrize("case", [n for n, s in CASES.items() if s.calibration is None])
-def test_against_the_references(precise, case):
+@pytest.fixture(scope="module")
+def values(precise):
+    """Its tensors in float64, by model and name."""
     family, _, readers = precise
-    source = CASES[case]
-    live = LiveModel.load(family["base"], "float32")
-    live.materialize(plan_for(precise, source, "float32"), readers)
-    found = live.model.state_dict()
-    values = {n: {t: readers[n].read(t).double().numpy() for t in f.tensors} for n, f in family.items()}
-    everything = {
+    return {n: {t: readers[n].read(t).double().numpy() for t in f.tensors} for n, f in family.items()}
+
+
+@pytest.fixture(scope="module")
+def everything(precise, values):
+    """The task vector of each expert as one array."""
+    return {
         n: np.concatenate(
-            [(values[n][t] - values["base"][t]).reshape(-1) for t in family["base"].tensors]
+            [(values[n][t] - values["base"][t]).reshape(-1) for t in precise[0]["base"].tensors]
         )
         for n in EXPERTS
     }
+
+
+@pytest.fixture(scope="module")
+def precise_live(precise):
+    """A live model over them."""
+    return LiveModel.load(precise[0]["base"], "float32")
+
+
+@pytest.mark.parametrize("case", [n for n, s in CASES.items() if s.calibration is None])
+def test_against_the_references(precise, precise_live, values, everything, case):
+    family, _, readers = precise
+    source = CASES[case]
+    precise_live.materialize(plan_for(precise, source, "float32"), readers)
+    found = precise_live.model.state_dict()
     method = METHODS[source.method]
     options = method.resolve(source.options)
     thresholds = None
