@@ -94,10 +94,10 @@ def test_f18_every_kind_of_hanging(trial: Trial) -> Tally:
     """Killed at its deadline, whatever it does; the place serves again."""
     names = evaluated_ids()[:8:2]
     faults = {name: f"{hang} once" for name, hang in zip(names, HANGS, strict=True)}
-    workers = {"workers": {"pool": "local", "count": 1, "deadline": 2.0}}
+    workers = {"workers": {"pool": "local", "count": 1, "deadline": 4.0}}
     file = write_toy_campaign(trial.folder, workers, faults=faults)
     # What a worker may take to start is no part of what is looked at here.
-    with mock.patch("evomerge.run.pool.slots.START_GRACE", 20.0):
+    with mock.patch("evomerge.run.pool.slots.START_GRACE", 60.0):
         session(file)
     assert sorted(lost(trial.folder)) == sorted((name, "deadline") for name in names)
     return judge(trial.folder, len(HANGS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -114,11 +113,8 @@ def test_ten_thousand_candidates_need_little_memory(tmp_path: Path) -> None:
     values = rng.normal(size=(10_000, 3))
     errors = np.full((10_000, 3), 0.03)
     tracemalloc.start()
-    started = time.perf_counter()
     found = hopeless(values, errors)
-    took = time.perf_counter() - started
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.mean() > 0.5
     assert peak < 30e6  # all pairs at once would be 300 MB
-    assert took < 10

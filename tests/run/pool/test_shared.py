@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -62,9 +61,7 @@ def test_each_driver_gets_its_own_results_under_its_own_ids() -> None:
 
 def test_nothing_under_way_is_nothing_to_wait_for() -> None:
     with SharedPool(echo) as shared:
-        before = time.monotonic()
-        assert shared.view().next(60.0) is None
-        assert time.monotonic() - before < 30.0
+        assert shared.view().next(86_400.0) is None
 
 
 def test_a_driver_that_leaves_takes_its_jobs_with_it() -> None:
