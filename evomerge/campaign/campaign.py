@@ -150,6 +150,8 @@ class Campaign:
         for limit in ("items", "plateau"):
             if data["budget"][limit] is None:
                 del data["budget"][limit]
+        if not self.config.baselines.ensemble:
+            del data["baselines"]["ensemble"]
         if self.config.optimizer.focus is None:
             del data["optimizer"]["focus"]
         if not self.config.optimizer.start_from:

@@ -19,6 +19,7 @@ from evomerge.campaign.check_objectives import (
     benchmark_items,
     cannot_race,
     measured_by_the_clock,
+    no_ensemble,
     no_gradients,
     odd_counts,
     wrong_heads,
@@ -156,6 +157,7 @@ def check_campaign(
     if space is not None and len(declarations) == len(campaign.evaluator_files):
         sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
         problems += no_gradients(campaign, space, sources)
+    problems += no_ensemble(campaign, {d.name: d.has_losses for d in declarations.values()})
     if not problems:
         problems += [*leaks(campaign, declarations, opened), *cannot_race(campaign, declarations)]
     if "benchmark_test" not in grants:

@@ -16,7 +16,7 @@ from evomerge.recipe.recipe import AS_BASE
 def cannot_be_mixed(
     campaign: Campaign, base: CheckpointFolder, declarations: Iterable[Declaration]
 ) -> list[Problem]:
-    """E234 for models that become no mixture, E119 for what does not go with one.
+    """E234 for models that become no mixture, E142 for what does not go with one.
 
     Args:
         campaign: as loaded.
@@ -38,12 +38,12 @@ def cannot_be_mixed(
     if campaign.form != AS_BASE:
         wrong = "experts of a mixture are models of one vocabulary, head and rotary positions"
         todo = "leave out `tokenizer`, `rope`, `heads` and `towers`"
-        problems.append(Problem("E119", wrong, "", todo, str(campaign.file)))
+        problems.append(Problem("E142", wrong, "", todo, str(campaign.file)))
     if campaign.config.workers.gpus > 1:
         wrong = "a mixture of experts lies on one device"
-        problems.append(campaign.fault(("workers", "gpus"), "E119", wrong, "", "give each worker one"))
+        problems.append(campaign.fault(("workers", "gpus"), "E142", wrong, "", "give each worker one"))
     for declaration in declarations:
         if {"l1", "l2"} & {*declaration.reads}:
             wrong = f"`{declaration.name}` measures a distance to the base, which a mixture has not"
-            problems.append(campaign.fault(("evaluators",), "E119", wrong, "", "leave it out"))
+            problems.append(campaign.fault(("evaluators",), "E142", wrong, "", "leave it out"))
     return problems

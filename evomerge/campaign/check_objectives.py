@@ -11,7 +11,7 @@ from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
 from evomerge.ledger.history import LEDGER_FILE
-from evomerge.recipe.recipe import EACH
+from evomerge.recipe.recipe import AS_BASE, EACH
 from evomerge.search_space import SearchSpace
 
 
@@ -85,6 +85,25 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     wrong = "learned-front has no gradients to learn from"
     todo = "take optimizer.kind auto, which does without them"
     return [campaign.fault(("optimizer", "kind"), "E149", wrong, "; ".join(reasons), todo)]
+
+
+def no_ensemble(campaign: Campaign, losses: Mapping[str, bool]) -> list[Problem]:
+    """E142 for an ensemble as a baseline, where its models cannot answer as one.
+
+    Args:
+        campaign: as loaded.
+        losses: by evaluator, whether it has (or may have) losses.
+    """
+    if not campaign.config.baselines.ensemble:
+        return []
+    reasons = [f"`{name}` does not go by log-likelihoods" for name, has in losses.items() if not has]
+    if campaign.form != AS_BASE:
+        reasons.append("models are brought into one vocabulary, head or rotary positions")
+    if not reasons:
+        return []
+    wrong = "experts cannot answer together here"
+    todo = "leave `baselines.ensemble` out"
+    return [campaign.fault(("baselines", "ensemble"), "E142", wrong, "; ".join(reasons), todo)]
 
 
 def by_entropy(campaign: Campaign) -> bool:

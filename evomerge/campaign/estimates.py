@@ -83,7 +83,8 @@ def memory_bytes(
     live = layout.parameters * BYTES[campaign.config.evaluation.dtype]
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     mapped = (1 + len(campaign.experts)) * layout.parameters * BYTES[storage]
-    each = WORKER_BASE_BYTES + live + statistics
+    together = len(campaign.experts) * live if campaign.config.baselines.ensemble else 0
+    each = WORKER_BASE_BYTES + live + together + statistics
     return workers * each + gathering + mapped + _rank_bytes(campaign, layout)
 
 

@@ -21,7 +21,7 @@ from evomerge.objectives.objective import Direction
 from evomerge.recipe.recipe import MERGED, UNION
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-RESERVED_NAMES = ("base", "uniform", "single", "knee", MERGED, UNION)
+RESERVED_NAMES = ("base", "uniform", "single", "ensemble", "knee", MERGED, UNION)
 
 HEADS = r"^(untie|each|keep:.+)$"
 """What `heads` of a campaign may say; for its JSON schema too."""
@@ -270,9 +270,12 @@ class BaselinesSection(_Section):
     Attributes:
         single: coefficients tried for the best single-coefficient merge: one number for all experts and
             weights.
+        ensemble: whether all experts answering as one, by the mean of their logits, stand in the tables: an
+            upper bound, which is no model and cannot be exported.
     """
 
     single: list[PositiveFloat] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    ensemble: bool = False
 
     @field_validator("single")
     @classmethod

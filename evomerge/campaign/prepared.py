@@ -80,6 +80,7 @@ def prepared_baselines(
         prepared.storage,
         campaign.form,
         soups_in(ids),
+        campaign.config.baselines.ensemble,
     )
 
 

@@ -22,6 +22,7 @@ from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import dominates
 from evomerge.objectives.scores import Split
+from evomerge.optimizers.baselines import ENSEMBLE
 from evomerge.recipe.recipe import CheckpointSource, Recipe
 
 
@@ -103,6 +104,9 @@ def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, 
         wrong = f"`{name}` was given up in a race and has no whole scores"
         found = f"{candidate.beaten_by} is better on every task"
         raise UsageError(Problem("E507", wrong, found, f"export {candidate.beaten_by}"))
+    if name == ENSEMBLE:
+        wrong = f"`{name}` is no model: its experts answer together, and are not merged"
+        raise UsageError(Problem("E507", wrong, "", "choose a member of the front"))
     if "search" not in candidate.evaluations:
         raise UsageError(Problem("E507", f"`{name}` has not been evaluated yet", todo="run on"))
     same = history.baselines_equal_to(candidate)

@@ -110,8 +110,11 @@ def open_merge(
     Raises:
         CheckpointError: E239, another digest than the recipe states; others as in opening and planning.
         EnvironmentFault: as `merge_adapters`.
-        ConfigError: faults of the recipe that show with its sources.
+        ConfigError: faults of the recipe that show with its sources; E142, it is an ensemble.
     """
+    if recipe.ensemble:
+        wrong = "an ensemble is no checkpoint: its models answer together, and are not merged"
+        raise ConfigError(Problem("E142", wrong, "", "leave it out", field="ensemble"))
     stated = folders = _open_sources(recipe)
     digests = {name: content_digest(folder) for name, folder in folders.items()}
     problems = [

@@ -11,7 +11,7 @@ from evomerge.front.measures import baseline_kind
 from evomerge.front.tables import shown_value
 
 MEMBER, SHOWN, KNEE = ".", "o", "K"
-LETTERS = {"base": "b", "expert": "e", "average": "u", "soup": "g", "single": "s"}
+LETTERS = {"base": "b", "expert": "e", "average": "u", "soup": "g", "single": "s", "ensemble": "L"}
 
 
 def drawing_lines(front: Front, shown: Collection[str], width: int, height: int) -> list[str]:
@@ -59,6 +59,7 @@ def drawing_lines(front: Front, shown: Collection[str], width: int, height: int)
         "average": "average",
         "soup": "greedy soup",
         "single": "best single coefficient",
+        "ensemble": "logit ensemble, no model",
     }
     named = [f"{LETTERS[kind]} {words[kind]}" for kind in LETTERS if kind in kinds]
     return [

@@ -14,7 +14,7 @@ ACCURACIES = ("acc", "exact_match", "em", "pass@", "f1")
 MEAN, WORST = "mean", "worst"
 """Names of the two measures over all objectives, beside those of metrics."""
 
-BaselineKind = Literal["base", "expert", "average", "soup", "single"]
+BaselineKind = Literal["base", "expert", "average", "soup", "single", "ensemble"]
 
 
 def is_fraction(metric: str) -> bool:
@@ -45,6 +45,8 @@ def baseline_kind(name: str) -> BaselineKind:
         return "base"
     if name == "uniform":
         return "average"
+    if name == "ensemble":
+        return "ensemble"
     if name.startswith("soup-") and "+" in name:  # which no expert's name may have
         return "soup"
     return "single" if name.startswith("single-") else "expert"

@@ -28,6 +28,7 @@ BASELINES: dict[BaselineKind, str] = {
     "average": "average of the experts",
     "soup": "greedy soup",
     "single": "best single coefficient",
+    "ensemble": "logit ensemble of the experts, no model: cannot be exported",
 }
 """Kinds of baselines in words."""
 

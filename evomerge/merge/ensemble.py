@@ -1,7 +1,8 @@
 """A logit ensemble: several live models that answer as one, to compare merges with.
 
 It costs as many forward passes and as much memory as it has models, and is no checkpoint: it cannot be
-exported, nor be a candidate (Hansen and Salamon 1990; Li et al. 2023, arXiv:2309.15698, section 5).
+exported, nor be a candidate of a search, whose baseline it may be (Hansen and Salamon 1990; Li et al. 2023,
+arXiv:2309.15698, section 5).
 """
 
 from __future__ import annotations

@@ -82,6 +82,8 @@ class _Writer:
         recipe = self.recipe
         if recipe.mixture is not None:
             raise _Unsayable("it is a mixture of experts")
+        if recipe.ensemble:
+            raise _Unsayable("its models answer together, and are not merged")
         for name in recipe.checkpoints:
             if not self.full(name).names.decoder:
                 raise _Unsayable("its places are those of a decoder alone")

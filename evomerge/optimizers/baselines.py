@@ -10,6 +10,7 @@ search items; the best single coefficient is chosen there too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -31,6 +32,9 @@ from evomerge.recipe.recipe import (
 
 UNIFORM = "uniform"
 
+ENSEMBLE = "ensemble"
+"""All experts by the mean of their logits: no merge, but what merging gives up to be one model."""
+
 SOUP = "soup-"
 """How the id of an average of some experts begins; their names follow, with `+` between them."""
 
@@ -49,11 +53,13 @@ def baseline_recipes(
     dtype: str,
     form: ModelForm = AS_BASE,
     soups: Iterable[str] = (),
+    ensemble: bool = False,
 ) -> dict[str, Recipe]:
     """Id to recipe, in the order in which they are evaluated.
 
     They have the `form` of the campaign. Of averages of some experts there are those whose ids are `soups`.
-    Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C.
+    Ids are `base`, the experts' names, `uniform` and `single-C` for each coefficient C, and where it is
+    wanted `ensemble`.
     """
     recipes = {name: checkpoint_recipe(sources, name, layers, dtype) for name in ("base", *experts)}
     share = 1.0 / len(experts)
@@ -65,6 +71,9 @@ def baseline_recipes(
         members = name.removeprefix(SOUP).split("+")
         weights = {expert: 1.0 / len(members) if expert in members else 0.0 for expert in experts}
         recipes[name] = coefficients_recipe(sources, weights, layers, dtype)
+    if ensemble:
+        known = {name: sources[name] for name in ("base", *experts)}
+        recipes[ENSEMBLE] = replace(recipes["base"], sources=known, ensemble=tuple(experts))
     return {name: form.given(recipe, sources) for name, recipe in recipes.items()}
 
 
@@ -136,7 +145,7 @@ def freeze(
     best = min(singles, key=lambda name: (means[name], name)) if singles else None
     soup = greedy_soup(objectives, metrics, experts, failed)[0]
     shown = ["base", *experts, *([UNIFORM] if UNIFORM in values else [])]
-    shown += [name for name in (*soups_in([soup]), best) if name and name in values]
+    shown += [name for name in (*soups_in([soup]), best, ENSEMBLE) if name and name in values]
     return BaselinesEvent(
         ideal=scaling.ideal,
         nadir=scaling.nadir,

@@ -76,7 +76,7 @@ class _RecipeReader:
             return None
         kinds = {"sources": dict, "path": list, "outer": dict, "dtype": str, "config": dict}
         kinds |= {"chat_template": str, "rope": str, "heads": str, "towers": str}
-        known = {"schema", "tokenizer", "mixture", *kinds}
+        known = {"schema", "tokenizer", "mixture", "ensemble", *kinds}
         for key in sorted(set(data) - known):
             self.fault(key, "unknown field", todo=f"known: {', '.join(sorted(known))}", code="E104")
         for key in ("sources", "path", "outer"):
@@ -155,6 +155,9 @@ class _RecipeReader:
             wrong = "must be a whole number of rows"
             self.fault("tokenizer.pad_to_multiple_of", wrong, multiple)
         mixture = mixture_from_json(data["mixture"], full, self.fault) if "mixture" in data else None
+        ensemble = data.get("ensemble", [])
+        if not isinstance(ensemble, list) or not all(name in full for name in map(str, ensemble)):
+            self.fault("ensemble", "must be a list of checkpoint sources", ensemble)
         if self.problems:
             return None
         return Recipe(
@@ -172,6 +175,7 @@ class _RecipeReader:
             heads=data.get("heads", ""),
             towers=data.get("towers", ""),
             mixture=mixture,
+            ensemble=tuple(ensemble),
         )
 
     def _tokens(self, given: Any, sources: Mapping[str, Source | None]) -> dict[str, TokenRow]:

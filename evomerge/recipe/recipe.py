@@ -138,6 +138,8 @@ class Recipe:
             of the others stay beside the merge. Empty for heads that are merged as they are.
         towers: `text`, where decoders are merged into the text tower of the base; else empty.
         mixture: whose MLPs become the experts of a mixture on top of the merge; None for a dense model.
+        ensemble: checkpoint sources that answer in place of the merge, by the mean of their logits; they can
+            be scored, and not exported.
     """
 
     sources: Mapping[str, Source]
@@ -154,6 +156,7 @@ class Recipe:
     heads: str = ""
     towers: str = ""
     mixture: Mixture | None = None
+    ensemble: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON data, paths included."""
@@ -180,6 +183,8 @@ class Recipe:
             data["chat_template"] = self.chat_template
         if self.mixture is not None:
             data["mixture"] = self.mixture.to_json()
+        if self.ensemble:
+            data["ensemble"] = list(self.ensemble)
         return data
 
     @cached_property

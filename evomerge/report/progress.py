@@ -19,6 +19,7 @@ from evomerge.ledger.events import (
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
+from evomerge.optimizers.baselines import ENSEMBLE
 
 POINTS = 240
 """Most points of a curve."""
@@ -106,7 +107,8 @@ def stage_words(history: History, events: Sequence[Event]) -> str:
 
 
 def _baselines(history: History, objectives: Sequence[Objective], scaling: Scaling) -> float:
-    known = [c for c in history.candidates.values() if c.is_baseline and "search" in c.evaluations]
+    models = [c for c in history.candidates.values() if c.is_baseline and c.id != ENSEMBLE]
+    known = [c for c in models if "search" in c.evaluations]
     kept = history.feasible(distinct(known, "search"))
     if not kept:
         return 0.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign, identity_digest
-from evomerge.campaign.check_objectives import by_entropy, no_gradients
+from evomerge.campaign.check_objectives import by_entropy, no_ensemble, no_gradients
 from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.errors import (
     CheckpointError,
@@ -155,6 +155,7 @@ class Driver:
             self.dispatcher.record(GrantedEvent(grants=tuple(new)))
         self.prepare()
         self.check_gradients()
+        self.check_ensemble()
         self.dispatcher.phase = "baselines"
         self.baselines()
         self.check_racing()
@@ -235,6 +236,17 @@ class Driver:
             for metric in each.metrics
         }
         if problems := no_gradients(self.campaign, self.space, losses):
+            raise ConfigError(problems)
+
+    def check_ensemble(self) -> None:
+        """Refuse models that cannot answer together.
+
+        Raises:
+            ConfigError: E142.
+        """
+        assert self.history.prepared is not None
+        evaluators = self.history.prepared.evaluators.items()
+        if problems := no_ensemble(self.campaign, {name: each.losses for name, each in evaluators}):
             raise ConfigError(problems)
 
     def check_racing(self) -> None:

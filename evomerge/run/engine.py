@@ -27,6 +27,7 @@ from evomerge.evaluators.losses import Differentiable
 from evomerge.evaluators.registered import install
 from evomerge.ledger.events import PreparedEvaluator, PreparedEvent
 from evomerge.merge.device_map import visible_devices
+from evomerge.merge.ensemble import logit_ensemble
 from evomerge.merge.heads import Heads
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.mixture.planned import live_mixture, mixture_on
@@ -40,7 +41,7 @@ from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.objectives.scores import SPLITS, Scores
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import EACH, UNION, Recipe
+from evomerge.recipe.recipe import EACH, UNION, Recipe, checkpoint_recipe
 from evomerge.recipe.registered import install_methods
 from evomerge.recipe.rows import parse_rows
 from evomerge.run.generation_times import base_recipe, time_engines, writing
@@ -284,7 +285,7 @@ class Engine:
         return time_engines(self._subject(self.live().model, recipe), self.evaluators)
 
     def _merge(self, job: Job, distance: bool = False) -> _Merged:
-        """Bring a job's merge into the live model, or make a model of its mixture."""
+        """Bring a job's merge into the live model, or make a model of its mixture or ensemble."""
         assert job.recipe is not None
         start = time.perf_counter()
         recipe = recipe_from_json(
@@ -294,10 +295,12 @@ class Engine:
         digests = {name: source.digest for name, source in known if source.digest}
         self.weights.check(digests)
         self.statistics.know(digests | self._merged)
-        live = self.live() if recipe.mixture is None else None
+        live = None if recipe.mixture is not None or recipe.ensemble else self.live()
         loaded = time.perf_counter()
         plan = make_plan(recipe, self.folders, self.statistics)
-        if live is None:
+        if recipe.ensemble:
+            model, statistics = self._together(recipe)
+        elif live is None:
             model, statistics = self._mix(recipe, plan)
         else:
             report = live.materialize(plan, self.readers, distance)
@@ -309,6 +312,19 @@ class Engine:
         merged = time.perf_counter()
         seconds = {"load": loaded - start, "merge": merged - loaded}
         return _Merged(model, recipe, statistics, merged, seconds)
+
+    def _together(self, recipe: Recipe) -> tuple[PreTrainedModel, dict[str, float]]:
+        """Live models that answer as one; nothing of them is kept."""
+        device = visible_devices(self.setup.device, self.setup.devices)[0]
+        models, written = [], 0
+        for name in recipe.ensemble:
+            live = LiveModel.load(self.base, dtype=torch_dtype(self.setup.dtype), device=device)
+            known = recipe.checkpoints
+            own = checkpoint_recipe(known, name, self.base.layers, recipe.dtype)
+            plan = make_plan(own, self.folders, self.statistics)
+            written += live.materialize(plan, self.readers).tensors_written
+            models.append(live.model)
+        return logit_ensemble(models), {"tensors_written": float(written)}
 
     def _mix(self, recipe: Recipe, plan: MergePlan) -> tuple[PreTrainedModel, dict[str, float]]:
         """A model of a recipe's mixture: other layers are other parameters, so that each has its own."""

@@ -20,6 +20,7 @@ from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Objective, complete
+from evomerge.optimizers.baselines import ENSEMBLE
 from evomerge.recipe.recipe import canonical_json
 
 
@@ -37,9 +38,10 @@ def add_references(
 
 
 def first_references(history: History, objectives: Sequence[Objective]) -> References:
-    """The references of the first batch: the baselines."""
+    """The references of the first batch: the baselines that are models."""
     references = References()
-    baselines = (history.candidates[name] for name in history.reference_ids())
+    models = [name for name in history.reference_ids() if name != ENSEMBLE]
+    baselines = (history.candidates[name] for name in models)
     add_references(references, baselines, objectives, history.bounds())
     return references
 

@@ -248,7 +248,7 @@ def _settled_baselines(history: History) -> int:
 
 def _all_baselines(history: History) -> int:
     """Base, experts, uniform average, single coefficients, and the averages of some that were begun."""
-    some = len(soups_in(history.candidates))
+    some = len(soups_in(history.candidates)) + history.stated.has_ensemble
     return 2 + len(history.stated.experts) + len(history.stated.single) + some
 
 

@@ -19,7 +19,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
     ToldEvent,
 )
-from evomerge.optimizers.baselines import UNIFORM, is_soup
+from evomerge.optimizers.baselines import ENSEMBLE, UNIFORM, is_soup
 
 
 def check_order(events: Sequence[Event], result: Verification) -> bool:
@@ -33,6 +33,7 @@ def check_order(events: Sequence[Event], result: Verification) -> bool:
     before = len(result.problems)
     known = {"base", UNIFORM, *first.experts}
     known |= {f"single-{c:g}" for c in first.single}
+    known |= {ENSEMBLE} if first.has_ensemble else set()
     seen: set[type[Event]] = set()
     steady = first.is_steady
     asked = refinements = 0

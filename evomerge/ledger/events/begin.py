@@ -59,6 +59,11 @@ class CampaignEvent(Event):
         return tuple(self.config["baselines"]["single"])
 
     @property
+    def has_ensemble(self) -> bool:
+        """Whether the experts answering as one are a baseline."""
+        return bool(self.config["baselines"].get("ensemble"))
+
+    @property
     def objectives(self) -> tuple[Objective, ...]:
         """What is optimised, in the order of the campaign file."""
         return tuple(Objective(o["metric"], o["direction"]) for o in self.config["objectives"])
