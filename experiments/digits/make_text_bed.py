@@ -34,13 +34,11 @@ BATCH = 64
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def build_tokenizer(folder: Path) -> BertTokenizerFast:
+def build_tokenizer() -> BertTokenizerFast:
     """A tokenizer that knows every word of a number in both languages, and the hyphen."""
     words = {w for n in range(NUMBERS) for say in LANGUAGES.values() for w in pieces(say(n))}
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join((*SPECIAL, "-", *sorted(words))), encoding="utf-8")
-    return BertTokenizerFast(vocab_file=str(vocabulary), strip_accents=False, model_max_length=32)
+    vocabulary = {word: row for row, word in enumerate((*SPECIAL, "-", *sorted(words)))}
+    return BertTokenizerFast(vocab=vocabulary, strip_accents=False, model_max_length=32)
 
 
 def pieces(text: str) -> list[str]:
@@ -60,11 +58,11 @@ def train(
     steps: int,
     rate: float,
 ) -> None:
-    """AdamW on random batches, the rate falling to zero."""
+    """AdamW on random batches, the rate rising for a tenth of the steps and falling to zero."""
     model.train()
     rng = random.Random(SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
         chosen = rng.sample(items, BATCH)
         given = tokenizer([text for text, _ in chosen], padding=True, return_tensors="pt")
@@ -91,7 +89,7 @@ def campaign() -> dict[str, object]:
     """The campaign file's content."""
     return {
         "schema": 1,
-        "name": "numbers in words",
+        "name": "numbers-in-words",
         "seed": SEED,
         "base": {"path": "models/base"},
         "experts": {name: {"path": f"models/{name}"} for name in LANGUAGES},
@@ -112,14 +110,14 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "runs" / "digits" / "texts")
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--base-steps", type=int, default=300)
-    parser.add_argument("--expert-steps", type=int, default=300)
+    parser.add_argument("--base-steps", type=int, default=40)
+    parser.add_argument("--expert-steps", type=int, default=60)
     arguments = parser.parse_args()
     out = arguments.out
     began = time.perf_counter()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    tokenizer = build_tokenizer(out / "models" / "base")
+    tokenizer = build_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=arguments.hidden, num_hidden_layers=arguments.layers,
         num_attention_heads=max(2, arguments.hidden // 64), intermediate_size=4 * arguments.hidden,
@@ -141,7 +139,7 @@ def main() -> None:
     models = {"base": base}
     for name in LANGUAGES:
         models[name] = copy.deepcopy(base)
-        train(models[name], tokenizer, told[name], arguments.expert_steps, 5e-4)
+        train(models[name], tokenizer, told[name], arguments.expert_steps, 1e-3)
     for name, model in models.items():
         model.save_pretrained(out / "models" / name)
         tokenizer.save_pretrained(out / "models" / name)
