@@ -115,10 +115,15 @@ class Scaling:
         return Scaling(tuple(values.min(axis=0).tolist()), tuple(values.max(axis=0).tolist()))
 
     def scale(self, values: np.ndarray) -> np.ndarray:
-        """Scaled float64 [n, objectives]; an objective on which all agree is divided by 1."""
+        """Scaled float64 [n, objectives].
+
+        An objective on which base and experts agree is divided by its size, but at least by 1: a model of
+        twice as many parameters is at 1, a fraction stays what it is.
+        """
         ideal, nadir = np.asarray(self.ideal), np.asarray(self.nadir)
         span = nadir - ideal
+        alike = np.maximum(1.0, np.abs(ideal))
         scaled: np.ndarray = (np.asarray(values, dtype=np.float64) - ideal) / np.where(
-            span > 0, span, 1.0
+            span > 0, span, alike
         )
         return scaled

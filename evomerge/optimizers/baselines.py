@@ -159,6 +159,7 @@ def idle_objectives(
     objectives: Sequence[Objective],
     metrics: Mapping[str, Mapping[str, Metric]],
     experts: Sequence[str],
+    other_sizes: bool = False,
 ) -> list[Problem]:
     """Warnings (E131) of objectives that give a front nothing to weigh, as far as the baselines show.
 
@@ -169,6 +170,8 @@ def idle_objectives(
         objectives: in campaign order.
         metrics: baseline id to its metrics on search items; must hold base and experts.
         experts: the experts' names.
+        other_sizes: whether the search makes models of other sizes: what is minimised may then differ
+            although all baselines are alike.
     """
     values = np.array([complete(objectives, found).values for found in metrics.values()])
     compared = [row for row, name in zip(values, metrics, strict=True) if name in ("base", *experts)]
@@ -180,7 +183,7 @@ def idle_objectives(
             field=f"objectives[{index}]",
         )
         for index, objective in enumerate(objectives)
-        if constant[index]
+        if constant[index] and not (other_sizes and objective.direction == "minimize")
     ]  # fmt: skip
     if len(values) < FEWEST_POINTS:
         return found

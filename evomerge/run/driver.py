@@ -202,7 +202,9 @@ class Driver:
             metrics = self._baseline_metrics()
         event = freeze(self.campaign.objectives, metrics, experts, self.campaign.constraints, failed)
         self.dispatcher.record(event)
-        for problem in idle_objectives(self.campaign.objectives, metrics, experts):
+        space = self.campaign.space
+        others = space.layer_path is not None or space.mixture is not None
+        for problem in idle_objectives(self.campaign.objectives, metrics, experts, others):
             logger.warning("%s", problem.as_warning)
 
     def _baseline_recipes(self, more: Collection[str] = ()) -> dict[str, Recipe]:

@@ -27,6 +27,11 @@ def test_scaling_puts_the_best_at_0_and_the_worst_at_1() -> None:
     assert scaled == pytest.approx(np.array([[0.5, 1 / 3, 0], [0, 0, 0], [1, 1, 0]]))
     # Better than every model so far is below 0; where all agree, distances stay as they are.
     assert scaling.scale(np.array([[-1.7, 2.0, 1.5]])) == pytest.approx(np.array([[-1.0, 0.0, 0.5]]))
+    # Of a size they are shares of it.
+    sizes = Scaling.from_values(np.array([[-0.5, 2e6], [-0.9, 2e6]]))
+    assert sizes.scale(np.array([[-0.5, 3e6], [-0.9, 1e6]])) == pytest.approx(
+        np.array([[1.0, 0.5], [0.0, -0.5]])
+    )
 
 
 def test_a_raced_candidate_is_told_at_its_best() -> None:

@@ -105,6 +105,11 @@ def test_an_objective_that_is_the_same_for_all() -> None:
     rows |= {"uniform": metrics(0.3, 0.1), "single-1": metrics(0.2, 0.2)}
     (found,) = idle_objectives(OBJECTIVES, rows, EXPERTS)
     assert (found.code, found.field, found.found) == ("E131", "objectives[0]", "all have 0.25")
+    # Sizes are alike for all baselines of a search for models of other sizes.
+    assert idle_objectives(OBJECTIVES, rows, EXPERTS, other_sizes=True) == [found]
+    alike = {name: metrics(0.1 * n, 2.0) for n, name in enumerate(rows)}
+    assert [p.field for p in idle_objectives(OBJECTIVES, alike, EXPERTS)] == ["objectives[1]"]
+    assert idle_objectives(OBJECTIVES, alike, EXPERTS, other_sizes=True) == []
 
 
 TRIO = ("math", "code", "law")
