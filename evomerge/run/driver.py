@@ -248,7 +248,9 @@ class Driver:
         """
         assert self.history.prepared is not None
         evaluators = self.history.prepared.evaluators.items()
-        if problems := no_ensemble(self.campaign, {name: each.losses for name, each in evaluators}):
+        if problems := no_ensemble(
+            self.campaign, {name: bool(each.losses) for name, each in evaluators}
+        ):
             raise ConfigError(problems)
 
     def check_racing(self) -> None:
