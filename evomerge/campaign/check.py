@@ -69,7 +69,7 @@ class CheckReport:
         estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
             `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
             (rough, on processors only), `calibration_bytes` (statistics of the experts on a text, of which
-            each worker holds all).
+            each worker holds all), `mixture_bytes` (the largest mixture, of which each worker holds one).
     """
 
     problems: list[Problem] = field(default_factory=list)

@@ -8,8 +8,10 @@ from pathlib import Path
 from evomerge.campaign.campaign import Campaign
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.evaluators.declaration import Declaration, OpenedItems
+from evomerge.merge.mixture.architectures import MLP
 from evomerge.recipe.registered import find_method
 from evomerge.search_space import ModelLayout
+from evomerge.search_space.layer_path import EXPERTS
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOPS = {"float32": 45e9, "bfloat16": 135e9, "float16": 45e9}
@@ -55,28 +57,33 @@ def estimates_of(
         held_out += beside
     evaluations = config.budget.evaluations or 0
     statistics = calibration_bytes(campaign, base)
+    mixture = mixture_parameters(campaign, base)
+    held = statistics + mixture * BYTES[config.evaluation.dtype]
     folder = evaluations * (items + 4_000) + size + _rank_bytes(campaign, layout) + statistics
     estimates = {
         "parameters": float(layout.parameters),
         "items": float(items),
         "evaluations": float(evaluations),
-        "memory_bytes": float(memory_bytes(campaign, layout, storage, workers, statistics)),
-        "disk_bytes": float(folder),
+        "memory_bytes": float(memory_bytes(campaign, layout, storage, workers, held)),
+        "disk_bytes": float(folder + mixture * BYTES[storage]),
         "rescored": float(round(RESCORED * evaluations)),
     }
     if statistics:
         estimates["calibration_bytes"] = float(statistics)
+    if mixture:
+        estimates["mixture_bytes"] = float(mixture * BYTES[config.evaluation.dtype])
     share = held_out / items if items else 1.0
     return estimates | _seconds(campaign, layout, evaluations, tokens, share, workers)
 
 
 def memory_bytes(
-    campaign: Campaign, layout: ModelLayout, storage: str, workers: int, statistics: int = 0
+    campaign: Campaign, layout: ModelLayout, storage: str, workers: int, held: int = 0
 ) -> int:
     """Bytes of memory of one machine with so many workers of a campaign, Ray's own left out.
 
-    `statistics` on a calibration text (see `calibration_bytes`) are held by each worker. While they are
-    gathered the first one also holds an expert in float32, for Fisher diagonals its gradient too.
+    `held` is what each worker holds beside experts and live model: statistics on a calibration text, the
+    model of a mixture. While statistics are gathered the first one also holds an expert in float32, for
+    Fisher diagonals its gradient too.
     """
     copies = {None: 0, "input_grams": 1, "fisher": 2}[find_method(campaign.space.method).on_inputs]
     gathering = 4 * layout.parameters * copies
@@ -84,8 +91,25 @@ def memory_bytes(
     # Mapped experts are shared by the workers of a node; each worker holds one live model.
     mapped = (1 + len(campaign.experts)) * layout.parameters * BYTES[storage]
     together = len(campaign.experts) * live if campaign.config.baselines.ensemble else 0
-    each = WORKER_BASE_BYTES + live + together + statistics
+    each = WORKER_BASE_BYTES + live + together + held
     return workers * each + gathering + mapped + _rank_bytes(campaign, layout)
+
+
+def mixture_parameters(campaign: Campaign, base: CheckpointFolder) -> int:
+    """Parameters of the largest mixture of experts that a campaign may make, 0 where it makes none.
+
+    With Arrow's two sides every expert is there twice. Each lies in files for the moment while it is loaded.
+    """
+    section = campaign.space.mixture
+    if section is None:
+        return 0
+    experts = {
+        e for name in section.experts for e in (campaign.experts if name == EXPERTS else (name,))
+    }
+    count = len(experts) * (2 if section.gate_mode == "arrow" and section.sides == "both" else 1)
+    sizes = {name: header.elements for name, header in base.tensors.items()}
+    routed = sum(size for name, size in sizes.items() if MLP.fullmatch(name))
+    return sum(sizes.values()) + (count - 1) * routed
 
 
 def calibration_bytes(campaign: Campaign, base: CheckpointFolder) -> int:

@@ -116,8 +116,8 @@ def place(
         raise UsageError(_fault(wrong, "", f"{todo} or {(share + 1) * nodes}"))
     if memory_gib is None and report is not None and report.layout is not None:
         # On the cluster there may be devices, but what is copied to them passes through memory.
-        statistics = int(report.estimates.get("calibration_bytes", 0))
-        needed = memory_bytes(campaign, report.layout, report.storage, share, statistics)
+        held = sum(report.estimates.get(f"{what}_bytes", 0.0) for what in ("calibration", "mixture"))
+        needed = memory_bytes(campaign, report.layout, report.storage, share, int(held))
         memory_gib = math.ceil((SPARE * (needed + RAY_BYTES) + STORE_BYTES) / GIB)
     return Placement(
         nodes,

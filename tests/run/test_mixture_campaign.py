@@ -90,6 +90,15 @@ def test_mixtures_are_searched_and_their_active_parameters_known(root: Path) -> 
         assert parameters > active
         assert active > dense or mixture.per_token == 1
     assert seen > 1
+    whole = [n for n, genome in asked.items() if tuple(genome[:6]) == (0.0, 0.0, 1.0, 1.0, 1.0, 1.0)]
+    (parameters,) = {
+        e["metrics"]["size.parameters"]["value"]
+        for e in events
+        if e["event"] == "evaluated" and e["id"] in whole and e["split"] == "search"
+    }
+    found = check_campaign(load_campaign(root / "campaign.yaml")).estimates
+    # Routers are not counted beforehand.
+    assert 0.95 * parameters < found["mixture_bytes"] / 4 < parameters
     assert call("verify", root / "run").code == 0
 
 

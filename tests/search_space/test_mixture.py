@@ -83,6 +83,18 @@ def test_a_mixture_stands_on_the_merge_of_the_other_genes() -> None:
     assert other.encode(recipe) is None
 
 
+def test_prompts_are_those_of_the_experts_that_are_there() -> None:
+    prompts = {name: {"positive": [f"for {name}"], "negative": ["other"]} for name in EXPERTS}
+    found = space({"bands": 1, "gate_mode": "hidden", "prompts": prompts, "max_per_token": 1})
+    recipe = found.decode((1.0, 0.0, 1.0, 1.0))
+    assert recipe.mixture is not None
+    assert {n: p.positive for n, p in recipe.mixture.prompts.items()} == {
+        name: (f"for {name}",) for name in ("code", "chat")
+    }
+    assert recipe_from_json(recipe.to_json()) == recipe
+    assert found.encode(recipe) == (1.0, 0.0, 1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("section", "match"),
     [
