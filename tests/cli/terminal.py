@@ -61,7 +61,7 @@ class Forked:
         for number, path in ((1, self.out), (2, self.err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 240.0) -> None:
         """Wait for something to become true while the child runs."""
         end = time.monotonic() + seconds
         while not condition():
@@ -72,7 +72,7 @@ class Forked:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60.0) -> Output:
+    def wait(self, seconds: float = 240.0) -> Output:
         """The output, once the child has ended."""
         code = _reap(self.pid, seconds)
         return Output(code, self.out.read_text(), self.err.read_text())
@@ -96,7 +96,7 @@ def in_terminal(*words: object, columns: int = 100) -> tuple[int, str]:
         while chunk := os.read(read, 65536):
             received += chunk
     os.close(read)
-    return _reap(pid, 60.0), received.decode()
+    return _reap(pid, 240.0), received.decode()
 
 
 def _fork(become: Callable[[], None], words: tuple[object, ...]) -> int:
