@@ -49,11 +49,20 @@ FIRST = (
     "tests/faults/test_workers_lost.py",
     "tests/merge/passes/test_compiled.py",
     "tests/faults/test_ledger_hurt.py",
+    "tests/run/test_learned_front.py",
+    "tests/docs/test_commands.py",
+    "tests/report/test_in_chromium.py",
+    "tests/evaluators/test_generation.py",
+    "tests/test_gpu_benchmark.py",
+    "tests/merge/test_materialize.py",
+    "tests/evaluators/test_shipped_tasks.py",
+    "tests/export/test_interrupted.py",
     "tests/evaluators/test_racing.py",
 )
 """Files that take longest, the longest first: begun last, one of them would run alone at the end."""
 
 LAST = (
+    "tests/optimizers/test_conformance.py",
     "tests/checkpoint/",
     "tests/front/",
     "tests/mergekit/",
@@ -62,7 +71,7 @@ LAST = (
     "tests/recipe/",
     "tests/search_space/",
 )
-"""Rooms whose tests neither fork nor wait: they come after those that use Ray, and fill their pauses."""
+"""Tests that neither fork nor wait come after those that use Ray and fill their pauses, the longest first."""
 
 SLOW = (
     "tests/run/",
@@ -83,6 +92,8 @@ SLOW = (
     "tests/campaign/test_model_form",
     "tests/campaign/test_prepared",
     "tests/campaign/test_vocabularies",
+    "tests/docs/test_commands",
+    "tests/docs/test_notebook",
     "tests/docs/test_site",
     "tests/front/test_front",
     "tests/front/test_statistics",
@@ -174,7 +185,8 @@ def _turn(item: pytest.Item) -> int:
         return FIRST.index(file)
     if file in RAY:
         return len(FIRST) + 1
-    return len(FIRST) + (2 if file.startswith(LAST) else 0)
+    places = [place for place, room in enumerate(LAST) if file.startswith(room)]
+    return len(FIRST) + (2 + places[0] if places else 0)
 
 
 def pytest_collection_finish() -> None:
