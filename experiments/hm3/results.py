@@ -4,7 +4,8 @@ r"""Pictures and numbers of the study in this folder, all from its ledgers.
     python experiments/hm3/results.py runs/hm3 --out docs
 
 `hm3_study.svg`: hypervolume on held-out items of each arm's front, a dot a seed, with Student's 95 %
-interval, and hypervolume on search items against evaluations. `hm3_learning.svg`: what HM3's policy learnt,
+interval, beside that of the baselines (experts, averages, the best single coefficient), and hypervolume on
+search items against evaluations; `hm3_study.csv` has the dots. `hm3_learning.svg`: what HM3's policy learnt,
 from a replay of its campaigns: no number of it is in a ledger, but a fresh policy that is told what a ledger
 holds learns the same. `hm3_learning.csv` has what that shows. `--analytic EVALUATIONS` adds curves on the
 problem of `benchmarks/paths.py`.
@@ -29,10 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.paths import path_problem
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.prepared import prepared_baselines, prepared_space
-from evomerge.front.folder import open_campaign_folder
+from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.trace import trace
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.objective import Scaling
+from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.hm3 import Hm3
 from evomerge.optimizers.path_policy import Update
 from evomerge.optimizers.proposals import Proposals
@@ -109,13 +112,30 @@ def learning(curves: dict[str, list[list[Update]]], out: Path) -> None:
     save(figure, out / "hm3_learning.svg")
 
 
+def of_baselines(opened: OpenedFolder, scaling: Scaling) -> float:
+    """Hypervolume of a campaign's baselines alone, on the items that decide."""
+    front = opened.front()
+    values = [
+        [o.sign * each.metrics[front.split][o.metric].value for o in front.objectives]
+        for each in front.references
+    ]
+    return hypervolume(scaling.scale(np.array(values)))
+
+
 def comparison(study: Path, out: Path) -> None:
-    """The picture of the study."""
+    """The picture of the study, and its rows."""
     table = study_table(study)
+    done = [row for row in table.rows if row.phase == "done"]
+    with (out / "hm3_study.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["arm", "seed", "split", "hypervolume", "best_mean", "evaluations"])
+        for row in done:
+            numbers = [f"{row.hypervolume:.6g}", f"{row.best_mean:.6g}"]
+            writer.writerow([row.arm, row.seed, row.split, *numbers, row.evaluations])
     names = [arm.arm for arm in table.arms]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for place, arm in enumerate(table.arms):
-        own = [row.hypervolume for row in table.rows if row.arm == arm.arm and row.phase == "done"]
+        own = [row.hypervolume for row in done if row.arm == arm.arm]
         left.scatter([place] * len(own), own, color=f"C{place}", s=18, alpha=0.6)
         found = arm.measures.get("hypervolume")
         if found is not None and found.low is not None and found.high is not None:
@@ -128,7 +148,12 @@ def comparison(study: Path, out: Path) -> None:
         curves = []
         for folder in sorted((study / "runs").glob(f"{name}-[0-9]*")):
             opened = open_campaign_folder(folder)
-            scaling = scaling or opened.history.scaling
+            if scaling is None:
+                scaling = opened.history.scaling
+                assert scaling is not None
+                alone = of_baselines(opened, scaling)
+                left.axhline(alone, color="0.6", linestyle=":", linewidth=1.2)
+                left.annotate("baselines", (len(names) - 1, alone), va="bottom", ha="right", fontsize=8)
             points = trace(opened.history, opened.events, opened.history.stated.objectives, scaling)
             curves.append([point.hypervolume for point in points])
         curves = [curve for curve in curves if curve]
@@ -140,6 +165,7 @@ def comparison(study: Path, out: Path) -> None:
     right.legend(fontsize=8)
     figure.tight_layout()
     save(figure, out / "hm3_study.svg")
+    print(f"baselines alone {alone:.4f}")
 
 
 def save(figure: Any, file: Path) -> None:
