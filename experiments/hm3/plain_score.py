@@ -1,6 +1,6 @@
 """An exported path scored by transformers alone, on the selection items of this folder.
 
-    evomerge export runs/hm3/runs/path-20 prefer:math=0.7,code=0.3 out
+    evomerge export runs/hm3/runs/path-hm3-20 prefer:math=0.7,code=0.3 out
     python experiments/hm3/plain_score.py out
 
 Nothing of evomerge is imported. Of each item's choices the one with the highest log probability is taken, as

@@ -5,10 +5,11 @@ r"""Pictures and numbers of the study in this folder, all from its ledgers.
 
 `hm3_study.svg`: hypervolume on held-out items of each arm's front, a dot a seed, with Student's 95 %
 interval, beside that of the baselines (experts, averages, the best single coefficient), and hypervolume on
-search items against evaluations; `hm3_study.csv` has the dots. `hm3_learning.svg`: what HM3's policy learnt,
+search items against evaluations; `hm3_study.csv` has the dots, and how far from
+layers in order paths were. `hm3_learning.svg`: what HM3's policy learnt,
 from a replay of its campaigns: no number of it is in a ledger, but a fresh policy that is told what a ledger
-holds learns the same. `hm3_learning.csv` has what that shows. `--analytic EVALUATIONS` adds curves on the
-problem of `benchmarks/paths.py`.
+holds learns the same. `hm3_learning.csv` has what that shows. `--learning` names another study for that,
+`--analytic EVALUATIONS` adds curves on the problem of `benchmarks/paths.py`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.paths import path_problem
+from benchmarks.paths import edits, path_problem
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.prepared import prepared_baselines, prepared_space
+from evomerge.campaign.recorded import recorded_space
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.trace import trace
 from evomerge.ledger.history import ITEMS_FOLDER
@@ -40,7 +42,8 @@ from evomerge.optimizers.hm3 import Hm3
 from evomerge.optimizers.path_policy import Update
 from evomerge.optimizers.proposals import Proposals
 from evomerge.run.replay import campaign_optimizer, refiners, replay, seeds
-from evomerge.run.study.table import study_table
+from evomerge.run.standing import phase_of
+from evomerge.run.study.table import estimate, study_table
 
 SHOWN = (
     ("reward", "mean reward"),
@@ -122,16 +125,46 @@ def of_baselines(opened: OpenedFolder, scaling: Scaling) -> float:
     return hypervolume(scaling.scale(np.array(values)))
 
 
+def without_paths(opened: OpenedFolder, scaling: Scaling) -> tuple[float, float]:
+    """Hypervolume of all that was scored on selection items, and of those whose layers are in order."""
+    space = recorded_space(opened.history)
+    values, plain = [], []
+    for each in opened.history.candidates.values():
+        found = each.evaluations.get("selection")
+        if found is not None and each.genome is not None:
+            objectives = opened.history.stated.objectives
+            values.append([o.sign * found.metrics[o.metric].value for o in objectives])
+            plain.append(space.decode(each.genome).is_identity_path(space.layout.layers))
+    scaled = scaling.scale(np.array(values))
+    return hypervolume(scaled), hypervolume(scaled[np.array(plain)])
+
+
+def apart(opened: OpenedFolder) -> tuple[float, float]:
+    """Edits from all layers in order of the nearest source, and layers: means of all that was searched."""
+    space = recorded_space(opened.history)
+    count = space.layout.layers
+    found = []
+    for each in opened.history.candidates.values():
+        if each.genome is not None:
+            path = [(step.source, step.layer) for step in space.decode(each.genome).path]
+            orders = ([(name, at) for at in range(count)] for name in {source for source, _ in path})
+            found.append((min(edits(path, order) for order in orders), len(path)))
+    means = np.mean(found, axis=0)
+    return float(means[0]), float(means[1])
+
+
 def comparison(study: Path, out: Path) -> None:
     """The picture of the study, and its rows."""
     table = study_table(study)
     done = [row for row in table.rows if row.phase == "done"]
     with (out / "hm3_study.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["arm", "seed", "split", "hypervolume", "best_mean", "evaluations"])
+        names = ["hypervolume", "best_mean", "edits", "layers"]
+        writer.writerow(["arm", "seed", "split", "evaluations", *names])
         for row in done:
-            numbers = [f"{row.hypervolume:.6g}", f"{row.best_mean:.6g}"]
-            writer.writerow([row.arm, row.seed, row.split, *numbers, row.evaluations])
+            far = apart(open_campaign_folder(study / "runs" / f"{row.arm}-{row.seed}"))
+            numbers = [f"{value:.6g}" for value in (row.hypervolume, row.best_mean, *far)]
+            writer.writerow([row.arm, row.seed, row.split, row.evaluations, *numbers])
     names = [arm.arm for arm in table.arms]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for place, arm in enumerate(table.arms):
@@ -145,7 +178,7 @@ def comparison(study: Path, out: Path) -> None:
     left.set(title="front on held-out items", ylabel="hypervolume")
     scaling = None
     for place, name in enumerate(names):
-        curves = []
+        curves, added = [], []
         for folder in sorted((study / "runs").glob(f"{name}-[0-9]*")):
             opened = open_campaign_folder(folder)
             if scaling is None:
@@ -154,8 +187,14 @@ def comparison(study: Path, out: Path) -> None:
                 alone = of_baselines(opened, scaling)
                 left.axhline(alone, color="0.6", linestyle=":", linewidth=1.2)
                 left.annotate("baselines", (len(names) - 1, alone), va="bottom", ha="right", fontsize=8)
+            if name.startswith("both") and phase_of(opened.history) == "done":
+                whole, plain = without_paths(opened, scaling)
+                added.append(whole - plain)
             points = trace(opened.history, opened.events, opened.history.stated.objectives, scaling)
             curves.append([point.hypervolume for point in points])
+        if added:
+            mean = estimate(added)
+            print(f"{name}: paths added {mean.mean:+.4f} [{mean.low}, {mean.high}] to its merges")
         curves = [curve for curve in curves if curve]
         if curves:
             length = min(map(len, curves))
@@ -179,14 +218,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--learning", type=Path, metavar="STUDY", help="whose policies are drawn")
     parser.add_argument("--analytic", type=int, default=0, metavar="EVALUATIONS")
     words = parser.parse_args()
     comparison(words.study, words.out)
-    rows = study_table(words.study).rows
+    learning_from = words.learning or words.study
+    rows = study_table(learning_from).rows
     done = sorted(row.seed for row in rows if row.arm == "path-hm3" and row.phase == "done")
     curves = {}
     if done:
-        curves["quickstart"] = [updates(words.study / "runs" / f"path-hm3-{seed}") for seed in done]
+        curves["quickstart"] = [updates(learning_from / "runs" / f"path-hm3-{seed}") for seed in done]
     if words.analytic:
         curves["analytic"] = [analytic(words.analytic, seed) for seed in range(5)]
     learning(curves, words.out)
