@@ -8,7 +8,7 @@ from typing import Any
 from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.output import plain, table_console
 from evomerge.front.descent import descent_text
-from evomerge.front.tables import ruled, scores_table
+from evomerge.front.tables import ruled, scores_lines
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.scores import SPLITS
@@ -110,7 +110,8 @@ def print_candidate(history: History, candidate: Candidate) -> None:
         answered = f"{sum(candidate.seen.values())} of {history.search_items} items"
         tell(f"given up after {answered}: {candidate.beaten_by} is better on every task")
         tell("")
-        console.print(scores_table({"search": candidate.raced.metrics}))
+        for line in scores_lines({"search": candidate.raced.metrics}, console.width):
+            tell(line)
     elif not candidate.evaluations:
         tell("not scored yet")
     if candidate.attempts_lost:
@@ -118,7 +119,8 @@ def print_candidate(history: History, candidate: Candidate) -> None:
     splits = [split for split in SPLITS if split in candidate.evaluations]
     if splits:
         tell("")
-        console.print(scores_table({s: candidate.evaluations[s].metrics for s in splits}))
+        for line in scores_lines({s: candidate.evaluations[s].metrics for s in splits}, console.width):
+            tell(line)
         tell("")
     for split in splits:
         for bound in history.bounds(split):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from evomerge.cli.output import log_console, say, say_json
 from evomerge.cli.worker_lines import worker_lines
-from evomerge.front.tables import ruled, shown_value
+from evomerge.front.tables import NARROW_NAME, shown_value
+from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
 from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
 from evomerge.run.limits import ended_text
@@ -18,7 +19,6 @@ from evomerge.run.watch import Watch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from evomerge.ledger.history import History
     from evomerge.run.driver import Progress
@@ -115,7 +115,8 @@ class Live(Display):
             return Text(f"starting workers, {passed}")
         parts: list[RenderableType] = [head(now, passed), bar(now)]
         if now.best:
-            parts.append(best_table(now))
+            lines = best_lines(now, self.live.console.width)
+            parts.append(Text("\n".join(lines), no_wrap=True))
         notes = []
         if now.hypervolume is not None:
             drawn = sparkline(self.volumes, SPARKLINE)
@@ -181,22 +182,18 @@ def bar(now: Standing) -> RenderableType:
     return grid
 
 
-def best_table(now: Standing) -> Table:
+def best_lines(now: Standing, width: int) -> list[str]:
     """The best value of each objective so far against the best expert's, on search items."""
-    from rich.table import Table
-
-    table = Table(box=ruled(), pad_edge=False, show_edge=False)
-    table.add_column("objective")
-    table.add_column("best so far", justify="right")
-    table.add_column("model")
-    table.add_column("best expert", justify="right")
-    table.add_column("expert")
-    for best in now.best:
-        table.add_row(
-            best.metric,
-            shown_value(best.metric, best.value),
-            best.id,
-            shown_value(best.metric, best.expert_value),
-            best.expert,
-        )
-    return table
+    metrics = [best.metric for best in now.best]
+    rows: list[tuple[tuple[str, ...], tuple[str, ...], bool]] = [
+        (("best so far",), tuple(shown_value(b.metric, b.value) for b in now.best), True),
+        (("model",), tuple(best.id for best in now.best), False),
+        (("best expert",), tuple(shown_value(b.metric, b.expert_value) for b in now.best), True),
+        (("expert",), tuple(best.expert for best in now.best), False),
+    ]
+    values = [Column(head, tuple((text,) for text in cells), right) for head, cells, right in rows]
+    roomy = [Column(("objective",), tuple((name,) for name in metrics)), *values]
+    if width_of(roomy, 3) <= width:
+        return table_lines(roomy, 3)
+    narrow = Column(("objective",), tuple(in_pieces(name, NARROW_NAME) for name in metrics))
+    return table_lines([narrow, *values], 2)

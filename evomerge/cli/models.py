@@ -153,7 +153,7 @@ def import_(
 
 
 def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:
-    from evomerge.front.tables import scores_table
+    from evomerge.front.tables import scores_lines
     from evomerge.front.words import duration, size
 
     if as_json:
@@ -173,7 +173,8 @@ def _print_report(report: ExportReport, out: Path, as_json: bool) -> None:
     if not report.scores:
         return
     tell("")
-    console.print(scores_table(report.scores))
+    for line in scores_lines(report.scores, console.width):
+        tell(line)
     if report.test_uses:
         times = "once" if report.test_uses == 1 else f"{report.test_uses} times"
         tell(f"\ntest items of this campaign have now been used {times} by exports")

@@ -12,6 +12,7 @@ from evomerge.cli.campaigns import AllowBenchmarkTest
 from evomerge.cli.output import (
     AllowTaskCode,
     Json,
+    plain,
     print_json,
     print_warning,
     say,
@@ -77,10 +78,10 @@ def refine(
 def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], as_json: bool) -> None:
     """The pick of a preference before the last refinement and now, on the items that decide now."""
     import numpy as np
-    from rich.table import Table
 
     from evomerge.front.front import pick
-    from evomerge.front.tables import ruled, shown_value
+    from evomerge.front.tables import NARROW_NAME, shown_value
+    from evomerge.front.text_table import Column, in_pieces, table_lines
     from evomerge.objectives.pareto import chebyshev
 
     now = opened.front()
@@ -95,28 +96,26 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
         name: float(chebyshev(np.array(member.scaled), np.array(weights)))
         for name, member in rows.items()
     }
+    metrics = [objective.metric for objective in now.objectives]
     spent = opened.history.refined[len(opened.history.refinements) - 1]
     if as_json:
         found: dict[str, Any] = {name: member.to_json() for name, member in rows.items()}
-        metrics = [objective.metric for objective in now.objectives]
         near = dict(zip(metrics, weights, strict=True))
         print_json(
             {"preference": near, "split": now.split, "evaluations": spent, "distance": distances}
             | found
         )
         return
-    table = Table(box=ruled(), pad_edge=False, show_edge=False)
-    table.add_column(f"prefer {prefer.removeprefix('prefer:')}")
-    table.add_column("model")
-    for objective in now.objectives:
-        table.add_column(objective.metric, justify="right")
-    table.add_column("distance", justify="right")
-    for name, member in rows.items():
-        metrics_of = member.metrics[now.split]
-        values = [shown_value(o.metric, metrics_of[o.metric].value) for o in now.objectives]
-        table.add_row(name, member.id, *values, f"{distances[name]:.4f}")
+    names = [f"model, by {prefer.removeprefix('prefer:')}", *metrics, "distance"]
+    columns = [Column(("",), tuple(in_pieces(name, NARROW_NAME) for name in names))]
+    for head, member in rows.items():
+        of = member.metrics[now.split]
+        values = [shown_value(o.metric, of[o.metric].value) for o in now.objectives]
+        cells = [member.id, *values, f"{distances[head]:.4f}"]
+        columns.append(Column((head,), tuple((text,) for text in cells), right=True))
     console = table_console()
-    console.print(table)
+    for line in table_lines(columns, 3):
+        console.print(plain(line), markup=False, soft_wrap=True)
     say(
         f"{spent} evaluations near it; {now.split} items; distance: 0 is ideal in all that is preferred"
     )

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 from evomerge.files.storage import cannot_write, publish_file
 from evomerge.front.front import Front, Member, broken_by
 from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
+from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
 from evomerge.objectives.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
     from rich.box import Box
-    from rich.table import Table
 
     from evomerge.front.statistics import Interval
+
+NARROW_NAME = 16
+"""Columns for the name of a metric where there is little room."""
 
 BASELINES: dict[BaselineKind, str] = {
     "base": "base",
@@ -100,26 +103,27 @@ def baseline_label(front: Front, member: Member) -> str:
     return f"{label}; breaks {', '.join(map(str, bounds))}" if bounds else label
 
 
-def scores_table(scores: Mapping[str, Mapping[str, Metric]]) -> Table:
-    """Metrics down, splits across."""
-    from rich.table import Table
+def scores_lines(scores: Mapping[str, Mapping[str, Metric]], width: int) -> list[str]:
+    """Metrics down, splits across; names in pieces where `width` has no room for the roomy form."""
+    roomy, narrow = (_score_columns(scores, broken) for broken in (False, True))
+    return table_lines(roomy, 3) if width_of(roomy, 3) <= width else table_lines(narrow, 2)
 
+
+def _score_columns(scores: Mapping[str, Mapping[str, Metric]], broken: bool) -> list[Column]:
     splits = [split for split in SPLITS if split in scores]
-    table = Table(box=ruled(), pad_edge=False, show_edge=False)
-    table.add_column("score")
+    names = list(dict.fromkeys(name for split in splits for name in scores[split]))
+    whole = [f"{name} %" if is_fraction(name) else name for name in names]
+    rows = [in_pieces(text, NARROW_NAME) if broken else (text,) for text in whole]
+    columns = [Column(("score",), tuple(rows))]
     for split in splits:
-        table.add_column(split, justify="right")
-    both = {"search", "selection"} <= set(splits)
-    if both:
-        table.add_column("search − selection", justify="right")
-    for name in dict.fromkeys(name for split in splits for name in scores[split]):
-        found = [scores[split].get(name) for split in splits]
-        unit = " %" if is_fraction(name) else ""
-        cells = ["" if metric is None else shown_metric(name, metric) for metric in found]
-        if both:
-            cells.append(_difference(name, scores["search"].get(name), scores["selection"].get(name)))
-        table.add_row(f"{name}{unit}", *cells)
-    return table
+        found = [(name, scores[split].get(name)) for name in names]
+        cells = tuple(("" if m is None else shown_metric(name, m),) for name, m in found)
+        columns.append(Column((split,), cells, right=True))
+    if {"search", "selection"} <= set(splits):
+        pairs = [(name, scores["search"].get(name), scores["selection"].get(name)) for name in names]
+        head = ("search −", "selection") if broken else ("search − selection",)
+        columns.append(Column(head, tuple((_difference(*pair),) for pair in pairs), right=True))
+    return columns
 
 
 def _difference(name: str, first: Metric | None, second: Metric | None) -> str:

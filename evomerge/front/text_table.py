@@ -77,8 +77,11 @@ def filled(items: Sequence[str], width: int, between: str = ", ") -> list[str]:
 
 
 def in_pieces(name: str, width: int) -> tuple[str, ...]:
-    """The name of a metric in lines of about `width`, broken before dots, after underscores and at spaces."""
-    pieces = re.split(r"(?<=_)|(?=\.)|(?<= )", name)
+    """The name of a metric in lines of about `width`, broken before dots, after underscores and at blanks.
+
+    Not at the blank before a percent sign, which would stand alone.
+    """
+    pieces = re.split(r"(?<=_)|(?=\.)|(?<= )(?!%)", name)
     lines: list[str] = []
     for piece in pieces:
         if lines and cell_len((lines[-1] + piece).rstrip()) <= width:

@@ -70,6 +70,16 @@ class KnowsDescent(Protocol):
         ...
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """An optimizer that searches in stages."""
+
+    @property
+    def stage(self) -> int:
+        """Number, from 0, of the stage that asked last; recorded for people, and never read again."""
+        ...
+
+
 Note = tuple[float, ...]
 """What an optimizer wants to know of a candidate beside its genome."""
 

@@ -67,6 +67,11 @@ class Stages:
         """Whether a stage looks at the score of every item: also of what an earlier one evaluated."""
         return any(optimizer_kind(stage.kind).wants_items for stage in self._stages)
 
+    @property
+    def stage(self) -> int:
+        """Number of the stage that asked last."""
+        return self._number
+
     def ask(self) -> list[Genome]:
         """The next batch of the stage, or the first of the next one."""
         self._turns.may_ask()

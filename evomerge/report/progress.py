@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.campaign.campaign import campaign_from_json
 from evomerge.front.selection import distinct
 from evomerge.front.trace import spread_out, trace
 from evomerge.ledger.candidate import Candidate
@@ -80,13 +81,15 @@ def _stages(history: History, events: Sequence[Event]) -> list[tuple[str, list[s
     size = population * max(1, -(-history.asked // (population * MOST_STAGES)))
     stages: list[tuple[str, list[str]]] = []
     slopes = known = 0
-    asker: tuple[int | None, str] = (None, "")
+    asker: tuple[int | None, int | None, str] = (None, None, "")
+    stated = _stated_stages(history)
     for event in events:
         if isinstance(event, SlopeEvent):
             slopes += 1
         elif isinstance(event, AskedEvent):
             by = CHOSEN_BY.get(event.forecast.by, "") if event.forecast is not None else ""
-            now = (event.refinement, by or asker[1])
+            by = by if event.stage is None else stated[event.stage]
+            now = (event.refinement, event.stage, by or asker[2])
             if slopes > known or now != asker or not stages or len(stages[-1][1]) >= size:
                 refined = "refined" if event.refinement is not None else ""
                 stages.append((refined or by or (f"({slopes} slopes)" if slopes > known else ""), []))
@@ -96,6 +99,12 @@ def _stages(history: History, events: Sequence[Event]) -> list[tuple[str, list[s
     return stages
 
 
+def _stated_stages(history: History) -> list[str]:
+    """What each of the campaign file's stages searches, and how."""
+    stated = campaign_from_json(history.config).stages if history.config.get("stages") else ()
+    return [f"{stage.searches}, {stage.kind}" for stage in stated]
+
+
 def stage_words(history: History, events: Sequence[Event]) -> str:
     """What the words beside the bars mean, as far as there are such."""
     said = {CHOSEN_BY.get(e.forecast.by) for e in events if isinstance(e, AskedEvent) and e.forecast}
@@ -103,6 +112,8 @@ def stage_words(history: History, events: Sequence[Event]) -> str:
     found += ["chart: a model's choice on it"] if "chart" in said else []
     found += ["model: a model's choice among all genomes"] if "model" in said else []
     found += ["refined: asked near a preference"] if history.refinements else []
+    if any(isinstance(e, AskedEvent) and e.stage is not None for e in events):
+        found.append("after the numbers, what a stage searched and by which optimizer")
     return f"; {'; '.join(found)}" if found else ""
 
 

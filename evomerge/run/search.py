@@ -20,7 +20,7 @@ from evomerge.ledger.events import (
     ToldEvent,
 )
 from evomerge.ledger.ledger import keep_genome
-from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer
+from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer, Staged
 from evomerge.optimizers.proposals import goes_on
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.slopes import Slope, SlopeRequest
@@ -209,6 +209,7 @@ class Search:
                 racing=racing,
                 refinement=self.dispatcher.account.asker,
                 forecast=forecast,
+                stage=self.optimizer.stage if isinstance(self.optimizer, Staged) else None,
             )
         )
         self._origins.note([each.id for each in entries], genomes)

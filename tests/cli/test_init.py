@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub.constants
 import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
 from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator
 from tests.cli.terminal import Forked, call
+from tests.cli.test_hub_models import put_into_cache
 from tests.evaluators.test_splits import write_task
 from tests.tiny_runs import finished
 
@@ -142,6 +144,18 @@ def test_hub_references(models, tmp_path):
     assert found.code == 0, found.err
     reference = load_campaign(tmp_path / "a" / "campaign.yaml").references()["x"]
     assert (reference.hub, reference.revision) == ("org/c", commit)
+    # Nobody knows how many layers a model has that is not here, and more bands than layers are refused.
+    assert "field: layer  " in (tmp_path / "a" / "search_space.yaml").read_text()
+
+
+def test_a_hub_base_in_the_cache_is_looked_at(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    base = put_into_cache(tmp_path / "hub", models / "base")
+    words = ["--base", f"{base['hub']}@{base['revision']}", "--expert", f"math={models / 'math'}"]
+    assert call("init", tmp_path / "new", *words).code == 0
+    assert "bands: 2" in (tmp_path / "new" / "search_space.yaml").read_text()
+    checked = call("check", tmp_path / "new" / "campaign.yaml")
+    assert checked.code == 0, checked.err
 
 
 def test_an_empty_folder_will_do(models, tmp_path):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from evomerge.cli.candidate import candidate_json, print_candidate
-from evomerge.cli.live import Lines, Live, open_display
+from evomerge.cli.live import Lines, Live, best_lines, open_display
 from evomerge.cli.output import show_log
 from evomerge.cli.seen import Seen
 from evomerge.cli.status_rows import status_rows
+from evomerge.front.tables import shown_value
 from evomerge.ledger.events import StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
@@ -238,6 +239,13 @@ def test_the_live_display_shows_workers_and_the_way_of_the_hypervolume():
     console.print(live.draw())
     text = console.export_text()
     assert "workers: 4, 25 % busy" in text
+    # Names in pieces, numbers whole, in a terminal however narrow.
+    best = live.now.best
+    long = [dataclasses.replace(b, metric=f"commonsense_reasoning.{b.metric}") for b in best]
+    narrow = best_lines(dataclasses.replace(live.now, best=tuple(long)), 60)
+    assert all(len(row) <= 60 for row in narrow)
+    assert all(any(shown_value(b.metric, b.value) in row for row in narrow) for b in long)
+    assert sum(row.startswith("reasoning") for row in narrow) == len(best)
     assert "█ (search scores)" in text
 
 

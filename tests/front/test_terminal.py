@@ -16,10 +16,12 @@ from evomerge.front.measures import is_fraction
 from evomerge.front.shown import Shown, Wish, choose_shown
 from evomerge.front.spanning import MOST
 from evomerge.front.statistics import Interval, Optimism
+from evomerge.front.tables import scores_lines
 from evomerge.front.terminal import members_lines, optimism_lines, title_lines
 from evomerge.front.text_table import filled, in_pieces, prose
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.objectives.objective import Objective
+from evomerge.objectives.scores import Metric
 from tests.front.fronts import made
 
 NAMES = (
@@ -183,5 +185,20 @@ def test_a_drawing_has_everyone_where_they_belong() -> None:
 def test_names_break_at_dots_underscores_and_blanks_only() -> None:
     assert in_pieces("python_completion.pass@1 %", 10) == ("python_", "completion", ".pass@1 %")
     assert in_pieces("a.acc %", 10) == ("a.acc %",)
+    assert in_pieces("translation.acc %", 5) == ("translation", ".acc %")
     assert filled(["aaa", "bbb", "ccc"], 8) == ["aaa,", "bbb, ccc"]
     assert prose("one two three", 20) == ["one two three"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_scores_keep_their_percent_sign_at_every_width(width: int) -> None:
+    metrics = {name: Metric(0.4567, 0.0123, 200) for name in NAMES}
+    lines = scores_lines({"search": metrics, "selection": metrics, "test": metrics}, width)
+    assert all(len(line) <= width for line in lines), max(lines, key=len)
+    text = "\n".join(lines)
+    assert text.count("45.7 ± 1.2") == 3 * sum(map(is_fraction, NAMES))
+    assert not re.search(r"^ *%", text, re.MULTILINE)
+    for name in NAMES:
+        last = re.split(r"(?<=_)|(?=\.)", name)[-1]
+        assert (f"{last} %" if is_fraction(name) else last) in text
+    assert ("commonsense_reasoning.acc_norm %" in text) == (width == 200)

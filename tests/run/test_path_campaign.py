@@ -19,6 +19,7 @@ from evomerge.ledger.history import History
 from evomerge.ledger.ledger import read_events
 from evomerge.recipe.json_form import recipe_from_json
 from tests.cli.terminal import call
+from tests.report.made import page_of
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, forked, run_file
 
@@ -170,6 +171,12 @@ def test_stages_share_a_ledger_and_go_on_where_they_were_killed(tmp_path: Path) 
     # Merges of the second stage are those of the first.
     assert {tuple(genome[:2]) for genome in asked[1]} <= {tuple(genome[:2]) for genome in asked[0]}
     assert any(genome[2:] != home for genome in asked[1])
+    numbers = [e["stage"] for e in events_of(tmp_path / "whole") if e["event"] == "asked"]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == {0, 1, 2}
+    bars = page_of(tmp_path / "whole").data["search"]["stages"]
+    named = dict.fromkeys(bar["name"].partition(" ")[2] for bar in bars)
+    assert list(named) == ["merge, nsga2", "path, nsga2", "both, hm3"]
     assert call("verify", tmp_path / "killed").code == 0
 
 

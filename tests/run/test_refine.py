@@ -92,6 +92,10 @@ def test_it_says_what_improved(refined: Path, tmp_path: Path) -> None:
     assert found["evaluations"] == 2
     assert [e["event"] for e in events_of(tmp_path / "run")].count("refine") == 2
     assert call("verify", tmp_path / "run").code == 0
+    shown = refine(tmp_path / "run", "--prefer", "pets=0.7,birds=0.3", "--evaluations", "1")
+    rows = {line[:14].strip(): line.split()[-2:] for line in shown.out.splitlines()}
+    assert rows["pets.acc"][1] == "%"
+    assert set(rows) >= {"birds.acc", "distance"}
 
 
 @pytest.mark.parametrize("moment", ["driver.before_asked=kill@3", "driver.before_selection=kill"])

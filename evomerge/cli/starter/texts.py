@@ -20,19 +20,20 @@ metrics: [acc]
 SEARCH_SPACE = """\
 # yaml-language-server: $schema=schemas/search-space.json
 # Which merges are searched: base + sum of weight * (expert - base), with a weight for each expert in
-# each band of layers. `evomerge list methods` shows the other methods and their coefficients.
+# each {part}. `evomerge list methods` shows the other methods and their coefficients.
 schema: 1
 method: task_arithmetic
 coefficients:
   weight:
-    field: band              # model, band, layer, layer_module or tensor
-    bands: {bands}
-    outside_layers: shared   # embeddings go with the first band, final norm and head with the last;
+{field}
+    outside_layers: shared   # embeddings go with the first of these, final norm and head with the last;
                              # `own` gives them weights of their own
     low: 0.0
     high: 1.5
     step: 0.01
 """
+
+BANDS = 4
 
 CAMPAIGN = """\
 # yaml-language-server: $schema=schemas/campaign.json
@@ -57,6 +58,15 @@ workers: {{pool: local, count: 1}}
 
 TOY_TASKS = "Two small example tasks. Put your own evaluators here, and their metrics below."
 OWN_TASKS = "Each with its own search, selection and test items, made by `evomerge split`."
+
+
+def search_space(layers: int | None) -> str:
+    """The search space of a base with so many layers; by layer, which fits any, where nobody knows."""
+    kinds = "# model, band, layer, layer_module or tensor"
+    field = "band" if layers else "layer"
+    lines = [f"    {f'field: {field}':<25}{kinds}"]
+    lines += [f"    bands: {min(BANDS, layers)}"] if layers else []
+    return SEARCH_SPACE.format(part="band of layers" if layers else "layer", field="\n".join(lines))
 
 
 def tasks_block(about: str, files: Sequence[str], objectives: Mapping[str, str]) -> str:

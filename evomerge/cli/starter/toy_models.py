@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 WORDS = ("The", "of", "is", "first", "last", "largest", "smallest", *map(str, range(10)))
+LAYERS = 3
 SEED = 20
 BATCH = 64
 STEPS = 60
@@ -89,7 +90,7 @@ def _model(vocabulary: int) -> Any:
             vocab_size=vocabulary,
             hidden_size=64,
             intermediate_size=128,
-            num_hidden_layers=3,
+            num_hidden_layers=LAYERS,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=32,

@@ -13,22 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.hub import cached_snapshot
+from evomerge.cli.starter import toy_models
 from evomerge.cli.starter.tasks import TASKS, write_tasks
 from evomerge.cli.starter.texts import (
     CAMPAIGN,
     EVALUATOR,
     OWN_TASKS,
-    SEARCH_SPACE,
     TOY_TASKS,
     models_block,
+    search_space,
     tasks_block,
 )
-from evomerge.errors import ConfigError, EnvironmentFault, Problem
+from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.evaluators.splits import BENCHMARK_NOTE, items_to_search, make_splits
 from evomerge.files.storage import cannot_write
 
-BANDS = 4
 CAMPAIGN_FILE = "campaign.yaml"
 
 
@@ -122,9 +124,8 @@ def _fill(
         evaluations=40 if toys else 60,
         dtype="float32" if toys else "bfloat16",
     )
-    bands = 3 if toys else min(BANDS, _layers(base))
-    space = SEARCH_SPACE.format(bands=bands)
-    (folder / "search_space.yaml").write_text(space, encoding="utf-8")
+    layers = toy_models.LAYERS if toys else _layers(base)
+    (folder / "search_space.yaml").write_text(search_space(layers), encoding="utf-8")
     (folder / CAMPAIGN_FILE).write_text(text, encoding="utf-8")
     _write_schemas(folder / "schemas")
     try:
@@ -133,10 +134,8 @@ def _fill(
         # The file is ours and about to be removed: the fault lies in what was asked for.
         raise ConfigError(Problem(p.code, p.wrong, p.found, p.todo) for p in error.problems) from None
     if toys:
-        from evomerge.cli.starter.toy_models import write_toy_models
-
         tell("no --base given: training toy models, in less than a minute")
-        write_toy_models(folder / "models", tell)
+        toy_models.write_toy_models(folder / "models", tell)
 
 
 def _write_schemas(folder: Path) -> None:
@@ -192,10 +191,12 @@ def _relative(reference: Mapping[str, str], folder: Path) -> dict[str, str]:
     return {**reference, "path": os.path.relpath(reference["path"], os.path.realpath(folder))}
 
 
-def _layers(base: Mapping[str, str]) -> int:
-    """Layers of the base, where its config can be read here; `check` looks closer."""
+def _layers(base: Mapping[str, str]) -> int | None:
+    """Layers of the base, of its smallest tower if it has several; None where it cannot be read here."""
+    path = base.get("path") or cached_snapshot(base["hub"], base["revision"])
+    if path is None:
+        return None
     try:
-        config = json.loads((Path(base["path"]) / "config.json").read_bytes())
-        return max(1, int(config["num_hidden_layers"]))
-    except (KeyError, OSError, ValueError, TypeError):
-        return BANDS
+        return min(open_folder(path, "base").layout.towers.values(), default=None)
+    except CheckpointError:
+        return None  # `check` says what is wrong with it

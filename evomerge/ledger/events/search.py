@@ -51,6 +51,7 @@ class AskedEvent(Event):
         racing: with racing, whom they race against.
         refinement: which asks, from 0; None for the campaign's own optimizer.
         forecast: what the optimizer expects of it, if it has a model.
+        stage: which one asked, from 0, where a search has stages; ledgers before 2026-12 lack it.
     """
 
     kind = "asked"
@@ -60,6 +61,7 @@ class AskedEvent(Event):
     racing: RacingRecord | None = None
     refinement: int | None = None
     forecast: Forecast | None = None
+    stage: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
