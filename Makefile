@@ -80,8 +80,9 @@ gpu: install
 	$(BIN)/python -m benchmarks.gpu --out $(GPU) --minutes $(GPU_MINUTES)
 	$(BIN)/python -m pytest -m gpu $$(grep -rl mark.gpu tests --include='test_*.py')
 
-# Wheels of what a bare machine with a GPU lacks, for its Python 3.12.
+# Wheels of what a bare machine with a GPU lacks, for its Python 3.12; one here (PYTHON312) installs and imports them.
 WHEELS := .wheels
+PYTHON312 ?= python3.12
 
 gpu-wheels: install
 	rm -rf $(WHEELS)
@@ -91,6 +92,7 @@ gpu-wheels: install
 		-c constraints.txt -r benchmarks/gpu/wheels.txt -d $(WHEELS)
 	@test $$(du -sm $(WHEELS) | cut -f1) -lt 60 || { echo "$(WHEELS) is larger than 60 MiB"; exit 1; }
 	@du -sh $(WHEELS)
+	EVOMERGE_WHEELS=$(WHEELS) PYTHON312=$(PYTHON312) $(BIN)/python -m pytest -rs tests/test_gpu_wheels.py
 
 # The documentation site, in site/, offline and without a warning; what the code says of itself is made first.
 docs: install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,22 +141,16 @@ def _lines(
     items: int,
     width: int,
 ) -> list[str]:
-    from evomerge.front.text_table import Column, prose, table_lines, width_of
+    from evomerge.front.text_table import prose
 
     rows = [_row(task) for task in found.tasks]
     if found.mean is not None:
         probability = _probability(found.probability_better_mean)
         rows.append(["mean %", "", "", _difference("mean", found.mean), probability, "", ""])
-    heads = ["score", found.a, found.b, f"{found.a} − {found.b}", f"P({found.a} better)", "won", "lost"]
-    columns = [
-        Column((head,), tuple((row[index],) for row in rows), right=index > 0)
-        for index, head in enumerate(heads)
-    ]
-    gap = 3 if width_of(columns, 3) <= width else 2
     intro = (
         f"{found.a} against {found.b} on {found.split} items that both answered, with 95 % intervals"
     )
-    lines = [*prose(intro, width), "", *table_lines(columns, gap)]
+    lines = [*prose(intro, width), "", *_table(found, rows, width)]
     for task in found.tasks:
         name = task.objective.metric.split(".")[0]
         for word, numbers in (("won", task.won), ("lost", task.lost)):
@@ -212,6 +207,25 @@ def _side_by_side(what: str, found: Comparison, values: dict[str, list[float]]) 
         ],
         3,
     )
+
+
+def _table(found: Comparison, rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Scores side by side, as roomy as `width` allows; names are broken where a person would break them."""
+    from evomerge.front.tables import NARROW_NAME
+    from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
+
+    a, b = found.a, found.b
+    whole = (("score",), (a,), (b,), (f"{a} − {b}",), (f"P({a} better)",), ("won",), ("lost",))
+    broken = (("score",), (a,), (b,), (f"{a} −", b), (f"P({a}", "better)"), ("won",), ("lost",))
+    for heads, compact, gap in ((whole, False, 3), (broken, False, 2), (broken, True, 1)):
+        cells = [[text.replace(" ± ", "±") if compact else text for text in row] for row in rows]
+        names = [(row[0],) if heads is whole else in_pieces(row[0], NARROW_NAME) for row in cells]
+        columns = [Column(heads[0], tuple(names))]
+        for index, head in enumerate(heads[1:], start=1):
+            columns.append(Column(head, tuple((row[index],) for row in cells), right=True))
+        if width_of(columns, gap) <= width:
+            break
+    return table_lines(columns, gap)
 
 
 def _row(task: TaskComparison) -> list[str]:

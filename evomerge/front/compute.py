@@ -122,7 +122,8 @@ def _scored(history: History, split: Split) -> list[Candidate]:
 def _values(
     candidates: Sequence[Candidate], objectives: Sequence[Objective], split: Split
 ) -> np.ndarray:
-    rows = [complete(objectives, c.evaluations[split].metrics).values for c in candidates]
+    scores = (candidate.evaluations[split].metrics for candidate in candidates)
+    rows = [[o.sign * metrics[o.metric].value for o in objectives] for metrics in scores]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 

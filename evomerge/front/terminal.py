@@ -124,7 +124,7 @@ def _columns(
     means = [mean_score(front.objectives, m.metrics.get(front.split, {})) for m in chosen]
     if any(found is not None for found in means):
         texts = ("" if found is None else f"{100 * found:.1f}" for found in means)
-        head = ("mean %",) if layout.heads == "whole" else ("mean", "%")
+        head = ("mean", "%") if layout.heads == "numbers" else ("mean %",)
         columns.append(Column(head, tuple((text,) for text in texts), right=True))
     if any(member.probability is not None for member in shown.members):
         texts = ("" if m.probability is None else f"{m.probability:.2f}" for m in chosen)

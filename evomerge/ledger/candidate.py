@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge.ledger.events import ScoredEvent
@@ -134,3 +134,11 @@ def evaluation_of(event: ScoredEvent) -> Evaluation:
         statistics=packed_numbers(event.statistics),
         same_as=event.same_as,
     )
+
+
+def by_own_names(origin: Origin | None, known: Mapping[str, Candidate]) -> Origin | None:
+    """An origin whose parents' ids are the candidates' own strings, of which each line of JSON has copies."""
+    if origin is None or origin.parents is None:
+        return origin
+    named = (known[name].id if name in known else name for name in origin.parents)
+    return replace(origin, parents=tuple(named))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.ledger.candidate import Candidate, Evaluation, evaluation_of
+from evomerge.ledger.candidate import Candidate, Evaluation, by_own_names, evaluation_of
 from evomerge.ledger.events import (
     AskedEvent,
     BaselinesEvent,
@@ -203,7 +203,7 @@ class History:
                 asked.genome,
                 event.generation,
                 note=asked.note,
-                origin=asked.origin,
+                origin=by_own_names(asked.origin, self.candidates),
                 asker=event.refinement,
                 number=self.asked_by[event.refinement],
             )
@@ -236,7 +236,8 @@ class History:
         self._tally(candidate, -1)
         evaluation = evaluation_of(event)
         candidate.evaluations[evaluation.split] = evaluation
-        candidate.failed_splits -= {evaluation.split}
+        if candidate.failed_splits:  # a difference, empty or not, is another set for each candidate
+            candidate.failed_splits -= {evaluation.split}
         candidate.forget_lost(evaluation.split)
         if evaluation.split == "search":
             self.arrivals.append(candidate.id)

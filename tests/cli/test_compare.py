@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ from evomerge.evaluators.items import item_id, json_lines
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.evaluators.lm_eval_declaration import task_files
 from evomerge.front.front import pick
-from tests.cli.terminal import call
+from tests.cli.terminal import call, in_terminal
 from tests.tiny_runs import Finished, finished
 
 
@@ -43,6 +44,15 @@ def test_two_models_item_by_item(campaign):
     genome = call("show", campaign.directory, knee, "--json").json["genome"]
     assert {name: pair[0] for name, pair in data["genes"].items()} == genome
     assert {pair[1] for pair in data["genes"].values()} == {0.0}
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_comparison_fits_into_a_terminal(campaign, columns):
+    code, text = in_terminal("compare", campaign.directory, "knee", "uniform", columns=columns)
+    assert code == 0
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip("\r") for line in text.split("\n")]
+    assert all(len(line) <= columns for line in lines), max(lines, key=len)
+    assert any(line.startswith("birds.acc % ") for line in lines)
 
 
 def test_texts_stand_in_the_order_of_the_results(campaign):

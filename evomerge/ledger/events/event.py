@@ -51,16 +51,23 @@ def _adapter(kind: type[Event]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """Fields of a dataclass; to ask it each time takes longer than to read them."""
+    return tuple(each.name for each in fields(kind))
+
+
 def _plain_fields(data: Any) -> dict[str, Any]:
-    found = ((each.name, getattr(data, each.name)) for each in fields(data))
+    found = ((name, getattr(data, name)) for name in _names(data.__class__))
     return {name: _plain(value) for name, value in found if value is not None}
 
 
 _NUMBERS = frozenset({int, float})
+_SCALARS = frozenset({str, bool, *_NUMBERS})
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, str | int | float):
+    if type(value) in _SCALARS or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
