@@ -21,7 +21,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 SCRIPTS = ("base.js", "front.js", "member.js", "search.js", "main.js")
 
@@ -74,8 +74,15 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["name"] = _name
     found: Template = environment.get_template("report")
     return found
+
+
+def _name(text: str) -> Markup:
+    """A metric with its unit: may be broken before a dot, and never before the percent sign."""
+    whole = str(escape(text)).replace(" %", "&nbsp;%")
+    return Markup(whole.replace(".", "<wbr>."))
 
 
 @cache

@@ -57,7 +57,7 @@ def curve(
         "hypervolume": [round(point.hypervolume, 5) for point in drawn],
         "stages": [
             {
-                "name": f"{end - count + 1}–{end}" + (f" {name}" if name else ""),
+                "name": (f"{end - count + 1}–" if count > 1 else "") + f"{end} {name}".rstrip(),
                 "candidates": count,
                 "gain": round(gain, 5),
             }

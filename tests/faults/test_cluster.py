@@ -15,11 +15,13 @@ from unittest import mock
 import psutil
 
 from evomerge.run.pool.ray_actors import NO_WORKERS_AHEAD, SLOW_STARTS
-from tests.faults.bed import RUN, finish, judge, report, write_toy_campaign
+from tests.cli.terminal import call
+from tests.faults.bed import RUN, evaluated_ids, finish, judge, write_toy_campaign
 from tests.faults.harness import Tally, Trial, row
 from tests.faults.test_driver_stopped import results_in
-from tests.faults.toy import write_plan
+from tests.faults.toy import executions
 from tests.tiny_ray import lean_ray
+from tests.tiny_runs import events_of
 
 REPOSITORY = Path(__file__).parents[2]
 SAID = "said.txt"
@@ -145,28 +147,54 @@ def cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
                         process.kill()
 
 
-@row("F13", "Ray nodes killed under load, then all of them; one comes back", quick=3, t1=6, t2=30)
-def test_f13_nodes_killed_and_capacity_gone(trial: Trial) -> Tally:
-    """Three nodes, one killed; then the others: the run says that it waits, and goes on with a new one."""
+@row(
+    "F13",
+    "Ray nodes that come and go under load; then none is left, and one comes",
+    quick=6,
+    t1=6,
+    t2=30,
+)
+def test_f13_nodes_come_and_go(trial: Trial) -> Tally:
+    """Each of three nodes goes without a word while another comes; then all go.
+
+    The run says that it waits, and goes on with a new one. Two candidates run until their nodes are gone, so
+    that the search is not over before, on any machine; `status` says what was lost, and nothing else is done
+    twice.
+    """
     with cluster(3) as (made, nodes):
         workers = {"workers": {"pool": "ray", "count": 3, "address": made.address}}
-        # What is left must take longer than it takes to kill two nodes.
-        file = write_toy_campaign(trial.folder, workers, seconds=1.5)
+        first, *_, last = evaluated_ids()
+        faults = {first: "sleep once", last: "sleep once"}
+        file = write_toy_campaign(trial.folder, workers, seconds=0.1, faults=faults)
         driver = drive(file)
         try:
-            until(lambda: results_in(trial.folder) >= 8, driver, file)
-            made.remove_node(nodes.pop(trial.rng.randrange(3)), allow_graceful=False)
-            until(lambda: results_in(trial.folder) >= 13, driver, file)
+            until(lambda: first in begun(trial.folder), driver, file)
+            for _ in range(3):
+                made.remove_node(nodes.pop(0), allow_graceful=False)
+                nodes.append(made.add_node(num_cpus=1))
+            until(lambda: last in begun(trial.folder), driver, file)
             for node in nodes:
                 made.remove_node(node, allow_graceful=False)
             until(lambda: "waiting for capacity" in (trial.folder / SAID).read_text(), driver, file)
-            write_plan(trial.folder, report())  # the rest need take no time
             made.add_node(num_cpus=1)
             assert driver.wait(PATIENCE) == 0, (trial.folder / SAID).read_text()[-3000:]
         finally:
             driver.kill()
             driver.wait(10)
-    return judge(trial.folder, 3)
+    events = events_of(trial.folder / RUN)
+    lost = [event for event in events if event["event"] == "lost"]
+    told = call("status", trial.folder / RUN, "--json").json
+    assert {first, last} <= {event["id"] for event in lost}
+    assert told["lost"] == len(lost)
+    assert told["lost_to"].keys() == {event["failure"] for event in lost}
+    needed = sum(event["event"] == "evaluated" and "same_as" not in event for event in events)
+    assert needed + 2 <= len(begun(trial.folder)) <= needed + len(lost)
+    return judge(trial.folder, 6)
+
+
+def begun(folder: Path) -> list[str]:
+    """Candidates whose evaluation began, as often as it did."""
+    return [name for name, *_ in executions(folder)]
 
 
 @row("F14", "the head node killed", quick=1, t1=1, t2=10)

@@ -39,7 +39,12 @@ function shown(objective, value) {
   return objective.percent ? (100 * value).toFixed(1) : number(value);
 }
 function unit(objective) {
-  return objective.percent ? " %" : "";
+  return objective.percent ? "\u00a0%" : "";
+}
+// A metric with its unit that may be broken before a dot only.
+function named(objective) {
+  const parts = (objective.metric + unit(objective)).split(/(?=\.)/);
+  return parts.flatMap((part, k) => (k ? [el("wbr"), part] : [part]));
 }
 function axisName(objective) {
   return objective.metric + unit(objective) + (objective.sign > 0 ? " (less is better)" : "");

@@ -47,7 +47,7 @@ function drawScores(index) {
     });
     const expert = experts[o.metric];
     const best = expert ? score(indexOf(expert), k, D.split) : null;
-    return el("tr", {}, el("td", {}, o.metric + unit(o)), ...cells, best ? el("td", {}, shown(o, best[0]), el("span", { class: "small" }, expert)) : el("td"));
+    return el("tr", {}, el("td", {}, ...named(o)), ...cells, best ? el("td", {}, shown(o, best[0]), el("span", { class: "small" }, expert)) : el("td"));
   });
   place.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
 }
