@@ -1,7 +1,7 @@
 """What Ray starts its workers with in tests: its own script imports Ray, only to begin another interpreter.
 
 As that one does, it sets the variables of the runtime environment and then runs Ray's worker, but in this
-process: a worker costs half the processor time. Nothing else of an environment is known here.
+process: a worker costs 1.2 s of processor time instead of 1.6. Nothing else of an environment is known here.
 """
 
 from __future__ import annotations
