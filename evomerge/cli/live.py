@@ -113,7 +113,7 @@ class Live(Display):
         passed = duration(time.monotonic() - self.began)
         if now is None:
             return Text(f"starting workers, {passed}")
-        parts: list[RenderableType] = [head(now, passed), bar(now)]
+        parts: list[RenderableType] = [head(now, passed), bar(now, self.live.console.width)]
         if now.best:
             lines = best_lines(now, self.live.console.width)
             parts.append(Text("\n".join(lines), no_wrap=True))
@@ -160,8 +160,8 @@ def head(now: Standing, passed: str) -> RenderableType:
     return Text.assemble((now.campaign, "bold"), f"   {phase}   {passed}")
 
 
-def bar(now: Standing) -> RenderableType:
-    """Progress of the phase."""
+def bar(now: Standing, width: int) -> RenderableType:
+    """Progress of the phase: the bar has what its words leave of `width`."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -176,9 +176,14 @@ def bar(now: Standing) -> RenderableType:
         done, total, what = round(now.cost), now.budget or 0, "evaluations"
     grid = Table.grid(padding=(0, 2))
     counted = f"{done}/{total} {what}" if total else f"{done} {what}"
-    cells: list[RenderableType] = [ProgressBar(total=total, completed=done, width=30)] if total else []
     pace = pace_text(now) if now.phase in ("search", "selection") else []
-    grid.add_row(*cells, Text(", ".join([counted, *pace])))
+    words = ", ".join([counted, *pace])
+    room = min(30, width - len(words) - 4)
+    drawn = total and room >= 5
+    cells: list[RenderableType] = (
+        [ProgressBar(total=total, completed=done, width=room)] if drawn else []
+    )
+    grid.add_row(*cells, Text(words))
     return grid
 
 
