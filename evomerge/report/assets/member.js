@@ -138,7 +138,7 @@ function drawOrigin(index) {
   const origin = D.origins.of[id];
   if (origin) {
     const [phrase, ...parents] = origin;
-    const [before, ...after] = D.origins.words[phrase].split("{parents}");
+    const [before, ...after] = D.origins.words[phrase].replaceAll(" %", "\u00a0%").split("{parents}");
     const named = after.length ? parents.flatMap((other, k) => [k === 0 ? "" : k === parents.length - 1 ? " and " : ", ", link(other)]) : [];
     place.append(el("p", {}, before, ...named, ...after, "."));
     const children = childrenOf(id);
