@@ -60,6 +60,8 @@ class Forked:
     def _become(self) -> None:
         for number, path in ((1, self.out), (2, self.err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        # Tests that a shell runs in the background inherit that Ctrl-C is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 240.0) -> None:
         """Wait for something to become true while the child runs."""

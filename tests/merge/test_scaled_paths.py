@@ -108,4 +108,5 @@ def test_size_counts_what_an_export_holds(tmp_path):
     evaluator = open_evaluator(load_declaration(tmp_path / "size.yaml"))
     found = evaluator.measure(type("Subject", (), {"model": live.model}))
     stored = sum(torch.Size(entry.shape).numel() for entry in plan.tensors)
-    assert found == {"parameters": [float(stored)], "layers": [4.0]}
+    sizes = {"parameters": [float(stored)], "active_parameters": [float(stored)]}
+    assert found == {**sizes, "layers": [4.0]}
