@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, mod
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.recipe import MERGED, LayerStep
+from evomerge.search_space.around_one import AroundOne
 
 EXPERTS = "experts"
 """Stands for all experts in a list of sources."""
@@ -32,7 +33,7 @@ Step = tuple[int, float]
 """The number of a choice, from 0, and the scale with which the residual stream enters it."""
 
 
-class ScaleField(BaseModel):
+class ScaleField(AroundOne):
     """Bounds and grid of the scales with which a layer adds to the residual stream; they must hold 1.
 
     Attributes:
@@ -41,20 +42,9 @@ class ScaleField(BaseModel):
         step: step of the grid from `low`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     low: Annotated[FiniteFloat, Field(gt=0)] = 0.5
     high: FiniteFloat = 1.5
     step: Annotated[FiniteFloat, Field(gt=0)] = 0.05
-
-    @model_validator(mode="after")
-    def _holds_one(self) -> ScaleField:
-        index = round((1.0 - self.low) / self.step)
-        if not self.low < self.high or not self.low <= 1.0 <= self.high:
-            raise ValueError("E110", f"bounds must hold 1; they are [{self.low}, {self.high}]")
-        if round(self.low + index * self.step, 12) != 1.0:
-            raise ValueError("E110", f"1 must lie on the grid of {self.step} from {self.low}")
-        return self
 
 
 class LayerPathSection(BaseModel):

@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
 from evomerge.recipe.mixture import Gate, Sides, is_prompted
+from evomerge.search_space.around_one import AroundOne
 from evomerge.search_space.layer_path import EXPERTS
 
 
-class TemperatureField(BaseModel):
+class TemperatureField(AroundOne):
     """Bounds and grid of the temperature of the gates; they must hold 1.
 
     Attributes:
@@ -19,20 +20,9 @@ class TemperatureField(BaseModel):
         step: step of the grid from `low`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     low: Annotated[FiniteFloat, Field(gt=0)] = 0.25
     high: FiniteFloat = 2.0
     step: Annotated[FiniteFloat, Field(gt=0)] = 0.25
-
-    @model_validator(mode="after")
-    def _holds_one(self) -> TemperatureField:
-        index = round((1.0 - self.low) / self.step)
-        if not self.low < self.high or not self.low <= 1.0 <= self.high:
-            raise ValueError("E110", f"bounds must hold 1; they are [{self.low}, {self.high}]")
-        if round(self.low + index * self.step, 12) != 1.0:
-            raise ValueError("E110", f"1 must lie on the grid of {self.step} from {self.low}")
-        return self
 
 
 class PromptsField(BaseModel):
