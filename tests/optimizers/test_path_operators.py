@@ -133,6 +133,7 @@ def test_nsga2_finds_a_path_that_chance_does_not() -> None:
     assert max(searched) < min(by_chance)
 
 
+@pytest.mark.slow
 def test_cma_es_learns_an_indicator_array() -> None:
     """Sakana's way: from the layers in order of the first source, to a path that lies elsewhere."""
     found = space(4, sources=["merged", "math"], form="indicator", rounds=2, min_layers=1, max_layers=8)
