@@ -270,8 +270,8 @@ class BaselinesSection(_Section):
     Attributes:
         single: coefficients tried for the best single-coefficient merge: one number for all experts and
             weights.
-        ensemble: whether all experts answering as one, by the mean of their logits, stand in the tables: an
-            upper bound, which is no model and cannot be exported.
+        ensemble: whether all experts answering as one, by the mean of their logits, stand in the tables: what
+            merging gives up to be one model. It cannot be exported.
     """
 
     single: list[PositiveFloat] = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
