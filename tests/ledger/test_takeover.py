@@ -345,10 +345,10 @@ def test_an_interrupt_while_it_is_copied_is_told_as_such(
     (tmp_path / "ledger.lock").write_text(json.dumps(NODE7 | {"beat": 3}))
 
     def interrupted(name: str) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(name)
 
     monkeypatch.setattr(takeover, "failpoint", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^ledger\.copied$"):
         RecordFile.open(path, create=False)
 
 

@@ -145,7 +145,7 @@ def test_what_stopped_a_session_is_said(tmp_path: Path) -> None:
     budget = {"budget": {"evaluations": 60}}
     file = finished().file.parent / "stopped.yaml"
     file.write_text(json.dumps(json.loads(finished().file.read_text()) | budget))
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=r"^interrupted$"):
         run_file(file, tmp_path / "run", stop_request=lambda: Interrupted("interrupted"))
     assert call("status", tmp_path / "run", "--json").json["ended_by"] == "interrupted"
     assert "ended by an interrupt" in " ".join(call("status", tmp_path / "run").out.split())
