@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
@@ -40,32 +41,12 @@ from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
 
-class _InOrder(TyperGroup):
-    """Verbs in the order in which they are added; Typer lists groups after all others."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        names = [name for name in self.commands if name != "study"]
-        names.insert(names.index("refine") + 1, "study")
-        return names
-
-
-app = typer.Typer(
-    name="evomerge",
-    cls=_InOrder,
-    help="Multi-objective evolutionary search over model merges.",
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 config, 4 checkpoint, 5 environment, "
-    "6 campaign in use, 7 ledger damaged, 8 too many failures, 9 export failed its check, "
-    "75 stopped and resumable, 130 interrupted and resumable.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help answers twice as fast
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for verb in (
+VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     start.init,
     campaigns.check,
     campaigns.run,
     refine.refine,
+    study.study,
     track.sync,
     status.status,
     front.front,
@@ -92,9 +73,54 @@ for verb in (
     start.list_,
     reference.schema,
     reference.explain,
-):
-    app.command(name=verb.__name__.rstrip("_"))(verb)
-app.add_typer(study.study)
+)
+"""In the order in which they are listed."""
+
+
+class _Commands(Mapping[str, Any]):
+    """Name to command. Each is made of its function when it is asked for: all of them take 40 ms."""
+
+    def __init__(self, verbs: Iterable[Callable[..., Any] | typer.Typer]) -> None:
+        self._verbs = {
+            str(verb.info.name) if isinstance(verb, typer.Typer) else verb.__name__.rstrip("_"): verb
+            for verb in verbs
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        verb = self._verbs[name]
+        if not isinstance(verb, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name=name)(verb)
+            verb = alone
+        return typer.main.get_command(verb)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._verbs)
+
+    def __len__(self) -> int:
+        return len(self._verbs)
+
+
+class _Verbs(TyperGroup):
+    """The command line as a whole."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = _Commands(VERBS)
+
+
+app = typer.Typer(
+    name="evomerge",
+    cls=_Verbs,
+    help="Multi-objective evolutionary search over model merges.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 config, 4 checkpoint, 5 environment, "
+    "6 campaign in use, 7 ledger damaged, 8 too many failures, 9 export failed its check, "
+    "75 stopped and resumable, 130 interrupted and resumable.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help answers twice as fast
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(wanted: bool) -> None:
