@@ -61,6 +61,9 @@ FIRST = (
 )
 """Files that take longest, the longest first: begun last, one of them would run alone at the end."""
 
+SERVED = "tests/run/test_learned_front.py"
+"""The file whose tests use `served_workers`."""
+
 LAST = (
     "tests/optimizers/test_conformance.py",
     "tests/checkpoint/",
@@ -189,9 +192,13 @@ def _turn(item: pytest.Item) -> int:
     return len(FIRST) + (2 + places[0] if places else 0)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What imports have made stays: no collection needs to look through it again."""
     gc.freeze()
+    if any(item.nodeid.startswith(SERVED) for item in session.items):
+        from tests.local_workers import start_server
+
+        start_server()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import socket
 from collections.abc import Iterator
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import Any
 from unittest import mock
 
 from evomerge.run.pool import processes
@@ -26,13 +30,34 @@ def forked_workers() -> Iterator[None]:
 def served_workers() -> Iterator[None]:
     """Local workers are forks of a process that has imported all they need, and done nothing else.
 
-    For workers that work out gradients: torch refuses to in the fork of a process that did. That process is
-    started once.
+    For workers that work out gradients: torch refuses to in the fork of a process that did.
     """
-    multiprocessing.set_forkserver_preload(["evomerge.run.engine", "evomerge.merge.slopes"])
     strangers.update(worker.pid for worker in multiprocessing.active_children())
     with mock.patch.object(processes, "START_METHOD", "forkserver"):
         yield
+
+
+def start_server() -> None:
+    """Fork the process that `served_workers` are forks of, before this one works out a gradient.
+
+    multiprocessing would start an interpreter, and that one import torch and transformers anew.
+    """
+    resource_tracker.ensure_running()
+    server: Any = forkserver
+    address = connection.arbitrary_address("AF_UNIX")
+    alive, held = os.pipe()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                os.close(held)
+                server.main(listener.detach(), alive, preload=[])
+            os._exit(0)
+    os.close(alive)
+    found = server._forkserver
+    found._forkserver_address, found._forkserver_alive_fd, found._forkserver_pid = address, held, child
 
 
 strangers: set[int | None] = set()
