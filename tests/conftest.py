@@ -61,8 +61,12 @@ FIRST = (
 )
 """Files that take longest, the longest first: begun last, one of them would run alone at the end."""
 
-SERVED = "tests/run/test_learned_front.py"
-"""The file whose tests use `served_workers`."""
+SERVED = (
+    "tests/evaluators/test_registered.py",
+    "tests/merge/test_own_methods.py",
+    "tests/run/test_learned_front.py",
+)
+"""Files whose tests use `served_workers`."""
 
 LAST = (
     "tests/optimizers/test_conformance.py",

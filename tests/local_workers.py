@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import runpy
 import socket
 from collections.abc import Iterator
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection, forkserver, process, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from evomerge.run.pool import processes
+from tests.tiny_runs import forked
 
 
 @contextlib.contextmanager
@@ -35,6 +38,22 @@ def served_workers() -> Iterator[None]:
     strangers.update(worker.pid for worker in multiprocessing.active_children())
     with mock.patch.object(processes, "START_METHOD", "forkserver"):
         yield
+
+
+def script_in_a_fork(file: Path) -> int:
+    """Exit code of a script in a fork of this process, whose local workers have seen nothing of it."""
+
+    def run() -> None:
+        server: Any = forkserver
+        with (
+            served_workers(),
+            mock.patch.object(server._forkserver, "ensure_running"),  # it is no child of this process
+            mock.patch.object(process, "ORIGINAL_DIR", str(file.parent)),  # where an interpreter began
+        ):
+            os.chdir(file.parent)
+            runpy.run_path(str(file), run_name="__main__")
+
+    return forked(run)
 
 
 def start_server() -> None:

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.clean_process import leave_a_fork
+
 HEAVY = ("tests.tiny_runs", "hypothesis.strategies")
 """What nearly all tests import."""
 
@@ -34,6 +36,7 @@ def fork_processes(count: int, root: Path, tests: Iterable[Path]) -> None:
     """
     from execnet import gateway_io
 
+    leave_a_fork()
     for module in (*HEAVY, *(".".join(file.relative_to(root).with_suffix("").parts) for file in tests)):
         # What cannot be imported is told of by the process that collects it; warnings are errors there too.
         with warnings.catch_warnings(), contextlib.suppress(Exception, pytest.skip.Exception):

@@ -7,6 +7,7 @@ Only typer and the error tree are imported here; a verb imports what it needs wh
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,6 @@ from evomerge.cli import (
 )
 from evomerge.cli.output import print_error, say
 from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
-
 
 VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     start.init,
@@ -125,8 +125,6 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import platform
-
         from evomerge.versions import library_versions
 
         own, *others = [f"{name} {version}" for name, version in library_versions().items()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli.again import same_command
+from evomerge.cli.front import print_front
 from evomerge.cli.output import (
     AllowTaskCode,
     Json,
@@ -205,7 +206,6 @@ def run(
     )
     if not ran:
         say("this campaign is finished; raise its `budget` to go on")
-    from evomerge.cli.front import print_front
     from evomerge.front.folder import open_campaign_folder
 
     opened = open_campaign_folder(directory)

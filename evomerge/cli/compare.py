@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.output import Folder, Json, plain, print_json, table_console
-from evomerge.errors import Problem, UsageError
+from evomerge.errors import EvomergeError, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.front.comparison import Comparison, TaskComparison
@@ -102,7 +102,6 @@ def _texts(
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """By evaluator the texts of the items that would be shown, by number; and why some have none."""
     from evomerge.campaign.campaign import campaign_from_json
-    from evomerge.errors import EvomergeError
     from evomerge.evaluators.item_texts import item_texts
     from evomerge.evaluators.kinds import load_declaration
 

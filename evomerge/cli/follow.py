@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.cli.output import plain, table_console
+from evomerge.cli.status_rows import status_rows
 
 if TYPE_CHECKING:
     from evomerge.cli.lock_holder import Holder
@@ -29,7 +30,6 @@ def follow(directories: Sequence[Path], as_json: bool) -> None:
 
     from evomerge.cli.lock_holder import lock_holder
     from evomerge.cli.seen import look
-    from evomerge.cli.status_rows import status_rows
 
     console = table_console()
     redraw = not as_json and console.is_terminal and not console.is_dumb_terminal

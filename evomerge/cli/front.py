@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli.output import Folder, Json, plain, print_json, say, table_console
-from evomerge.cli.results import LmEvalJson
+from evomerge.cli.results import LmEvalJson, write_front_results
 from evomerge.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ def front(
     opened = open_campaign_folder(directory)
     found = opened.front()
     if lm_eval_json is not None:
-        from evomerge.cli.results import write_front_results
-
         write_front_results(opened, found, lm_eval_json)
     if parquet is not None:
         from evomerge.front.tables import write_front_parquet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,8 +81,6 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Copy what is sound of a damaged campaign folder; `run` goes on with the copy."""
-    import dataclasses
-
     from evomerge.ledger.repair import repair_folder
 
     found = repair_folder(directory, out)

@@ -18,7 +18,8 @@ from evomerge.cli.output import (
     show_log,
     table_console,
 )
-from evomerge.cli.results import LmEvalJson
+from evomerge.cli.results import LmEvalJson, refuse_other_kinds, write_score_results
+from evomerge.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.export.export import ExportReport
@@ -219,8 +220,6 @@ def score(
     from evomerge.campaign.devices import check_device
     from evomerge.campaign.references import model_folder
     from evomerge.checkpoint.folder import open_folder
-    from evomerge.cli.results import refuse_other_kinds
-    from evomerge.errors import ConfigError, Problem, UsageError
     from evomerge.evaluators.kinds import load_declaration
     from evomerge.front.tables import shown_metric
     from evomerge.run.scoring import score_checkpoint
@@ -252,7 +251,6 @@ def score(
         allow_task_code=allow_task_code,
     )
     if lm_eval_json is not None:
-        from evomerge.cli.results import write_score_results
         from evomerge.evaluators.results_file import ScoredModel
 
         scored = ScoredModel(model, dtype, batch_size, device, began, time.time() - began)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import sys
 from datetime import UTC, datetime
@@ -112,7 +113,6 @@ def fits(console: Console, table: Table) -> bool:
 
 
 def _console(*, stderr: bool) -> Console:
-    import os
 
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +25,6 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Upload an export to the Hugging Face hub, private unless told otherwise."""
-    import dataclasses
-
     from evomerge.export.push import push_folder
 
     show_log()

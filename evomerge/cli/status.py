@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.follow import follow as follow_on
 from evomerge.cli.output import Json, print_json, table_console
 from evomerge.cli.status_rows import duration_ago, status_rows
 from evomerge.errors import Problem, UsageError
@@ -46,8 +47,6 @@ def status(
             print_failures(history)
         return
     if follow:
-        from evomerge.cli.follow import follow as follow_on
-
         follow_on(directories, as_json)
         return
     seen = [look(directory) for directory in directories]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evomerge.cli.output import Json, plain, print_json, say, show_log, table_console
+from evomerge.errors import CheckpointError
 
 Residual = Annotated[
     bool,
@@ -45,7 +46,6 @@ def kinship(
     from evomerge.checkpoint.compare import compare_with_base
     from evomerge.checkpoint.folder import open_folder
     from evomerge.checkpoint.open import open_source
-    from evomerge.errors import CheckpointError
 
     show_log()
     origin = open_folder(base, "base")

@@ -7,8 +7,34 @@ not be able to run anything at all.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import MutableMapping
+from typing import Any
+
 import lm_eval.utils
+from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MOST_KEPT = 256
+"""Compiled templates that are kept; a task has about four."""
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which compiles a template once: lm-eval gives it the same ones for every document."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._compiled = functools.lru_cache(MOST_KEPT)(super().from_string)
+
+    def from_string(
+        self,
+        source: Any,
+        globals: MutableMapping[str, Any] | None = None,
+        template_class: type[Template] | None = None,
+    ) -> Template:
+        if globals is None and template_class is None and isinstance(source, str):
+            return self._compiled(source)
+        return super().from_string(source, globals, template_class)
 
 
 def sandbox_templates() -> None:
@@ -19,7 +45,7 @@ def sandbox_templates() -> None:
     plain = lm_eval.utils.env
     if isinstance(plain, ImmutableSandboxedEnvironment):
         return
-    boxed = ImmutableSandboxedEnvironment(
+    boxed = _Sandbox(
         loader=plain.loader,
         undefined=plain.undefined,
         keep_trailing_newline=plain.keep_trailing_newline,

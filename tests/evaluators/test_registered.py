@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +11,8 @@ import evomerge as em
 from evomerge.evaluators import registered as room
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.testing.evaluators import CHECKS, tiny_subject
+from tests.local_workers import script_in_a_fork
 from tests.tiny_models import write_campaign
-
-REPOSITORY = Path(__file__).parents[2]
 
 SCRIPT = """
 import sys
@@ -50,7 +46,9 @@ def declare(folder: Path, kind: str) -> Path:
     return path
 
 
-def test_a_function_of_a_script_is_used_by_workers_in_other_processes(tmp_path: Path) -> None:
+def test_a_function_of_a_script_is_used_by_workers_in_other_processes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     objectives = [{"metric": name, "direction": "maximize"} for name in ("pets.acc", "own.share")]
     for kind, name in (("stuck", "other.yaml"), ("vowels", "campaign.yaml")):
         declare(tmp_path, kind)
@@ -66,12 +64,11 @@ def test_a_function_of_a_script_is_used_by_workers_in_other_processes(tmp_path: 
         config["evaluators"] = ["evaluators/pets.yaml", f"{kind}.yaml"]
         (tmp_path / name).write_text(json.dumps(config))
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "script.py"], capture_output=True, text=True, timeout=200, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    capfd.readouterr()
+    code = script_in_a_fork(tmp_path / "script.py")
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    first, second = said.out.splitlines()
     assert first.startswith("budget ")
     assert "E513" in second
     assert "it uses `helper` of its file; define or import that inside" in second

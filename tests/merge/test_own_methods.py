@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +27,8 @@ from evomerge.search_space import ModelLayout, build_search_space
 from evomerge.search_space.declaration import SearchSpaceDeclaration
 from evomerge.testing.merge_methods import CHECKS
 from tests.cli.terminal import call
+from tests.local_workers import script_in_a_fork
 from tests.tiny_models import write_campaign, write_model
-from tests.tiny_runs import forked
 
 REPOSITORY = Path(__file__).parents[2]
 WEIGHT = em.Coefficient("weight", 0.0, 1.5, 1.0, per_input=True)
@@ -252,7 +248,7 @@ print(verify(Path("run")))
 
 
 def test_a_function_of_a_script_merges_in_another_process_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_campaign(
         tmp_path,
@@ -265,12 +261,11 @@ def test_a_function_of_a_script_merges_in_another_process_and_resumes(
     )
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(scale="0.5"))
-    done = subprocess.run(
-        [sys.executable, "script.py"], capture_output=True, text=True, timeout=200, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["budget 4 0", "[]"]
+    capfd.readouterr()
+    code = script_in_a_fork(script)
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    assert said.out.splitlines() == ["budget 4 0", "[]"]
     # To look at the folder the function, which nobody here has registered, is not needed; to decode its
     # genomes it is.
     shown = call("front", tmp_path / "run")
@@ -278,9 +273,7 @@ def test_a_function_of_a_script_merges_in_another_process_and_resumes(
     checked = call("verify", tmp_path / "run")
     assert 'merge_method("halfway")' in " ".join((checked.out + checked.err).split())
     script.write_text(SCRIPT.format(scale="0.75"))
-    monkeypatch.chdir(tmp_path)
-    capfd.readouterr()
-    assert forked(lambda: runpy.run_path("script.py", run_name="__main__")) == 1
+    assert script_in_a_fork(script) == 1
     refused = capfd.readouterr().err
     assert "E504" in refused
     assert "search_space.function" in refused

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.ledger.history import History
 from evomerge.ledger.ledger import read_events
 from evomerge.recipe.json_form import recipe_from_json
+from tests.clean_process import printed_by
 from tests.cli.terminal import call
 from tests.report.made import page_of
 from tests.tiny_models import write_campaign
@@ -97,8 +96,7 @@ def test_a_path_is_exported_and_scores_the_same_in_a_clean_process(root: Path, t
     assert config["num_hidden_layers"] == len(recipe.path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     ours = model(torch.arange(3, 11)[None]).logits[0, -1, :5].tolist()
-    command = [sys.executable, "-c", IN_A_CLEAN_PROCESS, str(tmp_path / "out")]
-    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    theirs = printed_by(IN_A_CLEAN_PROCESS, str(tmp_path / "out"))
     assert json.loads(theirs) == [round(value, 4) for value in ours]
 
 

@@ -1,8 +1,6 @@
 """Mixtures of dense models: the dense model if all are alike, gates from prompts, and what is refused."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import peft
@@ -23,6 +21,7 @@ from transformers import (
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.export.mixture import write_mixture
 from tests.checkpoint.folders import SIZES, save
+from tests.clean_process import printed_by
 from tests.tiny_models import write_model
 
 KINDS = {
@@ -231,13 +230,7 @@ def test_loads_in_a_process_that_knows_nothing_of_us(tmp_path):
         "assert not i['missing_keys'] and not i['unexpected_keys'], i;"
         "print(type(m).__name__, m(torch.tensor([[1, 2]])).logits.isfinite().all().item())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.split() == ["MixtralForCausalLM", "True"], done.stderr
+    assert printed_by(script, str(tmp_path / "out")).split() == ["MixtralForCausalLM", "True"]
 
 
 @pytest.mark.parametrize(

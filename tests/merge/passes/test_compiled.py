@@ -149,7 +149,7 @@ def test_bits_with_every_operator_at_once(election, divisor):
 
 @pytest.mark.timeout(COMPILING)
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
-def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
+def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path, monkeypatch):
     kernels = Kernels(tmp_path, "compiled")
     # Rounded to bfloat16, held in float32: the compiler must not drop the rounding.
     for size in (5 * ROW, 2 * ROW + 77, 33):
@@ -157,9 +157,10 @@ def test_what_the_compiler_makes_of_it_has_the_same_bits(tmp_path):
         compare(entry, readers, kernels, torch.float32)
     assert kernels.works
     assert len(list(tmp_path.glob("*.pt2"))) == 1
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("it lies there already"))
     again = Kernels(tmp_path, "compiled")
     compare(entry, readers, again, torch.float32)
-    assert again.seconds < 5.0
+    assert again.works
 
 
 @pytest.mark.parametrize("probability", [1e-9, 0.001, 0.5, 0.999, 1.0])
