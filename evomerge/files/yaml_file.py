@@ -6,18 +6,21 @@ ruamel.yaml (YAML 1.2) is used. Tags, duplicate keys, huge and deeply nested doc
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import difflib
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from evomerge.errors import ConfigError, Problem
@@ -49,25 +52,44 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     file = str(path)
     text = _read_text(path, file)
     try:
-        _refuse_depth(text, file)
-        yaml = YAML(typ="safe", pure=True)
+        data, positions = _parsed(text)
+    except ConfigError as error:
+        raise ConfigError([replace(problem, file=file) for problem in error.problems]) from None
+    return copy.deepcopy(data), positions
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str) -> tuple[dict[str, Any], Positions]:
+    """What stands in a text; kept, since one command reads a campaign's files several times.
+
+    Raises:
+        ConfigError: without the file's name.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _Bounded
+    try:
         node = yaml.compose(text)
+    except _TooDeep as error:
+        where = ("", error.mark.line + 1, error.mark.column + 1)
+        raise ConfigError(
+            Problem("E107", f"nested more than {MAX_DEPTH} deep", "", "", *where)
+        ) from None
     except YAMLError as error:
-        raise ConfigError(_syntax(error, text, file)) from None
+        raise ConfigError(_syntax(error, text)) from None
     if not isinstance(node, MappingNode):
         found = "the file is empty" if node is None else f"found a {node.id}"
         wrong, todo = "the document must be a mapping of fields", "write `field: value` lines"
-        raise ConfigError(Problem("E103", wrong, found, todo, file))
-    walk = _Walk(file)
+        raise ConfigError(Problem("E103", wrong, found, todo))
+    walk = _Walk()
     walk.visit(node, (), 0)
     if walk.problems:
         raise ConfigError(walk.problems)
     try:
         data = yaml.constructor.construct_document(node)
     except YAMLError as error:
-        raise ConfigError(_syntax(error, text, file)) from None
+        raise ConfigError(_syntax(error, text)) from None
     except ValueError as error:  # a number of thousands of digits
-        raise ConfigError(Problem("E102", "YAML syntax", str(error), file=file)) from None
+        raise ConfigError(Problem("E102", "YAML syntax", str(error))) from None
     return data, walk.positions
 
 
@@ -94,35 +116,52 @@ def _read_text(path: Path, file: str) -> str:
         raise ConfigError(Problem("E101", "this is no UTF-8 text", found, todo, file)) from None
 
 
-def _refuse_depth(text: str, file: str) -> None:
-    """Stop at the first bracket too many: composing takes time that grows with depth, and recurses."""
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            mark = event.start_mark
-            where = (file, mark.line + 1, mark.column + 1)
-            raise ConfigError(Problem("E107", f"nested more than {MAX_DEPTH} deep", "", "", *where))
+class _TooDeep(Exception):
+    """A collection in more of them than may be; `mark` is where it begins."""
+
+    def __init__(self, mark: Any) -> None:
+        self.mark = mark
 
 
-def _syntax(error: YAMLError, text: str, file: str) -> Problem:
+class _Bounded(Composer):
+    """Stops at the first collection too many: composing takes time that grows with depth, and recurses."""
+
+    nested = 0
+
+    def compose_sequence_node(self, anchor: Any) -> Any:
+        with self._one_more():
+            return super().compose_sequence_node(anchor)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        with self._one_more():
+            return super().compose_mapping_node(anchor)
+
+    @contextlib.contextmanager
+    def _one_more(self) -> Iterator[None]:
+        if self.nested == MAX_DEPTH:
+            raise _TooDeep(self.parser.peek_event().start_mark)
+        self.nested += 1
+        yield
+        self.nested -= 1
+
+
+def _syntax(error: YAMLError, text: str) -> Problem:
     """The problem a parser error stands for, with the line it is about."""
     mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
     if mark is None:
-        return Problem("E102", "YAML syntax", " ".join(str(error).split()), file=file)
+        return Problem("E102", "YAML syntax", " ".join(str(error).split()))
     said = error.problem or error.context if isinstance(error, MarkedYAMLError) else ""
     lines = text.splitlines()
     shown = lines[mark.line].strip() if mark.line < len(lines) else ""
     found = f"the line is {shown!r}" if shown else ""
     wrong = f"YAML syntax: {said or 'cannot parse'}"
-    return Problem("E102", wrong, found, "", file, mark.line + 1, mark.column + 1)
+    return Problem("E102", wrong, found, "", "", mark.line + 1, mark.column + 1)
 
 
 class _Walk:
     """Collects positions and faults of a composed document."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self) -> None:
         self.positions: dict[tuple[str | int, ...], tuple[int, int]] = {}
         self.problems: list[Problem] = []
         self.nodes = 0
@@ -130,7 +169,7 @@ class _Walk:
     def fault(self, code: str, wrong: str, node: Node, path: tuple[str | int, ...]) -> None:
         mark = node.start_mark
         self.problems.append(
-            Problem(code, wrong, "", "", self.file, mark.line + 1, mark.column + 1, dotted(path))
+            Problem(code, wrong, "", "", "", mark.line + 1, mark.column + 1, dotted(path))
         )
 
     def visit(self, node: Node, path: tuple[str | int, ...], depth: int) -> None:

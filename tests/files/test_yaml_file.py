@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.errors import ConfigError
-from evomerge.files.yaml_file import MAX_BYTES, dotted, load_yaml, position, validate
+from evomerge.files.yaml_file import MAX_BYTES, _parsed, dotted, load_yaml, position, validate
 
 
 class Inner(BaseModel):
@@ -234,3 +234,21 @@ def test_a_value_in_the_place_of_a_section_is_told_without_names_of_our_code(fil
     text = message(file, "schema: 1\ninner: yes\n")
     assert "inner: this needs fields of its own; found 'yes'" in text
     assert "Inner" not in text
+
+
+def test_equal_files_are_parsed_once_and_share_nothing(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    for file in (one, other):
+        file.write_text("name: kept\nsizes: [1, 2]\n")
+    before = _parsed.cache_info().misses
+    data, positions = load_yaml(one)
+    data["sizes"].append(3)
+    assert load_yaml(other) == ({"name": "kept", "sizes": [1, 2]}, positions)
+    assert _parsed.cache_info().misses == before + 1
+
+
+def test_a_fault_is_told_of_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    for name in ("one.yaml", "other.yaml"):
+        (tmp_path / name).write_text("a: 1\na: 2\n")
+        with pytest.raises(ConfigError, match=rf"E105\] \S+/{name}:2:1 a: `a` given twice"):
+            load_yaml(tmp_path / name)
