@@ -24,7 +24,7 @@ def lean_ray() -> Iterator[None]:
 
     Their workers are one interpreter each instead of two (`ray_worker.py`), and of a node's two agents one is
     a toy (`ray_agent.py`). A Ray takes 1.3 s of processor time instead of 4.4, a worker 1.2 instead of 1.6.
-    `campaign/test_launch`, F3 of `faults/test_cluster` and one Ray of `run/pool/test_ray_actors` start as ever.
+    `campaign/test_launch`, F3 of `faults/test_cluster` and one of `run/pool/test_ray_actors` start as ever.
     """
     import ray
     from ray._private import services
