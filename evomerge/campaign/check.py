@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.check_evaluators import cannot_be_sent, open_evaluators
 from evomerge.campaign.check_mixture import cannot_be_mixed
 from evomerge.campaign.check_objectives import (
     benchmark_items,
@@ -42,15 +43,12 @@ from evomerge.checkpoint.residual import residual_writers
 from evomerge.checkpoint.text_tower import with_text_towers
 from evomerge.checkpoint.vocabulary import aligned_folders
 from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
-from evomerge.evaluators.declaration import Declaration, OpenedItems
-from evomerge.evaluators.kinds import load_declaration
-from evomerge.evaluators.registered import registered
+from evomerge.evaluators.declaration import OpenedItems
 from evomerge.ledger.events import Grant
 from evomerge.objectives.scores import Split
 from evomerge.optimizers.kinds import optimizer_settings, refuse_paths
 from evomerge.optimizers.stage import refuse_stages
 from evomerge.recipe.recipe import DTYPES, UNION, CheckpointSource
-from evomerge.recipe.registered import own_methods
 from evomerge.search_space import ModelLayout, SearchSpace, build_search_space
 
 
@@ -147,8 +145,8 @@ def check_campaign(
             todo = "bfloat16 does not overflow"
             warnings.append(campaign.fault(("evaluation", "dtype"), "E132", wrong, "", todo))
     opened: dict[Path, OpenedItems] = {}
-    declarations = _open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
-    problems += _cannot_be_sent(campaign, declarations)
+    declarations = open_evaluators(campaign, problems, "task_code" in grants, opened if data else None)
+    problems += cannot_be_sent(campaign, declarations)
     if isinstance(base, CheckpointFolder):
         problems += cannot_be_mixed(campaign, base, declarations.values())
     problems += wrong_metrics(campaign, declarations)
@@ -333,57 +331,6 @@ def _cannot_be_scaled(campaign: Campaign, base: CheckpointFolder) -> list[Proble
             replace(error.problems[0], found=found, todo=todo, file=where, field="layer_path.scale")
         ]
     return []
-
-
-def _open_evaluators(
-    campaign: Campaign,
-    problems: list[Problem],
-    allow_code: bool,
-    opened: dict[Path, OpenedItems] | None,
-) -> dict[Path, Declaration]:
-    """Declarations by file; the items of those without faults come into `opened`, where it is given."""
-    declarations: dict[Path, Declaration] = {}
-    names: dict[str, Path] = {}
-    for path in campaign.evaluator_files:
-        try:
-            declaration = load_declaration(path)
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        found = declaration.problems(allow_code=allow_code)
-        problems += found
-        if declaration.name in names:
-            wrong = f"two evaluators are called `{declaration.name}`"
-            problems.append(Problem("E122", wrong, todo="rename one", file=str(path), field="name"))
-        names[declaration.name] = path
-        declarations[path] = declaration
-        if opened is None or found:
-            continue
-        try:
-            opened[path] = declaration.open_items(allow_code=allow_code)
-        except ConfigError as error:
-            problems += error.problems
-    return declarations
-
-
-def _cannot_be_sent(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:
-    """E513 for a merge method and evaluators registered here that cannot be given to other processes."""
-    if campaign.config.workers.pool == "inline":
-        return []
-    todo = "put it into a module that workers can import, or use `workers: {pool: inline}`"
-    method = campaign.space.method
-    own = own_methods().get(method)
-    unsent = []
-    if own is not None and own.registered.why_not:
-        wrong = f"the function of `{method}` cannot be sent to workers"
-        where = str(campaign.space_file)
-        unsent.append(Problem("E513", wrong, own.registered.why_not, todo, where, field="method"))
-    return unsent + [
-        Problem("E513", f"the function of `{declaration.kind}` cannot be sent to workers", why, todo,
-                str(path), field="kind")
-        for path, declaration in declarations.items()
-        if declaration.kind in registered() and (why := registered()[declaration.kind].why_not)
-    ]  # fmt: skip
 
 
 def check_devices(campaign: Campaign) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from evomerge.evaluators.requests import (
     reference_requests,
     remember_fields,
 )
+from evomerge.evaluators.resampling import resampled_error
 from evomerge.evaluators.results_file import FEWSHOT_SEED
 from evomerge.evaluators.task_files import GENERATION_METRICS, TaskFile, cannot_load
 from evomerge.objectives.scores import SPLITS, Metric, Scores, Split, mean_metric
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
 
 PROBED_ITEMS = 2
-RESAMPLES = 200
 
 
 @dataclass
@@ -382,7 +382,7 @@ class LmEvalTasks:
             if name in items:
                 metrics[name] = Metric(value, mean_metric(items[name]).stderr, len(results))
             else:
-                metrics[name] = Metric(value, _bootstrap(aggregate, results), len(results))
+                metrics[name] = Metric(value, resampled_error(aggregate, results), len(results))
         return Scores(metrics, items)
 
 
@@ -397,9 +397,3 @@ def _refuse_nan(answers: Sequence[Sequence[Any]]) -> None:
             number = reply[0] if isinstance(reply, tuple) else reply
             if isinstance(number, float) and number != number:
                 raise CandidateError("nonfinite_logits", "a log-likelihood is not a number")
-
-
-def _bootstrap(aggregate: Callable[[list[Any]], float], results: Sequence[Any]) -> float:
-    """Standard error of a metric that is no mean, by resampling items with a fixed seed."""
-    draws = np.random.default_rng(0).integers(len(results), size=(RESAMPLES, len(results)))
-    return float(np.std([aggregate([results[i] for i in draw]) for draw in draws], ddof=1))
