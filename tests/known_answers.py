@@ -15,7 +15,6 @@ from tests.shared import ROOT
 
 _kept: dict[str, list[Answer]] = {}
 _blocks: dict[int, tuple[PackedBlock, bytes]] = {}
-_configs: dict[int, tuple[object, str]] = {}
 
 
 def answered_once(model: PreTrainedModel, block: PackedBlock, *, greedy: bool = True) -> list[Answer]:
@@ -45,18 +44,14 @@ def _write(file: Path, answers: list[Answer]) -> None:
 def _key(model: PreTrainedModel, block: PackedBlock, greedy: bool) -> str:
     """A digest of all that answers depend on: the model's bits and kind, the requests, the threads."""
     found = hashlib.sha256(_digest(block))
-    kind = (type(model).__qualname__, _config(model), model.config._attn_implementation, model.training)
+    # A path of layers changes the config, and has a layer's parameters at each place of it.
+    config, attention = model.config.to_json_string(), model.config._attn_implementation
+    kind = (type(model).__qualname__, config, attention, model.training)
     found.update(repr((kind, greedy, torch.get_num_threads())).encode())
-    for tensor in (*model.parameters(), *model.buffers()):
-        found.update(repr((tensor.dtype, tensor.shape, tensor.device.type)).encode())
+    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
+        found.update(repr((name, tensor.dtype, tensor.shape, tensor.device.type)).encode())
         found.update(_bytes(tensor))
     return found.hexdigest()
-
-
-def _config(model: PreTrainedModel) -> str:
-    if id(model.config) not in _configs:
-        _configs[id(model.config)] = (model.config, model.config.to_json_string())
-    return _configs[id(model.config)][1]
 
 
 def _digest(block: PackedBlock) -> bytes:

@@ -16,7 +16,7 @@ from evomerge.objectives.constraint import faults_between
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
 from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
-from evomerge.optimizers.stage import stage_kind
+from evomerge.optimizers.stage import Searched, stage_kind
 from evomerge.recipe.recipe import UNION, head_owner
 from evomerge.search_space import SearchSpaceDeclaration
 
@@ -132,15 +132,30 @@ def stage_faults(
         if stage.evaluations is None and index + 1 < len(config.stages):
             wrong = "only the last stage takes what is left"
             problems.append(Problem("E119", wrong, "", "give `evaluations`", *where))
-        kind = stage_kind(stage.searches, stage.kind)
-        if kind == "learned-front" or (kind == "hm3" and stage.searches == "merge"):
-            wrong = f"`{kind}` cannot search a stage of {stage.searches}"
-            problems.append(Problem("E119", wrong, "", "take another kind", *where))
+        kind = stage_kind(stage.searches, stage.kind, first=index == 0)
+        for wrong, found, todo in _misplaced(kind, stage.searches, index):
+            problems.append(Problem("E119", wrong, found, todo, *where))
         try:
             optimizer_settings(kind, stage.options)
         except ConfigError as error:
             problems += [Problem(p.code, p.wrong, p.found, p.todo, *where) for p in error.problems]
     return problems
+
+
+def _misplaced(kind: str, searches: Searched, index: int) -> list[tuple[str, str, str]]:
+    """What is wrong, found and to do where a stage is none for its kind."""
+    refused = f"`{kind}` cannot search a stage of {searches}"
+    if kind == "hm3" and searches == "merge":
+        return [(refused, "it walks paths of layers", "let it search `path` or `both`")]
+    if kind != "learned-front":
+        return []
+    todo = "begin with `{searches: merge, kind: learned-front}`, and search paths in a stage after it"
+    if searches != "merge":
+        return [(refused, "gradients are those of a merge with all layers in order, no path's", todo)]
+    if index > 0:
+        wrong = "`learned-front` can only be the first stage"
+        return [(wrong, "its map begins at the experts, not at a front, nor at the paths of one", todo)]
+    return []
 
 
 def focus_faults(config: CampaignFile, positions: Positions, file: Path) -> list[Problem]:

@@ -60,8 +60,8 @@ class Campaign:
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the search; none where there is one optimizer for all."""
         found = []
-        for section in self.config.stages:
-            kind = stage_kind(section.searches, section.kind)
+        for number, section in enumerate(self.config.stages):
+            kind = stage_kind(section.searches, section.kind, first=number == 0)
             settings = optimizer_settings(kind, section.options)
             found.append(Stage(section.searches, kind, settings, section.evaluations))
         return tuple(found)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.file import OptimizerSection, StageSection
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
@@ -66,13 +67,25 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
         space: its search space.
         losses: of each metric, whether its evaluator has (or may have) losses; by entropy, choices.
     """
-    if campaign.config.optimizer.kind != "learned-front":
+    section: OptimizerSection | StageSection = campaign.config.optimizer
+    where: tuple[str | int, ...] = ("optimizer", "kind")
+    if campaign.config.stages:
+        section, where = campaign.config.stages[0], ("stages", 0)
+    if section.kind != "learned-front":
         return []
     reasons = []
     if not space.method.has_slopes(space.options):
         reasons.append(f"the method {campaign.space.method} is not linear in its weights")
-    if space.paths is not None:
+    todo = "take optimizer.kind auto, which does without them"
+    if campaign.config.stages:
+        todo = "take kind surrogate for this stage"
+        if not space.begins_with_the_merge:
+            reasons.append(
+                "paths do not begin with all layers of `merged`, in order and within its outer parts"
+            )
+    elif space.paths is not None:
         reasons.append("paths of layers have no gradient")
+        todo += ", or learn the merge in a stage before that of paths (`stages`)"
     if space.mixtures is not None:
         reasons.append("mixtures of experts have no gradient here")
     if not any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes):
@@ -83,8 +96,7 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     if not reasons:
         return []
     wrong = "learned-front has no gradients to learn from"
-    todo = "take optimizer.kind auto, which does without them"
-    return [campaign.fault(("optimizer", "kind"), "E149", wrong, "; ".join(reasons), todo)]
+    return [campaign.fault(where, "E149", wrong, "; ".join(reasons), todo)]
 
 
 def no_ensemble(campaign: Campaign, losses: Mapping[str, bool]) -> list[Problem]:
@@ -107,8 +119,10 @@ def no_ensemble(campaign: Campaign, losses: Mapping[str, bool]) -> list[Problem]
 
 
 def by_entropy(campaign: Campaign) -> bool:
-    """Whether an optimizer learns from entropies, without labels."""
-    return campaign.config.optimizer.options.get("loss") == "entropy"
+    """Whether an optimizer, or that of the first stage, learns from entropies, without labels."""
+    stages = campaign.config.stages
+    options = stages[0].options if stages else campaign.config.optimizer.options
+    return options.get("loss") == "entropy"
 
 
 def wrong_starts(campaign: Campaign) -> list[Problem]:

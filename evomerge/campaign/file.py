@@ -124,8 +124,10 @@ class StageSection(_Section):
     Attributes:
         searches: `merge` the coefficients, `path` the order of layers, or `both`.
         kind: an optimizer, as in `optimizer.kind`; without it a surrogate for merges, NSGA-II for paths.
+            Only a first stage of `merge` may learn from gradients (`learned-front`, `auto`).
         options: settings of the kind, by name.
-        evaluations: candidates of this stage; the last stage takes what is left of the budget.
+        evaluations: of this stage: candidates, and what its slopes cost. It ends with the generation that
+            reaches them; the last stage takes what is left of the budget.
     """
 
     searches: Literal["merge", "path", "both"]

@@ -2,9 +2,10 @@
 
 Zhou et al. (2025), arXiv:2409.18893.
 
-For each candidate a preference is drawn. At the parameter level it decides the merge: the coefficients are
-the mean of those that are best at each objective, weighted by the preference; with `dare_ties` and weights as
-genes that is the paper's. At the architecture level a policy walks a path through the layers of base, experts
+For each candidate a preference is drawn. At the parameter level it decides the merge: where a stage before
+learned a map from preference to merge (`learned_front`), what that says; else the coefficients are the mean
+of those that are best at each objective, weighted by the preference, which with `dare_ties` and weights as
+genes is the paper's. At the architecture level a policy walks a path through the layers of base, experts
 and merge (`path_policy`), is paid the preference-weighted objectives less a price of length, and learns from
 each batch. Float64 on one thread, decided by the seed and by what was told.
 
@@ -17,7 +18,7 @@ before is learnt from again at no cost.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -67,6 +68,7 @@ class Hm3:
         self._policy = PathPolicy(self._paths, objectives, seed, settings)
         rng = np.random.default_rng((seed, 2))
         self._fixed = drawn(settings.preferences, objectives, 1.0, rng)
+        self._learned: Callable[[np.ndarray], np.ndarray] | None = None
         self._walks: dict[Genome, Walk] = {}
         self._again: list[tuple[Genome, Walk]] = []
         self._outcomes: dict[Genome, Outcome] = {}
@@ -117,6 +119,10 @@ class Hm3:
         found = copy.deepcopy(self)
         found._focus = tuple(preference)
         return found
+
+    def condition_on(self, merges: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Take the merge of a preference from a map that was learned, not from the best of what is known."""
+        self._learned = merges
 
     def _preference(self, rng: np.random.Generator) -> np.ndarray:
         if len(self._fixed):
@@ -180,5 +186,6 @@ class Hm3:
     def _genome(self, merges: np.ndarray, preference: np.ndarray, path: Sequence[Step]) -> Genome:
         row = np.empty((1, len(self._grid)))
         row[0, self._grid.path_columns] = self._paths.spell(path)
-        row[0, ~self._grid.path_columns] = preference @ merges
+        own = preference @ merges if self._learned is None else self._learned(preference[None])[0]
+        row[0, ~self._grid.path_columns] = own
         return tuple(self._grid.snap(row)[0].tolist())

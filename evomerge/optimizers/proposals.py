@@ -109,6 +109,15 @@ class Focusing(Protocol):
         ...
 
 
+@runtime_checkable
+class Conditioned(Protocol):
+    """A proposing function that chooses a merge for a preference, and can do so by a map learned before."""
+
+    def condition_on(self, merges: Callable[[np.ndarray], np.ndarray]) -> None:
+        """From now on, merges are what this gives: float64 [n, genes] for preferences [n, objectives]."""
+        ...
+
+
 class Proposals:
     """An `Optimizer` that asks a function for points."""
 

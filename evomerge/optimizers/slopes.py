@@ -16,6 +16,9 @@ import numpy as np
 from evomerge.optimizers.optimizer import Note, Optimizer
 from evomerge.search_space import Genome
 
+MOST_LEARNING = 0.5
+"""Share of a budget, or of a stage's, that slopes may cost."""
+
 
 @dataclass(frozen=True)
 class SlopeRequest:
@@ -46,10 +49,12 @@ class Slope:
             the entropy over them; per-token negative log-likelihood of reference text); NaN where it has no
             items.
         gradient: float64 [genes], of the sum of weights times losses; empty if all weights are 0.
+        cost: of it, in evaluations.
     """
 
     losses: tuple[float, ...]
     gradient: np.ndarray
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)

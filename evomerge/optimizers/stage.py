@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from evomerge.errors import ConfigError, Problem
@@ -14,7 +14,7 @@ Searched = Literal["merge", "path", "both"]
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage searches, how, and how many candidates it asks for; None for all that are left."""
+    """What a stage searches, how, and how many evaluations it has; None for all that are left."""
 
     searches: Searched
     kind: str
@@ -35,8 +35,20 @@ def refuse_stages(stages: Sequence[Stage], genes: Sequence[Gene]) -> None:
             raise ConfigError(Problem("E121", wrong, field=f"stages.{index}"))
 
 
-def stage_kind(searches: Searched, kind: str | None) -> str:
-    """The kind that a stage has: what it says, else a surrogate for merges and NSGA-II for paths."""
-    if kind is not None and kind != "auto":
+LEARNING = ("learned-front", "auto")
+"""Kinds that learn from slopes, which begin at the experts and not at a front: of a first stage alone."""
+
+
+def stage_kind(searches: Searched, kind: str | None, *, first: bool) -> str:
+    """The kind that a stage has: what it says, else a surrogate for merges and NSGA-II for paths.
+
+    `auto` is itself in a `first` stage of merges, and else as if nothing was said.
+    """
+    if kind is not None and (kind != "auto" or (first and searches == "merge")):
         return kind
     return "surrogate" if searches == "merge" else "nsga2"
+
+
+def without_learning(stage: Stage) -> Stage:
+    """As ledgers from before stages could learn have it: there `auto` was a surrogate."""
+    return replace(stage, kind="surrogate", settings=None) if stage.kind == "auto" else stage

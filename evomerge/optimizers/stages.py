@@ -4,12 +4,15 @@ Each stage searches its part of the genome with an optimizer of its own, from th
 before it. What it does not search is that of a member of the front, and one more gene says of which. What was
 evaluated in an earlier stage is told to the next at no cost. It is one sequence of asks and tells, so that a
 campaign has one ledger, one front and one resume.
+
+A first stage may learn from slopes: of the merge, with all layers in order. What they cost is spent from its
+evaluations, and what was learned is a map from preference to merge, which `hm3` then goes by.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +22,18 @@ from evomerge.objectives.pareto import non_dominated
 from evomerge.optimizers.descent import Descent, Descents
 from evomerge.optimizers.grid import Grid, Turns, as_rows
 from evomerge.optimizers.kinds import make_optimizer, optimizer_kind
-from evomerge.optimizers.optimizer import KnowsDescent
-from evomerge.optimizers.stage import Stage, refuse_stages
+from evomerge.optimizers.learned_front import LearnedFront
+from evomerge.optimizers.lesson import FrontMap
+from evomerge.optimizers.optimizer import KnowsDescent, Note, Optimizer
+from evomerge.optimizers.proposals import Conditioned, Proposals
+from evomerge.optimizers.slopes import (
+    MOST_LEARNING,
+    Slope,
+    SlopeGround,
+    SlopeOptimizer,
+    SlopeRequest,
+)
+from evomerge.optimizers.stage import LEARNING, Stage, refuse_stages
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -32,11 +45,13 @@ TRIES = 20
 
 
 class Stages:
-    """An `Optimizer` in generations that is several, one after the other.
+    """An `Optimizer` in generations that is several, one after the other; also a `SlopeOptimizer`.
 
     Raises:
         ConfigError: E121, as `refuse_stages`.
     """
+
+    _inner: Optimizer
 
     def __init__(
         self,
@@ -58,7 +73,8 @@ class Stages:
         self._descents = Descents()
         self._batch: list[Genome] = []
         self._number = -1
-        self._asked = 0
+        self._asked, self._learning = 0, 0.0
+        self._map: FrontMap | None = None
         self._inner_batch: list[Genome] = []
         self._next()
 
@@ -77,7 +93,7 @@ class Stages:
         self._turns.may_ask()
         limit = self._stages[self._number].evaluations
         last = self._number + 1 == len(self._stages)
-        if not last and limit is not None and self._asked >= limit:
+        if not last and limit is not None and self._asked + self._learning >= limit:
             self._next()
         while True:
             for _ in range(TRIES):
@@ -95,6 +111,42 @@ class Stages:
                 self._batch = []
                 return self._turns.asked(self._batch)
             self._next()
+
+    def begin(self, ground: SlopeGround) -> None:
+        """What the first stage has to learn from."""
+        if isinstance(self._inner, SlopeOptimizer):
+            self._inner.begin(ground)
+
+    def slopes(self) -> list[SlopeRequest]:
+        """Those that the first stage wants, at whole genomes, while they have cost less than half of it."""
+        if not isinstance(self._inner, SlopeOptimizer):
+            return []
+        limit = self._stages[self._number].evaluations
+        if limit is not None and self._learning >= MOST_LEARNING * limit:
+            self._inner.enough()
+        requests = self._inner.slopes()
+        wholes = self._whole([request.genome for request in requests])
+        return [replace(request, genome=whole) for request, whole in zip(requests, wholes, strict=True)]
+
+    def adopt_slopes(self, notes: Mapping[int, Note | None]) -> None:
+        """Take the lesson's step as it is on record."""
+        assert isinstance(self._inner, SlopeOptimizer)
+        self._inner.adopt_slopes(notes)
+
+    def enough(self) -> None:
+        """No further slopes can be had."""
+        if isinstance(self._inner, SlopeOptimizer):
+            self._inner.enough()
+
+    def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
+        """Answers to the first stage, whose genes are those of the merge."""
+        assert isinstance(self._inner, SlopeOptimizer)
+        self._inner.tell_slopes([None if each is None else self._own_part(each) for each in slopes])
+        self._learning += sum(each.cost for each in slopes if each is not None)
+
+    def _own_part(self, slope: Slope) -> Slope:
+        found = slope.gradient
+        return replace(slope, gradient=found[self._columns]) if found.size else slope
 
     def descents(self) -> list[Descent | None]:
         """Of the last batch, by the stage's optimizer; parents as genomes of the campaign."""
@@ -130,9 +182,11 @@ class Stages:
         self._inner_batch = []
 
     def _next(self) -> None:
-        """Begin the next stage from the front so far."""
+        """Begin the next stage from the front so far, and from the map if one was learned."""
+        if self._number == 0 and isinstance(self._inner, LearnedFront):
+            self._map = self._inner.lesson.map if self._inner.lesson.has_taken_steps else None
         self._number += 1
-        self._asked = 0
+        self._asked, self._learning = 0, 0.0
         stage = self._stages[self._number]
         members = self._front() or self._given
         paths = self._grid.path_columns
@@ -141,6 +195,8 @@ class Stages:
         self._columns = columns["both" if stage.kind == "hm3" else stage.searches]
         rows = np.array(members, dtype=np.float64).reshape(-1, len(self._grid))
         frozen = [tuple(row) for row in rows[:, ~self._columns].tolist()]
+        if self._number == 0 and stage.kind in LEARNING:
+            frozen = [self._home()] * len(rows)  # slopes are those of layers in order
         self._frozen = list(dict.fromkeys(frozen)) or [self._home()]
         genes = [gene for gene, own in zip(self._grid.genes, self._columns, strict=True) if own]
         initial = [tuple(row) for row in rows[:, self._columns].tolist()]
@@ -159,6 +215,9 @@ class Stages:
             initial=list(dict.fromkeys(initial)),
             settings=stage.settings,
         )
+        proposing = self._inner.proposing if isinstance(self._inner, Proposals) else None
+        if self._map is not None and isinstance(proposing, Conditioned):
+            proposing.condition_on(self._map.points)
         self._inner_batch = []
 
     def _home(self) -> Genome:

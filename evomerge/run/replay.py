@@ -24,6 +24,7 @@ from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.optimizers.stage import LEARNING, without_learning
 from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.slopes import SlopesDiffer, recorded, slope_ground
@@ -44,14 +45,7 @@ def campaign_optimizer(
     """
     section = campaign.config.optimizer
     if campaign.stages:
-        return Stages(
-            campaign.stages,
-            space.genes,
-            campaign.objectives,
-            section.population,
-            campaign.config.seed,
-            initial,
-        )
+        return _staged(campaign, space, initial, history)
     optimizer = make_optimizer(
         section.kind,
         space.genes,
@@ -67,6 +61,22 @@ def campaign_optimizer(
         ground = slope_ground(history, campaign.objectives, space)
         optimizer.begin(ground)
     return optimizer
+
+
+def _staged(
+    campaign: Campaign, space: SearchSpace, initial: Sequence[Genome], history: History
+) -> Stages:
+    """The stages of a campaign; the first may learn from gradients of the merge, all layers in order."""
+    assert history.prepared is not None
+    stages = campaign.stages
+    if not history.prepared.stages_learn:
+        stages = tuple(map(without_learning, stages))
+    parts = (space.genes, campaign.objectives, campaign.config.optimizer.population)
+    found = Stages(stages, *parts, campaign.config.seed, initial)
+    if stages[0].kind in LEARNING:
+        of = space.merging if space.begins_with_the_merge else space
+        found.begin(slope_ground(history, campaign.objectives, of))
+    return found
 
 
 def seeds(

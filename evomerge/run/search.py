@@ -23,7 +23,7 @@ from evomerge.ledger.ledger import keep_genome
 from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer, Staged
 from evomerge.optimizers.proposals import goes_on
 from evomerge.optimizers.schedule import follow
-from evomerge.optimizers.slopes import Slope, SlopeRequest
+from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.limits import at_plateau
@@ -39,9 +39,6 @@ from evomerge.run.replay import (
 )
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer
 from evomerge.search_space import Genome, SearchSpace
-
-MOST_LEARNING = 0.5
-"""Share of the budget that slopes may cost."""
 
 
 @dataclass(frozen=True)

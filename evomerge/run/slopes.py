@@ -56,7 +56,8 @@ class SlopesDiffer(Exception):
 def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
     """What an optimizer must know to ask for slopes, once the baselines are scored.
 
-    No slopes can be had of methods that are not linear in their weights, nor of paths of layers and mixtures.
+    No slopes can be had of methods that are not linear in their weights, nor of paths of layers and mixtures;
+    of the `merging` part of a space they can.
 
     Raises:
         SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.
@@ -125,7 +126,7 @@ def _slope(event: SlopeEvent, store: ItemStore) -> Slope | None:
         return None
     losses = tuple(math.nan if loss is None else loss for loss in event.losses)
     gradient = np.empty(0) if event.gradient is None else store.read(event.gradient)[GRADIENT]
-    return Slope(losses, gradient)
+    return Slope(losses, gradient, event.cost)
 
 
 class SlopeDesk:

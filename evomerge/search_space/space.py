@@ -16,6 +16,7 @@ from evomerge.recipe.recipe import (
     AS_BASE,
     MERGED,
     CheckpointSource,
+    LayerStep,
     MergedSource,
     ModelForm,
     Recipe,
@@ -82,6 +83,15 @@ class SearchSpace:
         """The space of the merge alone, without a path or a mixture."""
         beyond = len(self.paths or self.mixtures or ())
         return replace(self, genes=self.genes[: len(self.genes) - beyond], paths=None, mixtures=None)
+
+    @property
+    def begins_with_the_merge(self) -> bool:
+        """Whether a search begins with the merge as it is: without paths, or from all its layers in order."""
+        paths = self.paths
+        if paths is None:
+            return True
+        merge = [LayerStep(MERGED, layer) for layer in range(self.layout.layers)]
+        return paths.outer == MERGED and list(paths.layer_steps(paths.home)) == merge
 
     @cached_property
     def averaging(self) -> SearchSpace:

@@ -10,9 +10,12 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete
 from evomerge.optimizers import m2n2
+from evomerge.optimizers.kinds import optimizer_settings
+from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.m2n2 import scored
 from evomerge.optimizers.settings import M2n2Settings
-from evomerge.optimizers.stage import Stage
+from evomerge.optimizers.slopes import Slope, SlopeGround
+from evomerge.optimizers.stage import Stage, stage_kind, without_learning
 from evomerge.optimizers.stages import Stages
 from evomerge.testing.problems import minimised
 from tests.search_space.test_layer_path import space
@@ -115,3 +118,135 @@ def test_a_stage_without_genes_is_refused():
             4,
             1,
         )
+
+
+GROUND = SlopeGround((40, 40), {"math": (1.0, 0.0), "code": (0.0, 1.0)})
+BEST = np.array([[1.0, 0.2], [0.1, 0.9]])
+
+
+def slope(request, cost=1.0):
+    """Loss t is the square distance of the merge to the best one of t; genes of the path have no gradient."""
+    found = np.zeros(len(SPACE.genes))
+    away = np.array(request.genome[:MERGE]) - BEST
+    found[:MERGE] = 2.0 * np.array(request.weights) @ away
+    losses = tuple((away**2).sum(axis=1).tolist())
+    return Slope(losses, found if any(request.weights) else np.empty(0), cost)
+
+
+def learning(then, evaluations=40, seed=1, **options):
+    lesson = optimizer_settings("learned-front", {"steps": 25, **options})
+    stages = [Stage("merge", "learned-front", lesson, evaluations), then]
+    given = [SPACE.uniform({"math": w, "code": w}) for w in (0.2, 0.5)]
+    found = Stages(stages, SPACE.genes, minimised(2), 10, seed, given)
+    found.begin(GROUND)
+    return found
+
+
+def taught(optimizer, cost=1.0):
+    """Requests that were answered, until there were no more."""
+    found = []
+    while requests := optimizer.slopes():
+        assert optimizer.slopes() == requests
+        optimizer.tell_slopes([slope(request, cost) for request in requests])
+        found += requests
+    return found
+
+
+def told(optimizer, batches):
+    every = []
+    for _ in range(batches):
+        every.append(optimizer.ask())
+        optimizer.tell([outcome(genome) for genome in every[-1]])
+    return every
+
+
+@pytest.mark.parametrize("then", [Stage("path", "nsga2"), Stage("both", "random-global")])
+def test_a_first_stage_learns_the_merge_with_all_layers_in_order(then):
+    optimizer = learning(then, steps=40, rate=0.1)
+    home = SPACE.paths.spell(SPACE.paths.home)
+    requests = taught(optimizer, cost=0.1)
+    assert sum(any(request.weights) for request in requests) == 40
+    assert {request.genome[MERGE:] for request in requests} == {home}
+    assert all(SPACE.snap(request.genome) == request.genome for request in requests)
+    batch, *_ = told(optimizer, 1)
+    assert {genome[MERGE:] for genome in batch} == {home}
+    # The map's corners come near to what each objective wants: gradients were those of the merge's genes.
+    for best in BEST:
+        assert min(np.abs(np.array(genome[:MERGE]) - best).max() for genome in batch) < 0.2
+    rest = told(optimizer, 5)
+    assert optimizer.stage == 1
+    assert {genome[MERGE:] for genome in rest[-1]} != {home}
+    assert not optimizer.slopes()
+
+
+def test_slopes_are_spent_from_the_evaluations_of_their_stage():
+    """Half of 40 at most, in whole steps; 20 are left, two generations, then the next stage asks."""
+    optimizer = learning(Stage("path", "nsga2"), evaluations=40, look_from=99)
+    assert len(taught(optimizer, cost=1.5)) == 14
+    told(optimizer, 2)
+    assert optimizer.stage == 0
+    told(optimizer, 1)
+    assert optimizer.stage == 1
+    free = learning(Stage("path", "nsga2"), evaluations=40)
+    free.enough()
+    assert not free.slopes()
+    told(free, 4)
+    assert free.stage == 0
+    told(free, 1)
+    assert free.stage == 1
+
+
+@pytest.mark.parametrize("searches", ["path", "both"])
+def test_hm3_takes_for_a_preference_what_was_learned_for_it(searches):
+    settings = optimizer_settings("hm3", {"episodes": 5, "epochs": 1, "hidden": 4})
+    optimizer = learning(Stage(searches, "hm3", settings), evaluations=30)
+    taught(optimizer, cost=0.1)
+    alone = LearnedFront(
+        SPACE.merging.genes, minimised(2), 10, 1, (), optimizer_settings("learned-front", {"steps": 25})
+    )
+    alone.begin(GROUND)
+    while requests := alone.slopes():
+        full = [replace(r, genome=(*r.genome, *SPACE.paths.spell(SPACE.paths.home))) for r in requests]
+        answers = [slope(request) for request in full]
+        parts = [replace(a, gradient=a.gradient[:MERGE]) for a in answers]
+        alone.tell_slopes(parts)
+    seen = []
+    for _ in range(7):
+        batch = optimizer.ask()
+        if optimizer.stage == 1:
+            seen += zip(batch, optimizer.descents(), strict=True)
+        optimizer.tell([outcome(genome) for genome in batch])
+    walked = [(genome, d.origin.preference) for genome, d in seen if d.origin.how == "policy"]
+    assert len(walked) > 10
+    for genome, preference in walked:
+        learned = alone.lesson.map.points(np.array([preference]))[0]
+        assert np.abs(np.array(genome[:MERGE]) - learned).max() < 2e-3
+    assert len({genome[:MERGE] for genome, _ in walked}) > 10
+
+
+def test_a_lesson_goes_by_what_is_on_record():
+    """Another machine's preferences are taken over from notes, and come to its state."""
+    one, other = (learning(Stage("path", "nsga2"), steps=3) for _ in range(2))
+    while requests := one.slopes():
+        one.tell_slopes([slope(request) for request in requests])
+        other.slopes()
+        other.adopt_slopes({number: request.note for number, request in enumerate(requests)})
+        assert other.slopes() == requests
+        other.tell_slopes([slope(request) for request in requests])
+    assert told(one, 6) == told(other, 6)
+    assert one.state_digest() == other.state_digest()
+    fresh = learning(Stage("path", "nsga2"))
+    assert fresh.slopes()
+    with pytest.raises(ValueError, match="slope 0 has a note of 1 numbers"):
+        fresh.adopt_slopes({0: (1.0,)})
+
+
+def test_kinds_of_stages():
+    assert stage_kind("merge", None, first=True) == "surrogate"
+    assert stage_kind("merge", "auto", first=True) == "auto"
+    assert stage_kind("merge", "auto", first=False) == "surrogate"
+    assert stage_kind("path", "auto", first=True) == stage_kind("both", "auto", first=False) == "nsga2"
+    assert stage_kind("path", "hm3", first=False) == "hm3"
+    assert without_learning(Stage("merge", "auto", object(), 5)) == Stage("merge", "surrogate", None, 5)
+    learned = Stage("merge", "learned-front", None, 5)
+    assert without_learning(learned) == learned

@@ -167,6 +167,7 @@ class PreparedEvent(Event):
         generation: engine to the seconds it took for some answers of the base; None where nobody asked.
         one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
             baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
+        stages_learn: whether `auto` in a first stage learns from slopes; in earlier ledgers it did not.
     """
 
     kind = "prepared"
@@ -178,6 +179,7 @@ class PreparedEvent(Event):
     task_vectors: TaskVectors | None = None
     warnings: tuple[Problem, ...] = ()
     one_with_baselines: bool = False
+    stages_learn: bool = False
     generation: Mapping[str, float] | None = None
 
     @property
