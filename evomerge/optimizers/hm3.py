@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from evomerge.optimizers.descent import Descent, for_preference
 from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.path_operators import edited
 from evomerge.optimizers.path_policy import PathPolicy, Update, Walk
-from evomerge.optimizers.preferences import drawn, pulled
+from evomerge.optimizers.preferences import drawn, lattice, pulled
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Hm3Settings
 from evomerge.optimizers.told import learned
@@ -68,6 +69,8 @@ class Hm3:
         self._policy = PathPolicy(self._paths, objectives, seed, settings)
         rng = np.random.default_rng((seed, 2))
         self._fixed = drawn(settings.preferences, objectives, 1.0, rng)
+        if settings.placed == "lattice":
+            self._fixed = as_rows([*islice(lattice(objectives), settings.preferences)], objectives)
         self._learned: Callable[[np.ndarray], np.ndarray] | None = None
         self._walks: dict[Genome, Walk] = {}
         self._again: list[tuple[Genome, Walk]] = []

@@ -156,7 +156,9 @@ class Hm3Settings:
     """Settings of `hm3`. Published are the discount and the parts; the other numbers are ours.
 
     Attributes:
-        preferences: so many are drawn once from Dirichlet(1, ..., 1); 0 draws one for each candidate.
+        preferences: so many are fixed at the start; 0 draws one for each candidate from Dirichlet(1, ..., 1).
+        placed: how fixed ones lie: `drawn` from the same, or the first of the simplex `lattice`s (Das and
+            Dennis 1998), corners first.
         scalarise: what a path is worth: the weighted sum of its objectives, as published, or their weighted
             Chebyshev distance from the best.
         length: price of a path as long as the base's.
@@ -177,6 +179,7 @@ class Hm3Settings:
     """
 
     preferences: Annotated[int, Between(0, 10_000)] = 0
+    placed: Literal["drawn", "lattice"] = "drawn"
     scalarise: Literal["linear", "tchebycheff"] = "linear"
     length: Annotated[float, Between(0.0, 10.0)] = 0.02
     reward: Literal["terminal", "spread"] = "terminal"

@@ -180,6 +180,21 @@ def test_the_preference_weighs_what_is_best_at_each_objective():
         assert descent.origin.preference == pytest.approx(tuple(row[:2]), abs=1e-3)
 
 
+def test_fixed_preferences_lie_on_a_lattice():
+    found = space(3, weight=WEIGHT, sources=["merged"], min_layers=3, max_layers=3)
+    settings = Hm3Settings(preferences=6, placed="lattice")
+    hm3 = Hm3(found.genes, 3, 1, [], settings)
+    rng = np.random.default_rng(1)
+    hm3(Asked(found.genes, minimised(3), (), 40, rng, settings))
+    seen = {descent.origin.preference for descent in hm3.descents}
+    corners = {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}
+    assert seen <= corners | {(0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5)}
+    assert len(seen) > 3
+    drawn = Hm3(found.genes, 3, 1, [], Hm3Settings(preferences=6))
+    drawn(Asked(found.genes, minimised(3), (), 40, np.random.default_rng(1), settings))
+    assert not {descent.origin.preference for descent in drawn.descents} & seen
+
+
 @pytest.mark.parametrize(
     ("schedule", "alignment"), [("generational", "action"), ("steady_state", "network")]
 )

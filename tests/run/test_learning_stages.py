@@ -9,16 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evomerge.campaign.campaign import campaign_from_json, load_campaign
+from evomerge.campaign.prepared import prepared_space
 from evomerge.campaign.recorded import recorded_space
 from evomerge.errors import ConfigError
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.history import History
 from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.engine import Engine
+from evomerge.run.job import Job, MeasuredSlope, SlopeWork
 from evomerge.run.replay import campaign_optimizer
 from evomerge.run.slopes import PASSES
+from evomerge.run.worker_setup import worker_setup
+from evomerge.search_space import gene_gradient
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
 from tests.tiny_models import write_campaign
@@ -76,6 +83,12 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("stages")
     run_file(campaign_file(root, STAGES[request.param]), root / "run")
     return root
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign file beside models and tasks, not run."""
+    return campaign_file(tmp_path_factory.mktemp("plain"), [])
 
 
 def asked(directory: Path) -> list[dict[str, Any]]:
@@ -155,6 +168,40 @@ def test_killed_in_a_stage_or_between_two_it_comes_to_the_same(
     assert front_text(tmp_path / "run") == front_text(root / "run")
 
 
+def test_the_gradient_in_a_space_of_paths_is_that_of_the_merge_alone(plain: Path) -> None:
+    """On a worker that has shown other paths meanwhile, whose layers lie elsewhere."""
+    config = json.loads(plain.read_text()) | {"stages": STAGES["auto, nsga2"]}
+    file = plain.with_name("stages.yaml")
+    file.write_text(json.dumps(config))
+    campaign = load_campaign(file)
+    paths = {name: str(each.path) for name, each in campaign.references().items()}
+    engine = Engine(worker_setup(campaign, paths, "float32", plain.parent / "cache", False))
+    prepared = engine.prepare(Job("prepare", "prepare")).prepared
+    assert prepared is not None
+    space = prepared_space(campaign, prepared, paths)
+    assert space.paths is not None
+    work = SlopeWork({"pets.acc": 1.0, "birds.acc": 0.5}, {"pets.acc": (0, 1, 2), "birds.acc": (4, 5)})
+
+    def slope(recipe: Recipe) -> MeasuredSlope:
+        found = engine.slope(Job("slope", "slope", recipe.to_json(), slope=work)).slope
+        assert found is not None
+        return found
+
+    home = space.paths.spell(space.paths.home)
+    merge = (0.7, 0.3)
+    alone = slope(space.merging.spelled_out(merge))
+    for steps in ([(1, 1.0), (2, 1.0), (1, 1.0)], [(3, 1.0)]):
+        genome = (1.0, 0.0, *space.paths.spell(steps))
+        engine.evaluate(Job("c", "evaluate", space.decode(genome).to_json()))
+        found = slope(space.spelled_out((*merge, *home)))
+        assert np.array_equal(found.gradient, alone.gradient)
+        assert found.losses == alone.losses
+    assert np.abs(alone.gradient).max() > 0.0
+    genes = gene_gradient(space, alone.gradient)
+    assert genes[:MERGE].tolist() == gene_gradient(space.merging, alone.gradient).tolist()
+    assert not genes[MERGE:].any()
+
+
 def test_a_replay_asks_for_the_same_without_a_model(root: Path) -> None:
     verified = call("verify", root / "run")
     assert verified.code == 0, verified.out + verified.err
@@ -184,12 +231,6 @@ def test_before_stages_learned_auto_was_a_surrogate(root: Path) -> None:
     assert first(fold_records(events)).slopes()
     auto = events[0]["config"]["stages"][0]["kind"] == "auto"
     assert bool(first(fold_records(then)).slopes()) != auto
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign file beside models and tasks, not run."""
-    return campaign_file(tmp_path_factory.mktemp("plain"), [])
 
 
 @pytest.mark.parametrize(
