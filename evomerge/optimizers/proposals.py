@@ -237,9 +237,20 @@ class Proposals:
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def goes_on(optimizer: Optimizer) -> bool:
-    """Whether a refinement can be carried out by what a search learnt."""
-    return isinstance(optimizer, Proposals) and isinstance(optimizer.proposing, Focusing)
+@runtime_checkable
+class Proposing(Protocol):
+    """An optimizer whose points a function proposes, or (None) not now."""
+
+    @property
+    def proposing(self) -> Propose | None:
+        """The function."""
+        ...
+
+
+def focusing(optimizer: Optimizer) -> Focusing | None:
+    """What a search learnt, if a refinement can be carried out by that."""
+    found = optimizer.proposing if isinstance(optimizer, Proposing) else None
+    return found if isinstance(found, Focusing) else None
 
 
 class Adopted(Proposals):

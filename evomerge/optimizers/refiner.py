@@ -2,7 +2,8 @@
 
 It knows all that was told before. Where a map was learned it asks for the model of the preference itself,
 then for its neighbours, then goes by a surrogate with that focus on the map's chart (`auto`); else by the
-surrogate alone, on the genes. A policy that was learnt for all preferences (`hm3`) goes on itself.
+surrogate alone, on the genes. A policy that was learnt for all preferences (`hm3`, also of the last stage)
+goes on itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from evomerge.objectives.objective import Objective, Outcome
 from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Optimizer
-from evomerge.optimizers.proposals import Focusing, Proposals
+from evomerge.optimizers.proposals import Proposals, focusing
 from evomerge.optimizers.surrogate import LEAST
 from evomerge.search_space import Gene, Genome
 
@@ -69,9 +70,9 @@ class PolicyRefiner(Proposals):
         known: Sequence[tuple[Genome, Outcome]],
         before: Optimizer,
     ) -> None:
-        """As `Refiner`, for a `before` that `goes_on`."""
-        assert isinstance(before, Proposals)
-        assert isinstance(before.proposing, Focusing)
-        propose = before.proposing.near(preference)
+        """As `Refiner`, for a `before` that is `focusing`."""
+        learnt = focusing(before)
+        assert learnt is not None
+        propose = learnt.near(preference)
         super().__init__(propose, genes, objectives, 1, seed, (), None, steady=True)
         self.know(known)

@@ -25,7 +25,7 @@ from evomerge.optimizers.kinds import make_optimizer, optimizer_kind
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.lesson import FrontMap
 from evomerge.optimizers.optimizer import KnowsDescent, Note, Optimizer
-from evomerge.optimizers.proposals import Conditioned, Proposals
+from evomerge.optimizers.proposals import Conditioned, Proposals, Propose
 from evomerge.optimizers.slopes import (
     MOST_LEARNING,
     Slope,
@@ -87,6 +87,12 @@ class Stages:
     def stage(self) -> int:
         """Number of the stage that asked last."""
         return self._number
+
+    @property
+    def proposing(self) -> Propose | None:
+        """What proposes the points of the stage that asked last, where those are whole genomes."""
+        whole = bool(self._columns.all())
+        return self._inner.proposing if whole and isinstance(self._inner, Proposals) else None
 
     def ask(self) -> list[Genome]:
         """The next batch of the stage, or the first of the next one."""

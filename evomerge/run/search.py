@@ -21,7 +21,7 @@ from evomerge.ledger.events import (
 )
 from evomerge.ledger.ledger import keep_genome
 from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer, Staged
-from evomerge.optimizers.proposals import goes_on
+from evomerge.optimizers.proposals import focusing
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeRequest
 from evomerge.recipe.recipe import Recipe
@@ -121,7 +121,7 @@ class Search:
         under_way = len(begun) > self.history.refinements_ended
         if under_way and (begun[-1].preference, begun[-1].evaluations) == wanted:
             return len(begun) - 1
-        by = "policy" if goes_on(self.optimizer) else None
+        by = None if focusing(self.optimizer) is None else "policy"
         self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1], by=by))
         return len(begun) - 1
 

@@ -187,7 +187,7 @@ def comparison(study: Path, out: Path) -> None:
                 alone = of_baselines(opened, scaling)
                 left.axhline(alone, color="0.6", linestyle=":", linewidth=1.2)
                 left.annotate("baselines", (len(names) - 1, alone), va="bottom", ha="right", fontsize=8)
-            if name.startswith("both") and phase_of(opened.history) == "done":
+            if name.startswith(("both", "learned-")) and phase_of(opened.history) == "done":
                 whole, plain = without_paths(opened, scaling)
                 added.append(whole - plain)
             points = trace(opened.history, opened.events, opened.history.stated.objectives, scaling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,21 @@ def test_a_replay_asks_for_the_same_without_a_model(root: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, str(root / "run")]
     alone = subprocess.run(command, capture_output=True, text=True, check=False)
     assert alone.returncode == 0, alone.stdout + alone.stderr
+
+
+def test_a_policy_of_the_last_stage_goes_on_near_a_preference(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "run", tmp_path / "run")
+    by_policy = open_campaign_folder(root / "run").history.config["stages"][1]["kind"] == "hm3"
+    before = len(events_of(root / "run"))
+    words = ("--prefer", "pets=0.8,birds=0.2", "--evaluations", "3")
+    done = call("refine", tmp_path / "run", *words)
+    assert done.code == 0, done.err
+    online = events_of(tmp_path / "run")[before:]
+    (begun,) = [event for event in online if event["event"] == "refine"]
+    assert begun.get("by") == ("policy" if by_policy else None)
+    origins = [c["origin"] for e in online if e["event"] == "asked" for c in e["candidates"]]
+    assert {"policy", "edited"} >= {origin["how"] for origin in origins} or not by_policy
+    assert call("verify", tmp_path / "run").code == 0
 
 
 def test_before_stages_learned_auto_was_a_surrogate(root: Path) -> None:
