@@ -230,7 +230,8 @@ def main() -> None:
         curves["quickstart"] = [updates(learning_from / "runs" / f"path-hm3-{seed}") for seed in done]
     if words.analytic:
         curves["analytic"] = [analytic(words.analytic, seed) for seed in range(5)]
-    learning(curves, words.out)
+    if curves:
+        learning(curves, words.out)
 
 
 if __name__ == "__main__":
