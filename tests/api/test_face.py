@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import evomerge as em
 from evomerge.front.front import pick
+from evomerge.front.tables import front_csv, html_table, scores_html
 from tests.tiny_models import write_campaign, write_model
 from tests.tiny_runs import finished
 
@@ -66,11 +68,7 @@ def test_a_front_is_that_of_the_folder_and_prints_short() -> None:
 
 
 def test_pandas_holds_the_table_of_the_csv() -> None:
-    import io
-
     import pandas
-
-    from evomerge.front.tables import front_csv
 
     frame = em.open(finished().directory).front().to_pandas()
     read = pandas.read_csv(io.StringIO(front_csv(finished().front)))
@@ -92,8 +90,6 @@ def test_plot_shows_every_member_and_baseline() -> None:
 
 
 def test_html_is_a_table_with_names_escaped(tmp_path: Path) -> None:
-    from evomerge.front.tables import html_table, scores_html
-
     front = em.open(finished().directory).front()
     assert front._repr_html_().count("<tr>") == 1 + len(front.members) + len(front.baselines)
     assert "<th>selection</th>" in front.members[0]._repr_html_()

@@ -16,8 +16,9 @@ from evomerge.front.tables import front_csv, mean, safe_cell
 from evomerge.front.terminal import title_lines
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.records import RecordFile
+from evomerge.recipe.json_form import recipe_from_json
 from tests.cli.terminal import call, in_terminal
-from tests.tiny_runs import Finished, finished
+from tests.tiny_runs import Finished, events_of, finished
 
 
 @pytest.fixture
@@ -131,8 +132,6 @@ def test_two_objectives_are_drawn_where_the_terminal_has_room(campaign, columns)
 
 
 def test_an_unfinished_front_says_so(campaign, tmp_path):
-    from tests.tiny_runs import events_of
-
     kept = [e for e in events_of(campaign.directory) if e["event"] != "selection"]
     kept = [e for e in kept if e.get("split") != "selection" and e["event"] != "stopped"]
     _copy(campaign, tmp_path / "run", kept)
@@ -185,8 +184,6 @@ def test_status(campaign):
 
 
 def test_status_of_several_campaigns(campaign, tmp_path):
-    from tests.tiny_runs import events_of
-
     _copy(campaign, tmp_path / "run", events_of(campaign.directory)[:3])
     found = call("status", campaign.directory, tmp_path / "run")
     header, done, begun = (line.split() for line in found.out.splitlines())
@@ -199,8 +196,6 @@ def test_status_of_several_campaigns(campaign, tmp_path):
 
 
 def test_status_does_not_claim_a_budget_that_was_raised(campaign, tmp_path):
-    from tests.tiny_runs import events_of
-
     events = events_of(campaign.directory)
     events[0]["config"]["budget"]["evaluations"] = 12
     _copy(campaign, tmp_path / "run", events)
@@ -218,8 +213,6 @@ def test_status_does_not_claim_a_budget_that_was_raised(campaign, tmp_path):
     ],
 )
 def test_status_names_the_driver(campaign, tmp_path, signed, text):
-    from tests.tiny_runs import events_of
-
     _copy(campaign, tmp_path / "run", events_of(campaign.directory)[:3])
     lock = tmp_path / "run" / "ledger.jsonl.lock"
     lock.write_text(json.dumps({"since": "2026-01-01T00:00:00Z", **signed}))
@@ -245,7 +238,6 @@ def test_show_a_candidate(campaign):
     assert data["origin"] == candidate.origin.to_json()
     members = call("front", campaign.directory, "--json").json["members"]
     assert next(m for m in members if m["id"] == name)["origin"] == data["origin"]
-    from evomerge.recipe.json_form import recipe_from_json
 
     assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]
 
@@ -260,8 +252,6 @@ def test_show_a_baseline(campaign, name):
 
 
 def test_show_a_failure(campaign, tmp_path):
-    from tests.tiny_runs import events_of
-
     events = events_of(campaign.directory)
     asked = next(i for i, event in enumerate(events) if event["event"] == "asked")
     name = events[asked]["candidates"][0]["id"]
@@ -351,8 +341,6 @@ def test_verify(campaign):
 
 
 def test_verify_lists_every_problem(campaign, tmp_path):
-    from tests.tiny_runs import events_of
-
     events = events_of(campaign.directory)
     wrong = [e for e in events if e["event"] == "evaluated"]
     for event in wrong[:2]:

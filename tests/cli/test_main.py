@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -204,8 +205,6 @@ def test_size(count, text):
 
 
 def test_stop_signals_put_back_what_was_there():
-    import signal
-
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals("again") as stop:
         assert stop() is None
@@ -215,8 +214,6 @@ def test_stop_signals_put_back_what_was_there():
 
 
 def test_a_second_interrupt_stops_at_once():
-    import signal
-
     with StopSignals("go on with: x") as stop:
         signal.raise_signal(signal.SIGINT)
         assert isinstance(stop(), errors.Interrupted)

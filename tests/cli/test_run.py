@@ -10,7 +10,9 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
+from evomerge.cli.output import log_console, table_console
 from evomerge.ledger.records import RecordFile
 from tests.cli.terminal import Forked, call, in_terminal
 from tests.tiny_models import write_campaign
@@ -136,10 +138,6 @@ def test_the_live_display(folder, tmp_path):
 
 
 def test_the_display_honours_no_color(folder, tmp_path, monkeypatch):
-    from rich.console import Console
-
-    from evomerge.cli.output import log_console, table_console
-
     monkeypatch.setenv("NO_COLOR", "1")
     for console in (log_console(), table_console()):
         assert isinstance(console, Console)

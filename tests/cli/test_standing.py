@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from evomerge.cli.candidate import candidate_json, print_candidate
 from evomerge.cli.live import Lines, Live, best_lines, open_display
@@ -154,8 +155,6 @@ def test_lines_for_a_collector_of_logs_are_json(capsys):
 
 @pytest.mark.parametrize(("term", "kind"), [("xterm-256color", Live), ("dumb", Lines)])
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch, term, kind):
-    from rich.console import Console
-
     console = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": term})
     monkeypatch.setattr("evomerge.cli.live.log_console", lambda: console)
     assert isinstance(open_display(lambda: False), kind)
@@ -228,8 +227,6 @@ def test_the_watch_knows_how_busy_the_workers_are():
 
 
 def test_the_live_display_shows_workers_and_the_way_of_the_hypervolume():
-    from rich.console import Console
-
     live = Live(lambda: False)
     for _, history in _prefixes():
         if history.campaign:
@@ -251,8 +248,6 @@ def test_the_live_display_shows_workers_and_the_way_of_the_hypervolume():
 
 @pytest.mark.parametrize("phase", ["prepare", "baselines", "search", "selection", "done"])
 def test_the_live_display_draws_every_phase(phase):
-    from rich.console import Console
-
     stopping = phase == "search"
     live = Live(lambda: stopping)
     console = Console(width=100, record=True, file=io.StringIO())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import ConfigError
@@ -113,7 +114,6 @@ def counted_steps(model: Any) -> list[int]:
 def test_a_loop_is_marked_and_not_computed_to_its_end(parrot: Any, tokenizer: Any) -> None:
     prompts = [(f"Q: {word}", {"until": ["?"], "max_gen_toks": 110}) for word in ("cat", "dog is", "a")]
     stock_lm = HFLM(pretrained=parrot, tokenizer=tokenizer, batch_size=3)
-    from lm_eval.api.instance import Instance
 
     expected = stock_lm.generate_until(
         [Instance("generate_until", {}, prompt, i) for i, prompt in enumerate(prompts)],

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import DEFAULT, patch
@@ -32,16 +33,19 @@ from tests.evaluators.conftest import (
 )
 
 
-def stock(path: Path, subject: Subject, task: str, **arguments: Any) -> dict[str, Any]:
-    """What stock lm-eval says of one task, run from the task folder; of the machine it need not tell."""
+def stock(
+    path: Path, subject: Subject, task: str, *, surroundings: bool = False, **arguments: Any
+) -> dict[str, Any]:
+    """What stock lm-eval says of one task, run from the task folder; of the machine only where asked to."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     here = Path.cwd()
     os.chdir(path.parent / "tasks")
     try:
         lm = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=subject.batch_size)
         manager = TaskManager(include_path=".", include_defaults=False)
-        # It would ask a dozen programs, git and pip among them, for what surrounds it: a second each time.
-        with patch.multiple(stock_evaluator, add_env_info=DEFAULT, get_git_commit_hash=DEFAULT):
+        # It asks a dozen programs, git and pip among them, for what surrounds it: a second each time.
+        left_out = patch.multiple(stock_evaluator, add_env_info=DEFAULT, get_git_commit_hash=DEFAULT)
+        with nullcontext() if surroundings else left_out:
             found: dict[str, Any] = simple_evaluate(
                 model=lm, tasks=[task], task_manager=manager, log_samples=True, **arguments
             )

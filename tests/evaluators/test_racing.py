@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.candidate import candidate_json
 from evomerge.cli.verify.invariants import examine, verify
 from evomerge.errors import ConfigError, Stopped, UsageError
@@ -357,8 +358,6 @@ def test_a_raced_candidate_is_not_exported(race_run: Finished) -> None:
 
 @pytest.mark.parametrize("section", [{"threshold": 0}, {"first": 0}, {"z": 1.0}])
 def test_faults_of_the_section(section: dict[str, Any], tmp_path: Path, race_run: Finished) -> None:
-    from evomerge.campaign.campaign import load_campaign
-
     data = json.loads(race_run.file.read_text())
     data["racing"] = section
     data["search_space"] = str(race_run.file.parent / "space.yaml")

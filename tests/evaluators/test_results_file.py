@@ -28,7 +28,7 @@ def test_results_are_those_of_stock_lm_eval(bench: Bench, subject: Subject, tmp_
     ours = results_json(MODEL, [declaration], scores)
     for split in ("search", "test"):
         name = f"pets_{split}"
-        theirs = stock(path, subject, name, num_fewshot=1)
+        theirs = stock(path, subject, name, surroundings=True, num_fewshot=1)
         expected = theirs["results"][name]
         assert set(ours["results"][name]) == set(expected)
         for key, value in expected.items():

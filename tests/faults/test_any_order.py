@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -125,7 +125,6 @@ def test_f38_anything_in_any_order(trial: Trial) -> Tally:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    from hypothesis import seed
 
     machine = seed(trial.index)(Campaigns)
     run_state_machine_as_test(machine, settings=chosen)

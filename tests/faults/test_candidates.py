@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import transformers
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
@@ -171,7 +172,6 @@ def test_f19_generation_ends_at_its_cap(trial: Trial) -> Tally:
         budget={"evaluations": 4},
         baselines={"single": [0.5]},
     )
-    import transformers
 
     lengths: list[int] = []
     plain = transformers.GenerationMixin.generate

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.cli.app import main
+from evomerge.ledger.records import RecordFile, read_records
 from tests.faults.bed import RUN
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign, write_model
@@ -222,8 +224,6 @@ def other_space(folder: Path) -> None:
 
 def older_ledger(folder: Path) -> None:
     """A library that asks otherwise, as one of another version might."""
-    from evomerge.ledger.records import RecordFile, read_records
-
     path = folder / RUN / "ledger.jsonl"
     events = read_records(path)
     path.unlink()
@@ -272,8 +272,6 @@ def test_f29_drift_between_sessions(trial: Trial) -> Tally:
 
 
 def test_f27_checking_starts_neither_ray_nor_a_model(tmp_path: Path) -> None:
-    import subprocess
-
     file = copied(tmp_path)
     weights(tmp_path / "models" / "math").write_bytes(b"")
     code = f"""

@@ -12,13 +12,17 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from evomerge.cli.app import main
 from evomerge.cli.verify.invariants import verify
+from evomerge.ledger.records import RecordFile, read_records
 from tests.faults.harness import Tally, Trial, row
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import finished
@@ -221,8 +225,6 @@ def planted_pickles(place: Path) -> None:
 
 def a_ledger_that_points_elsewhere(place: Path) -> None:
     """Item references that lead out of the folder are not followed."""
-    from evomerge.ledger.records import RecordFile, read_records
-
     folder = place / "pointing"
     shutil.copytree(finished().directory, folder)
     path = folder / "ledger.jsonl"
@@ -278,11 +280,6 @@ def a_folder_whose_name_is_a_command(place: Path) -> None:
 
 def test_f37_floors_of_libraries_with_known_flaws() -> None:
     """Older Ray runs commands for everybody; older torch and safetensors can be made to by a file."""
-    from importlib import metadata
-
-    from packaging.requirements import Requirement
-    from packaging.version import Version
-
     asked = {r.name: r for r in map(Requirement, metadata.requires("evomerge") or [])}
     for name, floor in {"ray": "2.54", "torch": "2.10", "safetensors": "0.8"}.items():
         assert str(asked[name].specifier) == f">={floor}"

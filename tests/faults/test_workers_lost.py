@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.prepared import prepared_space
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from evomerge.ledger.history import History
 from evomerge.run import driver
 from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.pool.inline import InlinePool
 from evomerge.run.pool.processes import ProcessPool
 from evomerge.run.progress import Progress
 from evomerge.run.worker import Worker
@@ -156,8 +158,6 @@ def out_of_device_memory(trial: Trial) -> Tally:
         return plain(self, subject, *rest)
 
     def pool(workers: Any, setup: WorkerSetup) -> Any:
-        from evomerge.run.pool.inline import InlinePool
-
         return InlinePool(setup, Counted)
 
     with (
@@ -179,7 +179,6 @@ def test_f31_the_same_scores_everywhere(trial: Trial) -> Tally:
     campaign = load_campaign(source.file)
     paths = {name: str(reference.path) for name, reference in campaign.references().items()}
     setup = worker_setup(campaign, paths, "bfloat16", trial.folder / "cache", False)
-    from evomerge.campaign.prepared import prepared_space
 
     assert source.history.prepared is not None
     space = prepared_space(campaign, source.history.prepared, paths)

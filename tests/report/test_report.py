@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evomerge.campaign.recorded import recorded_recipe
 from evomerge.cli.app import main
 from evomerge.errors import EnvironmentFault, UsageError
 from evomerge.front.descent import descent_text
+from evomerge.recipe.places import lookup
+from evomerge.recipe.recipe import MergedSource
 from evomerge.report.write import report_html, write_report
 from tests.report.made import (
     HOSTILE,
@@ -113,10 +116,6 @@ def test_the_data_are_those_of_the_ledger() -> None:
 
 
 def test_coefficients_by_place_are_those_of_the_recipe() -> None:
-    from evomerge.campaign.recorded import recorded_recipe
-    from evomerge.recipe.places import lookup
-    from evomerge.recipe.recipe import MergedSource
-
     data, made = finished_page().data, finished()
     genes = data["genes"]
     checked = 0

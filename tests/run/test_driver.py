@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge import failpoint
+from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import (
     CampaignInUse,
@@ -36,9 +37,12 @@ from evomerge.errors import (
     TooManyFailures,
 )
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
+from evomerge.front.compute import compute_front
 from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.records import RecordFile
 from evomerge.run import dispatch
-from evomerge.run.driver import _unusable
+from evomerge.run.driver import _unusable, run
 from evomerge.run.engine import Engine
 from evomerge.run.progress import Progress
 from tests.hand_made import fold_records
@@ -392,8 +396,6 @@ def test_an_evaluator_taken_away_is_refused(begun: Path) -> None:
 
 
 def test_a_ledger_of_another_optimizer_state_is_refused(begun: Path) -> None:
-    from evomerge.ledger.records import RecordFile
-
     copy = begun / "forged"
     copy.mkdir()
     with RecordFile.open(copy / LEDGER_FILE, create=True) as ledger:
@@ -481,10 +483,6 @@ def test_a_merge_that_overflows_is_a_failure_and_never_in_the_front(folder: Path
     campaign_paths: Mapping[str, str] = {
         n: str(folder / "models" / n) for n in ("base", "math", "code")
     }
-    from evomerge.campaign.campaign import load_campaign
-    from evomerge.front.compute import compute_front
-    from evomerge.ledger.item_store import ItemStore
-    from evomerge.run.driver import run
 
     with contextlib.suppress(TooManyFailures):
         run(load_campaign(file), folder / "run", campaign_paths, "float16")

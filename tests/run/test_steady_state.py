@@ -11,6 +11,7 @@ from evomerge.cli.verify.invariants import verify
 from evomerge.errors import LedgerDamaged, TooManyFailures
 from evomerge.ledger.records import RecordFile
 from evomerge.objectives.objective import Complete, Failed
+from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.schedule import follow
 from evomerge.run.job import JobResult
@@ -127,8 +128,6 @@ def test_a_small_space_is_asked_to_its_last_point():
 
 
 def test_steady_state_finds_about_as_much_as_generations_do():
-    from evomerge.objectives.pareto import hypervolume
-
     volumes = {}
     for schedule in ("generational", "steady_state"):
         optimizer = make_optimizer(

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import shutil
 
 import pytest
 
 from evomerge.cli.verify.invariants import examine, verify
+from evomerge.export.export import export_candidate
+from evomerge.export.log import ExportEvent
+from evomerge.ledger.history import History
 from evomerge.ledger.records import RecordFile
 from tests.tiny_runs import events_of, finished
 
@@ -255,8 +259,6 @@ def test_the_selection_names_known_candidates(events, tmp_path):
 
 
 def test_the_front_is_compared(monkeypatch):
-    import dataclasses
-
     from evomerge.cli.verify import invariants as module
 
     def shorter(history, store):
@@ -270,8 +272,6 @@ def test_the_front_is_compared(monkeypatch):
 
 
 def test_the_budget_is_counted(monkeypatch):
-    from evomerge.ledger.history import History
-
     def miscounted(events):
         history = fold(events)
         history.budget_used -= 1
@@ -284,9 +284,6 @@ def test_the_budget_is_counted(monkeypatch):
 
 
 def test_exports(tmp_path):
-    from evomerge.export.export import export_candidate
-    from evomerge.export.log import ExportEvent
-
     ignored = shutil.ignore_patterns("exports.jsonl*")
     shutil.copytree(finished().directory, tmp_path / "run", ignore=ignored)
     export_candidate(tmp_path / "run", "knee", tmp_path / "knee", rescore=False)

@@ -12,7 +12,9 @@ from evomerge.merge.materialize import write_checkpoint
 from evomerge.merge.passes import blocks
 from evomerge.merge.passes.blocks import Scratch
 from evomerge.merge.passes.execute import execute
+from evomerge.merge.passes.scalars import karcher, model_stock, multislerp, slerp
 from evomerge.merge.plan import make_plan
+from evomerge.merge.statistics.order import rank, share
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
@@ -269,8 +271,6 @@ def test_arcee_fusion_keeps_fewer_entries_from_a_higher_threshold(engine):
 
 
 def test_karcher_mean_of_two_equal_norms_is_the_middle_of_the_arc():
-    from evomerge.merge.passes.scalars import karcher, multislerp, slerp
-
     for cosine in (-0.8, 0.0, 0.4, 0.99):
         gram = np.array([[4.0, 4.0 * cosine], [4.0 * cosine, 4.0]])
         middle = slerp(0.5, 4.0, 4.0 * cosine, 4.0)
@@ -281,8 +281,6 @@ def test_karcher_mean_of_two_equal_norms_is_the_middle_of_the_arc():
 
 
 def test_model_stock_of_parallel_and_orthogonal_task_vectors():
-    from evomerge.merge.passes.scalars import model_stock
-
     assert model_stock(np.ones((3, 3))) == pytest.approx(1.0)
     assert model_stock(np.eye(3)) == 0.0
     assert model_stock(np.array([[4.0]])) == 1.0
@@ -291,8 +289,6 @@ def test_model_stock_of_parallel_and_orthogonal_task_vectors():
 
 
 def test_directions_that_cancel_fail_the_candidate():
-    from evomerge.merge.passes.scalars import karcher, multislerp
-
     opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
     with pytest.raises(CandidateError, match="cancel"):
         karcher([0.5, 0.5], opposite)
@@ -318,7 +314,6 @@ def test_blocks_and_shards_do_not_change_a_bit(engine, case, monkeypatch, tmp_pa
 def test_mergekits_rounding_counts_in_doubles(engine):
     _, statistics, _ = engine
     # 0.29 of 100 is 29, and in doubles 28.999999999999996.
-    from evomerge.merge.statistics.order import rank, share
 
     assert (rank(0.29, 100), rank(0.29, 100, binary=True)) == (29, 28)
     assert (share(0.01, 50), rank(0.01, 50)) == (0, 1)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 
 from evomerge.checkpoint.adapter import open_adapter
@@ -17,6 +18,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import CheckpointSource, LayerStep, Recipe, single_source_recipe
 from tests.checkpoint.folders import llama, save, write_family
 from tests.merge.passes.cases import EXPERTS, merged
+from tests.merge.test_binding import FAMILIES
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -189,10 +191,6 @@ def test_layer_scale_goes_to_what_writes_into_the_residual(family, statistics):
 
 
 def test_layer_scale_is_refused_where_outputs_are_normalised(tmp_path, family, statistics):
-    import transformers
-
-    from tests.merge.test_binding import FAMILIES
-
     for kind in ("gemma2", "olmo2"):
         name, fields = FAMILIES[kind]
         folder = tmp_path / kind

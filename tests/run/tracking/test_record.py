@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,6 @@ def test_a_missing_library_is_said_before_anything_begins(campaign: Finished, mo
 
 def test_tensorboard_reads_what_sync_wrote(campaign: Finished, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    import shutil
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -143,7 +143,6 @@ def test_wandb_takes_what_sync_sends_without_a_network(
     campaign: Finished, monkeypatch, tmp_path
 ) -> None:
     pytest.importorskip("wandb")
-    import shutil
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     shutil.copytree(campaign.directory, tmp_path / "run")
