@@ -55,7 +55,7 @@ def refine(
 
     show_log()
     opened = open_campaign_folder(directory)
-    if opened.history.baselines is None or not opened.history.told:
+    if opened.history.baselines is None or not opened.history.tells:
         found, todo = "nothing was told yet", "run it first"
         raise UsageError(Problem("E507", "there is nothing to refine", found, todo, str(directory)))
     campaign = campaign_from_json(opened.history.config)

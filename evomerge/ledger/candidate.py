@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from evomerge.ledger.events import ScoredEvent
 from evomerge.ledger.item_store import ItemReference
-from evomerge.ledger.packed_genome import PackedGenome
-from evomerge.ledger.packed_scores import packed_metrics, packed_numbers, packed_references
+from evomerge.ledger.packed_field import DIGEST, packed
+from evomerge.ledger.packed_genome import GENOME, Genome
+from evomerge.ledger.packed_scores import Names, pack_scores, packable
 from evomerge.objectives.origin import Origin
-from evomerge.objectives.scores import Metric, Split
+from evomerge.objectives.scores import SPLITS, Metric, Split
 
 _NOTHING: Mapping[str, int] = {}
 """One for all candidates: most were never lost and never raced."""
 
 
+@packed(key=DIGEST)
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of one model on one split.
+    """Scores of one model on one split, see `evaluation_of`.
 
     Attributes:
         split: whose items were scored.
         key: evaluation key.
-        metrics: `EVALUATOR.METRIC` to score.
-        items: evaluator to where its per-item results lie.
-        seconds: phase to wall seconds; empty where the scores are another's.
-        statistics: numbers about the merge itself.
+        names, numbers: all that was measured, packed.
+        odd_items: places of per-item results, where one cannot be packed.
         same_as: the candidate with the same recipe that was scored first, if that was another.
     """
 
     split: Split
     key: str
-    metrics: Mapping[str, Metric]
-    items: Mapping[str, ItemReference]
-    seconds: Mapping[str, float]
-    statistics: Mapping[str, float]
+    names: Names
+    numbers: bytes
+    odd_items: Mapping[str, ItemReference] | None = None
     same_as: str | None = None
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """`EVALUATOR.METRIC` to score."""
+        return self.names.metrics_in(self.numbers)
 
-@dataclass
+    @property
+    def items(self) -> Mapping[str, ItemReference]:
+        """Evaluator to where its per-item results lie."""
+        return self.names.items_in(self.numbers) if self.odd_items is None else self.odd_items
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Phase to wall seconds; empty where the scores are another's."""
+        return self.names.seconds_in(self.numbers)
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """Numbers about the merge itself."""
+        return self.names.statistics_in(self.numbers)
+
+
+@packed(recipe=DIGEST, genome=GENOME)
+@dataclass(slots=True)
 class Candidate:
     """A model that was asked for, or a baseline.
 
@@ -49,7 +69,7 @@ class Candidate:
         recipe: digest of its recipe.
         genome: None for a baseline.
         generation: number of the batch it was asked in; -1 for a baseline.
-        evaluations: its scores by split.
+        scored: its scores, one for each split; see `evaluations`.
         failure, message, traceback: why it has no scores on search items.
         attempts_lost: workers lost with it, all in all.
         failed_splits: splits on which it failed.
@@ -66,9 +86,9 @@ class Candidate:
 
     id: str
     recipe: str
-    genome: PackedGenome = PackedGenome()  # noqa: RUF009 - a descriptor
+    genome: Genome | None = None
     generation: int = -1
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    scored: tuple[Evaluation, ...] = ()
     failure: str | None = None
     message: str = ""
     traceback: str | None = None
@@ -84,17 +104,15 @@ class Candidate:
     asker: int | None = None
     number: int = -1
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_genome": self.genome}  # packed it means nothing elsewhere
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.genome = state["_genome"]
-
     def __repr__(self) -> str:
         state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
         state = state or ", ".join(self.evaluations) or "not scored"
         return f"<Candidate {self.id}: {state}>"
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Its scores by split."""
+        return {each.split: each for each in self.scored}
 
     @property
     def is_baseline(self) -> bool:
@@ -113,6 +131,11 @@ class Candidate:
         repeat = self.failed_as or (result is not None and result.same_as)
         return not self.is_baseline and self.is_settled and not repeat
 
+    def score(self, evaluation: Evaluation) -> None:
+        """Take scores on a split, in the place of those it may have there."""
+        others = (each for each in self.scored if each.split != evaluation.split)
+        self.scored = (*others, evaluation)
+
     def lose(self, split: str) -> None:
         """Count an attempt on a split that ended with its worker."""
         self.lost = {**self.lost, split: self.lost.get(split, 0) + 1}
@@ -125,20 +148,18 @@ class Candidate:
 
 def evaluation_of(event: ScoredEvent) -> Evaluation:
     """What a result says of one model on one split, packed."""
-    return Evaluation(
-        split=event.split,
-        key=event.key,
-        metrics=packed_metrics(event.metrics),
-        items=packed_references(event.items),
-        seconds=packed_numbers(event.seconds),
-        statistics=packed_numbers(event.statistics),
-        same_as=event.same_as,
-    )
+    odd = None if packable(event.items) else event.items
+    items = event.items if odd is None else {}
+    names, numbers = pack_scores(event.metrics, event.seconds, event.statistics, items)
+    split = SPLITS[SPLITS.index(event.split)]  # each line of JSON has a copy of the word
+    return Evaluation(split, event.key, names, numbers, odd, event.same_as)
 
 
 def by_own_names(origin: Origin | None, known: Mapping[str, Candidate]) -> Origin | None:
-    """An origin whose parents' ids are the candidates' own strings, of which each line of JSON has copies."""
-    if origin is None or origin.parents is None:
-        return origin
-    named = (known[name].id if name in known else name for name in origin.parents)
-    return replace(origin, parents=tuple(named))
+    """An origin whose words and parents' ids are strings that are shared: each line of JSON has copies."""
+    if origin is None:
+        return None
+    parents = origin.parents
+    if parents is not None:
+        parents = tuple(known[name].id if name in known else name for name in parents)
+    return replace(origin, how=sys.intern(origin.how), parents=parents)

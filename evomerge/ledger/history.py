@@ -29,6 +29,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
     ToldEvent,
 )
+from evomerge.ledger.packed_field import held, packed_digest
 from evomerge.ledger.turn import Turn
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.forecast import Forecast
@@ -48,13 +49,12 @@ class History:
         campaign, prepared, baselines, starts: the events of these kinds, once they are there.
         candidates: those asked for, and the baselines, by id.
         generations: the ids of each batch asked.
-        told: digests of the state of the campaign's own optimizer, after each tell.
+        tells: how often the campaign's own optimizer was told.
         turns: asks, tells, batches of slopes and refinements in the order of the ledger.
         asked: number of candidates asked for.
         budget_used: results of the search that count: scored, raced or failed; no repeats, no baselines.
         selection: who is scored on selection items; None until that is decided, and after a further ask.
         stopped: why the last session ended; None while one goes on.
-        by_key: evaluation key to the candidate that was scored first, with its scores.
         grants: what was allowed by name in any session.
         failed_by_key: evaluation key to the first failure.
         settled: candidates of the search with a result of any kind.
@@ -82,14 +82,13 @@ class History:
     baselines: BaselinesEvent | None = None
     starts: StartsEvent | None = None
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    generations: list[list[str]] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    generations: list[tuple[str, ...]] = field(default_factory=list)
+    tells: int = 0
     turns: list[Turn] = field(default_factory=list)
     asked: int = 0
     budget_used: int = 0
     selection: tuple[str, ...] | None = None
     stopped: str | None = None
-    by_key: dict[str, tuple[str, Evaluation]] = field(default_factory=dict)
     grants: set[Grant] = field(default_factory=set)
     failed_by_key: dict[str, FailedEvent] = field(default_factory=dict)
     settled: int = 0
@@ -115,6 +114,7 @@ class History:
     started: float = 0.0
     last: float = 0.0
     elapsed: float = 0.0
+    _first: dict[str | bytes | None, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         name = self.campaign.name if self.campaign else "no campaign"
@@ -164,10 +164,10 @@ class History:
             case ToldEvent():
                 number = len(self.generations) if event.generation is None else event.generation
                 whole = self.generations[number : number + 1]
-                told = (event.id,) if event.id is not None else tuple(whole[0] if whole else ())
+                told = self._own(event.id) if event.id is not None else whole[0] if whole else ()
                 asker = self.candidates[told[0]].asker if told and told[0] in self.candidates else None
                 if asker is None:
-                    self.told.append(event.state)
+                    self.tells += 1
                 self.turns.append(Turn(told, event.state, asker=asker))
             case SlopeEvent():
                 if event.batch == len(self.slopes):
@@ -190,9 +190,9 @@ class History:
                     self.refinements_ended = event.refinement + 1
 
     def _asked(self, event: AskedEvent) -> None:
-        ids = [candidate.id for candidate in event.candidates]
+        ids = tuple(candidate.id for candidate in event.candidates)
         self.generations.append(ids)
-        self.turns.append(Turn(tuple(ids), asker=event.refinement))
+        self.turns.append(Turn(ids, asker=event.refinement))
         self.asked += len(ids)
         self.references.append(event.racing.references if event.racing is not None else ())
         self.forecasts.append(event.forecast)
@@ -210,8 +210,20 @@ class History:
             self.asked_by[event.refinement] += 1
         self.selection = None
 
+    def first_scored(self, key: str) -> tuple[str, Evaluation] | None:
+        """The candidate that was scored first under an evaluation key, with its scores; None if none was."""
+        name = self._first.get(packed_digest(key))
+        scored = () if name is None else self.candidates[name].scored
+        return next(((name, each) for each in scored if name is not None and each.key == key), None)
+
+    def _own(self, name: str) -> tuple[str]:
+        """An id as the string that its candidate has; each line of JSON has a copy."""
+        return (self.candidates[name].id if name in self.candidates else name,)
+
     def _candidate(self, event: ResultEvent) -> Candidate:
-        return self.candidates.setdefault(event.id, Candidate(event.id, event.recipe))
+        if event.id not in self.candidates:
+            self.candidates[event.id] = Candidate(event.id, event.recipe)
+        return self.candidates[event.id]
 
     def _failed(self, event: FailedEvent) -> None:
         candidate, split = self._candidate(event), event.split
@@ -221,7 +233,7 @@ class History:
         # What was told to the optimizer must not change: a failure on held-out items does not take
         # back the scores on search items.
         if split == "search":
-            self.arrivals.append(event.id)
+            self.arrivals.append(candidate.id)
             candidate.failure, candidate.message = event.failure, event.message
             candidate.traceback, candidate.failed_as = event.traceback, event.same_as
             self.selection = None
@@ -235,7 +247,7 @@ class History:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
         evaluation = evaluation_of(event)
-        candidate.evaluations[evaluation.split] = evaluation
+        candidate.score(evaluation)
         if candidate.failed_splits:  # a difference, empty or not, is another set for each candidate
             candidate.failed_splits -= {evaluation.split}
         candidate.forget_lost(evaluation.split)
@@ -247,7 +259,7 @@ class History:
         self._tally(candidate, 1)
         self._measured(event)
         self.shared += event.shared is not None
-        self.by_key.setdefault(evaluation.key, (candidate.id, evaluation))
+        self._first.setdefault(held(evaluation, "key"), candidate.id)
         self.failed_by_key.pop(evaluation.key, None)
         if candidate.is_baseline and evaluation.seconds:
             taken = sum(evaluation.seconds.values())
@@ -273,7 +285,7 @@ class History:
         candidate = self._candidate(event)
         self._tally(candidate, -1)
         candidate.raced = evaluation_of(event)
-        self.arrivals.append(event.id)
+        self.arrivals.append(candidate.id)
         candidate.beaten_by, candidate.seen = event.beaten_by, event.seen
         candidate.failure, candidate.message = None, ""
         candidate.forget_lost("search")

@@ -1,38 +1,26 @@
-"""Genomes in little memory: a search space has few numbers, so that a gene is a place in a list of them."""
+"""Genomes in little memory: a search space has few numbers, so that a gene is a place in a list of them.
+
+Places are compressed: many genes have values of their neighbours, or stand at their bounds.
+"""
 
 from __future__ import annotations
 
 import threading
+import zlib
 from array import array
-from typing import Any, overload
+from typing import TypeAlias
 
 Genome = tuple[float, ...]
+Held: TypeAlias = "bytes | array[int] | Genome | None"
 
 _numbers: list[float] = []
 _places: dict[float, int] = {}
 _adding = threading.Lock()
 
 
-class PackedGenome:
-    """A field that holds a genome (or None) in two bytes a gene, four beyond 65,536 different numbers.
-
-    What comes out equals what went in, to the bit.
-    """
-
-    @overload
-    def __get__(self, owner: None, kind: type) -> None: ...
-    @overload
-    def __get__(self, owner: object, kind: type) -> Genome | None: ...
-    def __get__(self, owner: Any, kind: type) -> Genome | None:
-        held = None if owner is None else owner._genome
-        return tuple(map(_numbers.__getitem__, held)) if isinstance(held, array) else held
-
-    def __set__(self, owner: Any, genome: Genome | None) -> None:
-        owner._genome = None if genome is None else _packed(genome)
-
-
-def _packed(genome: Genome) -> array[int] | Genome:
-    if set(map(type, genome)) != {float}:
+def packed_genome(genome: Genome | None) -> Held:
+    """A genome in at most two bytes a gene, four beyond 65,536 different numbers; see `whole_genome`."""
+    if genome is None or set(map(type, genome)) != {float}:
         return genome
     try:
         places = list(map(_places.__getitem__, genome))
@@ -41,7 +29,20 @@ def _packed(genome: Genome) -> array[int] | Genome:
     packed = array("H" if max(places) < 1 << 16 else "I", places)
     # 0 and -0 are one key.
     same = array("d", map(_numbers.__getitem__, packed)).tobytes() == array("d", genome).tobytes()
-    return packed if same else genome
+    if not same:
+        return genome
+    return zlib.compress(packed.tobytes(), 1) if packed.typecode == "H" else packed
+
+
+def whole_genome(held: Held) -> Genome | None:
+    """What was packed, to the bit."""
+    if held is None or isinstance(held, tuple):
+        return held
+    places = memoryview(zlib.decompress(held)).cast("H") if isinstance(held, bytes) else held
+    return tuple(map(_numbers.__getitem__, places))
+
+
+GENOME = packed_genome, whole_genome
 
 
 def _place(value: float) -> int:

@@ -1,4 +1,4 @@
-"""Scores in little memory: names are shared by all evaluations, numbers lie in arrays.
+"""Scores in little memory: names are shared by all evaluations, numbers lie in one string of bytes.
 
 A history keeps every evaluation of a campaign. As dictionaries of small objects one would take more than its
 genome of hundreds of genes does. What comes out equals what went in.
@@ -7,112 +7,137 @@ genome of hundreds of genes does. What comes out equals what went in.
 from __future__ import annotations
 
 import math
-import re
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from evomerge.ledger.item_store import ItemReference
+from evomerge.ledger.packed_field import packed_digest
 from evomerge.objectives.scores import Metric
 
 Value = TypeVar("Value")
 
-_names: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-_SHA256 = re.compile("[0-9a-f]{64}")
-_WIDTH = 4
+_NUMBER, _METRIC, _REFERENCE = struct.Struct("<d"), struct.Struct("<4d"), struct.Struct("<qq32s")
 
 
-def _one(names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Equal names as one object."""
-    return _names.setdefault(names, names)
+@dataclass(frozen=True)
+class Names:
+    """What an evaluation has numbers of, in the order of their bytes; evaluations alike share one.
+
+    Attributes:
+        metrics, seconds, statistics, evaluators: the names.
+        segments: of each evaluator, the file with its per-item results.
+    """
+
+    metrics: tuple[str, ...]
+    seconds: tuple[str, ...]
+    statistics: tuple[str, ...]
+    evaluators: tuple[str, ...]
+    segments: tuple[str, ...]
+
+    def metrics_in(self, numbers: bytes) -> Mapping[str, Metric]:
+        """Metrics by name."""
+        return _Packed(self.metrics, numbers, 0, _METRIC, lambda place, held: _metric(*held))
+
+    def seconds_in(self, numbers: bytes) -> Mapping[str, float]:
+        """Seconds by phase."""
+        return _Packed(self.seconds, numbers, self._starts[0], _NUMBER, lambda place, held: held[0])
+
+    def statistics_in(self, numbers: bytes) -> Mapping[str, float]:
+        """Statistics of the merge by name."""
+        return _Packed(self.statistics, numbers, self._starts[1], _NUMBER, lambda place, held: held[0])
+
+    def items_in(self, numbers: bytes) -> Mapping[str, ItemReference]:
+        """Places of per-item results by evaluator."""
+
+        def reference(place: int, held: tuple[Any, ...]) -> ItemReference:
+            offset, length, digest = held
+            return ItemReference(self.segments[place], offset, length, digest.hex())
+
+        return _Packed(self.evaluators, numbers, self._starts[2], _REFERENCE, reference)
+
+    @cached_property
+    def _starts(self) -> tuple[int, int, int]:
+        """Where seconds, statistics and references begin."""
+        first = _METRIC.size * len(self.metrics)
+        second = first + _NUMBER.size * len(self.seconds)
+        return first, second, second + _NUMBER.size * len(self.statistics)
+
+
+_shared: dict[Names, Names] = {}
 
 
 class _Packed(Mapping[str, Value], Generic[Value]):
-    """A mapping whose names are shared and whose values are made when they are asked for."""
+    """A mapping whose values are made when they are asked for, from places in a string of bytes."""
 
-    __slots__ = ("_held", "_keys")
+    __slots__ = ("_form", "_made", "_names", "_numbers", "_start")
 
-    def __init__(self, keys: Sequence[str], held: Any) -> None:
-        self._keys, self._held = _one(tuple(keys)), held
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        numbers: bytes,
+        start: int,
+        form: struct.Struct,
+        made: Callable[[int, tuple[Any, ...]], Value],
+    ) -> None:
+        self._names, self._numbers, self._start = names, numbers, start
+        self._form, self._made = form, made
 
     def __getitem__(self, name: str) -> Value:
         try:
-            return self._value(self._keys.index(name))
+            place = self._names.index(name)
         except ValueError:
             raise KeyError(name) from None
+        start = self._start + self._form.size * place
+        return self._made(place, self._form.unpack_from(self._numbers, start))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._keys
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return repr(dict(self))
 
-    def _value(self, place: int) -> Value:
-        raise NotImplementedError
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Value]]]:
+        return dict, (dict(self),)
 
 
-class PackedNumbers(_Packed[float]):
-    """Numbers by name: eight bytes each."""
-
-    __slots__ = ()
-
-    def _value(self, place: int) -> float:
-        return float(self._held[place])
+def _metric(value: float, stderr: float, items: float, smooth: float) -> Metric:
+    return Metric(value, stderr, int(items), None if math.isnan(smooth) else smooth)
 
 
-class PackedMetrics(_Packed[Metric]):
-    """Metrics by name: four numbers each, the last one NaN where there is no smooth value."""
-
-    __slots__ = ()
-
-    def _value(self, place: int) -> Metric:
-        value, stderr, items, smooth = self._held[_WIDTH * place : _WIDTH * (place + 1)]
-        return Metric(value, stderr, int(items), None if math.isnan(smooth) else smooth)
-
-
-class PackedReferences(_Packed[ItemReference]):
-    """Places of per-item results by evaluator: offset and length, and the SHA-256 as 32 bytes."""
-
-    __slots__ = ("_digests", "_segments")
-
-    def __init__(self, items: Mapping[str, ItemReference]) -> None:
-        found = items.values()
-        super().__init__(tuple(items), array("q", [n for r in found for n in (r.offset, r.length)]))
-        self._segments = _one(tuple(reference.segment for reference in found))
-        self._digests = bytes.fromhex("".join(reference.digest for reference in found))
-
-    def _value(self, place: int) -> ItemReference:
-        offset, length = self._held[2 * place : 2 * place + 2]
-        digest = self._digests[32 * place : 32 * (place + 1)].hex()
-        return ItemReference(self._segments[place], offset, length, digest)
+def pack_scores(
+    metrics: Mapping[str, Metric],
+    seconds: Mapping[str, float],
+    statistics: Mapping[str, float],
+    items: Mapping[str, ItemReference],
+) -> tuple[Names, bytes]:
+    """Shared names, and the numbers that they find again. Items must be `packable`."""
+    numbers = [_METRIC.pack(*_four(metric)) for metric in metrics.values()]
+    numbers += map(_NUMBER.pack, (*seconds.values(), *statistics.values()))
+    found = items.values()
+    numbers += [_REFERENCE.pack(r.offset, r.length, packed_digest(r.digest)) for r in found]
+    segments = tuple(reference.segment for reference in found)
+    names = Names(tuple(metrics), tuple(seconds), tuple(statistics), tuple(items), segments)
+    return _shared.setdefault(names, names), b"".join(numbers)
 
 
-NO_NUMBERS = PackedNumbers((), array("d"))
+def _four(metric: Metric) -> tuple[float, float, float, float]:
+    smooth = math.nan if metric.smooth is None else metric.smooth
+    return metric.value, metric.stderr, metric.items, smooth
 
 
-def packed_numbers(numbers: Mapping[str, float]) -> Mapping[str, float]:
-    """Numbers by name, packed."""
-    return PackedNumbers(tuple(numbers), array("d", numbers.values())) if numbers else NO_NUMBERS
-
-
-def packed_metrics(metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
-    """Metrics by name, packed."""
-    numbers = array("d")
-    for each in metrics.values():
-        smooth = math.nan if each.smooth is None else each.smooth
-        numbers.extend((each.value, each.stderr, each.items, smooth))
-    return PackedMetrics(tuple(metrics), numbers)
-
-
-def packed_references(items: Mapping[str, ItemReference]) -> Mapping[str, ItemReference]:
-    """Places of per-item results by evaluator, packed; as they are where one is none that a store gave."""
-    for each in items.values():
-        if not _SHA256.fullmatch(each.digest) or max(abs(each.offset), abs(each.length)) >= 1 << 63:
-            return items
-    return PackedReferences(items)
+def packable(items: Mapping[str, ItemReference]) -> bool:
+    """Whether all are references that a store may have given."""
+    return all(
+        isinstance(packed_digest(each.digest), bytes)
+        and max(abs(each.offset), abs(each.length)) < 1 << 63
+        for each in items.values()
+    )

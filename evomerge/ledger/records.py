@@ -215,7 +215,8 @@ class RecordFile:
     def append_all(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Add records in this order; when this returns, all are on the disk, by one fsync.
 
-        `n` (and `format`) are added here.
+        `n` (and `format`) are added here. Gives them with these, not read back: what is JSON data comes back
+        from a file as it went in.
 
         Raises:
             ValueError: a number that is not finite, or a field the ledger sets itself.
@@ -228,13 +229,14 @@ class RecordFile:
             raise RuntimeError(f"cannot append to {self.path}: {self._closed}")
         if not records:
             return []
-        lines, crc = [], self._crc
+        lines, written, crc = [], list[dict[str, Any]](), self._crc
         for number, record in enumerate(records, self.count):
             taken = {"n", "format"} & record.keys()
             if taken:
                 raise ValueError(f"the ledger sets {', '.join(sorted(taken))} itself")
             own = {"n": number} if number else {"n": 0, "format": FORMAT}
-            line, crc = encode({**record, **own}, crc)
+            written.append({**record, **own})
+            line, crc = encode(written[-1], crc)
             lines.append(line)
         data = b"".join(lines)
         self._refuse_fenced_off()
@@ -265,7 +267,7 @@ class RecordFile:
         self.count += len(lines)
         self._crc = crc
         self._length += len(data)
-        return [json.loads(line[PREFIX:]) for line in lines]
+        return written
 
     def _refuse_fenced_off(self) -> None:
         self._closed = "another driver has taken it over"

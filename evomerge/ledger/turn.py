@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evomerge.ledger.packed_field import DIGEST, packed
 
-@dataclass(frozen=True)
+
+@packed(state=DIGEST)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One turn of an optimizer: an ask, a tell, a batch of slopes, or the begin of a refinement.
 

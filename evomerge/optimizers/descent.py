@@ -65,6 +65,11 @@ class Descents:
             if descent is not None:
                 self._known.setdefault(tuple(row), descent)
 
+    def note_rest(self, batch: Iterable[Genome], descent: Descent) -> None:
+        """Of the genomes of a batch of which nothing is known."""
+        for genome in batch:
+            self._known.setdefault(genome, descent)
+
     def of(self, batch: Iterable[Genome]) -> list[Descent | None]:
         """What is known of the genomes of a batch."""
         return [self._known.get(genome) for genome in batch]

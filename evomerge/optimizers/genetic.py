@@ -11,7 +11,7 @@ from evomerge.objectives.objective import Complete, Outcome, Raced
 from evomerge.objectives.origin import GIVEN, RANDOM, START
 from evomerge.optimizers import structured
 from evomerge.optimizers.descent import Descent, Descents, of
-from evomerge.optimizers.grid import Grid, Turns, as_rows
+from evomerge.optimizers.grid import Grid, Turns
 from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.optimizers.variation import Variation
 from evomerge.search_space import Gene, Genome
@@ -71,7 +71,7 @@ class Genetic:
     def _asked(self, batch: list[Genome]) -> list[Genome]:
         """Note a batch as asked; what has no parents by now is random."""
         self._batch = batch
-        self._descents.note(as_rows(batch, len(self._grid)), of(RANDOM))
+        self._descents.note_rest(batch, of(RANDOM))
         return self._turns.asked(batch)
 
     def _note_start(self, points: np.ndarray) -> None:

@@ -178,7 +178,11 @@ class Turns:
 
     def was_asked(self, genome: Genome) -> bool:
         """Whether this genome stood in any batch."""
-        return genome_key(genome) in self._seen
+        return self.knows(genome_key(genome))
+
+    def knows(self, key: bytes) -> bool:
+        """Whether a genome with this key stood in any batch."""
+        return key in self._seen
 
     def asked(self, batch: list[Genome]) -> list[Genome]:
         """Note a batch as asked and hand it back."""
@@ -268,11 +272,11 @@ def leftovers(
 
 def add_new(batch: list[Genome], points: np.ndarray, limit: int, turns: Turns) -> None:
     """Extend `batch` up to `limit` by the rows that are new, in order."""
-    taken = set(batch)
-    for row in points.tolist():
-        genome = tuple(row)
+    taken = set(map(genome_key, batch))
+    for row in points:
         if len(batch) >= limit:
             return
-        if genome not in taken and not turns.was_asked(genome):
-            taken.add(genome)
-            batch.append(genome)
+        key = genome_key(row)
+        if key not in taken and not turns.knows(key):
+            taken.add(key)
+            batch.append(tuple(row.tolist()))

@@ -31,7 +31,7 @@ from evomerge.objectives.objective import Outcome
 from evomerge.objectives.origin import MUTATED
 from evomerge.optimizers.descent import children, of
 from evomerge.optimizers.genetic import TRIES, Genetic, member
-from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
+from evomerge.optimizers.grid import Grid, Turns, add_new, genome_key, leftovers
 from evomerge.optimizers.settings import Nsga2Settings
 from evomerge.optimizers.variation import CROSSOVER_SHARE, Variation
 from evomerge.recipe.recipe import canonical_json
@@ -130,7 +130,8 @@ class Nsga2(Genetic):
         if not found:
             return
         genomes, values, excess = zip(*found, strict=True)
-        infills = Population.new("X", np.array(genomes))
+        # One array each: rows of one would keep a generation in memory for each member of it that is left.
+        infills = Population.new("X", [np.array(genome) for genome in genomes])
         infills.set("F", np.array(values, dtype=np.float64))
         infills.set("G", np.array(excess, dtype=np.float64)[:, None])
         self._algorithm.tell(infills=infills)
@@ -238,19 +239,22 @@ class _Snap(Repair):  # type: ignore[misc]
 
 
 class _NotAsked(DuplicateElimination):  # type: ignore[misc]
-    """Keeps what was never asked, and one of equals; set look-ups instead of distances."""
+    """Keeps what was never asked, and one of equals; set look-ups instead of distances.
+
+    The parents were asked, so that only the children made so far (the last of `args`) are looked at.
+    """
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()
         self._turns = turns
 
     def do(self, pop: Any, *args: Any, **kwargs: Any) -> Any:
-        taken = {tuple(row) for other in args if len(other) for row in other.get("X").tolist()}
+        taken = {genome_key(each.get("X")) for each in args[-1]}
         kept = []
-        for index, row in enumerate(pop.get("X").tolist()):
-            genome = tuple(row)
-            if genome not in taken and not self._turns.was_asked(genome):
-                taken.add(genome)
+        for index, each in enumerate(pop):
+            key = genome_key(each.get("X"))
+            if key not in taken and not self._turns.knows(key):
+                taken.add(key)
                 kept.append(index)
         return pop[kept]
 

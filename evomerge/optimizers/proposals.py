@@ -163,7 +163,7 @@ class Proposals:
         """
         self._turns.may_ask()
         self._last = self._batch()
-        self._descents.note(as_rows(self._last, len(self._grid)), of(RANDOM))
+        self._descents.note_rest(self._last, of(RANDOM))
         return self._turns.asked(self._last)
 
     def descents(self) -> list[Descent | None]:

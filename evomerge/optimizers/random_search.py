@@ -16,7 +16,7 @@ import numpy as np
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.objectives.origin import GIVEN, RANDOM
 from evomerge.optimizers.descent import Descent, Descents, of
-from evomerge.optimizers.grid import Grid, Turns, add_new, as_rows, leftovers
+from evomerge.optimizers.grid import Grid, Turns, add_new, leftovers
 from evomerge.optimizers.path_operators import start_rows
 from evomerge.optimizers.settings import RandomSettings
 from evomerge.recipe.recipe import canonical_json
@@ -72,7 +72,7 @@ class RandomSearch:
                     add_new(batch, self._draw(limit - len(batch), spread), limit, self._turns)
         if len(batch) < limit:
             batch += leftovers(self._grid, self._turns, batch, limit - len(batch), self._rng)
-        self._descents.note(as_rows(batch, len(self._grid)), of(RANDOM))
+        self._descents.note_rest(batch, of(RANDOM))
         self._batch = batch
         return self._turns.asked(batch)
 

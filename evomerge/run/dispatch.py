@@ -191,7 +191,7 @@ class Dispatcher:
         """Whether the scores of a recipe, or its end in a race, are known or under way."""
         key = self.key(recipe, split)
         raced = split == "search" and recipe.digest in self.history.raced_as
-        known = key in self.history.by_key or key in self.history.failed_by_key
+        known = self.history.first_scored(key) is not None or key in self.history.failed_by_key
         return raced or known or self._work.is_open(key)
 
     def start(
@@ -213,7 +213,7 @@ class Dispatcher:
         if known is not None and (split in known.evaluations or failed):
             return True
         key = self.key(recipe, split)
-        if key in self.history.by_key:
+        if self.history.first_scored(key) is not None:
             self.record(same_scores(self.history, name, recipe, key))
             return True
         if key in self.history.failed_by_key and not again:

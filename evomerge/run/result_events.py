@@ -106,7 +106,9 @@ def lost_event(name: str, recipe: Recipe, split: Split, result: JobResult) -> Lo
 
 def same_scores(history: History, name: str, recipe: Recipe, key: str) -> EvaluatedEvent:
     """The same merge under another id: its scores are those of the first."""
-    owner, first = history.by_key[key]
+    known = history.first_scored(key)
+    assert known is not None
+    owner, first = known
     return EvaluatedEvent(
         id=name,
         recipe=recipe.digest,

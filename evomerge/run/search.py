@@ -226,7 +226,7 @@ class Search:
             self._arrived += self._by_arrival(settled)
         for number in [n for n in numbers if n not in set(settled)]:
             recipe = self._recipe(number)
-            if not self.dispatcher.is_known(recipe, "search") and self.dispatcher.account.is_paid_up():
+            if self.dispatcher.account.is_paid_up() and not self.dispatcher.is_known(recipe, "search"):
                 return self.dispatcher.account.word
             name = candidate_id(number)
             references = self.history.references[self.history.candidates[name].generation]

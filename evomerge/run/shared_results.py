@@ -90,7 +90,7 @@ class EarlierCampaign:
 
     def find(self, key: str, name: str) -> tuple[JobResult, str] | None:
         """As `KnownResults.find`; nothing where per-item results are damaged."""
-        known = self._history.by_key.get(key)
+        known = self._history.first_scored(key)
         if known is None:
             return None
         evaluation = known[1]

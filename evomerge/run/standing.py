@@ -238,7 +238,7 @@ def _feasible(history: History) -> tuple[int, int] | None:
 
 def _generations_told(history: History) -> int:
     """Generations told; in steady state, as many candidates as a population holds count as one."""
-    told, stated = len(history.told), history.stated
+    told, stated = history.tells, history.stated
     return told // stated.population if stated.is_steady else told
 
 

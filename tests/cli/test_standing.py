@@ -132,7 +132,7 @@ def test_lines_are_one_a_generation(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(set(lines))
     heads = [text.split(":")[0] for text in lines]
-    count = len(finished().history.told)
+    count = finished().history.tells
     numbers = [f"generation {number}" for number in range(count + 1)]
     assert heads == ["prepare", "baselines", *numbers, "selection", "done"]
 

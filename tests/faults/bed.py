@@ -51,7 +51,9 @@ def write_toy_campaign(folder: Path, sections: Mapping[str, Any] = GENERATIONAL,
 
 def end_of(directory: Path) -> tuple[str, list[str]]:
     """What must not depend on any fault: the front, and the optimizer's states on the way to it."""
-    return front_text(directory), fold_records(events_of(directory)).told
+    turns = fold_records(events_of(directory)).turns
+    states = [turn.state for turn in turns if turn.state is not None and turn.asker is None]
+    return front_text(directory), states
 
 
 @functools.cache

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
+import numpy as np
+
 from evomerge.ledger.events import (
+    AskedCandidate,
+    AskedEvent,
+    EvaluatedEvent,
     LostEvent,
     PreparedEvaluator,
     RacedEvent,
@@ -13,8 +19,9 @@ from evomerge.ledger.events import (
     ToldEvent,
 )
 from evomerge.ledger.history import History
+from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.objective import Scaling
-from evomerge.objectives.scores import Split
+from evomerge.objectives.scores import Metric, Split
 from tests.hand_made import asked, begin, failed, scored
 
 ONE = {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}
@@ -42,8 +49,8 @@ def test_a_campaign_by_hand() -> None:
         ]
     )
     assert history.scaling == Scaling((-0.8, -0.8), (-0.2, -0.2))
-    assert history.generations == [["c00000", "c00001", "c00002"], ["c00003"]]
-    assert history.told == ["s0"]
+    assert history.generations == [("c00000", "c00001", "c00002"), ("c00003",)]
+    assert history.tells == 1
     assert history.budget_used == 2  # one scored, one failed; the repeat of a baseline is free
     assert history.failures() == {"nonfinite_weights": 1}
     assert [c.id for c in history.searched()] == ["c00001", "c00002"]
@@ -54,7 +61,9 @@ def test_a_campaign_by_hand() -> None:
     assert history.candidates["c00003"].genome == (3.0,)
     assert history.candidates["base"].is_baseline
     assert not history.candidates["c00001"].is_baseline
-    assert history.by_key["key-base-search"][0] == "base"
+    known = history.first_scored("key-base-search")
+    assert known == ("base", history.candidates["base"].evaluations["search"])
+    assert history.first_scored("key") is None
     assert (history.started, history.last, history.elapsed) == (100.0, 200.0, 55.5)
 
 
@@ -113,7 +122,9 @@ def test_why_a_session_ended_is_known_until_it_goes_on() -> None:
 
 def test_the_first_result_of_a_key_is_the_one_that_stays() -> None:
     history = History.fold([scored("base", ONE, key="k"), scored("math", ONE, key="k")])
-    assert history.by_key["k"][0] == "base"
+    known = history.first_scored("k")
+    assert known is not None
+    assert known[0] == "base"
 
 
 def test_the_slowest_baseline_is_known_whatever_came_last() -> None:
@@ -149,3 +160,30 @@ def test_a_raced_candidate_costs_its_share_of_the_items() -> None:
     )
     assert history.budget_used == 2
     assert history.cost == 1 + 5 / 20
+
+
+def test_an_evaluation_of_500_random_genes_takes_less_than_two_kilobytes() -> None:
+    rng, history, names = np.random.default_rng(0), History.fold(begin()), ("a", "b", "c")
+
+    def digest() -> str:
+        return rng.bytes(32).hex()
+
+    def evaluate(number: int) -> None:
+        name, recipe, genome = f"c{number:05d}", digest(), np.round(rng.random(500) * 1500) / 1000
+        one = AskedCandidate(id=name, genome=tuple(genome.tolist()), recipe=recipe)
+        history.apply(AskedEvent(generation=number, candidates=(one,)))
+        metrics = {f"{each}.acc": Metric(float(rng.random()), 0.1, 500) for each in names}
+        items = {each: ItemReference(f"{each}.bin", number << 10, 900, digest()) for each in names}
+        seconds = {"merge": 0.1, "evaluate": 1.0}
+        result = {"id": name, "recipe": recipe, "key": digest(), "seconds": seconds}
+        history.apply(EvaluatedEvent(**result, metrics=metrics, items=items))  # type: ignore[arg-type]
+        history.apply(ToldEvent(id=name, state=digest()))
+
+    evaluate(0)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(1, 301):
+        evaluate(number)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken / 300 < 2048

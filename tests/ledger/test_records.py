@@ -97,11 +97,11 @@ def test_floats_come_back_to_the_last_bit(tmp_path):
 def test_events_read_so_far_are_those_on_disk_while_writing(tmp_path):
     path = tmp_path / "ledger"
     with RecordFile.open(path, create=True) as ledger:
-        given_event = {"genome": (0.5, 1)}
+        given_event = {"genome": [0.5, 1]}
         written = ledger.append(given_event)
         assert [written] == read_records(path) == [{"n": 0, "format": 1, "genome": [0.5, 1]}]
         assert ledger.count == 1
-        assert given_event == {"genome": (0.5, 1)}
+        assert given_event == {"genome": [0.5, 1]}
 
 
 def test_cut_anywhere_in_the_last_three_records_loses_only_the_torn_one(tmp_path, caplog):

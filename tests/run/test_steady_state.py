@@ -167,7 +167,7 @@ def test_a_campaign_in_steady_state_runs_and_holds(undisturbed):
     assert verify(run) == []
     turns = [e for e in events_of(run) if e["event"] in ("asked", "told")]
     assert all(len(e["candidates"]) == 1 for e in turns if e["event"] == "asked")
-    assert len(history.told) == history.asked
+    assert history.tells == history.asked
 
 
 def states(directory):
@@ -316,7 +316,7 @@ def test_failures_are_told_and_lost_jobs_tried_again(tmp_path, undisturbed, monk
     assert history.budget_used == BUDGET
     assert set(history.failures()) == {"nonfinite_weights"}
     assert sum(c.attempts_lost for c in history.candidates.values()) >= 2
-    assert len(history.told) == history.asked
+    assert history.tells == history.asked
     assert fold_records(events_of(tmp_path / "run")).turns == history.turns
     assert verify(tmp_path / "run") == []
 
