@@ -10,12 +10,16 @@ import zlib
 from array import array
 from typing import TypeAlias
 
+import numpy as np
+
 Genome = tuple[float, ...]
 Held: TypeAlias = "bytes | array[int] | Genome | None"
 
 _numbers: list[float] = []
 _places: dict[float, int] = {}
 _adding = threading.Lock()
+_NEGATIVE_ZERO = -(1 << 63)
+"""Its bits as a whole number."""
 
 
 def packed_genome(genome: Genome | None) -> Held:
@@ -26,11 +30,10 @@ def packed_genome(genome: Genome | None) -> Held:
         places = list(map(_places.__getitem__, genome))
     except KeyError:
         places = [_place(value) for value in genome]
-    packed = array("H" if max(places) < 1 << 16 else "I", places)
-    # 0 and -0 are one key.
-    same = array("d", map(_numbers.__getitem__, packed)).tobytes() == array("d", genome).tobytes()
-    if not same:
+    bits = np.frombuffer(array("d", genome), dtype=np.int64)
+    if (bits == _NEGATIVE_ZERO).any():  # 0 and -0 are one key
         return genome
+    packed = array("H" if max(places) < 1 << 16 else "I", places)
     return zlib.compress(packed.tobytes(), 1) if packed.typecode == "H" else packed
 
 
@@ -48,6 +51,6 @@ GENOME = packed_genome, whole_genome
 def _place(value: float) -> int:
     with _adding:
         if value not in _places:
-            _numbers.append(value)
+            _numbers.append(value + 0.0)  # 0 for -0
             _places[value] = len(_numbers) - 1
         return _places[value]

@@ -189,8 +189,9 @@ class Turns:
         self._batch = list(range(self._count, self._count + len(batch)))
         self._pending.update(zip(self._batch, batch, strict=True))
         self._count += len(batch)
-        self._seen.update(map(genome_key, batch))
-        self._digest.update(np.array(batch, dtype="<f8").tobytes())
+        rows = np.array(batch, dtype="<f8")
+        self._seen.update(map(genome_key, rows))
+        self._digest.update(rows.tobytes())
         return list(batch)
 
     def told(
