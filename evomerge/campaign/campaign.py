@@ -67,6 +67,14 @@ class Campaign:
         return tuple(found)
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """The settings of the optimizer, or those of each stage; defaults stand for what is left open."""
+        if self.stages:
+            return tuple(stage.settings for stage in self.stages)
+        section = self.config.optimizer
+        return (optimizer_settings(section.kind, section.options),)
+
+    @property
     def focus(self) -> tuple[float, ...] | None:
         """Weights of the objectives near which the budget is spent; None for everywhere."""
         stated = self.config.optimizer.focus

@@ -117,6 +117,9 @@ class Auto(LearnedFront):
             steps=settings.steps,
             items=settings.items,
             shrinkage=settings.shrinkage,
+            look_from=settings.look_from,
+            look_every=settings.look_every,
+            patience=settings.patience,
         )
         super().__init__(
             genes, objectives, population, seed, initial, learned, steady=steady, focus=focus

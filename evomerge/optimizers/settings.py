@@ -75,8 +75,8 @@ class LearnedFrontSettings:
     """
 
     loss: Literal["labels", "entropy"] = "labels"
-    steps: Annotated[int, Between(0, 10_000)] = 30
-    items: Annotated[int, Between(1, 1_000_000)] = 64
+    steps: Annotated[int, Between(0, 10_000)] = 60
+    items: Annotated[int, Between(1, 1_000_000)] = 32
     preferences: Annotated[int, Between(1, 1_000)] = 1
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
@@ -84,8 +84,8 @@ class LearnedFrontSettings:
     concentration: Annotated[float, Between(0.01, 100.0)] = 0.8
     held_back: Annotated[float, Between(0.01, 0.5)] = 0.1
     look_from: Annotated[int, Between(1, 10_000)] = 10
-    look_every: Annotated[int, Between(1, 10_000)] = 5
-    patience: Annotated[int, Between(1, 1_000)] = 2
+    look_every: Annotated[int, Between(1, 10_000)] = 10
+    patience: Annotated[int, Between(1, 1_000)] = 3
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,19 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, shrinkage: of the learned front; see `LearnedFrontSettings`.
+        loss, steps, items, shrinkage, look_from, look_every, patience: of the learned front; see
+            `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
     loss: Literal["labels", "entropy"] = "labels"
-    steps: Annotated[int, Between(0, 10_000)] = 30
-    items: Annotated[int, Between(1, 1_000_000)] = 64
+    steps: Annotated[int, Between(0, 10_000)] = 60
+    items: Annotated[int, Between(1, 1_000_000)] = 32
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
+    look_from: Annotated[int, Between(1, 10_000)] = 10
+    look_every: Annotated[int, Between(1, 10_000)] = 10
+    patience: Annotated[int, Between(1, 1_000)] = 3
     preferences: Annotated[int, Between(4, 1_000)] = 7
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60

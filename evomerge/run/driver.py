@@ -41,6 +41,7 @@ from evomerge.optimizers.baselines import (
     idle_objectives,
     soups_in,
 )
+from evomerge.optimizers.recorded_settings import to_record
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.campaign_folder import make_campaign_folder
 from evomerge.run.dispatch import Dispatcher
@@ -150,7 +151,10 @@ class Driver:
         if not self.history.campaign:
             config = self.campaign.to_json()
             identity, versions = identity_digest(config), library_versions()
-            self.dispatcher.record(CampaignEvent(config=config, identity=identity, versions=versions))
+            settings = tuple(to_record(each) for each in self.campaign.settings)
+            self.dispatcher.record(
+                CampaignEvent(config=config, identity=identity, versions=versions, settings=settings)
+            )
         if new := sorted(set(self.grants) - self.history.grants):
             self.dispatcher.record(GrantedEvent(grants=tuple(new)))
         self.prepare()

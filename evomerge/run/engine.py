@@ -227,7 +227,6 @@ class Engine:
             task_vectors=found.task_vectors,
             warnings=found.warnings,
             one_with_baselines=True,
-            stages_learn=True,
             generation=self._generation_seconds() if job.generation == "auto" else None,
         )
         seconds = {"prepare": time.perf_counter() - start}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.failpoint import failpoint
@@ -20,11 +21,12 @@ from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import Bound
 from evomerge.objectives.objective import Failed, Objective, Outcome, complete, raced
 from evomerge.optimizers.baselines import UNIFORM
-from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
+from evomerge.optimizers.recorded_settings import as_begun
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import SlopeOptimizer
-from evomerge.optimizers.stage import LEARNING, without_learning
+from evomerge.optimizers.stage import LEARNING, Stage, without_learning
 from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.slopes import SlopesDiffer, recorded, slope_ground
@@ -44,6 +46,7 @@ def campaign_optimizer(
         SlopesDiffer: a baseline lacks scores that it would begin from.
     """
     section = campaign.config.optimizer
+    recorded = history.stated.settings
     if campaign.stages:
         return _staged(campaign, space, initial, history)
     optimizer = make_optimizer(
@@ -53,7 +56,7 @@ def campaign_optimizer(
         population=section.population,
         seed=campaign.config.seed,
         initial=initial,
-        settings=optimizer_settings(section.kind, section.options),
+        settings=as_begun(section.kind, section.options, None if recorded is None else recorded[0]),
         schedule=section.schedule,
         focus=campaign.focus,
     )
@@ -67,16 +70,27 @@ def _staged(
     campaign: Campaign, space: SearchSpace, initial: Sequence[Genome], history: History
 ) -> Stages:
     """The stages of a campaign; the first may learn from gradients of the merge, all layers in order."""
-    assert history.prepared is not None
-    stages = campaign.stages
-    if not history.prepared.stages_learn:
-        stages = tuple(map(without_learning, stages))
+    stages = _stages_as_begun(campaign, history.stated.settings)
     parts = (space.genes, campaign.objectives, campaign.config.optimizer.population)
     found = Stages(stages, *parts, campaign.config.seed, initial)
     if stages[0].kind in LEARNING:
         of = space.merging if space.begins_with_the_merge else space
-        found.begin(slope_ground(history, campaign.objectives, of))
+        ground = slope_ground(history, campaign.objectives, of)
+        found.begin(ground)
     return found
+
+
+def _stages_as_begun(
+    campaign: Campaign, recorded: Sequence[Mapping[str, Any]] | None
+) -> list[Stage]:
+    """The stages with their settings of when the campaign began."""
+    if recorded is None:
+        return [without_learning(stage) for stage in campaign.stages]
+    sections = campaign.config.stages
+    return [
+        replace(stage, settings=as_begun(stage.kind, section.options, settings))
+        for stage, section, settings in zip(campaign.stages, sections, recorded, strict=True)
+    ]
 
 
 def seeds(

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.file import OptimizerSection
+from evomerge.campaign.recorded import recorded_space
 from evomerge.errors import ConfigError
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.ledger.ledger import read_history
 from evomerge.ledger.records import RecordFile
-from evomerge.optimizers import lesson, surrogate
+from evomerge.optimizers import lesson, recorded_settings, surrogate
+from evomerge.optimizers.settings import LearnedFrontSettings
+from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.run.replay import campaign_optimizer
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
@@ -95,6 +103,35 @@ def test_killed_among_its_slopes_it_comes_to_the_same(
     run_file(file, tmp_path / "run")
     assert list(map(plain, slopes(tmp_path / "run"))) == list(map(plain, slopes(campaign / "run")))
     assert front_text(tmp_path / "run") == front_text(campaign / "run")
+
+
+def test_its_settings_are_recorded_and_rule_when_it_goes_on(
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A campaign of other defaults is replayed by them: its ledger says what they were, or its age does."""
+    monkeypatch.setattr(recorded_settings, "EARLIER", {"learned-front": {"items": 7}})
+    directory = tmp_path / "run"
+    shutil.copytree(campaign / "run", directory)
+    (settings,) = events_of(directory)[0]["settings"]
+    assert settings["steps"] == OPTIMIZER["options"]["steps"]
+    assert settings["patience"] == LearnedFrontSettings().patience
+    history = read_history(directory / "ledger.jsonl")
+    assert history.campaign is not None
+    opened = load_campaign(campaign / "campaign.yaml")
+    optimizer = {**opened.config.optimizer.model_dump(), "options": {}}
+    silent = replace(
+        opened,
+        config=opened.config.model_copy(
+            update={"optimizer": OptimizerSection.model_validate(optimizer)}
+        ),
+    )
+    asked = {}
+    for name, recorded in (("then", (settings,)), ("earlier", None)):
+        history.campaign = replace(history.campaign, settings=recorded)
+        learning = campaign_optimizer(silent, recorded_space(history), (), history)
+        assert isinstance(learning, SlopeOptimizer)
+        asked[name] = [len(request.items[0]) for request in learning.slopes()]
+    assert asked == {"then": [4 // 2] * 2, "earlier": [7]}
 
 
 def test_it_learns_from_entropies_without_labels(tmp_path: Path) -> None:

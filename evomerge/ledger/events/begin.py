@@ -29,6 +29,8 @@ class CampaignEvent(Event):
         identity: digest of that part of it which may not change.
         versions: of evomerge and of the libraries that results depend on.
         format: of the file.
+        settings: of its optimizer by name, or one for each of its stages, those that the campaign leaves open
+            included; None in ledgers from before December 2026.
     """
 
     kind = "campaign"
@@ -37,6 +39,7 @@ class CampaignEvent(Event):
     identity: str
     versions: Mapping[str, str]
     format: int | None = None
+    settings: tuple[Mapping[str, Any], ...] | None = None
 
     @property
     def name(self) -> str:
@@ -167,7 +170,6 @@ class PreparedEvent(Event):
         generation: engine to the seconds it took for some answers of the base; None where nobody asked.
         one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
             baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
-        stages_learn: whether `auto` in a first stage learns from slopes; in earlier ledgers it did not.
     """
 
     kind = "prepared"
@@ -179,7 +181,6 @@ class PreparedEvent(Event):
     task_vectors: TaskVectors | None = None
     warnings: tuple[Problem, ...] = ()
     one_with_baselines: bool = False
-    stages_learn: bool = False
     generation: Mapping[str, float] | None = None
 
     @property

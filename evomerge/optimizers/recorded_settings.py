@@ -1,0 +1,46 @@
+"""Recorded settings: a campaign goes on with the settings it began with, whatever the defaults are by then.
+
+An optimizer's settings are those that its campaign states and the defaults of the rest. The latter change
+from one version to the next; so a ledger records all of them, and a replay takes them from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.optimizers.kinds import optimizer_settings
+from evomerge.optimizers.settings import Option
+
+_LESSON: Mapping[str, Option] = {
+    "steps": 30,
+    "items": 64,
+    "look_from": 10,
+    "look_every": 5,
+    "patience": 2,
+}
+
+EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}
+"""Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
+
+
+def to_record(settings: Any) -> dict[str, Option]:
+    """All settings by name, as a ledger keeps them; none of a kind that has no settings."""
+    return dataclasses.asdict(settings) if dataclasses.is_dataclass(type(settings)) else {}
+
+
+def as_begun(kind: str, stated: Mapping[str, Option], recorded: Mapping[str, Option] | None) -> Any:
+    """The settings of a kind in a campaign that has begun.
+
+    Args:
+        kind: the optimizer.
+        stated: what the campaign states of them.
+        recorded: all of them as `to_record` gave them; None where the ledger is older than that.
+
+    Raises:
+        ConfigError: as `optimizer_settings`.
+    """
+    if recorded is None:
+        recorded = EARLIER.get(kind, {})
+    return optimizer_settings(kind, {**recorded, **stated})

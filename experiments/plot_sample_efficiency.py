@@ -1,0 +1,99 @@
+"""A picture of `benchmarks/sample_efficiency.py`: what each search had at what cost, over seeds.
+
+    python experiments/plot_sample_efficiency.py runs/sample_efficiency --out docs
+
+Left, the hypervolume on search items after each evaluation (median over seeds), which flatters; right,
+that on test items of the front chosen on selection items, where it was measured. The numbers of the right
+panel go beside the picture as `sample_efficiency.csv`. Needs matplotlib, which pymoo brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+from evomerge.front.trace import trace
+from evomerge.ledger.history import History
+from evomerge.ledger.ledger import read_events
+
+COLUMNS = ("arm", "seed", "cost", "spent", "slopes", "members", "hypervolume", "best_member_mean")
+
+
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """The rows that the benchmark kept, by arm, seed and cost."""
+    rows = [json.loads(file.read_text()) for file in folder.glob("*/row-*.json")]
+    return sorted(rows, key=lambda row: (row["arm"], row["seed"], row["cost"]))
+
+
+def curve(run: Path, costs: np.ndarray) -> np.ndarray:
+    """Float64 [costs]: hypervolume on search items once so much was spent; NaN before the first result."""
+    events = read_events(run / "ledger.jsonl")
+    history = History()
+    for event in events:
+        history.apply(event)
+    points = trace(history, events, history.stated.objectives)
+    spent = np.array([point.evaluations for point in points])
+    known = np.array([np.nan, *(point.hypervolume for point in points)])
+    found: np.ndarray = known[np.searchsorted(spent, costs, side="right")]
+    found[costs > spent[-1] + 1.0] = np.nan
+    return found
+
+
+def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
+    """Both panels, one colour for each arm, in the order of what they reach on test items."""
+    runs: dict[str, set[int]] = defaultdict(set)
+    on_test: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        runs[row["arm"]].add(row["seed"])
+        on_test[row["arm"]][row["cost"]].append(row["hypervolume"])
+    arms = sorted(runs, key=lambda arm: -float(np.median(on_test[arm][min(on_test[arm])])))
+    costs = np.arange(1.0, max(row["cost"] for row in rows) + 1.0)
+    figure, (search, test) = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True)
+    for number, arm in enumerate(arms):
+        colour = plt.get_cmap("tab20")(number % 20)
+        curves = np.array([curve(folder / f"{arm}-{seed}", costs) for seed in sorted(runs[arm])])
+        shown = np.isfinite(curves).all(axis=0)
+        search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour, label=arm)
+        values = [on_test[arm][cost] for cost in sorted(on_test[arm])]
+        middle = np.array([np.median(each) for each in values])
+        ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, values, strict=True)])
+        beside = 0.35 * (number - len(arms) / 2)
+        places = np.array(sorted(on_test[arm])) + beside
+        test.errorbar(places, middle, ends.T, color=colour, marker="o", markersize=4, capsize=2)
+    search.set(title="on search items", xlabel="cost, evaluations", ylabel="hypervolume")
+    test.set(title="on test items: median and range over seeds", xlabel="cost, evaluations")
+    search.legend(fontsize="x-small")
+    figure.tight_layout()
+    # The same rows give the same file.
+    mpl.rcParams["svg.hashsalt"] = file.name
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write the picture and its numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    words = parser.parse_args()
+    rows = measured(words.folder)
+    with (words.out / "sample_efficiency.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            shown = [row[name] for name in COLUMNS]
+            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in shown])
+    draw(words.folder, rows, words.out / "sample_efficiency.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Settings that a campaign began with, whatever the defaults are now."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers.kinds import KINDS, optimizer_settings
+from evomerge.optimizers.recorded_settings import as_begun, to_record
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_recorded_gives_the_same_settings_again(kind: str) -> None:
+    defaults = optimizer_settings(kind, {})
+    recorded = json.loads(json.dumps(to_record(defaults)))
+    assert as_begun(kind, {}, recorded) == defaults
+
+
+def test_what_was_recorded_stands_before_todays_defaults() -> None:
+    recorded = {**to_record(optimizer_settings("auto", {})), "steps": 7, "patience": 5}
+    found = as_begun("auto", {}, recorded)
+    assert (found.steps, found.patience) == (7, 5)
+
+
+@pytest.mark.parametrize("kind", ["auto", "learned-front"])
+def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) -> None:
+    found = as_begun(kind, {}, None)
+    assert (found.steps, found.items, found.look_every, found.patience) == (30, 64, 5, 2)
+    assert as_begun(kind, {"items": 12}, None).items == 12
+
+
+def test_others_that_recorded_none_have_the_defaults() -> None:
+    assert as_begun("nsga2", {}, None) == optimizer_settings("nsga2", {})
+
+
+def test_a_record_with_an_option_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown option"):
+        as_begun("nsga2", {}, {"stepps": 3})
