@@ -117,8 +117,7 @@ class Auto(LearnedFront):
             steps=settings.steps,
             items=settings.items,
             shrinkage=settings.shrinkage,
-            look_from=settings.look_from,
-            look_every=settings.look_every,
+            splits=settings.splits,
             patience=settings.patience,
         )
         super().__init__(

@@ -1,12 +1,9 @@
 """Lessons: one map from preference to genome, fitted by gradients of coefficients.
 
-genome(w) = clip(A + B w**p), A and B one row per gene. It starts at the simple merges: where one thing alone
-is preferred the expert that is best at it, in the middle, by the power p < 1, about what the best single
-coefficient of such experts mostly is. Each step draws preferences w and search items, asks for the gradient
-of the w-weighted losses at genome(w), and takes one Adam step (Kingma and Ba 2015, arXiv:1412.6980) on A and
-B together, so that what one preference teaches serves its neighbours. As in Pareto
-hypernetworks (Navon et al. 2021, arXiv:2010.04104) one model holds the whole front; here it is a matrix, and
-its points are candidates like any other: evaluated, judged on held-out items, exported.
+The map is `front_map`'s, genome(w) = clip(A + B w**p). Each step draws preferences w and search items, asks
+for the gradient of the w-weighted losses at genome(w), and takes one step on A and B together, so that what
+one preference teaches serves its neighbours. Its points are candidates like any other: evaluated, judged on
+held-out items, exported. It takes as many steps as the budget pays for, and their rate falls over these.
 
 With `loss: entropy` the losses are entropies over the choices of items, as AdaMerging's (Yang et al. 2024,
 arXiv:2310.02575), and it begins with an equal share of every expert: no label is looked at while it learns.
@@ -19,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evomerge.optimizers.front_map import FrontMap, curve, starting_table
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import drawn, pulled
@@ -30,19 +28,8 @@ from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.search_space import Gene
 
-BETAS = (0.9, 0.98)
-LEAST = 1e-8
 WEIGHT_FLOOR = 0.01
 """Added to each preference's weight, so that no loss is ever ignored."""
-
-LEVEL = 0.75
-"""Sum of all experts' coefficients at the start where nothing is known of their strengths."""
-
-MIDDLE, MOST = 2.1, 0.8
-"""In the middle the coefficients of specialists add up to the first at the start, none above the second."""
-
-EDGE = 0.25
-"""How far from the edges towards the middle points are asked for; experts themselves are known."""
 
 SLACK = 1.03
 """Times the least loss on held-back items up to which a map is as good: they are few, their loss is noisy."""
@@ -51,119 +38,10 @@ LESSON_REACH = 0.5
 """With a focus, how much of the way from it to other preferences a lesson goes."""
 
 MANY = 500
-"""Genes of an expert from which on the rate falls, since each of them matters less."""
+"""Genes of an expert from which on the rate falls, since each of them matters less, and steps are split."""
 
-
-class FrontMap:
-    """genome(w) = clip(A + B w ** power), and its Adam state.
-
-    Attributes:
-        table: float64 [genes, 1 + objectives], A and then B.
-        power: above 0; 1 is a line.
-    """
-
-    def __init__(self, grid: Grid, table: np.ndarray, learned: np.ndarray, power: float = 1.0) -> None:
-        self._grid = grid
-        self.power = power
-        self._rows, self._matrix = row_groups(grid.genes)
-        self.table = table
-        self._learned = learned
-        self._first, self._second = np.zeros_like(table), np.zeros_like(table)
-        self._steps = 0
-
-    def points(self, preferences: np.ndarray) -> np.ndarray:
-        """Float64 [n, genes] within the bounds, off the grid, for preferences [n, objectives]."""
-        # Sums in a fixed order, since BLAS may take another one on another machine.
-        values = np.repeat(self.table[None, :, 0], len(preferences), axis=0)
-        shares = preferences**self.power
-        for objective in range(shares.shape[1]):
-            values += shares[:, objective, None] * self.table[None, :, 1 + objective]
-        clipped: np.ndarray = np.clip(values, self._grid.low, self._grid.high)
-        return clipped
-
-    def evenly(self, places: np.ndarray) -> np.ndarray:
-        """Preferences whose shares w ** power lie as evenly as places [n, objectives] of the simplex do.
-
-        A little inside of it, since where an objective has no weight it is given up for nothing. Places on a
-        line are preferences themselves.
-        """
-        if self.power == 1.0:
-            return places
-        inside = (1.0 - EDGE) * places + EDGE / places.shape[1]
-        stretched = inside ** (1.0 / self.power)
-        found: np.ndarray = stretched / stretched.sum(axis=1, keepdims=True)
-        return found
-
-    def step(
-        self, preferences: np.ndarray, gradients: np.ndarray, rate: float, shrinkage: float = 0.0
-    ) -> None:
-        """One Adam step by the mean of gradients [n, genes] at the points of n preferences.
-
-        Rows are drawn to the mean of their matrix by `rate * shrinkage` of the way, apart from the moments
-        (decoupled weight decay: Loshchilov and Hutter 2019, arXiv:1711.05101).
-        """
-        total = np.zeros_like(self.table)
-        for w, gradient in zip(preferences**self.power, gradients, strict=True):
-            value = self.table[:, 0].copy()
-            for objective, share in enumerate(w.tolist()):
-                value += share * self.table[:, 1 + objective]
-            # Where the clip holds a value, only a step back inside does anything.
-            held = ((value <= self._grid.low) & (gradient > 0)) | (
-                (value >= self._grid.high) & (gradient < 0)
-            )
-            gradient = np.where(held | ~self._learned, 0.0, gradient)
-            total[:, 0] += gradient
-            for objective, share in enumerate(w.tolist()):
-                total[:, 1 + objective] += share * gradient
-        total /= len(gradients)
-        self._steps += 1
-        self._first += (1 - BETAS[0]) * (total - self._first)
-        self._second += (1 - BETAS[1]) * (total * total - self._second)
-        first = self._first / (1 - BETAS[0] ** self._steps)
-        second = self._second / (1 - BETAS[1] ** self._steps)
-        self.table = self.table - rate * first / (np.sqrt(second) + LEAST)
-        if shrinkage > 0.0 and len(self._rows):
-            own = self.table[self._rows]
-            count = np.bincount(self._matrix)
-            sums = [np.bincount(self._matrix, column) for column in own.T]
-            mean = np.stack([total / count for total in sums], axis=1)[self._matrix]
-            self.table[self._rows] = own + min(1.0, rate * shrinkage) * (mean - own)
-
-
-def row_groups(genes: Sequence[Gene]) -> tuple[np.ndarray, np.ndarray]:
-    """The genes that are single rows, and for each a number of its expert's matrix: int64 [rows], twice."""
-    rows = [number for number, gene in enumerate(genes) if gene.matrix]
-    numbers: dict[tuple[str, str, str], int] = {}
-    matrix = [
-        numbers.setdefault((gene.coefficient, gene.input, gene.matrix), len(numbers))
-        for gene in (genes[number] for number in rows)
-    ]
-    return np.array(rows, dtype=np.int64), np.array(matrix, dtype=np.int64)
-
-
-def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float | None) -> np.ndarray:
-    """A and B at the start, float64 [genes, 1 + objectives]; without a spread those of the curved map."""
-    objectives = len(ground.items)
-    middle = (1.0 / objectives) ** curve(objectives)
-    level = LEVEL / max(1, len(ground.gains))
-    if spread is None and any(map(any, ground.gains.values())):
-        level = 0.0
-    table = np.zeros((len(genes), 1 + objectives))
-    for row, gene in enumerate(genes):
-        if gene.coefficient != "weight" or gene.input not in ground.gains:
-            table[row, 0] = (gene.low + gene.high) / 2
-            continue
-        own = np.array(ground.gains[gene.input])
-        table[row, 0] = level
-        table[row, 1:] = own / max(1.0, middle * own.sum()) if spread is None else spread * own
-    return table
-
-
-def curve(objectives: int) -> float:
-    """The power p of a learned map: (1 / objectives) ** p is a specialist's coefficient in the middle."""
-    if objectives == 1:
-        return 1.0
-    return float(np.log(min(MOST, MIDDLE / objectives)) / np.log(1.0 / objectives))
+SPLITS = 2
+"""Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +78,8 @@ class Lesson:
         self._objectives, self._seed, self._settings = objectives, seed, settings
         self._entropy = settings.loss == "entropy"
         self._ground = SlopeGround((0,) * objectives, {})
-        self._step = 0
+        self._splits = settings.splits
+        self._step, self._steps = 0, settings.steps
         self._pending: _Step | None = None
         self._looked_at = -1
         self._least, self._kept_at = np.inf, -1
@@ -235,10 +114,34 @@ class Lesson:
         """Start at the experts' own strengths, by entropies evenly; learn if an objective has losses."""
         if self._entropy:
             m = self._objectives
-            ground = SlopeGround(ground.choices or (0,) * m, dict.fromkeys(ground.gains, (0.0,) * m))
+            gains = dict.fromkeys(ground.gains, (0.0,) * m)
+            ground = replace(ground, items=ground.choices or (0,) * m, gains=gains)
         self._ground = ground
         self._start(curved=False)
-        self._learning = any(ground.items) and self._settings.steps > 0
+        self._splits = self._settings.splits or (SPLITS if self._genes_each() >= MANY else 1)
+        self._steps = self._affordable_steps()
+        self._learning = any(ground.items) and self._steps > 0
+
+    def _affordable_steps(self) -> int:
+        """How many of the steps can be paid for, so that the rate has fallen when the last one is taken."""
+        ground, settings = self._ground, self._settings
+        most = settings.steps * self._splits
+        if ground.allowance is None or not any(ground.items):
+            return most
+        free = [known - self._held_back(known) for known in ground.items]
+        each = self._items_each()
+        step = ground.backward * settings.preferences * sum(min(each, known) for known in free)
+        # The middle and, of several objectives, each corner; see `_look`.
+        preferences = 1 + (self._objectives if self._objectives > 1 else 0)
+        look = preferences * (sum(ground.items) - sum(free))
+        cost, affordable = 0.0, 1
+        for number in range(1, most + 1):
+            cost += step
+            if cost + look > ground.allowance:
+                break
+            affordable = number
+            cost += look if self._is_look_after(number) else 0.0
+        return min(affordable, most)
 
     def slopes(self) -> list[SlopeRequest]:
         """The next step's requests, or a look at what is held back."""
@@ -249,9 +152,12 @@ class Lesson:
         return self._pending.requests
 
     def _is_look_due(self) -> bool:
-        settings, step = self._settings, self._step
-        regular = step >= settings.look_from and step % settings.look_every == 0
-        return (regular or step >= settings.steps) and self._looked_at < step
+        step = self._step
+        return (self._is_look_after(step) or step >= self._steps) and self._looked_at < step
+
+    def _is_look_after(self, step: int) -> bool:
+        settings, splits = self._settings, self._splits
+        return step >= splits * settings.look_from and step % (splits * settings.look_every) == 0
 
     def _held_back(self, items: int) -> int:
         """How many items of an objective are held back: the last ones, a random sample by content hash."""
@@ -265,8 +171,12 @@ class Lesson:
         count = int(settings.preferences)
         preferences = drawn(count, self._objectives, settings.concentration, rng)
         preferences = pulled(preferences, self._focus, LESSON_REACH)
-        items = [self._drawn_items(rng, max(1, int(settings.items) // count)) for _ in range(count)]
+        items = [self._drawn_items(rng, self._items_each()) for _ in range(count)]
         return self._asked(preferences, items, self._rate(), float(settings.shrinkage))
+
+    def _items_each(self) -> int:
+        """Items of each objective for one preference of one step."""
+        return max(1, self._settings.items // self._splits // self._settings.preferences)
 
     def _drawn_items(self, rng: np.random.Generator, count: int) -> tuple[tuple[int, ...], ...]:
         """Search items of each objective that are not held back, drawn without replacement."""
@@ -350,7 +260,7 @@ class Lesson:
             if slope is not None and np.isfinite(slope.gradient).all()
         ]
         if found:
-            left = 1.0 - (self._step - 1) / max(1.0, self._settings.steps)
+            left = 1.0 - (self._step - 1) / max(1.0, self._steps)
             rate = done.rate * (0.2 + 0.8 * left)
             preferences, gradients = (np.array(each) for each in zip(*found, strict=True))
             self.map.step(preferences, gradients, rate, done.shrinkage)
@@ -359,8 +269,10 @@ class Lesson:
         assert self._ground is not None
         if self._settings.rate > 0.0:
             return self._settings.rate
-        each = len(self._grid) / max(1, len(self._ground.gains))
-        return float(0.06 * min(1.0, (MANY / each) ** 0.4))
+        return float(0.06 * min(1.0, (MANY / self._genes_each()) ** 0.4))
+
+    def _genes_each(self) -> float:
+        return len(self._grid) / max(1, len(self._ground.gains))
 
     def _take_look(self, done: _Step, slopes: Sequence[Slope | None]) -> None:
         self._looked_at = self._step
@@ -372,8 +284,8 @@ class Lesson:
         self._least = min(self._least, total)
         if total <= SLACK * self._least:
             self._kept_at, self._kept = self._step, self.map.table
-        patience = self._settings.patience * self._settings.look_every
-        if self._step >= self._settings.steps or self._step - self._kept_at >= patience:
+        patience = self._settings.patience * self._settings.look_every * self._splits
+        if self._step >= self._steps or self._step - self._kept_at >= patience:
             self.enough()
 
     def enough(self) -> None:

@@ -13,13 +13,7 @@ from typing import Any
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
-_LESSON: Mapping[str, Option] = {
-    "steps": 30,
-    "items": 64,
-    "look_from": 10,
-    "look_every": 5,
-    "patience": 2,
-}
+_LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 
 EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""

@@ -63,6 +63,8 @@ class LearnedFrontSettings:
             for which no label is looked at (nor what the baselines score, from which the map begins else).
         steps: most steps; 0 asks for the points of the map as it starts.
         items: search items of each objective that a step looks at, over all its preferences.
+        splits: into how many smaller ones, each with its share of the items, a step is split; 0 chooses by
+            the number of genes: two where an expert has at least 500.
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
@@ -75,8 +77,9 @@ class LearnedFrontSettings:
     """
 
     loss: Literal["labels", "entropy"] = "labels"
-    steps: Annotated[int, Between(0, 10_000)] = 60
-    items: Annotated[int, Between(1, 1_000_000)] = 32
+    steps: Annotated[int, Between(0, 10_000)] = 30
+    items: Annotated[int, Between(1, 1_000_000)] = 64
+    splits: Annotated[int, Between(0, 100)] = 0
     preferences: Annotated[int, Between(1, 1_000)] = 1
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
@@ -84,7 +87,7 @@ class LearnedFrontSettings:
     concentration: Annotated[float, Between(0.01, 100.0)] = 0.8
     held_back: Annotated[float, Between(0.01, 0.5)] = 0.1
     look_from: Annotated[int, Between(1, 10_000)] = 10
-    look_every: Annotated[int, Between(1, 10_000)] = 10
+    look_every: Annotated[int, Between(1, 10_000)] = 5
     patience: Annotated[int, Between(1, 1_000)] = 3
 
 
@@ -93,18 +96,16 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, shrinkage, look_from, look_every, patience: of the learned front; see
-            `LearnedFrontSettings`.
+        loss, steps, items, splits, shrinkage, patience: of the learned front; see `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
     loss: Literal["labels", "entropy"] = "labels"
-    steps: Annotated[int, Between(0, 10_000)] = 60
-    items: Annotated[int, Between(1, 1_000_000)] = 32
+    steps: Annotated[int, Between(0, 10_000)] = 30
+    items: Annotated[int, Between(1, 1_000_000)] = 64
+    splits: Annotated[int, Between(0, 100)] = 0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
-    look_from: Annotated[int, Between(1, 10_000)] = 10
-    look_every: Annotated[int, Between(1, 10_000)] = 10
     patience: Annotated[int, Between(1, 1_000)] = 3
     preferences: Annotated[int, Between(4, 1_000)] = 7
     generations: Annotated[int, Between(1, 1_000)] = 40

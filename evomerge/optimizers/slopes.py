@@ -67,11 +67,15 @@ class SlopeGround:
             1 for the best, 0 for the base and below it.
         choices: search items of each objective's evaluator whose entropy can be asked for; 0 where there are
             none.
+        allowance: what slopes may cost, one loss of one search item being 1; None where nothing limits it.
+        backward: what a loss with its gradient costs, in losses.
     """
 
     items: tuple[int, ...]
     gains: Mapping[str, tuple[float, ...]]
     choices: tuple[int, ...] = ()
+    allowance: float | None = None
+    backward: float = 1.0
 
 
 @runtime_checkable

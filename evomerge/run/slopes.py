@@ -21,7 +21,7 @@ from evomerge.ledger.events import SlopeEvent, StoppedEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
-from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
+from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult, SlopeWork, error_of
@@ -90,7 +90,20 @@ def _slope_ground(history: History, objectives: Sequence[Objective], space: Sear
         items=tuple(each.items["search"] if each.losses and linear else 0 for each in evaluators),
         gains=dict(zip(experts, map(tuple, shares.tolist()), strict=True)),
         choices=tuple(each.items["search"] if each.choices and linear else 0 for each in evaluators),
+        allowance=_allowance(history),
+        backward=PASSES,
     )
+
+
+def _allowance(history: History) -> float | None:
+    """What slopes may cost of the budget that the campaign began with; it may change, and what is asked not.
+
+    None without a budget, and in ledgers from before December 2026, whose lessons did not look at it.
+    """
+    budget = history.stated.evaluations
+    if budget is None or history.stated.settings is None:
+        return None
+    return MOST_LEARNING * budget * history.search_items
 
 
 def request_digest(request: SlopeRequest) -> str:

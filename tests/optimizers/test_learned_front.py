@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from evomerge.objectives.objective import Complete
 from evomerge.objectives.origin import Origin
-from evomerge.optimizers import lesson
-from evomerge.optimizers.grid import Grid
+from evomerge.optimizers import front_map, lesson
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
 from evomerge.search_space import Gene
@@ -112,6 +114,63 @@ def test_held_back_items_are_seen_by_no_step():
     assert not seen & held
 
 
+@pytest.mark.parametrize("preferences", [1, 2])
+@pytest.mark.parametrize("allowance", [0.0, 500.0, 1000.0, 2500.0, None])
+def test_it_takes_the_steps_that_can_be_paid_for_and_looks_at_the_end(allowance, preferences):
+    bed, ground = Bed(), replace(GROUND, allowance=allowance, backward=3.0)
+    settings = {"steps": 30, "items": 10, "look_from": 5, "look_every": 5, "patience": 1000}
+    bed.learn(learned(ground=ground, preferences=preferences, **settings))
+    steps = sum(any(request.weights) for request in bed.asked) // preferences
+    cost = sum(
+        (3.0 if any(request.weights) else 1.0) * sum(map(len, request.items)) for request in bed.asked
+    )
+    step, look = 3.0 * 2 * 10, 3 * 2 * 5
+    if allowance is None:
+        assert steps == 30
+    elif allowance < step + look:
+        assert steps == 1, "without one there is no lesson; the driver ends it where that is too much"
+    else:
+        assert cost <= allowance
+        assert steps == 30 or cost + step + 2 * look > allowance
+    assert not any(bed.asked[-1].weights), "the last map was looked at"
+
+
+def test_the_rate_has_fallen_at_the_last_step_however_few_there_are():
+    """The last step of a short lesson is as small as that of a long one."""
+    moved = []
+    for allowance in (600.0, 2000.0):
+        bed, ground = Bed(noise=0.0), replace(GROUND, allowance=allowance)
+        optimizer, tables = learned(ground=ground, steps=60, items=10, held_back=0.1), []
+        while requests := optimizer.slopes():
+            tables.append(optimizer.lesson.map.table.copy())
+            optimizer.tell_slopes([bed.answer(request) for request in requests])
+        changes = [np.abs(b - a).max() for a, b in itertools.pairwise(tables)]
+        moved.append((len(changes), changes[0], [c for c in changes if c > 0.0][-1]))
+    (few, *_), (many, *_) = moved
+    assert few < many
+    for _, first, last in moved:
+        assert last < 0.5 * first
+
+
+def test_with_many_genes_a_step_is_split_in_two_of_half_the_items():
+    many = row_genes(lesson.MANY)
+    options = {"items": 20, "steps": 12, "look_from": 6, "look_every": 3, "patience": 100}
+    asked = {}
+    for name, genes, splits in (("few", GENES, 0), ("many", many, 0), ("whole", many, 1)):
+        optimizer, requests = learned(genes=genes, splits=splits, **options), []
+        while batch := optimizer.slopes():
+            requests += batch
+            gradient = np.ones(len(genes))
+            optimizer.tell_slopes(
+                [Slope((1.0, 1.0), gradient if any(r.weights) else np.empty(0)) for r in batch]
+            )
+        steps = [r for r in requests if any(r.weights)]
+        assert {len(items) for r in steps for items in r.items} == {10 if name == "many" else 20}
+        asked[name] = (len(steps), len(requests) - len(steps))
+    looks = 3 * 3  # of three points, after 6, 9 and 12 steps
+    assert asked == {"few": (12, looks), "many": (24, looks), "whole": (12, looks)}
+
+
 def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():
     """Steps far too large: losses on held-back items rise, and the search does not go on for nothing."""
     bed = Bed()
@@ -143,7 +202,7 @@ def test_an_answer_that_could_not_be_had_changes_nothing_else():
     silent = learned(steps=5)
     while requests := silent.slopes():
         silent.tell_slopes([None] * len(requests))
-    assert np.array_equal(silent.lesson.map.table, lesson.starting_table(GENES, GROUND, None))
+    assert np.array_equal(silent.lesson.map.table, front_map.starting_table(GENES, GROUND, None))
 
 
 def test_only_weights_of_experts_are_learned():
@@ -173,7 +232,7 @@ def test_an_objective_without_losses_is_left_to_the_others():
 def test_by_entropy_it_begins_evenly_and_asks_for_entropies_of_choices():
     ground = SlopeGround((ITEMS, ITEMS), GROUND.gains, choices=(ITEMS, 0))
     bed, optimizer = Bed(), learned(ground=ground, loss="entropy", steps=10)
-    assert set(optimizer.lesson.map.points(np.eye(2)).ravel().tolist()) == {lesson.LEVEL / 2}
+    assert set(optimizer.lesson.map.points(np.eye(2)).ravel().tolist()) == {front_map.LEVEL / 2}
     bed.learn(optimizer)
     assert all(request.entropy and not request.items[1] for request in bed.asked)
     assert not any(request.entropy for request in learned().slopes())
@@ -316,7 +375,7 @@ def test_ledgers_without_notes_know_no_shrinkage_and_earlier_ones_no_curve():
     bed.learn(own)
     assert none.state_digest() == earlier.state_digest() != now.state_digest() == own.state_digest()
     assert none.lesson.map.power == earlier.lesson.map.power == 1.0
-    assert now.lesson.map.power == lesson.curve(2) < 1.0
+    assert now.lesson.map.power == front_map.curve(2) < 1.0
 
 
 def test_a_lesson_begins_at_the_experts_and_between_them_near_the_best_single_coefficient():
@@ -324,33 +383,11 @@ def test_a_lesson_begins_at_the_experts_and_between_them_near_the_best_single_co
     (first,) = optimizer.slopes()
     points = optimizer.lesson.map.points(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
     assert np.array_equal(points[:, [0, -1]], [[1.0, 0.0], [0.0, 1.0], points[2, [0, -1]]])
-    assert points[2] == pytest.approx(lesson.MOST)
-    assert first.note[-1] == lesson.curve(2)
+    assert points[2] == pytest.approx(front_map.MOST)
+    assert first.note[-1] == front_map.curve(2)
     # An expert that is good at everything is wanted whole in the middle, not twice.
-    alone = lesson.starting_table(GENES, SlopeGround((ITEMS, ITEMS), {"math": (1.0, 1.0)}), None)
-    assert alone[0, 1:].sum() * 0.5 ** lesson.curve(2) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("objectives", [2, 3, 5])
-def test_points_of_a_learned_map_lie_evenly(objectives):
-    """Shares of preferences are, but for a factor, the places moved a little inside."""
-    genes = tuple(
-        Gene(f"weight.{k}.layers.0", 0.0, 1.5, 1e-3, "weight", str(k), ("layers.0",))
-        for k in range(objectives)
-    )
-    gains = {str(k): tuple(np.eye(objectives)[k].tolist()) for k in range(objectives)}
-    ground = SlopeGround((ITEMS,) * objectives, gains)
-    power = lesson.curve(objectives)
-    found = lesson.FrontMap(
-        Grid(genes), lesson.starting_table(genes, ground, None), np.ones(objectives, bool), power
-    )
-    places = np.random.default_rng(0).dirichlet(np.ones(objectives), size=20)
-    preferences = found.evenly(places)
-    assert preferences.sum(axis=1) == pytest.approx(np.ones(20))
-    ratio = found.points(preferences) / ((1 - lesson.EDGE) * places + lesson.EDGE / objectives)
-    assert np.ptp(ratio, axis=1) == pytest.approx(np.zeros(20), abs=1e-12)
-    middle = np.full((1, objectives), 1.0 / objectives)
-    assert found.points(found.evenly(middle)) == pytest.approx(min(0.8, 2.1 / objectives))
+    alone = front_map.starting_table(GENES, SlopeGround((ITEMS, ITEMS), {"math": (1.0, 1.0)}), None)
+    assert alone[0, 1:].sum() * 0.5 ** front_map.curve(2) == pytest.approx(1.0)
 
 
 def test_auto_hands_over_when_its_model_expects_more_than_the_map():

@@ -27,8 +27,8 @@ def test_what_was_recorded_stands_before_todays_defaults() -> None:
 @pytest.mark.parametrize("kind", ["auto", "learned-front"])
 def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) -> None:
     found = as_begun(kind, {}, None)
-    assert (found.steps, found.items, found.look_every, found.patience) == (30, 64, 5, 2)
-    assert as_begun(kind, {"items": 12}, None).items == 12
+    assert (found.splits, found.patience) == (1, 2)
+    assert as_begun(kind, {"patience": 12}, None).patience == 12
 
 
 def test_others_that_recorded_none_have_the_defaults() -> None:
