@@ -20,10 +20,10 @@ import numpy as np
 from evomerge.objectives.objective import Complete, Objective, Outcome
 from evomerge.objectives.pareto import non_dominated
 from evomerge.optimizers.descent import Descent, Descents
+from evomerge.optimizers.front_map import FrontMap
 from evomerge.optimizers.grid import Grid, Turns, as_rows
 from evomerge.optimizers.kinds import make_optimizer, optimizer_kind
 from evomerge.optimizers.learned_front import LearnedFront
-from evomerge.optimizers.lesson import FrontMap
 from evomerge.optimizers.optimizer import KnowsDescent, Note, Optimizer
 from evomerge.optimizers.proposals import Conditioned, Proposals, Propose
 from evomerge.optimizers.slopes import (

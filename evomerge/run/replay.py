@@ -25,7 +25,7 @@ from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
 from evomerge.optimizers.recorded_settings import as_begun
 from evomerge.optimizers.seeders import metagpt_seeds
-from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.optimizers.slopes import MOST_LEARNING, SlopeOptimizer
 from evomerge.optimizers.stage import LEARNING, Stage, without_learning
 from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
@@ -76,13 +76,13 @@ def _staged(
     if stages[0].kind in LEARNING:
         of = space.merging if space.begins_with_the_merge else space
         ground = slope_ground(history, campaign.objectives, of)
+        if (limit := stages[0].evaluations) is not None:
+            ground = replace(ground, allowance=MOST_LEARNING * limit * history.search_items)
         found.begin(ground)
     return found
 
 
-def _stages_as_begun(
-    campaign: Campaign, recorded: Sequence[Mapping[str, Any]] | None
-) -> list[Stage]:
+def _stages_as_begun(campaign: Campaign, recorded: Sequence[Mapping[str, Any]] | None) -> list[Stage]:
     """The stages with their settings of when the campaign began."""
     if recorded is None:
         return [without_learning(stage) for stage in campaign.stages]
