@@ -8,8 +8,8 @@ checkpoints of one run.
 
 Read `declaration`, `genes` (the numbers a search varies), `layer_path` (paths as genes), `mixture_fields`
 and `mixture` (mixtures as genes), both with `around_one`, `trajectory` (windows as genes), `build`
-(declaration and layout to a space), `space` (genome to recipe and back) with `spread`, `rows` and
-`path_recipe`, `gradient` (by place to by gene) and `similarity` (how akin genomes are).
+(declaration and layout to a space), `space` (genome to recipe and back) with `spread`, `one_for_equal`,
+`rows` and `path_recipe`, `gradient` (by place to by gene) and `similarity` (how akin genomes are).
 """
 
 from evomerge.search_space.build import MAX_GENES, build_search_space, describe

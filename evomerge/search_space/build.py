@@ -13,7 +13,8 @@ from evomerge.search_space.declaration import CoefficientField, SearchSpaceDecla
 from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
 from evomerge.search_space.layer_path import build_layer_paths
 from evomerge.search_space.mixture import build_mixtures
-from evomerge.search_space.space import SearchSpace, only_where_active
+from evomerge.search_space.one_for_equal import only_where_active
+from evomerge.search_space.space import SearchSpace
 from evomerge.search_space.trajectory import Trajectory
 
 INSIDE = CoefficientField(outside_layers="shared", low=0.0, high=1.0, step=1.0)

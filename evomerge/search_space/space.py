@@ -33,13 +33,11 @@ from evomerge.search_space.genes import (
 )
 from evomerge.search_space.layer_path import LayerPaths
 from evomerge.search_space.mixture import Mixtures, dense_part, upcycled
+from evomerge.search_space.one_for_equal import OneForEqual, all_equal
 from evomerge.search_space.path_recipe import along, merge_of
 from evomerge.search_space.rows import gather
 from evomerge.search_space.spread import PlaceValues, Spread
 from evomerge.search_space.trajectory import Trajectory, weights_in
-
-NEAR_SHARE = 5e-4
-"""Half a step of the usual grid: a coarser grid's nearest point is another merge than the average."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,11 @@ class SearchSpace:
             own, row = self._parts(genome, self.mixtures)
             return upcycled(self.mixtures.mixture(row), self.merging.decode(own), self.sources)
         values = self._spread.values(genome)
-        self._canonicalise(values)
-        plain = self._plain_source(values)
+        self._one_for_equal.neutralise(values)
+        plain = self._one_for_equal.checkpoint(values)
         if plain is not None:
             return self._stated(checkpoint_recipe(self.sources, plain, self.layout.layers, self.dtype))
-        single = self._single_coefficient(values) if self.one_with_baselines else None
+        single = self._one_for_equal.single_coefficient(values) if self.one_with_baselines else None
         if single is not None:
             layers, dtype = self.layout.layers, self.dtype
             return self._stated(
@@ -193,6 +191,10 @@ class SearchSpace:
         return Spread(self.method, self.genes, self.fixed, self.layout, self.experts)
 
     @cached_property
+    def _one_for_equal(self) -> OneForEqual:
+        return OneForEqual(self.method, self.options, self.layout, self.experts, self.genes)
+
+    @cached_property
     def weight_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Where genes of weights have a part: gene, expert and leaf, int64 [n], and the part, float64 [n]."""
         at = {leaf: index for index, leaf in enumerate(self.layout.leaves)}
@@ -207,103 +209,10 @@ class SearchSpace:
         genes, experts, leaves = table[:, :3].T.astype(np.int64)
         return genes, experts, leaves, table[:, 3]
 
-    @cached_property
-    def _idle(self) -> dict[str, list[int]]:
-        """Expert to the indices of places where its weight does nothing."""
-        active = self.layout.active_leaves
-        if active is None or not only_where_active(self.method, self.options):
-            return {}
-        return {
-            name: [i for i, place in enumerate(self.layout.leaves) if place not in active[name]]
-            for name in self.experts
-        }
-
     def _is_left_out(self, name: str, by_input: Mapping[str, Sequence[float]]) -> bool:
         declared = self.method.coefficient(name)
         assert declared is not None
-        return declared.may_be_left_out and _all_equal(by_input, declared.default)
-
-    def _canonicalise(self, values: PlaceValues) -> None:
-        """Neutral values where a coefficient does nothing: inactive places, density at weight 0.
-
-        Not where signs are elected: there an expert votes and is counted whatever its weight. Nor where a
-        function makes the whole tensor, for the same reason.
-        """
-        if self.method.elect or self.method.makes_whole:
-            return
-        for expert, weights in values.get("weight", {}).items():
-            for index in self._idle.get(expert, ()):
-                weights[index] = 0.0
-            if 0.0 not in weights:
-                continue
-            for name, by_input in values.items():
-                declared = self.method.coefficient(name)
-                if name == "weight" or expert not in by_input or declared is None:
-                    continue
-                for index, weight in enumerate(weights):
-                    if weight == 0.0:
-                        by_input[expert][index] = declared.default
-
-    def _plain_source(self, values: PlaceValues) -> str | None:
-        """`base` or the expert that the merge is by its formula, or None.
-
-        So that such a candidate has the recipe of the baseline and is not computed twice.
-        """
-        scalars = self.method.scalars_with(self.options)
-        if scalars == "slerp":
-            ends = set(values["t"]["*"])
-            return self.experts[int(ends.pop())] if ends in ({0.0}, {1.0}) else None
-        if "weight" not in values or self.method.function:
-            return None
-        tables = values["weight"]
-        used = [name for name, table in tables.items() if any(table)]
-        based = self.method.uses_base(self.options)
-        if based and not used and (scalars in ("weights", "normalised") or self.method.makes_whole):
-            return "base"
-        if self.method.makes_whole:
-            return None
-        if self.method.elect or len(used) != 1:
-            return None
-        if not all(_all_equal(values.get(name, {}), 1.0) for name in ("density", "lambda")):
-            return None
-        table = tables[used[0]]
-        if scalars != "weights":
-            shares = self.options.normalise != "no"
-            return used[0] if shares and all(table) else None
-        places, active = self.layout.leaves, self.layout.active_leaves
-        needed = set(places) if active is None or not based else active[used[0]]
-        ones = all(v == 1.0 for place, v in zip(places, table, strict=True) if place in needed)
-        return used[0] if ones else None
-
-    def _single_coefficient(self, values: PlaceValues) -> float | None:
-        """The c for which the merge is `base + c * sum of task vectors` by its formula, or None.
-
-        1/3 is on no decimal grid: its nearest point stands for the uniform average. So that such a candidate
-        is the baseline too.
-        """
-        if self.method.elect or not {"weight"} <= set(values) <= {"weight", "density", "lambda"}:
-            return None
-        if not all(_all_equal(values.get(name, {}), 1.0) for name in ("density", "lambda")):
-            return None
-        tables, share = values["weight"], 1.0 / len(self.experts)
-        scalars, based = self.method.scalars_with(self.options), self.method.uses_base(self.options)
-        if scalars == "normalised":
-            alike = all(len(set(column)) == 1 for column in zip(*tables.values(), strict=True))
-            return share if alike and all(tables[self.experts[0]]) else None
-        if scalars != "weights" or not based:
-            return None
-        active = self.layout.active_leaves
-        found = {
-            value
-            for name, table in tables.items()
-            for place, value in zip(self.layout.leaves, table, strict=True)
-            if active is None or place in active[name]
-        }
-        if len(found) != 1:
-            return None
-        (value,) = found
-        nearest = {gene.snap(share) for gene in self.genes if gene.coefficient == "weight"}
-        return share if value in nearest and abs(value - share) <= NEAR_SHARE else value
+        return declared.may_be_left_out and all_equal(by_input, declared.default)
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome that decodes to this recipe, or None if the space cannot express it."""
@@ -426,12 +335,3 @@ class SearchSpace:
             return weights[name] if weighs else declared.default
 
         return self.fit(value)
-
-
-def _all_equal(by_input: Mapping[str, Sequence[float]], value: float) -> bool:
-    return all(table.count(value) == len(table) for table in by_input.values())
-
-
-def only_where_active(method: MergeMethod, options: MethodOptions) -> bool:
-    """Whether a weight does nothing where its expert equals the base; shares count everywhere."""
-    return method.uses_base(options) and method.scalars_with(options) == "weights"
