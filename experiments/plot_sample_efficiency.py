@@ -56,23 +56,24 @@ def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
     for row in rows:
         runs[row["arm"]].add(row["seed"])
         on_test[row["arm"]][row["cost"]].append(row["hypervolume"])
-    arms = sorted(runs, key=lambda arm: -float(np.median(on_test[arm][min(on_test[arm])])))
+    arms = sorted(runs, key=lambda arm: float(np.median(on_test[arm][min(on_test[arm])])))
     costs = np.arange(1.0, max(row["cost"] for row in rows) + 1.0)
-    figure, (search, test) = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True)
-    for number, arm in enumerate(arms):
-        colour = plt.get_cmap("tab20")(number % 20)
+    figure, (search, test) = plt.subplots(1, 2, figsize=(11, 4.8))
+    for place, arm in enumerate(arms):
+        colour = plt.get_cmap("tab20")(place % 20)
         curves = np.array([curve(folder / f"{arm}-{seed}", costs) for seed in sorted(runs[arm])])
         shown = np.isfinite(curves).all(axis=0)
         search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour, label=arm)
-        values = [on_test[arm][cost] for cost in sorted(on_test[arm])]
-        middle = np.array([np.median(each) for each in values])
-        ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, values, strict=True)])
-        beside = 0.35 * (number - len(arms) / 2)
-        places = np.array(sorted(on_test[arm])) + beside
-        test.errorbar(places, middle, ends.T, color=colour, marker="o", markersize=4, capsize=2)
+        for cost, values in on_test[arm].items():
+            size = 12.0 + 0.5 * cost
+            test.scatter(values, [place] * len(values), s=size, color=colour, alpha=0.8)
+            test.plot([np.median(values)] * 2, [place - 0.35, place + 0.35], color=colour)
     search.set(title="on search items", xlabel="cost, evaluations", ylabel="hypervolume")
-    test.set(title="on test items: median and range over seeds", xlabel="cost, evaluations")
-    search.legend(fontsize="x-small")
+    search.legend(fontsize="x-small", reverse=True)
+    stated = ", ".join(str(cost) for cost in sorted({row["cost"] for row in rows}))
+    test.set(title=f"on test items at cost {stated}: each seed, and the median", xlabel="hypervolume")
+    test.set_yticks(range(len(arms)), arms, fontsize="small")
+    test.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     # The same rows give the same file.
     mpl.rcParams["svg.hashsalt"] = file.name
