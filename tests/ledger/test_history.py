@@ -168,22 +168,27 @@ def test_an_evaluation_of_500_random_genes_takes_less_than_two_kilobytes() -> No
     def digest() -> str:
         return rng.bytes(32).hex()
 
-    def evaluate(number: int) -> None:
-        name, recipe, genome = f"c{number:05d}", digest(), np.round(rng.random(500) * 1500) / 1000
-        one = AskedCandidate(id=name, genome=tuple(genome.tolist()), recipe=recipe)
-        history.apply(AskedEvent(generation=number, candidates=(one,)))
-        metrics = {f"{each}.acc": Metric(float(rng.random()), 0.1, 500) for each in names}
-        items = {each: ItemReference(f"{each}.bin", number << 10, 900, digest()) for each in names}
-        seconds = {"merge": 0.1, "evaluate": 1.0}
-        result = {"id": name, "recipe": recipe, "key": digest(), "seconds": seconds}
-        history.apply(EvaluatedEvent(**result, metrics=metrics, items=items))  # type: ignore[arg-type]
-        history.apply(ToldEvent(id=name, state=digest()))
+    def evaluate(generation: int, genomes: np.ndarray) -> None:
+        asked = tuple(
+            AskedCandidate(id=f"c{generation:05d}{n:03d}", genome=tuple(genome), recipe=digest())
+            for n, genome in enumerate(genomes.tolist())
+        )
+        history.apply(AskedEvent(generation=generation, candidates=asked))
+        for one in asked:
+            metrics = {f"{each}.acc": Metric(float(rng.random()), 0.1, 500) for each in names}
+            items = {each: ItemReference(f"{each}.bin", generation, 900, digest()) for each in names}
+            seconds = {"merge": 0.1, "evaluate": 1.0}
+            result = {"id": one.id, "recipe": one.recipe, "key": digest(), "seconds": seconds}
+            history.apply(EvaluatedEvent(**result, metrics=metrics, items=items))  # type: ignore[arg-type]
+        history.apply(ToldEvent(generation=generation, state=digest()))
 
-    evaluate(0)
+    # The list of all numbers that genes have is no evaluation's.
+    evaluate(0, np.arange(1500).reshape(3, 500) / 1000)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for number in range(1, 301):
-        evaluate(number)
+    for generation in range(1, 51):
+        evaluate(generation, rng.integers(0, 1500, (20, 500)) / 1000)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert taken / 300 < 2048
+    count = 50 * 20
+    assert taken / count < 2048
