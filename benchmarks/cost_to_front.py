@@ -84,7 +84,7 @@ def merge_to_disk(worker: Worker, recipe: Any, base: Path, out: Path) -> float:
     engine = worker._loaded()
     job = Job("theirs", "evaluate", recipe.to_json(), "search")
     began = time.process_time()
-    model = engine._merge(job).live.model
+    model = engine._merge(job).model
     state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(out, state_dict=state)
     for file in base.glob("tokenizer*"):

@@ -120,7 +120,7 @@ class Bench:
     def start(self, recipe: Any) -> Any:
         """A model of its own, merged by a recipe."""
         merged = self.engine._merge(Job("start", "evaluate", recipe.to_json(), "search"))
-        return copy.deepcopy(merged.live.model)
+        return copy.deepcopy(merged.model)
 
     def score(self, model: Any, split: Split) -> dict[str, np.ndarray]:
         """Per metric the float64 [items] results of a model."""
