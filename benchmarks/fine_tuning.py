@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from front_quality import Judge
-from test_scores import worker_setup
 
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import check_campaign
@@ -42,6 +41,7 @@ from evomerge.optimizers.preferences import lattice
 from evomerge.run.engine import Engine
 from evomerge.run.job import Job
 from evomerge.run.worker import Worker
+from evomerge.run.worker_setup import worker_setup
 
 ITEMS = 64
 """Search items of each task in a step."""
@@ -84,7 +84,9 @@ class Bench:
     def __init__(self, campaign: Campaign, run: Path, out: Path, texts: Path | None) -> None:
         report = check_campaign(campaign)
         report.raise_problems()
-        setup = worker_setup(campaign, report.paths, report.storage, out / "cache")
+        setup = worker_setup(
+            campaign, report.paths, report.storage, out / "cache", allow_task_code=False
+        )
         self.campaign = campaign
         self.engine = Engine(setup)
         self.folder = open_campaign_folder(run)

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import ttest_1samp
-from test_scores import worker_setup
 
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
@@ -40,6 +39,7 @@ from evomerge.run.job import Job, JobResult, Measured
 from evomerge.run.pool.open import open_pool
 from evomerge.run.pool.pool import Pool, WorkerState
 from evomerge.run.standing import search_hypervolume
+from evomerge.run.worker_setup import worker_setup
 
 
 class Table:
@@ -207,7 +207,9 @@ def main() -> None:
     candidates = options.candidates or campaign.config.budget.evaluations or 200
     options.out.mkdir(parents=True, exist_ok=True)
     table = Table(options.out / "search_items.jsonl")
-    setup = worker_setup(campaign, report.paths, report.storage, options.out / "cache")
+    setup = worker_setup(
+        campaign, report.paths, report.storage, options.out / "cache", allow_task_code=False
+    )
     workers = campaign.config.workers.model_copy(update={"pool": "local", "count": options.workers})
     pool = TablePool(open_pool(workers, setup), table)
     found: dict[float | None, list[dict[str, Any]]] = {}

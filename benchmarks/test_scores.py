@@ -14,32 +14,14 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Split
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.job import Job, WorkerSetup
+from evomerge.run.job import Job
 from evomerge.run.worker import Worker
-
-
-def worker_setup(
-    campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path
-) -> WorkerSetup:
-    """What a worker is told, as the campaign's are."""
-    evaluation = campaign.config.evaluation
-    return WorkerSetup(
-        sources=dict(paths),
-        evaluators=tuple(str(path) for path in campaign.evaluator_files),
-        methods=(campaign.space.method, "task_arithmetic"),
-        trims=("tensor",),
-        dtype=evaluation.dtype,
-        storage=storage,
-        device=evaluation.device,
-        threads=evaluation.threads,
-        batch_size=evaluation.batch_size,
-        cache=str(cache),
-    )
+from evomerge.run.worker_setup import worker_setup
 
 
 def open_worker(campaign: Campaign, paths: Mapping[str, str], storage: str, cache: Path) -> Worker:
     """A worker in this process, set up as the campaign's are."""
-    return Worker(worker_setup(campaign, paths, storage, cache))
+    return Worker(worker_setup(campaign, paths, storage, cache, allow_task_code=False))
 
 
 def item_scores(
