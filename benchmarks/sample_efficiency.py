@@ -61,6 +61,7 @@ ARMS = {
     "random-layers": Arm("random", "task_arithmetic_layers"),
     "cma-es-layers": Arm("cma-es", "task_arithmetic_layers", 8),
     "qlognehvi-layers": Arm("qlognehvi", "task_arithmetic_layers", 8),
+    "mmmo-layers": Arm("mmmo", "task_arithmetic_layers", 8),
 }
 """Arms by name; `random-global` is one coefficient per expert."""
 

@@ -7,7 +7,8 @@ holes in its heap count too):
 
 - forward: the losses alone, without a graph;
 - plain backward: every weight has a gradient, all activations are kept;
-- slope: a worker's `slope` job (layers recomputed, gradients contracted as they come).
+- slope: a worker's `slope` job (layers recomputed, gradients contracted as they come);
+- fine-tuning: a step of AdamW on all weights, or on a LoRA adapter of rank 8 on all linear layers.
 
 Goals: a quarter of plain backward's memory; four times the CPU seconds of an `evaluate` job.
 
@@ -39,7 +40,8 @@ from evomerge.run.worker import Worker
 SHAPE = (640, 11, 10)
 MIB = 1 << 20
 METRIC = "bench.acc"
-WAYS = ("forward", "plain backward", "slope")
+WAYS = ("forward", "plain backward", "slope", "fine-tuning", "fine-tuning, LoRA")
+RANK = 8
 
 
 def write_bed(root: Path, items: int) -> float:
@@ -89,12 +91,30 @@ class Bed:
 
     def plain_backward(self) -> None:
         """Gradients of all weights, by torch alone."""
+        self._backward(self.worker._loaded().live().model.requires_grad_(True))
+
+    def fine_tuning(self, rank: int) -> None:
+        """A step of AdamW by torch alone: on all weights, or with a rank on a LoRA adapter."""
         import torch
 
-        engine = self.worker._loaded()
-        model = engine.live().model.requires_grad_(True)
-        subject = engine._subject(model, None)  # type: ignore[arg-type]
-        evaluator: Any = engine.evaluators[0]
+        model: Any = self.worker._loaded().live().model
+        if rank:
+            from peft import LoraConfig, get_peft_model
+
+            adapted = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+            model = get_peft_model(model, adapted).base_model.model
+        else:
+            model.requires_grad_(True)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained)
+        self._backward(model)
+        optimizer.step()
+
+    def _backward(self, model: Any) -> None:
+        import torch
+
+        subject = self.worker._loaded()._subject(model, None)  # type: ignore[arg-type]
+        evaluator: Any = self.worker._loaded().evaluators[0]
         for _, losses in evaluator.losses(subject, "search", self.items):
             torch.autograd.backward(losses.sum())
 
@@ -109,6 +129,8 @@ def grown(root: Path, way: str, items: int, batch: int) -> float:
     before = status("VmRSS")
     if way == "plain backward":
         bed.plain_backward()
+    elif way.startswith("fine-tuning"):
+        bed.fine_tuning(RANK if way.endswith("LoRA") else 0)
     else:
         bed.run("slope", float(way == "slope"))
     return status("VmHWM") - before
@@ -137,7 +159,7 @@ def main() -> None:
             given_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=given_back)
             memory[way] = float(done.stdout.split()[-1])
-            print(f"{way:15} {memory[way] / MIB:7.0f} MiB above what is loaded")
+            print(f"{way:18}{memory[way] / MIB:7.0f} MiB above what is loaded")
         print(f"slope / plain backward: {memory['slope'] / memory['plain backward']:.2f} (goal 0.25)")
         bed = Bed(root, *sizes)
         bed.run("evaluate", 0.0)
