@@ -60,7 +60,7 @@ class Kind:
     rank: int = 0
 
 
-KINDS = (Kind("full", (1e-4, 4e-4)), Kind("lora", (1e-3, 4e-3), rank=8))
+KINDS = {"full": Kind("full", (1e-4, 4e-4)), "lora": Kind("lora", (1e-3, 4e-3), rank=8)}
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,12 @@ def describe(bench: Bench, values: np.ndarray) -> tuple[float, float]:
     )
 
 
-def one_for_all(bench: Bench, cost: float) -> Iterator[dict[str, Any]]:
-    """A row for each start and kind: one model that is to be good at everything."""
+def one_for_all(
+    bench: Bench, cost: float, kinds: Sequence[Kind], starts: int
+) -> Iterator[dict[str, Any]]:
+    """A row for each of the last starts and each kind: one model that is to be good at everything."""
     equal = [1 / len(bench.metrics)] * len(bench.metrics)
-    for (name, recipe), kind in itertools.product(bench.starts.items(), KINDS):
+    for (name, recipe), kind in itertools.product(list(bench.starts.items())[-starts:], kinds):
         start = bench.start(recipe)
         steps = max(1, round(cost / bench.step_cost()))
         found = best_of(bench, start, kind, kind.rates, steps, equal)
@@ -254,11 +256,13 @@ def one_for_all(bench: Bench, cost: float) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def one_per_preference(bench: Bench, cost: float, count: int) -> Iterator[dict[str, Any]]:
+def one_per_preference(
+    bench: Bench, cost: float, kinds: Sequence[Kind], count: int
+) -> Iterator[dict[str, Any]]:
     """A row for each kind: a front of models, the cost shared among preferences, from the best merge."""
     name, recipe = list(bench.starts.items())[-1]
     preferences = list(itertools.islice(lattice(len(bench.metrics)), count))
-    for kind in KINDS:
+    for kind in kinds:
         start = bench.start(recipe)
         steps = max(1, round(cost / count / bench.step_cost()))
         chosen, test = [], []
@@ -292,7 +296,7 @@ def search_row(bench: Bench) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a JSON row for each rival, then the table; rows are kept, so the script can go on."""
+    """Print a JSON row for each rival, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("campaign", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="a finished run of the campaign")
@@ -300,6 +304,8 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="held-out text, for forgetting")
     parser.add_argument("--costs", type=float, nargs="+", default=[50, 500])
     parser.add_argument("--preferences", type=int, default=10)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--starts", type=int, choices=(1, 2), default=2, help="1: the merge alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -307,12 +313,14 @@ def main() -> None:
     evaluation = campaign.config.evaluation.model_copy(update={"device": "cpu"})
     campaign = replace(campaign, config=campaign.config.model_copy(update={"evaluation": evaluation}))
     bench = Bench(campaign, arguments.run, arguments.out, arguments.texts)
+    kinds = [KINDS[name] for name in arguments.kinds]
     rows = [search_row(bench)]
     print(json.dumps(rows[0]), flush=True)
     for cost in arguments.costs:
         began = time.process_time()
         for row in itertools.chain(
-            one_for_all(bench, cost), one_per_preference(bench, cost, arguments.preferences)
+            one_for_all(bench, cost, kinds, arguments.starts),
+            one_per_preference(bench, cost, kinds, arguments.preferences),
         ):
             row["cpu_s"] = time.process_time() - began
             began = time.process_time()
