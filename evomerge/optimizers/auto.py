@@ -118,6 +118,7 @@ class Auto(LearnedFront):
             items=settings.items,
             shrinkage=settings.shrinkage,
             splits=settings.splits,
+            fewest_items=settings.fewest_items,
             patience=settings.patience,
         )
         super().__init__(

@@ -118,9 +118,20 @@ class Lesson:
             ground = replace(ground, items=ground.choices or (0,) * m, gains=gains)
         self._ground = ground
         self._start(curved=False)
-        self._splits = self._settings.splits or (SPLITS if self._genes_each() >= MANY else 1)
+        self._splits = self._settings.splits or self._chosen_splits()
         self._steps = self._affordable_steps()
         self._learning = any(ground.items) and self._steps > 0
+
+    def _chosen_splits(self) -> int:
+        """As many smaller steps as the genes ask for, though the budget may not pay for so many whole ones."""
+        few = SPLITS if self._genes_each() >= MANY else 1
+        self._splits = few
+        while (
+            self._affordable_steps() < few * self._settings.steps
+            and self._items_each(2 * self._splits) >= self._settings.fewest_items
+        ):
+            self._splits *= 2
+        return self._splits
 
     def _affordable_steps(self) -> int:
         """How many of the steps can be paid for, so that the rate has fallen when the last one is taken."""
@@ -129,7 +140,7 @@ class Lesson:
         if ground.allowance is None or not any(ground.items):
             return most
         free = [known - self._held_back(known) for known in ground.items]
-        each = self._items_each()
+        each = self._items_each(self._splits)
         step = ground.backward * settings.preferences * sum(min(each, known) for known in free)
         # The middle and, of several objectives, each corner; see `_look`.
         preferences = 1 + (self._objectives if self._objectives > 1 else 0)
@@ -171,12 +182,12 @@ class Lesson:
         count = int(settings.preferences)
         preferences = drawn(count, self._objectives, settings.concentration, rng)
         preferences = pulled(preferences, self._focus, LESSON_REACH)
-        items = [self._drawn_items(rng, self._items_each()) for _ in range(count)]
+        items = [self._drawn_items(rng, self._items_each(self._splits)) for _ in range(count)]
         return self._asked(preferences, items, self._rate(), float(settings.shrinkage))
 
-    def _items_each(self) -> int:
+    def _items_each(self, splits: int) -> int:
         """Items of each objective for one preference of one step."""
-        return max(1, self._settings.items // self._splits // self._settings.preferences)
+        return max(1, self._settings.items // splits // self._settings.preferences)
 
     def _drawn_items(self, rng: np.random.Generator, count: int) -> tuple[tuple[int, ...], ...]:
         """Search items of each objective that are not held back, drawn without replacement."""

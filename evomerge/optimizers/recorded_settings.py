@@ -13,10 +13,14 @@ from typing import Any
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
+_WHOLE_STEPS: Mapping[str, Option] = {"fewest_items": 1_000_000}
 _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 
 EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
+
+ADDED: Mapping[str, Mapping[str, Option]] = {"auto": _WHOLE_STEPS, "learned-front": _WHOLE_STEPS}
+"""By kind, what settings that not all records have stand for where they are missing: as it was without them."""
 
 
 def to_record(settings: Any) -> dict[str, Option]:
@@ -37,4 +41,4 @@ def as_begun(kind: str, stated: Mapping[str, Option], recorded: Mapping[str, Opt
     """
     if recorded is None:
         recorded = EARLIER.get(kind, {})
-    return optimizer_settings(kind, {**recorded, **stated})
+    return optimizer_settings(kind, {**ADDED.get(kind, {}), **recorded, **stated})

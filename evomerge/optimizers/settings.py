@@ -63,8 +63,10 @@ class LearnedFrontSettings:
             for which no label is looked at (nor what the baselines score, from which the map begins else).
         steps: most steps; 0 asks for the points of the map as it starts.
         items: search items of each objective that a step looks at, over all its preferences.
-        splits: into how many smaller ones, each with its share of the items, a step is split; 0 chooses by
-            the number of genes: two where an expert has at least 500.
+        splits: into how many smaller ones, each with its share of the items, a step is split; 0 chooses: two
+            where an expert has at least 500 genes, and more where the budget does not pay for all steps.
+        fewest_items: of each objective, to which steps are split so that the budget pays for as many of them
+            as it otherwise would.
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
@@ -80,6 +82,7 @@ class LearnedFrontSettings:
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
+    fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     preferences: Annotated[int, Between(1, 1_000)] = 1
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
@@ -96,7 +99,8 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, splits, shrinkage, patience: of the learned front; see `LearnedFrontSettings`.
+        loss, steps, items, splits, fewest_items, shrinkage, patience: of the learned front; see
+            `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
@@ -105,6 +109,7 @@ class AutoSettings:
     steps: Annotated[int, Between(0, 10_000)] = 30
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
+    fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
     preferences: Annotated[int, Between(4, 1_000)] = 7

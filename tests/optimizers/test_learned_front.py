@@ -119,7 +119,7 @@ def test_held_back_items_are_seen_by_no_step():
 def test_it_takes_the_steps_that_can_be_paid_for_and_looks_at_the_end(allowance, preferences):
     bed, ground = Bed(), replace(GROUND, allowance=allowance, backward=3.0)
     settings = {"steps": 30, "items": 10, "look_from": 5, "look_every": 5, "patience": 1000}
-    bed.learn(learned(ground=ground, preferences=preferences, **settings))
+    bed.learn(learned(ground=ground, preferences=preferences, splits=1, **settings))
     steps = sum(any(request.weights) for request in bed.asked) // preferences
     cost = sum(
         (3.0 if any(request.weights) else 1.0) * sum(map(len, request.items)) for request in bed.asked
@@ -169,6 +169,33 @@ def test_with_many_genes_a_step_is_split_in_two_of_half_the_items():
         asked[name] = (len(steps), len(requests) - len(steps))
     looks = 3 * 3  # of three points, after 6, 9 and 12 steps
     assert asked == {"few": (12, looks), "many": (24, looks), "whole": (12, looks)}
+
+
+def lesson_of(allowance: float | None, **settings: object) -> tuple[int, set[int], float]:
+    """Steps, items of each objective that one looks at, and cost of all, in losses."""
+    bed, ground = Bed(), replace(GROUND, allowance=allowance, backward=3.0)
+    bed.learn(learned(ground=ground, steps=30, look_from=10, look_every=5, patience=1000, **settings))
+    steps = [request for request in bed.asked if any(request.weights)]
+    cost = sum(
+        (3.0 if any(request.weights) else 1.0) * sum(map(len, request.items)) for request in bed.asked
+    )
+    return len(steps), {len(items) for request in steps for items in request.items}, cost
+
+
+def test_a_budget_too_small_for_all_steps_pays_for_as_many_smaller_ones():
+    asked = {allowance: lesson_of(allowance, items=32) for allowance in (None, 7000.0, 3500.0, 1800.0)}
+    assert [items for _, items, _ in asked.values()] == [{32}, {32}, {16}, {8}]
+    assert all(steps >= 30 for steps, _, _ in asked.values())
+    assert all(cost <= allowance for allowance, (_, _, cost) in asked.items() if allowance is not None)
+
+
+def test_steps_are_not_smaller_than_the_fewest_items():
+    steps, items, cost = lesson_of(600.0, items=32)
+    assert (items, cost <= 600.0) == ({4}, True)
+    assert steps < 30
+    assert lesson_of(600.0, items=32, fewest_items=16)[1] == {16}
+    assert lesson_of(600.0, items=32, fewest_items=1_000_000)[1] == {32}
+    assert lesson_of(1800.0, items=32, splits=1)[1] == {32}, "what is stated is not chosen"
 
 
 def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():

@@ -31,6 +31,15 @@ def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) 
     assert as_begun(kind, {"patience": 12}, None).patience == 12
 
 
+@pytest.mark.parametrize("kind", ["auto", "learned-front"])
+def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind: str) -> None:
+    recorded = to_record(optimizer_settings(kind, {}))
+    del recorded["fewest_items"]
+    found = as_begun(kind, {}, recorded)
+    assert found.fewest_items > found.items, "steps were never made smaller for want of budget"
+    assert as_begun(kind, {}, None).fewest_items == found.fewest_items
+
+
 def test_others_that_recorded_none_have_the_defaults() -> None:
     assert as_begun("nsga2", {}, None) == optimizer_settings("nsga2", {})
 
