@@ -30,7 +30,7 @@ REACH = 0.3
 class LearnedFront(Adopted):
     """A map that is learned before the first candidate is asked, then its points; see `SlopeOptimizer`.
 
-    The given genomes are asked first, then preferences from coarse to fine, around a focus if there is one.
+    The given genomes are asked first, then preferences from the middle, or a focus, outwards.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class LearnedFront(Adopted):
         return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
 
     def _along(self, count: int) -> list[Genome]:
-        """Grid points of the learned map, for preferences from coarse to fine; worked out once."""
+        """Grid points of the learned map, for preferences from the middle outwards; worked out once."""
         missing = count - len(self._known_points)
         if missing > 0:
             w = np.array([w for _, w in zip(range(missing), self._preferences, strict=False)])

@@ -44,9 +44,24 @@ def pulled(preferences: np.ndarray, focus: Sequence[float] | None, reach: float)
     return near
 
 
+def outwards(objectives: int) -> Iterator[tuple[float, ...]]:
+    """The lattice from its middle: this, the middles of edges, the corners, then finer and finer.
+
+    So the first few already span what lies between the experts, which themselves are known.
+    """
+    middle = (round(1.0 / objectives, 12),) * objectives
+    points = lattice(objectives)
+    corners = [*itertools.islice(points, objectives)]
+    edges = [*itertools.islice(points, objectives * (objectives - 1) // 2)]
+    yield middle
+    for point in itertools.chain(edges, corners, points):
+        if point != middle:
+            yield point
+
+
 def around(objectives: int, focus: Sequence[float] | None, reach: float) -> Iterator[tuple[float, ...]]:
-    """The lattice; with a focus that first, then the lattice drawn towards it."""
+    """From the middle outwards; with a focus that first, then the others drawn towards it."""
     if focus is not None:
         yield tuple(focus)
-    for point in lattice(objectives):
+    for point in outwards(objectives):
         yield tuple(pulled(np.array(point), focus, reach).tolist())

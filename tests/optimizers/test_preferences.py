@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.optimizers.preferences import around, drawn, lattice, pulled
+from evomerge.optimizers.preferences import around, drawn, lattice, outwards, pulled
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4, 6])
@@ -36,13 +36,29 @@ def test_with_one_objective_there_is_one_preference():
     assert list(lattice(1)) == [(1.0,)]
 
 
-def test_around_a_focus_they_are_the_lattice_drawn_near():
+@pytest.mark.parametrize("objectives", [1, 2, 3, 5])
+def test_outwards_it_is_the_lattice_from_its_middle(objectives):
+    """The same preferences, none twice: the middle, what lies between two corners, the corners."""
+    edges = objectives * (objectives - 1) // 2
+    count = 1 if objectives == 1 else 300
+    found = list(itertools.islice(outwards(objectives), count))
+    assert found[0] == pytest.approx((1 / objectives,) * objectives)
+    assert len(set(found)) == count
+    several = [sum(share > 0 for share in point) for point in found[1:]]
+    between = edges - (objectives == 2)  # whose one edge has the middle for its own
+    assert several[: between + objectives] == ([2] * between + [1] * objectives)[: count - 1]
+    whole = set(itertools.islice(lattice(objectives), count))
+    assert set(found) - whole <= {found[0]}
+    assert list(outwards(1)) == [(1.0,)]
+
+
+def test_around_a_focus_they_are_drawn_near():
     focus = (0.6, 0.3, 0.1)
     first, *others = itertools.islice(around(3, focus, 0.3), 40)
     assert first == focus
-    expected = pulled(np.array(list(itertools.islice(lattice(3), 39))), focus, 0.3)
+    expected = pulled(np.array(list(itertools.islice(outwards(3), 39))), focus, 0.3)
     assert np.array(others) == pytest.approx(expected)
     assert np.abs(np.array(others) - focus).max() == pytest.approx(0.3 * 0.9)
     assert np.array(others).sum(axis=1) == pytest.approx(np.ones(39))
     assert np.array(others).min() >= 0.0
-    assert list(itertools.islice(around(3, None, 0.3), 9)) == list(itertools.islice(lattice(3), 9))
+    assert list(itertools.islice(around(3, None, 0.3), 9)) == list(itertools.islice(outwards(3), 9))
