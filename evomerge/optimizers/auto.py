@@ -1,11 +1,11 @@
 """Auto, the default: a learned front where gradients can be had, then a surrogate around it.
 
 The learned map makes a chart of the space: preference, total scale, and a tilt over depth, a handful of
-numbers in which every point is a good merge. First the map's preferences are evaluated, from the middle outwards.
-As soon as there are enough for Gaussian processes on the chart, these say what the next preferences would
-add, and what the points of their own choice (`surrogate`): when even the lower end of the latter is more than
-is expected of the former, the surrogate goes on. Where no gradients can be had, it searches the genes
-themselves.
+numbers in which every point is a good merge. First the map's preferences are evaluated, from the middle
+outwards. As soon as there are enough for Gaussian processes on the chart, these say what the next preferences
+would add, and what the points of their own choice (`surrogate`): when even the lower end of the latter is
+more than is expected of the former, the surrogate goes on. Where no gradients can be had, it searches the
+genes themselves.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Lesson:
         self._learning = any(ground.items) and self._steps > 0
 
     def _chosen_splits(self) -> int:
-        """As many smaller steps as the genes ask for, though the budget may not pay for so many whole ones."""
+        """As many as the genes ask for, and more where the budget does not pay for whole steps."""
         few = SPLITS if self._genes_each() >= MANY else 1
         self._splits = few
         while (

@@ -13,14 +13,14 @@ from typing import Any
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
-_WHOLE_STEPS: Mapping[str, Option] = {"fewest_items": 1_000_000}
+_BEFORE: Mapping[str, Option] = {"fewest_items": 1_000_000, "metagpt": True}
 _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 
 EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
 
-ADDED: Mapping[str, Mapping[str, Option]] = {"auto": _WHOLE_STEPS, "learned-front": _WHOLE_STEPS}
-"""By kind, what settings that not all records have stand for where they are missing: as it was without them."""
+ADDED: Mapping[str, Mapping[str, Option]] = {"auto": _BEFORE, "learned-front": _BEFORE}
+"""By kind, what a record means that lacks a setting which came later: that all is as it was before."""
 
 
 def to_record(settings: Any) -> dict[str, Option]:

@@ -76,6 +76,7 @@ class LearnedFrontSettings:
         held_back: share of the search items that no step sees.
         look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
         patience: after so many looks with a larger loss it stops.
+        metagpt: whether MetaGPT's weights are evaluated first although gradients can be had.
     """
 
     loss: Literal["labels", "entropy"] = "labels"
@@ -92,6 +93,7 @@ class LearnedFrontSettings:
     look_from: Annotated[int, Between(1, 10_000)] = 10
     look_every: Annotated[int, Between(1, 10_000)] = 5
     patience: Annotated[int, Between(1, 1_000)] = 3
+    metagpt: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, splits, fewest_items, shrinkage, patience: of the learned front; see
+        loss, steps, items, splits, fewest_items, shrinkage, patience, metagpt: of the learned front; see
             `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
@@ -112,6 +114,7 @@ class AutoSettings:
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
+    metagpt: bool = False
     preferences: Annotated[int, Between(4, 1_000)] = 7
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60

@@ -98,7 +98,8 @@ def seeds(
 ) -> dict[Genome, str]:
     """What was read from `start_from`, then the shown baselines (`recipes` by id) and MetaGPT's weights.
 
-    Baselines are left out as far as the space does not have them.
+    Baselines are left out as far as the space does not have them, MetaGPT's weights where gradients teach
+    better ones.
 
     Returns:
         Genomes in order, to what each is: the name of the file or folder, the baseline's id, `metagpt`.
@@ -114,8 +115,9 @@ def seeds(
             genome = space.uniform(dict.fromkeys(campaign.experts, 1.0 / len(campaign.experts)))
         if genome is not None:
             found.setdefault(genome, name)
-    for genome in metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None):
-        found.setdefault(genome, "metagpt")
+    if _wants_metagpt(campaign, space, history):
+        for genome in metagpt_seeds(space, history.prepared.task_vectors if history.prepared else None):
+            found.setdefault(genome, "metagpt")
     if space.mixtures is not None:
         # On base and uniform average, all layers and experts: no baseline has a mixture to start from.
         for genome, name in list(found.items()):
@@ -123,6 +125,21 @@ def seeds(
                 mixed = (*genome[: len(genome) - len(space.mixtures)], *space.mixtures.every)
                 found.setdefault(mixed, f"mixture-{name}")
     return found
+
+
+def _wants_metagpt(campaign: Campaign, space: SearchSpace, history: History) -> bool:
+    """Whether the search begins with MetaGPT's weights: not if it, or its first stage, learns better ones."""
+    recorded = history.stated.settings
+    section, stages = campaign.config.optimizer, campaign.stages
+    if stages:
+        settings = _stages_as_begun(campaign, recorded)[0].settings
+    else:
+        settings = as_begun(section.kind, section.options, None if recorded is None else recorded[0])
+    if getattr(settings, "metagpt", True):
+        return True
+    of = space.merging if stages and space.begins_with_the_merge else space
+    ground = slope_ground(history, campaign.objectives, of)
+    return not any(ground.items) and not any(ground.choices)
 
 
 def outcomes(

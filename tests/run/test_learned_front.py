@@ -14,6 +14,7 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.file import OptimizerSection
+from evomerge.campaign.prepared import prepared_baselines
 from evomerge.campaign.recorded import recorded_space
 from evomerge.errors import ConfigError
 from evomerge.ledger.history import ITEMS_FOLDER
@@ -23,7 +24,7 @@ from evomerge.ledger.records import RecordFile
 from evomerge.optimizers import lesson, recorded_settings, surrogate
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import SlopeOptimizer
-from evomerge.run.replay import campaign_optimizer
+from evomerge.run.replay import campaign_optimizer, seeds
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
@@ -89,6 +90,43 @@ def test_the_loss_on_steps_and_the_candidates_are_real(campaign: Path) -> None:
     verified = call("verify", campaign / "run")
     assert verified.code == 0, verified.out
     assert f"{BATCHES}  batches of slopes asked again" in verified.out
+
+
+def given(directory: Path) -> set[str]:
+    """Sources of the candidates that were not made by the search."""
+    asked = [
+        each
+        for event in events_of(directory)
+        if event["event"] == "asked"
+        for each in event["candidates"]
+    ]
+    return {each["origin"]["source"] for each in asked if each.get("origin", {}).get("how") == "given"}
+
+
+def test_where_it_learns_no_weights_are_evaluated_that_nobody_learned(
+    campaign: Path, tmp_path: Path
+) -> None:
+    """MetaGPT's, unless it is told to; a ledger that does not say is of before, when they were."""
+    assert given(campaign / "run") >= {"base", "uniform"}
+    assert "metagpt" not in given(campaign / "run")
+    options = OPTIMIZER["options"] | {"metagpt": True, "steps": 1, "look_from": 1}
+    told = write_campaign(
+        tmp_path, optimizer=OPTIMIZER | {"options": options}, budget={"evaluations": 12}
+    )
+    run_file(told, tmp_path / "run")
+    assert "metagpt" in given(tmp_path / "run")
+    history = read_history(campaign / "run" / "ledger.jsonl")
+    assert history.campaign is not None
+    opened = load_campaign(campaign / "campaign.yaml")
+    assert history.prepared is not None
+    space, paths = recorded_space(history), dict.fromkeys(history.prepared.checkpoints, "")
+    recipes = prepared_baselines(opened, history.prepared, paths, history.candidates)
+    (settings,) = history.stated.settings or ()
+    earlier = {name: value for name, value in settings.items() if name != "metagpt"}
+    for recorded, expected in ((settings, False), (earlier, True)):
+        history.campaign = replace(history.campaign, settings=(recorded,))
+        found = seeds(opened, space, recipes, history)
+        assert ("metagpt" in found.values()) == expected
 
 
 @pytest.mark.parametrize("moment", ["slopes.before_record=kill@3", "slopes.before_record=kill@6"])

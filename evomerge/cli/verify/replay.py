@@ -51,7 +51,6 @@ def _replay(
     store: ItemStore,
     result: Verification,
 ) -> None:
-    initial = list(seeds(campaign, space, recipes, history))
     steady = campaign.config.optimizer.schedule == "steady_state"
     what = {
         "asked": "candidates asked again" if steady else "generations asked again",
@@ -60,6 +59,7 @@ def _replay(
         "slopes": "batches of slopes asked again",
     }
     try:
+        initial = list(seeds(campaign, space, recipes, history))
         optimizer = campaign_optimizer(campaign, space, initial, history)
         refine = refiners(campaign, space, initial, history, optimizer)
         for turn in replay(optimizer, refine, history, campaign.objectives, store):
