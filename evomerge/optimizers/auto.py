@@ -119,6 +119,7 @@ class Auto(LearnedFront):
             shrinkage=settings.shrinkage,
             splits=settings.splits,
             fewest_items=settings.fewest_items,
+            share=settings.share,
             patience=settings.patience,
         )
         super().__init__(

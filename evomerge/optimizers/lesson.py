@@ -15,7 +15,8 @@ step is taken once that loss rises. Losses on search items flatter; they decide 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,6 +43,12 @@ MANY = 500
 
 SPLITS = 2
 """Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
+
+FEW_SHARE = 0.25
+"""Of what slopes may cost, what a lesson of fewer genes takes: evaluations bring more than further steps."""
+
+FEW_ITEMS = 16
+"""But as many items of each objective all its steps look at, if half of the budget pays for that."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class Lesson:
             ground = replace(ground, items=ground.choices or (0,) * m, gains=gains)
         self._ground = ground
         self._start(curved=False)
+        self._ground = replace(ground, allowance=self._planned())
         self._splits = self._settings.splits or self._chosen_splits()
         self._steps = self._affordable_steps()
         self._learning = any(ground.items) and self._steps > 0
@@ -133,26 +141,39 @@ class Lesson:
             self._splits *= 2
         return self._splits
 
-    def _affordable_steps(self) -> int:
-        """How many of the steps can be paid for, so that the rate has fallen when the last one is taken."""
+    def _planned(self) -> float | None:
+        """What the lesson may cost, at most what slopes may; None for any."""
         ground, settings = self._ground, self._settings
-        most = settings.steps * self._splits
-        if ground.allowance is None or not any(ground.items):
+        most, share = ground.allowance, settings.share
+        if most is None or share > 0.0:
+            return None if most is None else share * most
+        if self._genes_each() >= MANY:
             return most
+        splits = max(1, settings.items // FEW_ITEMS)
+        least = next(itertools.islice(self._costs(splits), max(0, settings.steps - 1), None), 0.0)
+        return min(most, max(FEW_SHARE * most, least))
+
+    def _costs(self, splits: int) -> Iterator[float]:
+        """In evaluations of items, of a lesson of one step, of two and so on; the last look included."""
+        ground, most = self._ground, self._settings.steps * splits
         free = [known - self._held_back(known) for known in ground.items]
-        each = self._items_each(self._splits)
-        step = ground.backward * settings.preferences * sum(min(each, known) for known in free)
+        each = self._items_each(splits)
+        step = ground.backward * self._settings.preferences * sum(min(each, known) for known in free)
         # The middle and, of several objectives, each corner; see `_look`.
         preferences = 1 + (self._objectives if self._objectives > 1 else 0)
-        look = preferences * (sum(ground.items) - sum(free))
-        cost, affordable = 0.0, 1
+        look, cost = preferences * (sum(ground.items) - sum(free)), 0.0
         for number in range(1, most + 1):
             cost += step
-            if cost + look > ground.allowance:
-                break
-            affordable = number
-            cost += look if self._is_look_after(number) else 0.0
-        return min(affordable, most)
+            yield cost + look
+            cost += look if self._is_look_after(number, splits) else 0.0
+
+    def _affordable_steps(self) -> int:
+        """How many of the steps can be paid for, so that the rate has fallen when the last one is taken."""
+        allowance, most = self._ground.allowance, self._settings.steps * self._splits
+        if allowance is None or not any(self._ground.items):
+            return most
+        paid = itertools.takewhile(lambda cost: cost <= allowance, self._costs(self._splits))
+        return min(max(1, sum(1 for _ in paid)), most)
 
     def slopes(self) -> list[SlopeRequest]:
         """The next step's requests, or a look at what is held back."""
@@ -164,10 +185,12 @@ class Lesson:
 
     def _is_look_due(self) -> bool:
         step = self._step
-        return (self._is_look_after(step) or step >= self._steps) and self._looked_at < step
+        return (
+            self._is_look_after(step, self._splits) or step >= self._steps
+        ) and self._looked_at < step
 
-    def _is_look_after(self, step: int) -> bool:
-        settings, splits = self._settings, self._splits
+    def _is_look_after(self, step: int, splits: int) -> bool:
+        settings = self._settings
         return step >= splits * settings.look_from and step % (splits * settings.look_every) == 0
 
     def _held_back(self, items: int) -> int:

@@ -67,6 +67,8 @@ class LearnedFrontSettings:
             where an expert has at least 500 genes, and more where the budget does not pay for all steps.
         fewest_items: of each objective, to which steps are split so that the budget pays for as many of them
             as it otherwise would.
+        share: of what slopes may cost, half of the budget, that the lesson takes; 0 chooses: all of it where
+            an expert has at least 500 genes, else a quarter or what all steps cost with 16 items.
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
@@ -84,6 +86,7 @@ class LearnedFrontSettings:
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
+    share: Annotated[float, Between(0.0, 1.0)] = 0.0
     preferences: Annotated[int, Between(1, 1_000)] = 1
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
@@ -101,8 +104,8 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, splits, fewest_items, shrinkage, patience, metagpt: of the learned front; see
-            `LearnedFrontSettings`.
+        loss, steps, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned front;
+            see `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
@@ -112,6 +115,7 @@ class AutoSettings:
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
+    share: Annotated[float, Between(0.0, 1.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
     metagpt: bool = False

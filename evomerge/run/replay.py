@@ -25,7 +25,7 @@ from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
 from evomerge.optimizers.recorded_settings import as_begun
 from evomerge.optimizers.seeders import metagpt_seeds
-from evomerge.optimizers.slopes import MOST_LEARNING, SlopeOptimizer
+from evomerge.optimizers.slopes import MOST_LEARNING, SlopeGround, SlopeOptimizer
 from evomerge.optimizers.stage import LEARNING, Stage, without_learning
 from evomerge.optimizers.stages import Stages
 from evomerge.recipe.recipe import Recipe
@@ -46,44 +46,35 @@ def campaign_optimizer(
         SlopesDiffer: a baseline lacks scores that it would begin from.
     """
     section = campaign.config.optimizer
-    recorded = history.stated.settings
-    if campaign.stages:
-        return _staged(campaign, space, initial, history)
-    optimizer = make_optimizer(
-        section.kind,
-        space.genes,
-        campaign.objectives,
-        population=section.population,
-        seed=campaign.config.seed,
-        initial=initial,
-        settings=as_begun(section.kind, section.options, None if recorded is None else recorded[0]),
-        schedule=section.schedule,
-        focus=campaign.focus,
-    )
-    if isinstance(optimizer, SlopeOptimizer):
-        ground = slope_ground(history, campaign.objectives, space)
-        optimizer.begin(ground)
-    return optimizer
-
-
-def _staged(
-    campaign: Campaign, space: SearchSpace, initial: Sequence[Genome], history: History
-) -> Stages:
-    """The stages of a campaign; the first may learn from gradients of the merge, all layers in order."""
     stages = _stages_as_begun(campaign, history.stated.settings)
-    parts = (space.genes, campaign.objectives, campaign.config.optimizer.population)
-    found = Stages(stages, *parts, campaign.config.seed, initial)
-    if stages[0].kind in LEARNING:
-        of = space.merging if space.begins_with_the_merge else space
-        ground = slope_ground(history, campaign.objectives, of)
-        if (limit := stages[0].evaluations) is not None:
-            ground = replace(ground, allowance=MOST_LEARNING * limit * history.search_items)
+    found: Optimizer
+    if campaign.stages:
+        parts = (space.genes, campaign.objectives, section.population)
+        found = Stages(stages, *parts, campaign.config.seed, initial)
+    else:
+        found = make_optimizer(
+            section.kind,
+            space.genes,
+            campaign.objectives,
+            population=section.population,
+            seed=campaign.config.seed,
+            initial=initial,
+            settings=stages[0].settings,
+            schedule=section.schedule,
+            focus=campaign.focus,
+        )
+    ground = _ground(campaign, stages[0], space, history)
+    if ground is not None and isinstance(found, SlopeOptimizer):
         found.begin(ground)
     return found
 
 
 def _stages_as_begun(campaign: Campaign, recorded: Sequence[Mapping[str, Any]] | None) -> list[Stage]:
-    """The stages with their settings of when the campaign began."""
+    """The stages with their settings of when the campaign began; without stages the whole search as one."""
+    section = campaign.config.optimizer
+    if not campaign.stages:
+        settings = as_begun(section.kind, section.options, None if recorded is None else recorded[0])
+        return [Stage("both", section.kind, settings)]
     if recorded is None:
         return [without_learning(stage) for stage in campaign.stages]
     sections = campaign.config.stages
@@ -91,6 +82,23 @@ def _stages_as_begun(campaign: Campaign, recorded: Sequence[Mapping[str, Any]] |
         replace(stage, settings=as_begun(stage.kind, section.options, settings))
         for stage, section, settings in zip(campaign.stages, sections, recorded, strict=True)
     ]
+
+
+def _ground(
+    campaign: Campaign, first: Stage, space: SearchSpace, history: History
+) -> SlopeGround | None:
+    """What the first stage learns from, which may be the merge of all layers in order; None if it does not.
+
+    Raises:
+        SlopesDiffer: as `slope_ground`.
+    """
+    if first.kind not in LEARNING:
+        return None
+    of = space.merging if campaign.stages and space.begins_with_the_merge else space
+    ground = slope_ground(history, campaign.objectives, of)
+    if first.evaluations is not None:
+        return replace(ground, allowance=MOST_LEARNING * first.evaluations * history.search_items)
+    return ground
 
 
 def seeds(
@@ -129,17 +137,10 @@ def seeds(
 
 def _wants_metagpt(campaign: Campaign, space: SearchSpace, history: History) -> bool:
     """Whether the search begins with MetaGPT's weights: not if it, or its first stage, learns better ones."""
-    recorded = history.stated.settings
-    section, stages = campaign.config.optimizer, campaign.stages
-    if stages:
-        settings = _stages_as_begun(campaign, recorded)[0].settings
-    else:
-        settings = as_begun(section.kind, section.options, None if recorded is None else recorded[0])
-    if getattr(settings, "metagpt", True):
-        return True
-    of = space.merging if stages and space.begins_with_the_merge else space
-    ground = slope_ground(history, campaign.objectives, of)
-    return not any(ground.items) and not any(ground.choices)
+    first = _stages_as_begun(campaign, history.stated.settings)[0]
+    ground = _ground(campaign, first, space, history)
+    learns = ground is not None and (any(ground.items) or any(ground.choices))
+    return not learns or bool(first.settings.metagpt)
 
 
 def outcomes(

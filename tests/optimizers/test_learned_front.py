@@ -119,7 +119,7 @@ def test_held_back_items_are_seen_by_no_step():
 def test_it_takes_the_steps_that_can_be_paid_for_and_looks_at_the_end(allowance, preferences):
     bed, ground = Bed(), replace(GROUND, allowance=allowance, backward=3.0)
     settings = {"steps": 30, "items": 10, "look_from": 5, "look_every": 5, "patience": 1000}
-    bed.learn(learned(ground=ground, preferences=preferences, splits=1, **settings))
+    bed.learn(learned(ground=ground, preferences=preferences, splits=1, share=1.0, **settings))
     steps = sum(any(request.weights) for request in bed.asked) // preferences
     cost = sum(
         (3.0 if any(request.weights) else 1.0) * sum(map(len, request.items)) for request in bed.asked
@@ -140,7 +140,7 @@ def test_the_rate_has_fallen_at_the_last_step_however_few_there_are():
     moved = []
     for allowance in (600.0, 2000.0):
         bed, ground = Bed(noise=0.0), replace(GROUND, allowance=allowance)
-        optimizer, tables = learned(ground=ground, steps=60, items=10, held_back=0.1), []
+        optimizer, tables = learned(ground=ground, steps=60, items=10, held_back=0.1, share=1.0), []
         while requests := optimizer.slopes():
             tables.append(optimizer.lesson.map.table.copy())
             optimizer.tell_slopes([bed.answer(request) for request in requests])
@@ -183,7 +183,8 @@ def lesson_of(allowance: float | None, **settings: object) -> tuple[int, set[int
 
 
 def test_a_budget_too_small_for_all_steps_pays_for_as_many_smaller_ones():
-    asked = {allowance: lesson_of(allowance, items=32) for allowance in (None, 7000.0, 3500.0, 1800.0)}
+    allowances = (None, 7000.0, 3500.0, 1800.0)
+    asked = {allowance: lesson_of(allowance, items=32, share=1.0) for allowance in allowances}
     assert [items for _, items, _ in asked.values()] == [{32}, {32}, {16}, {8}]
     assert all(steps >= 30 for steps, _, _ in asked.values())
     assert all(cost <= allowance for allowance, (_, _, cost) in asked.items() if allowance is not None)
@@ -196,6 +197,32 @@ def test_steps_are_not_smaller_than_the_fewest_items():
     assert lesson_of(600.0, items=32, fewest_items=16)[1] == {16}
     assert lesson_of(600.0, items=32, fewest_items=1_000_000)[1] == {32}
     assert lesson_of(1800.0, items=32, splits=1)[1] == {32}, "what is stated is not chosen"
+
+
+def test_a_lesson_of_few_genes_takes_a_quarter_but_looks_at_sixteen_items_a_step():
+    """Of what slopes may cost; evaluations of its points bring more than further steps."""
+    step, look = 3.0 * 2 * lesson.FEW_ITEMS, 3 * 2 * 5
+    least = 30 * step + 2 * look  # after twenty steps, and at the end
+    for allowance in (2 * least, 9 * least):
+        steps, items, cost = lesson_of(allowance, items=32)
+        assert steps >= 30
+        assert cost <= max(least, 0.25 * allowance)
+        assert items == {lesson.FEW_ITEMS if allowance < 9 * least else 32}
+    assert lesson_of(0.5 * least, items=32)[2] > 0.4 * least, "what half of the budget pays for"
+    assert lesson_of(2 * least, items=32, share=1.0)[2] > 1.5 * least, "what is stated is not chosen"
+
+
+def test_a_lesson_of_many_genes_takes_what_slopes_may_cost():
+    many, allowance, cost = row_genes(lesson.MANY), 5000.0, 0.0
+    ground = replace(GROUND, allowance=allowance, backward=3.0)
+    optimizer = learned(genes=many, ground=ground, steps=1000)
+    while batch := optimizer.slopes():
+        cost += sum((3.0 if any(r.weights) else 1.0) * sum(map(len, r.items)) for r in batch)
+        gradient = np.ones(len(many))
+        optimizer.tell_slopes(
+            [Slope((1.0, 1.0), gradient if any(r.weights) else np.empty(0)) for r in batch]
+        )
+    assert 0.9 * allowance < cost <= allowance
 
 
 def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():
