@@ -149,7 +149,7 @@ class Lesson:
             return None if most is None else share * most
         if self._genes_each() >= MANY:
             return most
-        splits = max(1, settings.items // FEW_ITEMS)
+        splits = settings.splits or max(1, settings.items // FEW_ITEMS)
         least = next(itertools.islice(self._costs(splits), max(0, settings.steps - 1), None), 0.0)
         return min(most, max(FEW_SHARE * most, least))
 

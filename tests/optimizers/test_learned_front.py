@@ -210,6 +210,7 @@ def test_a_lesson_of_few_genes_takes_a_quarter_but_looks_at_sixteen_items_a_step
         assert items == {lesson.FEW_ITEMS if allowance < 9 * least else 32}
     assert lesson_of(0.5 * least, items=32)[2] > 0.4 * least, "what half of the budget pays for"
     assert lesson_of(2 * least, items=32, share=1.0)[2] > 1.5 * least, "what is stated is not chosen"
+    assert lesson_of(3 * least, items=32, splits=1)[0] == 30, "as many of the items that were stated"
 
 
 def test_a_lesson_of_many_genes_takes_what_slopes_may_cost():
