@@ -44,8 +44,11 @@ MANY = 500
 SPLITS = 2
 """Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
 
+FEW = 100
+"""Genes of an expert below which evaluations bring more than many steps; see docs/performance.md."""
+
 FEW_SHARE = 0.25
-"""Of what slopes may cost, what a lesson of fewer genes takes: evaluations bring more than further steps."""
+"""Of what slopes may cost, what a lesson of few genes takes."""
 
 FEW_ITEMS = 16
 """But as many items of each objective all its steps look at, if half of the budget pays for that."""
@@ -147,7 +150,7 @@ class Lesson:
         most, share = ground.allowance, settings.share
         if most is None or share > 0.0:
             return None if most is None else share * most
-        if self._genes_each() >= MANY:
+        if self._genes_each() >= FEW:
             return most
         splits = settings.splits or max(1, settings.items // FEW_ITEMS)
         least = next(itertools.islice(self._costs(splits), max(0, settings.steps - 1), None), 0.0)

@@ -214,7 +214,7 @@ def test_a_lesson_of_few_genes_takes_a_quarter_but_looks_at_sixteen_items_a_step
 
 
 def test_a_lesson_of_many_genes_takes_what_slopes_may_cost():
-    many, allowance, cost = row_genes(lesson.MANY), 5000.0, 0.0
+    many, allowance, cost = row_genes(lesson.FEW // 2), 5000.0, 0.0
     ground = replace(GROUND, allowance=allowance, backward=3.0)
     optimizer = learned(genes=many, ground=ground, steps=1000)
     while batch := optimizer.slopes():
