@@ -44,7 +44,7 @@ MANY = 500
 SPLITS = 2
 """Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
 
-FEW = 100
+FEW = 40
 """Genes of an expert below which evaluations bring more than many steps; see docs/performance.md."""
 
 FEW_SHARE = 0.25
