@@ -2,9 +2,9 @@
 
     python experiments/plot_sample_efficiency.py runs/sample_efficiency --out docs
 
-Left, the hypervolume on search items after each evaluation (median over seeds), which flatters; right,
-that on test items of the front chosen on selection items, where it was measured. The numbers of the right
-panel go beside the picture as `sample_efficiency.csv`. Needs matplotlib, which pymoo brings.
+Left, the hypervolume on search items after each evaluation (median over the seeds that went furthest), which
+flatters; right, that on test items of the front chosen on selection items, where it was measured. The numbers
+of the right panel go beside the picture as `sample_efficiency.csv`. Needs matplotlib, which pymoo brings.
 """
 
 from __future__ import annotations
@@ -51,27 +51,33 @@ def curve(run: Path, costs: np.ndarray) -> np.ndarray:
 
 def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
     """Both panels, one colour for each arm, in the order of what they reach on test items."""
-    runs: dict[str, set[int]] = defaultdict(set)
+    runs: dict[str, dict[int, int]] = defaultdict(dict)
     on_test: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        runs[row["arm"]].add(row["seed"])
+        furthest = runs[row["arm"]].get(row["seed"], 0)
+        runs[row["arm"]][row["seed"]] = max(furthest, row["cost"])
         on_test[row["arm"]][row["cost"]].append(row["hypervolume"])
     arms = sorted(runs, key=lambda arm: float(np.median(on_test[arm][min(on_test[arm])])))
     costs = np.arange(1.0, max(row["cost"] for row in rows) + 1.0)
     figure, (search, test) = plt.subplots(1, 2, figsize=(11, 4.8))
     for place, arm in enumerate(arms):
         colour = plt.get_cmap("tab20")(place % 20)
-        curves = np.array([curve(folder / f"{arm}-{seed}", costs) for seed in sorted(runs[arm])])
+        most = max(runs[arm].values())
+        seeds = sorted(seed for seed, cost in runs[arm].items() if cost == most)
+        curves = np.array([curve(folder / f"{arm}-{seed}", costs) for seed in seeds])
         shown = np.isfinite(curves).all(axis=0)
-        search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour, label=arm)
+        search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour)
         for cost, values in on_test[arm].items():
             size = 12.0 + 0.5 * cost
             test.scatter(values, [place] * len(values), s=size, color=colour, alpha=0.8)
             test.plot([np.median(values)] * 2, [place - 0.35, place + 0.35], color=colour)
-    search.set(title="on search items", xlabel="cost, evaluations", ylabel="hypervolume")
-    search.legend(fontsize="x-small", reverse=True)
+    search.set(
+        title="on search items, colours as on the right",
+        xlabel="cost, evaluations",
+        ylabel="hypervolume",
+    )
     stated = ", ".join(str(cost) for cost in sorted({row["cost"] for row in rows}))
-    test.set(title=f"on test items at cost {stated}: each seed, and the median", xlabel="hypervolume")
+    test.set(title=f"on test items, cost {stated}; bars: medians", xlabel="hypervolume")
     test.set_yticks(range(len(arms)), arms, fontsize="small")
     test.grid(axis="x", alpha=0.3)
     figure.tight_layout()
