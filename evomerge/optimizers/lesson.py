@@ -47,11 +47,11 @@ SPLITS = 2
 FEW = 40
 """Genes of an expert below which evaluations bring more than many steps; see docs/performance.md."""
 
-FEW_SHARE = 0.25
-"""Of what slopes may cost, what a lesson of few genes takes."""
-
 FEW_ITEMS = 16
-"""But as many items of each objective all its steps look at, if half of the budget pays for that."""
+"""Of each objective that a step looks at where genes are few, whatever the budget."""
+
+FEW_SPARE = 1.1
+"""Times what all steps with these cost, that a lesson of few genes may take."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Lesson:
             return most
         splits = settings.splits or max(1, settings.items // FEW_ITEMS)
         least = next(itertools.islice(self._costs(splits), max(0, settings.steps - 1), None), 0.0)
-        return min(most, max(FEW_SHARE * most, least))
+        return min(most, FEW_SPARE * least)
 
     def _costs(self, splits: int) -> Iterator[float]:
         """In evaluations of items, of a lesson of one step, of two and so on; the last look included."""

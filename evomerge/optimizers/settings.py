@@ -68,7 +68,7 @@ class LearnedFrontSettings:
         fewest_items: of each objective, to which steps are split so that the budget pays for as many of them
             as it otherwise would.
         share: of what slopes may cost, half of the budget, that the lesson takes; 0 chooses: all of it where
-            an expert has at least 40 genes, else a quarter or what all steps cost with 16 items.
+            an expert has at least 40 genes, else a tenth more than all steps cost with 16 items.
         preferences: how many preferences a step learns from, each of them a job of its own.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
