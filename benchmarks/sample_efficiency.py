@@ -1,9 +1,10 @@
 r"""What does an evaluation buy? Optimizers against each other at equal cost, on test items, over seeds.
 
 Each arm is an optimizer in a search space. A campaign runs to each cost in turn (gradients counted) and goes
-on from there; at each its front, chosen on selection items, is scored on test items. Hypervolume is that of
-the campaign's scaling and reference point. Runs, and scores of test items by recipe, are kept in the folder,
-so that the script can be stopped and go on.
+on from there, but where gradients are learned from: a lesson is planned by the budget that a campaign begins
+with, so there each cost is a campaign of its own. The front, chosen on selection items, is scored on test
+items. Hypervolume is that of the campaign's scaling and reference point. Runs, and scores of test items by
+recipe, are kept in the folder, so that the script can be stopped and go on.
 
     python benchmarks/sample_efficiency.py experiments/quickstart/campaign.yaml \
         --out runs/sample_efficiency --arms auto-tensors nsga2-layers --costs 50 100 200 --seeds 20 21 22
@@ -25,6 +26,7 @@ from test_scores import open_worker
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
 from evomerge.campaign.file import BaselinesSection, OptimizerSection
+from evomerge.optimizers.stage import LEARNING
 from evomerge.run.driver import run
 from evomerge.search_space import load_search_space
 
@@ -89,7 +91,7 @@ def measure_arm(
     rows = []
     for cost in costs:
         changed = with_arm(campaign, ARMS[name], seed, cost)
-        folder = out / f"{name}-{seed}"
+        folder = out / (f"{name}-{seed}-{cost}" if ARMS[name].kind in LEARNING else f"{name}-{seed}")
         kept = folder / f"row-{cost}.json"
         if not kept.exists():
             began = time.process_time()

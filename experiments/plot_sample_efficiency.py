@@ -4,7 +4,8 @@
 
 Left, the hypervolume on search items after each evaluation (median over the seeds that went furthest), which
 flatters; right, that on test items of the front chosen on selection items, where it was measured. The numbers
-of the right panel go beside the picture as `sample_efficiency.csv`. Needs matplotlib, which pymoo brings.
+of the right panel go beside the picture as `sample_efficiency.csv`; what this has already of other seeds and
+costs stays in it and in the picture. Needs matplotlib, which pymoo brings.
 """
 
 from __future__ import annotations
@@ -29,14 +30,31 @@ from evomerge.ledger.ledger import read_events
 COLUMNS = ("arm", "seed", "cost", "spent", "slopes", "members", "hypervolume", "best_member_mean")
 
 
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """The rows that the benchmark kept, by arm, seed and cost."""
-    rows = [json.loads(file.read_text()) for file in folder.glob("*/row-*.json")]
-    return sorted(rows, key=lambda row: (row["arm"], row["seed"], row["cost"]))
+def measured(folder: Path, earlier: Path) -> list[dict[str, Any]]:
+    """The rows that the benchmark kept, by arm, seed and cost, and those of a file that it has not."""
+    rows: list[dict[str, Any]] = []
+    if earlier.exists():
+        with earlier.open(newline="") as file:
+            for row in csv.DictReader(file):
+                numbers = {name: int(row[name]) for name in ("seed", "cost", "members")}
+                measures = {
+                    name: float(row[name]) for name in COLUMNS if name not in numbers | {"arm": ""}
+                }
+                rows.append({"arm": row["arm"], **numbers, **measures})
+    rows += [json.loads(file.read_text()) for file in folder.glob("*/row-*.json")]
+    newest = {(row["arm"], row["seed"], row["cost"]): row for row in rows}
+    return [newest[key] for key in sorted(newest)]
 
 
-def curve(run: Path, costs: np.ndarray) -> np.ndarray:
-    """Float64 [costs]: hypervolume on search items once so much was spent; NaN before the first result."""
+def curve(folder: Path, arm: str, seed: int, cost: int, costs: np.ndarray) -> np.ndarray | None:
+    """Float64 [costs]: hypervolume on search items once so much was spent; NaN before the first result.
+
+    None without the run.
+    """
+    runs = [folder / f"{arm}-{seed}-{cost}", folder / f"{arm}-{seed}"]
+    run = next((run for run in runs if run.exists()), None)
+    if run is None:
+        return None
     events = read_events(run / "ledger.jsonl")
     history = History()
     for event in events:
@@ -64,9 +82,11 @@ def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
         colour = plt.get_cmap("tab20")(place % 20)
         most = max(runs[arm].values())
         seeds = sorted(seed for seed, cost in runs[arm].items() if cost == most)
-        curves = np.array([curve(folder / f"{arm}-{seed}", costs) for seed in seeds])
-        shown = np.isfinite(curves).all(axis=0)
-        search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour)
+        found = [curve(folder, arm, seed, most, costs) for seed in seeds]
+        curves = np.array([each for each in found if each is not None])
+        if len(curves):
+            shown = np.isfinite(curves).all(axis=0)
+            search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour)
         for cost, values in on_test[arm].items():
             size = 12.0 + 0.5 * cost
             test.scatter(values, [place] * len(values), s=size, color=colour, alpha=0.8)
@@ -92,8 +112,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     words = parser.parse_args()
-    rows = measured(words.folder)
-    with (words.out / "sample_efficiency.csv").open("w", newline="") as file:
+    beside = words.out / "sample_efficiency.csv"
+    rows = measured(words.folder, beside)
+    with beside.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:

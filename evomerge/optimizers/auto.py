@@ -115,6 +115,7 @@ class Auto(LearnedFront):
         learned = LearnedFrontSettings(
             loss=settings.loss,
             steps=settings.steps,
+            longer=settings.longer,
             items=settings.items,
             shrinkage=settings.shrinkage,
             splits=settings.splits,

@@ -44,6 +44,9 @@ MANY = 500
 SPLITS = 2
 """Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
 
+LONGER = 2
+"""Times as many steps where genes are many and the budget pays for them; see docs/performance.md."""
+
 FEW = 40
 """Genes of an expert below which evaluations bring more than many steps; see docs/performance.md."""
 
@@ -158,23 +161,28 @@ class Lesson:
 
     def _costs(self, splits: int) -> Iterator[float]:
         """In evaluations of items, of a lesson of one step, of two and so on; the last look included."""
-        ground, most = self._ground, self._settings.steps * splits
+        ground = self._ground
         free = [known - self._held_back(known) for known in ground.items]
         each = self._items_each(splits)
         step = ground.backward * self._settings.preferences * sum(min(each, known) for known in free)
         # The middle and, of several objectives, each corner; see `_look`.
         preferences = 1 + (self._objectives if self._objectives > 1 else 0)
         look, cost = preferences * (sum(ground.items) - sum(free)), 0.0
-        for number in range(1, most + 1):
+        for number in range(1, self._most_steps(splits) + 1):
             cost += step
             yield cost + look
             cost += look if self._is_look_after(number, splits) else 0.0
 
+    def _most_steps(self, splits: int) -> int:
+        """How many steps a lesson has at most, whatever the budget pays for."""
+        longer = LONGER if self._genes_each() >= MANY else 1
+        return self._settings.steps * splits * (self._settings.longer or longer)
+
     def _affordable_steps(self) -> int:
         """How many of the steps can be paid for, so that the rate has fallen when the last one is taken."""
-        allowance, most = self._ground.allowance, self._settings.steps * self._splits
+        allowance, most = self._ground.allowance, self._most_steps(self._splits)
         if allowance is None or not any(self._ground.items):
-            return most
+            return self._settings.steps * self._splits
         paid = itertools.takewhile(lambda cost: cost <= allowance, self._costs(self._splits))
         return min(max(1, sum(1 for _ in paid)), most)
 

@@ -13,7 +13,12 @@ from typing import Any
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
-_BEFORE: Mapping[str, Option] = {"fewest_items": 1_000_000, "share": 1.0, "metagpt": True}
+_BEFORE: Mapping[str, Option] = {
+    "fewest_items": 1_000_000,
+    "longer": 1,
+    "metagpt": True,
+    "share": 1.0,
+}
 _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 
 EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}

@@ -61,7 +61,9 @@ class LearnedFrontSettings:
     Attributes:
         loss: what is made small: the loss of the right answers, or AdaMerging's entropy over the choices,
             for which no label is looked at (nor what the baselines score, from which the map begins else).
-        steps: most steps; 0 asks for the points of the map as it starts.
+        steps: of a lesson whose budget pays for them; 0 asks for the points of the map as it starts.
+        longer: up to so many times as many, where slopes may cost that much; 0 chooses: two where an expert
+            has at least 500 genes, else one.
         items: search items of each objective that a step looks at, over all its preferences.
         splits: into how many smaller ones, each with its share of the items, a step is split; 0 chooses: two
             where an expert has at least 500 genes, and more where the budget does not pay for all steps.
@@ -83,6 +85,7 @@ class LearnedFrontSettings:
 
     loss: Literal["labels", "entropy"] = "labels"
     steps: Annotated[int, Between(0, 10_000)] = 30
+    longer: Annotated[int, Between(0, 1_000)] = 0
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
@@ -104,14 +107,15 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned front;
-            see `LearnedFrontSettings`.
+        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned
+            front; see `LearnedFrontSettings`.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
     loss: Literal["labels", "entropy"] = "labels"
     steps: Annotated[int, Between(0, 10_000)] = 30
+    longer: Annotated[int, Between(0, 1_000)] = 0
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4

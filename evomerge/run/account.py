@@ -66,7 +66,7 @@ class Account:
             return self.word
         return "hours" if self.is_out_of_time() else None
 
-    def is_out_of_time(self) -> bool:
-        """Whether the campaign's hours are over; a refinement has none."""
+    def is_out_of_time(self, share: float = 1.0) -> bool:
+        """Whether the campaign's hours, or a share of them, are over; a refinement has none."""
         hours = self.budget.hours
-        return hours is not None and self.asker is None and self.elapsed() >= 3600 * hours
+        return hours is not None and self.asker is None and self.elapsed() >= share * 3600 * hours

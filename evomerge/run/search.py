@@ -157,10 +157,16 @@ class Search:
         return bool(self._arrived) or self.dispatcher.open > 0
 
     def has_learned_enough(self) -> bool:
-        """Whether slopes have cost their share of the budget; a batch that was begun is finished."""
-        budget, history = self.dispatcher.account.allowed, self.history
-        begun = self._slope_batches < len(history.slopes)
-        return budget is not None and not begun and history.slope_cost >= MOST_LEARNING * budget
+        """Whether slopes have cost their share of the evaluations, or that share of the hours is over.
+
+        A batch that was begun is finished.
+        """
+        account, history = self.dispatcher.account, self.history
+        if self._slope_batches < len(history.slopes):
+            return False
+        allowed = account.allowed
+        cost_is_spent = allowed is not None and history.slope_cost >= MOST_LEARNING * allowed
+        return cost_is_spent or account.is_out_of_time(MOST_LEARNING)
 
     def slopes(self, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
         """Answers from the ledger, those missing there from the workers; None if a limit comes first."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from evomerge.campaign.file import BudgetSection
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import SlopeEvent, StoppedEvent
 from evomerge.ledger.history import History
@@ -25,6 +26,7 @@ from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeGround, SlopeR
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult, SlopeWork, error_of
+from evomerge.run.limits import evaluations_allowed
 from evomerge.run.result_events import MOST_MESSAGE
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
@@ -98,12 +100,17 @@ def _slope_ground(history: History, objectives: Sequence[Objective], space: Sear
 def _allowance(history: History) -> float | None:
     """What slopes may cost of the budget that the campaign began with; it may change, and what is asked not.
 
-    None without a budget, and in ledgers from before December 2026, whose lessons did not look at it.
+    None without evaluations or items in it, and in ledgers from before December 2026, whose lessons did not
+    look at it; in those that record no `longer` they did not look at the items.
     """
-    budget = history.stated.evaluations
-    if budget is None or history.stated.settings is None:
+    stated = history.stated
+    if stated.settings is None:
         return None
-    return MOST_LEARNING * budget * history.search_items
+    budget = BudgetSection.model_validate(stated.config["budget"])
+    if "longer" not in stated.settings[0]:
+        budget = budget.model_copy(update={"items": None})
+    allowed = evaluations_allowed(budget, history.search_items)
+    return None if allowed is None else MOST_LEARNING * allowed * history.search_items
 
 
 def request_digest(request: SlopeRequest) -> str:

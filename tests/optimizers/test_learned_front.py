@@ -226,6 +226,31 @@ def test_a_lesson_of_many_genes_takes_what_slopes_may_cost():
     assert 0.9 * allowance < cost <= allowance
 
 
+@pytest.mark.parametrize(
+    ("each", "longer", "allowance", "times"),
+    [
+        (lesson.MANY, 0, 1e9, lesson.LONGER),
+        (lesson.MANY, 0, 17_600.0, 1.5),
+        (lesson.MANY, 0, None, 1),
+        (lesson.MANY, 2, 1e9, 2),
+        (lesson.FEW, 0, 1e9, 1),
+        (lesson.FEW, 3, 1e9, 3),
+    ],
+)
+def test_a_lesson_of_many_genes_is_longer_where_the_budget_pays_for_it(each, longer, allowance, times):
+    genes, rates = row_genes(each), []
+    ground = replace(GROUND, allowance=allowance, backward=3.0)
+    optimizer = learned(genes=genes, ground=ground, longer=longer, patience=1000)
+    while batch := optimizer.slopes():
+        rates += [request.note[-3] for request in batch if any(request.weights)]
+        gradient = np.ones(len(genes))
+        optimizer.tell_slopes(
+            [Slope((1.0, 1.0), gradient if any(r.weights) else np.empty(0)) for r in batch]
+        )
+    whole = 30 * (lesson.SPLITS if each >= lesson.MANY else 1)
+    assert len(rates) == pytest.approx(times * whole, rel=0.1)
+
+
 def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():
     """Steps far too large: losses on held-back items rise, and the search does not go on for nothing."""
     bed = Bed()

@@ -17,14 +17,17 @@ from evomerge.campaign.file import OptimizerSection
 from evomerge.campaign.prepared import prepared_baselines
 from evomerge.campaign.recorded import recorded_space
 from evomerge.errors import ConfigError
-from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.ledger import read_history
 from evomerge.ledger.records import RecordFile
 from evomerge.optimizers import lesson, recorded_settings, surrogate
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import SlopeOptimizer
+from evomerge.run.dispatch import Dispatcher
+from evomerge.run.progress import Progress
 from evomerge.run.replay import campaign_optimizer, seeds
+from evomerge.run.slopes import slope_ground
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
@@ -290,6 +293,53 @@ def test_with_a_small_budget_half_is_left_for_candidates(campaign: Path, tmp_pat
     file.write_text(json.dumps(config | {"budget": {"evaluations": 9}}))
     assert run_file(file, tmp_path / "run").budget_used > history.budget_used
     assert slopes(tmp_path / "run") == learned
+    assert call("verify", tmp_path / "run").code == 0
+
+
+def test_a_lesson_is_planned_by_items_as_by_evaluations(campaign: Path, tmp_path: Path) -> None:
+    """Not in ledgers that record no `longer`, which are of before: what they began is gone on with."""
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    items = read_history(campaign / "run" / "ledger.jsonl").search_items
+    file, found = campaign / "limited.yaml", {}
+    for name, budget in {
+        "evaluations": {"evaluations": 4},
+        "items": {"items": 4 * items},
+        "both": {"evaluations": 400, "items": 4 * items},
+    }.items():
+        file.write_text(json.dumps(config | {"budget": budget}))
+        run_file(file, tmp_path / name)
+        found[name] = [plain(event) for event in slopes(tmp_path / name)]
+    assert found["items"] == found["both"] == found["evaluations"]
+    assert len(found["items"]) < REQUESTS
+    events = events_of(tmp_path / "both")
+    allowed = {}
+    for name in ("now", "before"):
+        history = fold_records(events)
+        ground = slope_ground(history, history.stated.objectives, recorded_space(history))
+        allowed[name] = ground.allowance
+        events[0]["settings"][0].pop("longer", None)
+    assert allowed == {"now": 0.5 * 4 * items, "before": 0.5 * 400 * items}
+
+
+def test_a_lesson_takes_at_most_half_of_the_hours(
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((campaign / "campaign.yaml").read_text())
+    file = campaign / "hours.yaml"
+    file.write_text(json.dumps(config | {"budget": {"evaluations": 20, "hours": 10.0}}))
+    elapsed = Dispatcher.elapsed
+    late = [0.0]
+    monkeypatch.setattr(Dispatcher, "elapsed", lambda self: elapsed(self) + late[0])
+
+    def look(history: History, progress: Progress) -> None:
+        if len(history.slopes) == 2:
+            late[0] = 5 * 3600.0
+
+    history = run_file(file, tmp_path / "run", observer=look)
+    assert len(slopes(tmp_path / "run")) == 2 * 2, "two steps, for two preferences each"
+    assert history.stopped == "budget"
+    assert history.budget_used > 0
+    late[0] = 0.0
     assert call("verify", tmp_path / "run").code == 0
 
 
