@@ -3,8 +3,8 @@ r"""What does an evaluation buy? Optimizers against each other at equal cost, on
 Each arm is an optimizer in a search space. A campaign runs to each cost in turn (gradients counted) and goes
 on from there, but where gradients are learned from: a lesson is planned by the budget that a campaign begins
 with, so there each cost is a campaign of its own. The front, chosen on selection items, is scored on test
-items. Hypervolume is that of the campaign's scaling and reference point. Runs, and scores of test items by
-recipe, are kept in the folder, so that the script can be stopped and go on.
+items. Hypervolume is that of the campaign's scaling and reference point. Runs, evaluations by key (which all
+share) and scores of test items by recipe are kept in the folder, so that the script can be stopped and go on.
 
     python benchmarks/sample_efficiency.py experiments/quickstart/campaign.yaml \
         --out runs/sample_efficiency --arms auto-tensors nsga2-layers --costs 50 100 200 --seeds 20 21 22
@@ -106,7 +106,10 @@ def measure_arm(
 
 
 def report_table(rows: list[dict[str, Any]], first: str) -> None:
-    """Medians over seeds and ratios of the first arm's hypervolume to the others', seed by seed."""
+    """Medians over seeds and ratios of the first arm's hypervolume to the others', seed by seed.
+
+    Beside the median hypervolume, that of the ends of its 95 % intervals over resampled test items.
+    """
     costs = sorted({row["cost"] for row in rows})
     by_arm: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
     for row in rows:
@@ -115,7 +118,7 @@ def report_table(rows: list[dict[str, Any]], first: str) -> None:
         "\nhypervolume on test items, median over seeds (best mean, named on selection items);"
         f" {first} over it"
     )
-    print(f"{'arm':<24}" + "".join(f"{f'cost {cost}':>28}" for cost in costs))
+    print(f"{'arm':<24}" + "".join(f"{f'cost {cost}':>40}" for cost in costs))
     for name, found in by_arm.items():
         line = f"{name:<24}"
         for cost in costs:
@@ -127,7 +130,9 @@ def report_table(rows: list[dict[str, Any]], first: str) -> None:
             ]
             volume = np.median([row["hypervolume"] for row in own])
             mean = 100 * np.median([row["best_member_mean"] for row in own])
-            line += f"{f'{volume:.3f} ({mean:.1f}) x {np.median(ratios):.3f}':>28}"
+            low, high = np.median([row["hypervolume_interval"] for row in own], axis=0)
+            ends = f"[{low:.2f}, {high:.2f}]"
+            line += f"{f'{volume:.3f} {ends} ({mean:.1f}) x {np.median(ratios):.3f}':>40}"
         print(line)
     for name, found in by_arm.items():
         last = [row for (_, cost), row in found.items() if cost == costs[-1]]
@@ -148,7 +153,8 @@ def main() -> None:
     arguments = parser.parse_args()
     campaign = load_campaign(arguments.campaign)
     baselines = BaselinesSection(single=[0.6, 0.7, 0.8, 0.9, 1.0])
-    config = campaign.config.model_copy(update={"baselines": baselines})
+    results = campaign.config.results or str((arguments.out / "results").resolve())
+    config = campaign.config.model_copy(update={"baselines": baselines, "results": results})
     campaign = replace(campaign, config=config)
     report = check_campaign(campaign)
     report.raise_problems()

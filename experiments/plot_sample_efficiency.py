@@ -27,7 +27,14 @@ from evomerge.front.trace import trace
 from evomerge.ledger.history import History
 from evomerge.ledger.ledger import read_events
 
-COLUMNS = ("arm", "seed", "cost", "spent", "slopes", "members", "hypervolume", "best_member_mean")
+COLUMNS = (
+    "arm", "seed", "cost", "spent", "slopes", "members", "hypervolume", "low", "high", "best_member_mean",
+    "surely_over_single", "surely_over_uniform",
+)  # fmt: skip
+"""Of the csv. `low` and `high` end a 95 % interval over test items, the last two count members; older rows
+have nothing there."""
+
+WHOLE = {"seed", "cost", "members", "surely_over_single", "surely_over_uniform"}
 
 
 def measured(folder: Path, earlier: Path) -> list[dict[str, Any]]:
@@ -36,14 +43,20 @@ def measured(folder: Path, earlier: Path) -> list[dict[str, Any]]:
     if earlier.exists():
         with earlier.open(newline="") as file:
             for row in csv.DictReader(file):
-                numbers = {name: int(row[name]) for name in ("seed", "cost", "members")}
-                measures = {
-                    name: float(row[name]) for name in COLUMNS if name not in numbers | {"arm": ""}
+                known = {name: text for name, text in row.items() if text and name != "arm"}
+                numbers = {
+                    name: (int if name in WHOLE else float)(text) for name, text in known.items()
                 }
-                rows.append({"arm": row["arm"], **numbers, **measures})
-    rows += [json.loads(file.read_text()) for file in folder.glob("*/row-*.json")]
+                rows.append({"arm": row["arm"], **numbers})
+    rows += [_flat(json.loads(file.read_text())) for file in folder.glob("*/row-*.json")]
     newest = {(row["arm"], row["seed"], row["cost"]): row for row in rows}
     return [newest[key] for key in sorted(newest)]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    low, high = row["hypervolume_interval"]
+    sure = {f"surely_over_{name}": row[name]["surely"] for name in ("single", "uniform")}
+    return row | {"low": low, "high": high} | sure
 
 
 def curve(folder: Path, arm: str, seed: int, cost: int, costs: np.ndarray) -> np.ndarray | None:
@@ -118,7 +131,7 @@ def main() -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            shown = [row[name] for name in COLUMNS]
+            shown = [row.get(name, "") for name in COLUMNS]
             writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in shown])
     draw(words.folder, rows, words.out / "sample_efficiency.svg")
 
