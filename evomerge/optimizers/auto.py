@@ -121,6 +121,7 @@ class Auto(LearnedFront):
             splits=settings.splits,
             fewest_items=settings.fewest_items,
             share=settings.share,
+            preferences=settings.step_preferences,
             patience=settings.patience,
         )
         super().__init__(

@@ -329,9 +329,17 @@ class Lesson:
         self._least = min(self._least, total)
         if total <= SLACK * self._least:
             self._kept_at, self._kept = self._step, self.map.table
-        patience = self._settings.patience * self._settings.look_every * self._splits
-        if self._step >= self._steps or self._step - self._kept_at >= patience:
+        if self._step >= self._steps or self._step - self._kept_at >= self._patience():
             self.enough()
+
+    def _patience(self) -> float:
+        """Steps without a better map after which it stops; of a longer lesson in proportion.
+
+        The loss falls as the rate does: until then it goes up and down.
+        """
+        settings, splits = self._settings, self._splits
+        longer = max(1.0, self._steps / max(1, settings.steps * splits))
+        return settings.patience * settings.look_every * splits * longer
 
     def enough(self) -> None:
         """Stop here: with the map that was kept, or the last one if there was no look yet."""

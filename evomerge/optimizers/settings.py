@@ -109,6 +109,7 @@ class AutoSettings:
     Attributes:
         loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned
             front; see `LearnedFrontSettings`.
+        step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
@@ -123,6 +124,7 @@ class AutoSettings:
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
     metagpt: bool = False
+    step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60

@@ -268,6 +268,22 @@ def test_it_keeps_the_map_that_was_best_on_what_was_held_back_and_stops():
     assert middle in optimizer.ask()
 
 
+@pytest.mark.parametrize(("longer", "patience"), [(1, 15), (2, 30)])
+def test_a_longer_lesson_is_as_patient_in_proportion(longer, patience):
+    """With losses that only rise: steps after the first look until it stops."""
+    optimizer, steps, loss = (
+        learned(longer=longer, share=1.0, ground=replace(GROUND, allowance=1e9)),
+        0,
+        1.0,
+    )
+    while batch := optimizer.slopes():
+        look = not any(batch[0].weights)
+        steps, loss = steps + (not look), loss * (1.1 if look else 1.0)
+        gradient = np.empty(0) if look else np.ones(len(GENES))
+        optimizer.tell_slopes([Slope((loss, loss), gradient)] * len(batch))
+    assert steps == 10 + patience
+
+
 def test_an_answer_that_could_not_be_had_changes_nothing_else():
     bed = Bed()
     one, other = learned(preferences=2, steps=12), learned(preferences=2, steps=12)
@@ -468,6 +484,18 @@ def test_a_lesson_begins_at_the_experts_and_between_them_near_the_best_single_co
     # An expert that is good at everything is wanted whole in the middle, not twice.
     alone = front_map.starting_table(GENES, SlopeGround((ITEMS, ITEMS), {"math": (1.0, 1.0)}), None)
     assert alone[0, 1:].sum() * 0.5 ** front_map.curve(2) == pytest.approx(1.0)
+
+
+def test_a_step_of_auto_gives_as_many_workers_something_to_do_as_it_is_told():
+    optimizer = make_optimizer(
+        "auto", GENES, OBJECTIVES, population=4, seed=1,
+        settings=optimizer_settings("auto", {"step_preferences": 3, "items": 30}),
+    )  # fmt: skip
+    assert isinstance(optimizer, SlopeOptimizer)
+    optimizer.begin(GROUND)
+    requests = optimizer.slopes()
+    assert len({request.weights for request in requests}) == 3
+    assert {len(items) for request in requests for items in request.items} == {10}
 
 
 def test_auto_hands_over_when_its_model_expects_more_than_the_map():
