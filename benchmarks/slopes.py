@@ -11,8 +11,8 @@ holes in its heap count too):
 - fine-tuning: a step of AdamW on all weights, or on a LoRA adapter of rank 8 on all linear layers.
 
 Goals: a quarter of plain backward's memory; four times the CPU seconds of an `evaluate` job. With a campaign
-file its models, its first evaluator's search items and its dtype are measured instead, without fine-tuning, with
-genes for each matrix and each row (goal: 1.1 times with rows what it costs with matrices).
+file its models, its first evaluator's search items and its dtype are measured instead, without fine-tuning,
+with genes for each matrix and each row (goal: 1.1 times with rows what it costs with matrices).
 
     python -m benchmarks.slopes [--items 16] [--batch 8] [--repeats 2] [--campaign FILE]
 """
