@@ -16,6 +16,7 @@ from evomerge.campaign.check import CheckReport, check_campaign, grants_of
 from evomerge.campaign.references import reference_fields
 from evomerge.errors import Problem
 from evomerge.front.tables import html_table
+from evomerge.run.check_starts import check_starts
 from evomerge.run.deep_check import check_weights
 from evomerge.run.plan import plan_rows
 from evomerge.run.session import run_session
@@ -119,7 +120,7 @@ class Campaign:
         found = check_campaign(self._loaded, grants, data=True)
         if deep:
             found = check_weights(self._loaded, found, None if directory is None else Path(directory))
-        return Report(self._loaded, found)
+        return Report(self._loaded, check_starts(self._loaded, found))
 
     def run(
         self,

@@ -25,7 +25,6 @@ from evomerge.campaign.check_objectives import (
     odd_counts,
     wrong_heads,
     wrong_metrics,
-    wrong_starts,
 )
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
@@ -68,6 +67,8 @@ class CheckReport:
             `memory_bytes` (all workers), `disk_bytes` (campaign folder and one export), `seconds`
             (rough, on processors only), `calibration_bytes` (statistics of the experts on a text, of which
             each worker holds all), `mixture_bytes` (the largest mixture, of which each worker holds one).
+        starts: files and folders of `start_from` to how many points are taken of each at most
+            (`run.check_starts`).
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -79,6 +80,7 @@ class CheckReport:
     items: dict[str, dict[Split, int]] = field(default_factory=dict)
     weights: dict[str, str] | None = None
     estimates: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
 
     def raise_problems(self) -> None:
         """Raise what stops a run; nothing if there is nothing.
@@ -151,7 +153,6 @@ def check_campaign(
         problems += cannot_be_mixed(campaign, base, declarations.values())
     problems += wrong_metrics(campaign, declarations)
     problems += wrong_heads(campaign, declarations)
-    problems += wrong_starts(campaign)
     if space is not None and len(declarations) == len(campaign.evaluator_files):
         sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
         problems += no_gradients(campaign, space, sources)
@@ -362,4 +363,5 @@ def report_to_json(report: CheckReport) -> dict[str, Any]:
         "genes": report.genes,
         "items": report.items,
         "estimates": report.estimates,
+        "starts": report.starts,
     }

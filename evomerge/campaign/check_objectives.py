@@ -11,7 +11,6 @@ from evomerge.campaign.file import OptimizerSection, StageSection
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
-from evomerge.ledger.history import LEDGER_FILE
 from evomerge.recipe.recipe import AS_BASE, EACH
 from evomerge.search_space import SearchSpace
 
@@ -123,22 +122,6 @@ def by_entropy(campaign: Campaign) -> bool:
     stages = campaign.config.stages
     options = stages[0].options if stages else campaign.config.optimizer.options
     return options.get("loss") == "entropy"
-
-
-def wrong_starts(campaign: Campaign) -> list[Problem]:
-    """E153 for what `start_from` names and is not there, and for rows, whose points are too long for it."""
-    field = "start_from"
-    problems = [
-        campaign.fault(("optimizer", field, index), "E153", "nothing to start from", f"there is no {path}",
-                       "name a campaign folder, a recipe or a mergekit file")
-        for index, path in enumerate(campaign.start_from)
-        if not (path.is_file() or (path / LEDGER_FILE).is_file())
-    ]  # fmt: skip
-    if campaign.start_from and campaign.space.by_row:
-        wrong = "a search over rows cannot start from other merges"
-        todo = "search a field `tensor`, or leave start_from out"
-        problems.append(campaign.fault(("optimizer", field), "E153", wrong, "", todo))
-    return problems
 
 
 def benchmark_items(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def estimates_of(
         items += found[0]
         tokens += found[1]
         held_out += beside
-    evaluations = config.budget.evaluations or 0
+    # Whoever is begun is brought to an end. Items that are not counted yet limit nothing.
+    allowed = config.budget.evaluations_allowed(items) if items else config.budget.evaluations
+    evaluations = math.ceil(allowed or 0)
     statistics = calibration_bytes(campaign, base)
     mixture = mixture_parameters(campaign, base)
     held = statistics + mixture * BYTES[config.evaluation.dtype]
@@ -66,7 +69,7 @@ def estimates_of(
         "evaluations": float(evaluations),
         "memory_bytes": float(memory_bytes(campaign, layout, storage, workers, held)),
         "disk_bytes": float(folder + mixture * BYTES[storage]),
-        "rescored": float(round(RESCORED * evaluations)),
+        "rescored": float(math.ceil(RESCORED * evaluations)),
     }
     if statistics:
         estimates["calibration_bytes"] = float(statistics)

@@ -165,6 +165,13 @@ class BudgetSection(_Section):
             raise ValueError("E113", "give `evaluations`, `items` or `hours`")
         return self
 
+    def evaluations_allowed(self, search_items: int) -> float | None:
+        """The evaluations that `evaluations` and `items` allow; None if neither is given."""
+        limits = [float(self.evaluations)] if self.evaluations is not None else []
+        if self.items is not None:
+            limits.append(self.items / max(search_items, 1))
+        return min(limits, default=None)
+
 
 class EvaluationSection(_Section):
     """How a candidate is held and scored; every field here changes scores or their last digits.

@@ -12,7 +12,8 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.search_space import SearchSpace
 
 
-def _paths(history: History) -> dict[str, str]:
+def recorded_paths(history: History) -> dict[str, str]:
+    """Base and experts to their folders, empty of a hub model that is not on this machine."""
     campaign = campaign_from_json(history.config)
     paths = {}
     for name, reference in campaign.references().items():
@@ -27,11 +28,11 @@ def recorded_space(history: History) -> SearchSpace:
     """The search space a campaign recorded; it must be prepared."""
     assert history.prepared is not None
     campaign = campaign_from_json(history.config)
-    return prepared_space(campaign, history.prepared, _paths(history))
+    return prepared_space(campaign, history.prepared, recorded_paths(history))
 
 
 def recorded_recipe(history: History, candidate: Candidate) -> Recipe:
     """The recipe of a candidate or baseline, from what the ledger holds."""
     assert history.prepared is not None
     campaign = campaign_from_json(history.config)
-    return prepared_recipe(campaign, history.prepared, _paths(history), candidate)
+    return prepared_recipe(campaign, history.prepared, recorded_paths(history), candidate)

@@ -93,6 +93,7 @@ def check(
     """
     from evomerge.campaign.campaign import load_campaign
     from evomerge.campaign.check import check_campaign, check_devices, grants_of
+    from evomerge.run.check_starts import check_starts
 
     if directory is not None and not deep:
         raise UsageError(Problem("E500", "--dir keeps what --deep reads", "", "give --deep as well"))
@@ -103,6 +104,7 @@ def check(
         from evomerge.run.deep_check import check_weights
 
         report = check_weights(campaign, report, directory)
+    report = check_starts(campaign, report)
     for warning in [] if as_json else report.warnings:
         print_warning(warning)
     report.raise_problems()
@@ -117,6 +119,7 @@ def check(
                 "genes": report.genes,
                 "items": report.items,
                 "weights": report.weights,
+                "starts": report.starts,
                 "estimates": report.estimates,
             }
         )

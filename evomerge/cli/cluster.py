@@ -79,6 +79,7 @@ def launch(
     from evomerge.campaign.launch import slurm_script, submit_command
     from evomerge.campaign.placement import check_pool, place
     from evomerge.campaign.rayjob import rayjob, read_values, to_yaml
+    from evomerge.run.check_starts import check_starts
 
     show_log()
     if options and kind == "rayjob":
@@ -93,7 +94,7 @@ def launch(
     grants = grants_of(allow_task_code, allow_benchmark_test)
     report = None
     if not no_check:
-        report = check_campaign(campaign, grants, data=True)
+        report = check_starts(campaign, check_campaign(campaign, grants, data=True), directory)
         for warning in [] if as_json else report.warnings:
             print_warning(warning)
         report.raise_problems()

@@ -5,6 +5,7 @@ A file of records (see `records`), each of which holds an event (see `events`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,27 @@ def read_history(path: str | Path) -> History:
     """What the events of a ledger amount to; see `take_events`. No event is kept beside it."""
     history = History()
     take_events(path, history.apply)
+    return history
+
+
+class _Enough(Exception):
+    """No more of a ledger is wanted."""
+
+
+def read_history_until(path: str | Path, enough: Callable[[History], bool]) -> History:
+    """As `read_history`, but no further than `enough` says of what was read, asked after each event.
+
+    What stands behind is not looked at, so that damage there is not found.
+    """
+    history = History()
+
+    def take(event: Event) -> None:
+        history.apply(event)
+        if enough(history):
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        take_events(path, take)
     return history
 
 

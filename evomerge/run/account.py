@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evomerge.campaign.file import BudgetSection
 from evomerge.ledger.history import History
-from evomerge.run.limits import evaluations_allowed, spent_reason
+from evomerge.run.limits import spent_reason
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Account:
         """Evaluations that whoever asks now may spend; None: no limit."""
         if self.asker is not None:
             return self.history.refinements[self.asker].evaluations
-        return evaluations_allowed(self.budget, self.history.search_items)
+        return self.budget.evaluations_allowed(self.history.search_items)
 
     @property
     def whole(self) -> int | None:

@@ -147,7 +147,7 @@ class Driver:
             self.dispatcher.record(StoppedEvent(reason=reason, refinement=asker))
 
     def begin(self) -> None:
-        """Everything before the search: the campaign on record, the weights seen, the baselines."""
+        """Everything before the search: the campaign on record, weights and starts seen, the baselines."""
         if not self.history.campaign:
             config = self.campaign.to_json()
             identity, versions = identity_digest(config), library_versions()
@@ -160,6 +160,8 @@ class Driver:
         self.prepare()
         self.check_gradients()
         self.check_ensemble()
+        if self.campaign.start_from and self.history.starts is None:
+            self.dispatcher.record(read_starts(self.campaign, self.space, self.history, self.paths))
         self.dispatcher.phase = "baselines"
         self.baselines()
         self.check_racing()
@@ -275,8 +277,6 @@ class Driver:
     def search(self) -> str:
         """Ask, evaluate, tell until a limit is reached; returns which one."""
         self.dispatcher.phase = "search"
-        if self.campaign.start_from and self.history.starts is None:
-            self.dispatcher.record(read_starts(self.campaign, self.space, self.history, self.paths))
         try:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
             return search.run(self.refinement)

@@ -37,17 +37,9 @@ def ended_text(reason: str) -> str:
     return ENDED.get(reason, reason)
 
 
-def evaluations_allowed(budget: BudgetSection, search_items: int) -> float | None:
-    """The evaluations that `budget.evaluations` and `budget.items` allow; None if neither is given."""
-    limits = [float(budget.evaluations)] if budget.evaluations is not None else []
-    if budget.items is not None:
-        limits.append(budget.items / max(search_items, 1))
-    return min(limits, default=None)
-
-
 def spent_reason(budget: BudgetSection, search_items: int) -> str:
     """Which of the two ends a search first: `budget` or `items`."""
-    allowed = evaluations_allowed(budget, search_items)
+    allowed = budget.evaluations_allowed(search_items)
     return "budget" if allowed == budget.evaluations else "items"
 
 
@@ -111,7 +103,7 @@ def is_reached(history: History, budget: BudgetSection) -> bool:
     """Whether a campaign stopped at a limit that leaves nothing to do with this budget either."""
     match history.stopped:
         case "budget" | "items":
-            allowed = evaluations_allowed(budget, history.search_items)
+            allowed = budget.evaluations_allowed(history.search_items)
             return allowed is not None and history.cost_of(None) >= allowed
         case "hours":
             return budget.hours is not None and history.elapsed >= 3600 * budget.hours

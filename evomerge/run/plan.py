@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check import CheckReport
 from evomerge.front.words import duration, size
@@ -21,6 +23,8 @@ def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
         ("disk", f"about {size(estimates['disk_bytes'])} for the campaign folder and one export"),
         ("budget", _budget(campaign)),
     ]
+    if report.starts:
+        rows.append(("starts", _starts(report)))
     if "seconds" in estimates:
         seconds = duration(estimates["seconds"])
         again = f"about {estimates['rescored']:.0f} models scored again on selection items"
@@ -39,6 +43,12 @@ def _items(report: CheckReport) -> str:
     held = {s: sum(of.get(s, 0) for of in report.items.values()) for s in ("selection", "test")}
     beside = [f"{count} {split} items" for split, count in held.items() if count]
     return "; ".join([words, " and ".join(beside)]) if beside else words
+
+
+def _starts(report: CheckReport) -> str:
+    most = sum(report.starts.values())
+    each = [f"{count} of {Path(file).name}" for file, count in report.starts.items()]
+    return f"at most {most} points are asked first: {', '.join(each)}"
 
 
 def _budget(campaign: Campaign) -> str:

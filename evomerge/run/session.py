@@ -16,6 +16,7 @@ from evomerge.errors import EvomergeError, Interrupted, Problem, Stopped, UsageE
 from evomerge.ledger.events import Grant
 from evomerge.ledger.history import LEDGER_FILE
 from evomerge.ledger.ledger import read_history
+from evomerge.run.check_starts import check_starts
 from evomerge.run.driver import run
 from evomerge.run.limits import is_reached
 from evomerge.run.progress import Display
@@ -56,7 +57,7 @@ def run_session(
     _refuse_while_starting()
     if refinement is None and is_finished(campaign, directory):
         return False
-    report = check_campaign(campaign, grants)
+    report = check_starts(campaign, check_campaign(campaign, grants), directory)
     for warning in report.warnings:
         warn(warning)
     report.raise_problems()

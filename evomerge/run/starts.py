@@ -1,30 +1,65 @@
 """Starts: points that a search begins with besides the baselines, from earlier campaigns and stated merges.
 
 `optimizer.start_from` names campaign folders, recipes and mergekit files. What they hold is put on the grid
-of the campaign's own space and recorded once, before the first ask, so that a resume needs none of them.
+of the campaign's own space and recorded once, before the baselines, so that a resume needs none of them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from evomerge.campaign.campaign import Campaign
-from evomerge.campaign.recorded import recorded_space
-from evomerge.errors import ConfigError, Problem
+from evomerge.campaign.recorded import recorded_paths, recorded_space
+from evomerge.errors import ConfigError, EvomergeError, Problem
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.spanning import groups, spanning
 from evomerge.ledger.events import StartsEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.mergekit.stated import read_recipe
-from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import CheckpointSource, MergedSource, Recipe
+from evomerge.recipe.registered import find_method
+from evomerge.run.nearest import NoPoint, nearest
 from evomerge.search_space import Genome, SearchSpace
 
 logger = logging.getLogger(__name__)
+
+TAKE_ANOTHER = "take one over the same base with experts of this campaign"
+NO_CANDIDATE = "it has evaluated no candidate yet"
+
+
+@dataclass(frozen=True)
+class Models:
+    """Base and experts of the campaign that starts.
+
+    Attributes:
+        paths: name to folder.
+        digests: name to the content digest of the weights, as far as they are known.
+    """
+
+    paths: Mapping[str, str]
+    digests: Mapping[str, str]
+
+    def names(self, theirs: Mapping[str, CheckpointSource]) -> dict[str, str]:
+        """Our names of checkpoints to theirs: by the digests, or where one is not known by where they lie."""
+        found = {}
+        for name in self.paths:
+            # Of two names of the same weights, the one that we use as well.
+            ordered = sorted(theirs, key=lambda other: other != name)
+            same = [other for other in ordered if self.is_same(name, theirs[other])]
+            if same:
+                found[name] = same[0]
+        return found
+
+    def is_same(self, name: str, source: CheckpointSource) -> bool:
+        """Whether a checkpoint is known to be the one that we call `name`."""
+        own = self.digests.get(name)
+        if own and source.digest:
+            return own == source.digest
+        here = Path(self.paths[name]).resolve()
+        return bool(source.path) and Path(source.path).resolve() == here
 
 
 def read_starts(
@@ -32,7 +67,7 @@ def read_starts(
 ) -> StartsEvent:
     """The genomes to begin with: the stated merges, and of each earlier campaign what spans its front.
 
-    Of all of them at most a population's worth; each campaign has its share.
+    Of all of them at most a population's worth; campaigns share alike what stated merges leave.
 
     Args:
         campaign: whose `start_from` is read.
@@ -41,131 +76,163 @@ def read_starts(
         paths: name to folder of its base and experts.
 
     Raises:
-        ConfigError: E153, a file or folder that nothing can be taken from; what `read_recipe` raises.
+        ConfigError: E153, a file or folder that nothing can be taken from; what `read_recipe` raises. All
+            faults of all files, at the fields that name them.
     """
     assert history.prepared is not None
-    digests = history.prepared.checkpoints
-    files = campaign.start_from
-    share = max(1, campaign.config.optimizer.population // max(1, len(files)))
+    models = Models(paths, history.prepared.checkpoints)
+    share = share_of_each(campaign)
     found: dict[Genome, str] = {}
-    for index, file in enumerate(files):
-        field = f"optimizer.start_from[{index}]"
-        if (file / LEDGER_FILE).is_file():
-            genomes = _from_campaign(open_campaign_folder(file), space, digests, share, field)
-        else:
-            genomes = _from_recipe(file, space, digests, paths)
-        known = list(genomes)
-        if not known:
-            todo = "take one over the same base with experts of this campaign"
-            wrong = "nothing here is a point of the search space"
-            raise ConfigError(Problem("E153", wrong, str(file), todo, str(campaign.file), field=field))
-        for genome in known:
+    problems: list[Problem] = []
+    for index, file in enumerate(campaign.start_from):
+        try:
+            if is_campaign(file):
+                genomes = _from_campaign(open_campaign_folder(file), space, models, share)
+            else:
+                genomes = [from_recipe(file, space, models)]
+        except EvomergeError as error:
+            problems += at_field(campaign, index, error)
+            continue
+        for genome in genomes:
             found.setdefault(genome, str(file))
-    logger.info("the search starts from %d points of %d files", len(found), len(files))
+    if problems:
+        raise ConfigError(problems)
+    logger.info("the search starts from %d points of %d files", len(found), len(campaign.start_from))
     return StartsEvent(genomes=tuple(found), origins=tuple(found.values()))
 
 
-def nearest(space: SearchSpace, recipe: Recipe, names: Mapping[str, str]) -> Genome | None:
-    """The point of a space that is nearest to a recipe; None if the recipe is no merge of its experts.
+def is_campaign(file: Path) -> bool:
+    """Whether it is the folder of a campaign.
 
-    A gene takes the mean of what the recipe states at its places. Weights mean the same in every method, so
-    that the method may be another; what the recipe does not state is at its default, and the weight of an
-    expert that it does not know is 0.
-
-    Args:
-        space: without a path of layers, windows or a mixture, or the recipe must be one of its points.
-        recipe: the one to come near to.
-        names: this space's experts to what the recipe calls them.
+    Raises:
+        ConfigError: E153, there is no such file, or a folder without a ledger.
     """
-    exact = space.encode(recipe)
-    exactly = (space.paths, space.trajectory, space.mixtures)
-    if exact is not None or any(each is not None for each in exactly):
-        return exact
-    merged = [source for source in recipe.sources.values() if isinstance(source, MergedSource)]
-    if len(merged) != 1 or not recipe.is_identity_path(space.layout.layers):
-        plain = {step.source for step in recipe.path}
-        if merged or len(plain) != 1:
-            return None
-        (only,) = plain
-        return space.uniform({name: float(names.get(name) == only) for name in space.experts})
-    (source,) = merged
-    if not set(source.inputs) & set(names.values()):
-        return None
-
-    def stated(coefficient: str, name: str, place: str) -> float:
-        declared = space.method.coefficient(coefficient)
-        assert declared is not None
-        by_input = source.coefficients.get(coefficient, {})
-        own = names.get(name, name)
-        absent = 0.0 if coefficient == "weight" and by_input else declared.default
-        table = by_input.get(own) or by_input.get("*")
-        if coefficient == "weight" and source.rows is not None:
-            rows = source.rows.weights(own, place)
-            if rows:
-                return float(np.mean(rows))
-        return absent if table is None else _mean_at(table, place, absent)
-
-    def over(coefficient: str, name: str, places: Sequence[str]) -> float:
-        return float(np.mean([stated(coefficient, name, place) for place in places]))
-
-    if any(gene.basis for gene in space.genes):
-        return space.fit(stated)
-    return space.snap([over(gene.coefficient, gene.input, gene.places) for gene in space.genes])
+    if (file / LEDGER_FILE).is_file():
+        return True
+    if file.is_file():
+        return False
+    todo = "name a campaign folder, a recipe or a mergekit file"
+    if not file.is_dir():
+        raise ConfigError(Problem("E153", "nothing to start from", f"there is no {file}", todo))
+    inside = [*sorted(file.glob(f"*/{LEDGER_FILE}")), *sorted(file.glob("recipe.json"))]
+    if len(inside) == 1:
+        meant = inside[0].parent if inside[0].name == LEDGER_FILE else inside[0]
+        todo = f"did you mean {meant}?"
+    wrong = f"this folder is no campaign folder: it has no {LEDGER_FILE}"
+    raise ConfigError(Problem("E153", wrong, "", todo, str(file)))
 
 
-def _mean_at(table: Mapping[str, float], place: str, otherwise: float) -> float:
-    """The value at a place, or the mean of those of its parts."""
-    parts = [value for name, value in table.items() if name.startswith(f"{place}.")]
-    if parts and place not in table:
-        return float(np.mean(parts))
-    try:
-        return lookup(table, place)
-    except KeyError:
-        return otherwise
+def share_of_each(campaign: Campaign) -> int:
+    """How many points are taken of each earlier campaign at most."""
+    files = campaign.start_from
+    earlier = [file for file in files if (file / LEDGER_FILE).is_file()]
+    left = campaign.config.optimizer.population - (len(files) - len(earlier))
+    return max(1, left // max(1, len(earlier)))
 
 
-def _from_campaign(
-    folder: OpenedFolder, space: SearchSpace, digests: Mapping[str, str], most: int, field: str
-) -> Iterator[Genome]:
-    history = folder.history
+def at_field(campaign: Campaign, index: int, error: EvomergeError) -> Iterator[Problem]:
+    """The problems of a file of `start_from`, at the field of the campaign that names it."""
+    file = str(campaign.start_from[index])
+    for problem in error.problems:
+        place = problem.file or file
+        if problem.line:
+            place += f":{problem.line}:{problem.column}"
+        place = " ".join(filter(None, (place, problem.field)))
+        found = ": ".join(filter(None, (place, problem.found)))
+        if file in problem.found:
+            found = problem.found
+        where = ("optimizer", "start_from", index)
+        yield campaign.fault(where, problem.code, problem.wrong, found, problem.todo)
+
+
+def earlier_models(history: History) -> dict[str, CheckpointSource]:
+    """Base and experts of a campaign that is prepared, with their digests."""
+    assert history.prepared is not None
+    paths = recorded_paths(history)
+    return {n: CheckpointSource(paths[n], d) for n, d in history.prepared.checkpoints.items()}
+
+
+def refuse_unbegun(history: History) -> None:
+    """Raise E153 for a campaign that has no front yet."""
     if history.prepared is None or history.baselines is None:
         wrong, todo = "this campaign has no front yet", "run it on, or leave it out"
-        raise ConfigError(Problem("E153", wrong, "", todo, str(folder.path), field=field))
-    theirs = history.prepared.checkpoints
-    names = _names(digests, theirs)
-    if theirs.get("base") != digests["base"]:
-        return
+        raise ConfigError(Problem("E153", wrong, "", todo))
+
+
+def no_start(why: str) -> ConfigError:
+    """E153 for a file of which nothing can be taken."""
+    return ConfigError(
+        Problem("E153", "nothing here is a point of the search space", why, TAKE_ANOTHER)
+    )
+
+
+def points_of(
+    genomes: Iterable[Genome], other: SearchSpace, space: SearchSpace, names: Mapping[str, str]
+) -> list[Genome]:
+    """The points of a space that are nearest to those of another one, as far as there are any.
+
+    Raises:
+        ConfigError: E153, there is none.
+    """
+    found, why = [], NO_CANDIDATE
+    for genome in genomes:
+        try:
+            found.append(nearest(space, other.decode(genome), names))
+        except NoPoint as error:
+            why = str(error)
+    if not found:
+        raise no_start(why)
+    return found
+
+
+def _from_campaign(folder: OpenedFolder, space: SearchSpace, models: Models, most: int) -> list[Genome]:
+    history = folder.history
+    refuse_unbegun(history)
+    theirs = earlier_models(history)
+    refuse_base(models.is_same("base", theirs["base"]))
     front = folder.front()
-    other = recorded_space(history)
-    for member in spanning(front, groups(front), most):
-        genome = history.candidates[member.id].genome
-        point = None if genome is None else nearest(space, other.decode(genome), names)
-        if point is not None:
-            yield point
+    members = spanning(front, groups(front), most)
+    genomes = [history.candidates[member.id].genome for member in members]
+    known = [genome for genome in genomes if genome is not None]
+    return points_of(known, recorded_space(history), space, models.names(theirs))
 
 
-def _from_recipe(
-    file: Path, space: SearchSpace, digests: Mapping[str, str], paths: Mapping[str, str]
-) -> Iterator[Genome]:
+def from_recipe(file: Path, space: SearchSpace, models: Models) -> Genome:
+    """The point of the space that is nearest to a stated merge.
+
+    Raises:
+        ConfigError: E153, there is none; what `read_recipe` raises.
+        CheckpointError: as `read_recipe`.
+    """
     recipe = read_recipe(file).recipe
-    sources = recipe.checkpoints
-    theirs = {name: source.digest for name, source in sources.items() if source.digest}
-    names = _names(digests, theirs)
-    for name, path in paths.items():
-        same = [other for other, source in sources.items() if _is_at(source, path)]
-        if same:
-            names.setdefault(name, same[0])
-    if "base" in names:
-        point = nearest(space, recipe, names)
-        if point is not None:
-            yield point
+    base = base_of(recipe)
+    refuse_base(base is None or models.is_same("base", base))
+    return point_of(recipe, space, models.names(recipe.checkpoints))
 
 
-def _is_at(source: CheckpointSource, path: str) -> bool:
-    return Path(source.path).resolve() == Path(path).resolve()
+def point_of(recipe: Recipe, space: SearchSpace, names: Mapping[str, str]) -> Genome:
+    """The point of the space that is nearest to a merge; `names` are ours to those in the recipe.
+
+    Raises:
+        ConfigError: E153, there is none.
+    """
+    try:
+        return nearest(space, recipe, names)
+    except NoPoint as error:
+        raise no_start(str(error)) from None
 
 
-def _names(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """Our names of checkpoints to theirs, by the digests of the weights."""
-    by_digest = {digest: name for name, digest in theirs.items()}
-    return {name: by_digest[digest] for name, digest in ours.items() if digest in by_digest}
+def base_of(recipe: Recipe) -> CheckpointSource | None:
+    """What a merge is measured from; None for one that is the same over any base, as an average of models."""
+    for source in recipe.sources.values():
+        if isinstance(source, MergedSource) and source.base is not None:
+            method = find_method(source.method)
+            if method.uses_base(method.resolve(source.options)):
+                return recipe.checkpoints[source.base]
+    return None
+
+
+def refuse_base(is_ours: bool) -> None:
+    """Raise E153 for a merge over another base."""
+    if not is_ours:
+        raise no_start("it is over another base")

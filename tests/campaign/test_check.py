@@ -57,7 +57,29 @@ def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> 
     one = found.estimates["memory_bytes"]
     assert report(folder, workers={"pool": "local", "count": 3}).estimates["memory_bytes"] > 2 * one
     assert found.raise_problems() is None  # type: ignore[func-returns-value]
+    assert found.starts == {}
     assert json.loads(json.dumps(report_to_json(found)))["genes"] == 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "evaluations", "rescored"),
+    [
+        ({"items": 1}, 1, 1),
+        ({"items": 480}, 10, 5),
+        ({"items": 481}, 11, 6),
+        ({"items": 4800}, 18, 9),
+        ({"items": 96, "evaluations": None}, 2, 1),
+        ({"hours": 1.0, "evaluations": None}, 0, 0),
+    ],
+)
+def test_estimates_follow_the_budget_that_ends_first(
+    folder: Path, budget: dict[str, Any], evaluations: int, rescored: int
+) -> None:
+    found = report(folder, budget=budget).estimates
+    assert (found["evaluations"], found["rescored"]) == (evaluations, rescored)
+    whole = report(folder).estimates
+    assert (found["seconds"] < whole["seconds"]) == (evaluations < 18)
+    assert (found["disk_bytes"] < whole["disk_bytes"]) == (evaluations < 18)
 
 
 def test_statistics_on_a_text_take_memory(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.checkpoint import digest as module
-from evomerge.checkpoint.digest import WeightFiles, content_digest
+from evomerge.checkpoint.digest import WeightFiles, content_digest, surely_differ
 from evomerge.checkpoint.folder import open_folder
 from evomerge.errors import CheckpointError
 from tests.tiny_models import write_model
@@ -93,3 +93,13 @@ def test_a_touched_or_copied_file_is_the_same(folders, tmp_path):
     shutil.copyfile(file, tmp_path / "copy")
     os.replace(tmp_path / "copy", file)
     weights.check(digests)
+
+
+def test_a_few_blocks_tell_that_weights_differ_and_never_that_the_same_do(folders, tmp_path):
+    base, expert = folders["base"], folders["math"]
+    assert surely_differ(base, expert)
+    shutil.copytree(base.path, tmp_path / "moved")
+    moved = open_folder(tmp_path / "moved", "other")
+    assert not surely_differ(base, moved)
+    _flip(_weights(moved))  # in the last block, which is always looked at
+    assert surely_differ(base, open_folder(tmp_path / "moved", "other"))

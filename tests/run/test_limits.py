@@ -16,7 +16,6 @@ from evomerge.optimizers import surrogate
 from evomerge.run.limits import (
     ENDED,
     at_plateau,
-    evaluations_allowed,
     expected_gain,
     recent_gain,
     spent_reason,
@@ -43,7 +42,7 @@ ITEMS = 48
 )
 def test_items_and_evaluations_are_one_account(budget: Any, allowed: Any, reason: str) -> None:
     section = BudgetSection(**budget)
-    assert evaluations_allowed(section, search_items=32) == allowed
+    assert section.evaluations_allowed(search_items=32) == allowed
     assert spent_reason(section, search_items=32) == reason
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,22 @@ import pytest
 import yaml
 
 from evomerge.campaign.campaign import load_campaign
-from evomerge.campaign.check_objectives import wrong_starts
-from evomerge.campaign.recorded import recorded_space
+from evomerge.campaign.check import CheckReport, check_campaign
+from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.front.descent import descent_text
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import StartsEvent
+from evomerge.ledger.history import LEDGER_FILE
 from evomerge.objectives.origin import Origin
-from evomerge.run.starts import nearest, read_starts
-from tests.faults.bed import RUN, session, write_toy_campaign
+from evomerge.recipe.json_form import recipe_from_json
+from evomerge.run.check_starts import check_starts
+from evomerge.run.nearest import nearest
+from evomerge.run.plan import plan_rows
+from evomerge.run.starts import read_starts
+from tests.cli.terminal import call
+from tests.faults.bed import RUN, run_command, session, write_toy_campaign
 from tests.faults.toy import executions
 from tests.tiny_runs import events_of
 
@@ -174,22 +183,18 @@ def test_each_campaign_has_its_share_of_a_population(earlier: Path, tmp_path: Pa
         shutil.copytree(earlier / RUN, tmp_path / name)
     shared = read_alone(earlier, tmp_path / "shared", ["../one", "../two", "../three"])
     assert len(whole) > len(shared) == 2, "six candidates, and all three have the same front"
+    write_mergekit(tmp_path / "merge.yml", (earlier / "models").resolve(), "base", {"code": 0.4})
+    beside = read_alone(earlier, tmp_path / "beside", ["../one", *["../merge.yml"] * 3])
+    assert list(beside.values()).count(str(tmp_path / "one")) <= 3, "stated merges take three of six"
 
 
 def test_a_merge_over_another_base_is_refused(earlier: Path, tmp_path: Path) -> None:
     models = (earlier / "models").resolve()
     write_mergekit(tmp_path / "other.yml", models, "math", {"code": 0.4})
-    with pytest.raises(
-        ConfigError, match=r"E153.*start_from\[0\]: nothing here is a point of the search space"
-    ):
+    wrong = r"E153.*start_from\[0\]: nothing here is a point of the search space; .*over another base"
+    with pytest.raises(ConfigError, match=wrong):
         session(a_campaign(tmp_path / "next", ["../other.yml"]))
-
-
-def test_check_names_what_is_not_there(tmp_path: Path) -> None:
-    file = a_campaign(tmp_path / "next", ["../nowhere"])
-    (problem,) = wrong_starts(load_campaign(file))
-    assert str(problem).startswith(f"error[E153] {file}")
-    assert "optimizer.start_from[0]: nothing to start from; there is no" in str(problem)
+    assert executions(tmp_path / "next") == [], "no baseline is evaluated before"
 
 
 def test_the_nearest_point_of_a_merge_is_the_merge(earlier: Path) -> None:
@@ -199,3 +204,175 @@ def test_the_nearest_point_of_a_merge_is_the_merge(earlier: Path) -> None:
     for candidate in history.candidates.values():
         if candidate.genome is not None:
             assert nearest(space, space.decode(candidate.genome), names) == candidate.genome
+
+
+def found_in(file: Path, directory: Path | None = None) -> CheckReport:
+    """What `check` says of the starts alone of a campaign."""
+    campaign = load_campaign(file)
+    checked = check_campaign(campaign)
+    report = check_starts(campaign, checked, directory)
+    return replace(report, problems=report.problems[len(checked.problems) :])
+
+
+def write_recipe(file: Path, earlier: Path, **changes: Any) -> Path:
+    """A recipe file of a candidate of the earlier campaign, with other top-level fields."""
+    opened = open_campaign_folder(earlier / RUN)
+    candidate = next(c for c in opened.history.candidates.values() if len(set(c.genome or ())) > 2)
+    data = recorded_recipe(opened.history, candidate).to_json()
+    file.write_text(json.dumps(data | changes))
+    return file
+
+
+SLERP = """
+merge_method: slerp
+base_model: {models}/math
+models: [{model: {models}/math}, {model: {models}/code}]
+parameters: {t: 0.3}
+dtype: float32
+"""
+TURNED = """
+merge_method: passthrough
+slices:
+  - sources: [{model: {models}/math, layer_range: [1, 2]}]
+  - sources: [{model: {models}/math, layer_range: [0, 1]}]
+dtype: float32
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "words"),
+    [
+        ("README.md", "# My models\n", "E102", r"a recipe is a JSON file; .*README\.md: .*mergekit YAML"),
+        ("recipe.json", "{", "E102", r"a recipe is a JSON file; .*give a recipe in JSON"),
+        ("recipe.json", "{}", "E103", r"missing field; .*recipe\.json sources; add `sources`"),
+        ("merge.yml", "merge_method: tis\n", "E137", r"unsupported .*merge\.yml:1:1 merge_method: found"),
+        ("merge.yml", SLERP, "E153", "slerp has no weight, which is what this campaign searches"),
+        ("merge.yml", TURNED, "E153", "its layers are not those of one merge, in order"),
+        ("gone", None, "E153", "nothing to start from; there is no .*gone; name a campaign folder"),
+        ("folder/", None, "E153", r"no campaign folder: it has no ledger\.jsonl; .*folder; name a camp"),
+        ("folder/run/", None, "E153", r"it has no ledger\.jsonl; .*did you mean .*folder/run\?"),
+        ("export/recipe.json", "{}", "E153", r"did you mean .*export/recipe\.json\?"),
+    ],
+)  # fmt: skip
+def test_check_reads_what_it_starts_from(
+    earlier: Path, tmp_path: Path, name: str, content: str | None, code: str, words: str
+) -> None:
+    path, named = tmp_path / name, name.partition("/")[0]
+    if name.endswith("/"):
+        path.mkdir(parents=True)
+        if name.endswith("run/"):
+            (path / LEDGER_FILE).touch()
+    elif content is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content.replace("{models}", str((earlier / "models").resolve())))
+    file = a_campaign(tmp_path / "next", [f"../{named}"])
+    problems = found_in(file).problems
+    text = "\n".join(map(str, problems))
+    where = rf"error\[{code}\] {file}:\d+:\d+ optimizer\.start_from\[0\]: "
+    assert re.search(where + f".*{words}", text), text
+    assert all("optimizer.start_from[0]: " in str(problem) for problem in problems)
+
+
+def test_a_run_with_such_a_fault_begins_nothing(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My models\n")
+    file = a_campaign(tmp_path / "next", ["../README.md", "../gone"])
+    found = call("run", file, "--dir", tmp_path / "run")
+    assert found.code == 3
+    assert re.search(r"E102.*start_from\[0\].*E153.*start_from\[1\]: nothing", found.err, re.DOTALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_sees_another_base_without_its_digest(earlier: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "recipe.json", earlier)
+    write_mergekit(tmp_path / "merge.yml", (earlier / "models").resolve(), "base", {"code": 0.4})
+    given = [str(earlier / RUN), "../recipe.json", "../merge.yml"]
+    assert found_in(a_campaign(tmp_path / "same", given)).problems == []
+    other = {"base": {"path": "models/math"}, "experts": ["code"]}
+    file = a_campaign(tmp_path / "other", given, **other)
+    problems = found_in(file).problems
+    assert [problem.field for problem in problems] == [f"optimizer.start_from[{i}]" for i in range(3)]
+    for problem in problems:
+        wrong = "nothing here is a point of the search space; .*: it is over another base; take one"
+        assert re.search(f"E153.*{wrong} over the same base", str(problem))
+    # The same weights somewhere else: of a recipe and a campaign digests decide, when they are known.
+    shutil.copytree(earlier / "models" / "base", tmp_path / "moved")
+    file = a_campaign(tmp_path / "third", given, base={"path": str(tmp_path / "moved")})
+    assert [problem.field for problem in found_in(file).problems] == ["optimizer.start_from[2]"]
+
+
+def test_check_reads_a_ledger_as_far_as_needed(earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(earlier / RUN, tmp_path / "damaged")
+    ledger = tmp_path / "damaged" / LEDGER_FILE
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    file = a_campaign(tmp_path / "next", ["../damaged"])
+    ledger.write_bytes(b"".join([*lines[:-2], b"damage\n", lines[-1]]))
+    assert found_in(file).problems == []
+    ledger.write_bytes(b"".join([b"damage\n", *lines[1:]]))
+    (problem,) = found_in(file).problems
+    assert re.search(r"E502.*start_from\[0\]: the ledger is damaged; .*record 0", str(problem))
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [("prepared", "this campaign has no front yet"), ("asked", "it has evaluated no candidate yet")],
+)
+def test_a_campaign_that_has_just_begun_is_no_start(
+    earlier: Path, tmp_path: Path, last: str, words: str
+) -> None:
+    shutil.copytree(earlier / RUN, tmp_path / "begun")
+    ledger = tmp_path / "begun" / LEDGER_FILE
+    lines = ledger.read_text().splitlines(keepends=True)
+    end = next(n for n, line in enumerate(lines) if f'"event":"{last}"' in line)
+    ledger.write_text("".join(lines[: end + 1]))
+    (problem,) = found_in(a_campaign(tmp_path / "next", ["../begun"])).problems
+    assert re.search(rf"E153.*start_from\[0\]: .*{words}", str(problem))
+
+
+def test_a_run_that_has_its_starts_needs_their_files_no_more(earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(earlier / RUN, tmp_path / "gone")
+    file = a_campaign(tmp_path / "next", ["../gone"])
+    assert run_command(file) == 0
+    shutil.rmtree(tmp_path / "gone")
+    a_campaign(tmp_path / "next", ["../gone"], budget={"evaluations": 24})
+    assert [problem.code for problem in found_in(file).problems] == ["E153"]
+    assert found_in(file, tmp_path / "next" / RUN).problems == []
+    assert run_command(file) == 0
+    assert verify(tmp_path / "next" / RUN) == []
+
+
+def test_the_plan_says_how_many_points_are_taken(earlier: Path, tmp_path: Path) -> None:
+    write_mergekit(tmp_path / "merge.yml", (earlier / "models").resolve(), "base", {"code": 0.4})
+    file = a_campaign(tmp_path / "next", [str(earlier / RUN), "../merge.yml"])
+    campaign = load_campaign(file)
+    rows = dict(plan_rows(campaign, check_starts(campaign, check_campaign(campaign))))
+    assert rows["starts"] == "at most 6 points are asked first: 5 of run, 1 of merge.yml"
+    taken = {str(earlier / RUN): 5, str(tmp_path / "merge.yml"): 1}
+    assert call("check", file, "--json").json["starts"] == taken
+
+
+LINEAR = """
+merge_method: linear
+models:
+  - {model: {models}/math, parameters: {weight: 3}}
+  - {model: {models}/code, parameters: {weight: 1}}
+dtype: float32
+"""
+
+
+def test_shares_are_divided_and_need_no_base(earlier: Path, tmp_path: Path) -> None:
+    models = str((earlier / "models").resolve())
+    (tmp_path / "linear.yml").write_text(LINEAR.replace("{models}", models))
+    (genome,) = read_alone(earlier, tmp_path / "next", ["../linear.yml"])
+    space = recorded_space(open_campaign_folder(earlier / RUN).history)
+    stated = {gene.input: value for gene, value in zip(space.genes, genome, strict=True)}
+    assert stated == {"math": 0.75, "code": 0.25}
+
+
+def test_a_recipe_is_the_same_start_by_any_names(earlier: Path, tmp_path: Path) -> None:
+    data = json.loads(write_recipe(tmp_path / "ours.json", earlier).read_text())
+    text = json.dumps(data).replace('"math"', '"m"').replace('"code"', '"c"')
+    (tmp_path / "theirs.json").write_text(text)
+    ours = read_alone(earlier, tmp_path / "one", ["../ours.json"])
+    assert set(read_alone(earlier, tmp_path / "two", ["../theirs.json"])) == set(ours)
+    space = recorded_space(open_campaign_folder(earlier / RUN).history)
+    assert {space.decode(genome).digest for genome in ours} == {recipe_from_json(data).digest}

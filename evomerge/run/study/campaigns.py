@@ -13,6 +13,7 @@ from evomerge.campaign.file import WorkersSection
 from evomerge.errors import EvomergeError, Interrupted, Problem, TooManyFailures
 from evomerge.ledger.events import Grant
 from evomerge.ledger.history import CACHE_FOLDER
+from evomerge.run.check_starts import are_recorded, check_starts
 from evomerge.run.driver import run
 from evomerge.run.job import WorkerSetup
 from evomerge.run.pool.open import open_pool
@@ -100,6 +101,9 @@ def check_arms(
         if each.arm in reports:
             continue
         report = check_campaign(each.campaign, grants)
+        folders = [other.directory for other in planned if other.arm == each.arm]
+        waiting = next((folder for folder in folders if not are_recorded(folder)), each.directory)
+        report = check_starts(each.campaign, report, waiting)
         said = [problem for known in reports.values() for problem in known.warnings]
         for problem in report.warnings:
             if problem not in said:
