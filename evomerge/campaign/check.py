@@ -61,6 +61,7 @@ class CheckReport:
         storage: dtype merges are rounded to.
         layout: of the base, None if it cannot be read.
         genes: number of genes, before `prepare` drops those without effect.
+        space: the search space of these, in bfloat16 and without the campaign's form; None if it has faults.
         weights: content digests of base and experts, None where weights were not read (`run.deep_check`).
         items: number of items by evaluator and split, where data sets were opened.
         estimates: `parameters`, `items` (search items of all evaluators), `evaluations`,
@@ -77,6 +78,7 @@ class CheckReport:
     storage: str = "bfloat16"
     layout: ModelLayout | None = None
     genes: int = 0
+    space: SearchSpace | None = field(default=None, repr=False, compare=False)
     items: dict[str, dict[Split, int]] = field(default_factory=dict)
     weights: dict[str, str] | None = None
     estimates: dict[str, float] = field(default_factory=dict)
@@ -169,7 +171,7 @@ def check_campaign(
     items = item_counts(declarations, opened)
     genes = 0 if space is None else len(space.genes)
     return CheckReport(
-        problems, warnings, paths, storage, layout, genes, items=items, estimates=estimates
+        problems, warnings, paths, storage, layout, genes, space, items=items, estimates=estimates
     )
 
 

@@ -51,6 +51,8 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     if now.slopes:
         told = f"{now.slopes} gradients and losses; all cost {now.cost:.1f} evaluations"
         rows.append(("slopes", told))
+    if now.starts:
+        rows.append(("starts", f"{now.starts} points of `start_from`, asked first"))
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
     if now.ended_by is not None:

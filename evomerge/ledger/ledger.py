@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import LedgerDamaged, Problem
-from evomerge.ledger.events import AskedCandidate, AskedEvent, Event, event_from_json
+from evomerge.ledger.events import AskedCandidate, AskedEvent, Event, StartsEvent, event_from_json
 from evomerge.ledger.history import ITEMS_FOLDER, History
-from evomerge.ledger.item_store import ItemStore
+from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.records import RecordFile, take_records
 
 GENOMES, GENOME = "genomes", "genome"
@@ -158,24 +158,36 @@ def keep_genome(candidate: AskedCandidate, store: ItemStore) -> AskedCandidate:
     return replace(candidate, values=store.append(GENOMES, {GENOME: values}))
 
 
+def keep_starts(event: StartsEvent, store: ItemStore) -> StartsEvent:
+    """The starts with their genomes in the side file; see `keep_genome`."""
+    arrays = [np.array(genome, dtype=np.float64) for genome in event.genomes]
+    return replace(event, values=tuple(store.append(GENOMES, {GENOME: array}) for array in arrays))
+
+
 def with_genomes(event: Event, store: ItemStore) -> Event:
     """The event with the genomes that lie in the side file.
 
     Raises:
         LedgerDamaged: E502, one cannot be read.
     """
+    if isinstance(event, StartsEvent) and event.values is not None:
+        return replace(event, genomes=tuple(_genome(values, store) for values in event.values))
     if not isinstance(event, AskedEvent) or all(each.values is None for each in event.candidates):
         return event
     candidates = [
-        each
-        if each.values is None
-        else replace(each, genome=tuple(store.read(each.values)[GENOME].tolist()))
+        each if each.values is None else replace(each, genome=_genome(each.values, store))
         for each in event.candidates
     ]
     return replace(event, candidates=tuple(candidates))
 
 
+def _genome(values: ItemReference, store: ItemStore) -> tuple[float, ...]:
+    return tuple(store.read(values)[GENOME].tolist())
+
+
 def _without_genomes(event: Event) -> Event:
+    if isinstance(event, StartsEvent) and event.values is not None:
+        return replace(event, genomes=((),) * len(event.genomes))
     if not isinstance(event, AskedEvent):
         return event
     bare = [each if each.values is None else replace(each, genome=()) for each in event.candidates]

@@ -15,7 +15,7 @@ from pathlib import Path
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import staged_folder
-from evomerge.ledger.events import AskedEvent, Event, ScoredEvent
+from evomerge.ledger.events import AskedEvent, Event, ScoredEvent, StartsEvent
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
 from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.ledger import read_events
@@ -93,6 +93,8 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
 def _references(event: Event) -> list[ItemReference]:
     if isinstance(event, AskedEvent):
         return [each.values for each in event.candidates if each.values is not None]
+    if isinstance(event, StartsEvent):
+        return list(event.values or ())
     return list(event.items.values()) if isinstance(event, ScoredEvent) else []
 
 

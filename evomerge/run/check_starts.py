@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.campaign.campaign import Campaign
+from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.check import CheckReport
 from evomerge.campaign.recorded import recorded_space
 from evomerge.checkpoint.digest import surely_differ
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
-from evomerge.errors import ConfigError, EvomergeError, Problem
+from evomerge.errors import EvomergeError, Problem
 from evomerge.ledger.history import LEDGER_FILE
 from evomerge.ledger.ledger import read_history_until
 from evomerge.mergekit.stated import read_recipe
 from evomerge.recipe.recipe import CheckpointSource
+from evomerge.run.nearest import has_near_points
 from evomerge.run.starts import (
     NO_CANDIDATE,
     Models,
@@ -35,7 +36,6 @@ from evomerge.run.starts import (
     refuse_unbegun,
     share_of_each,
 )
-from evomerge.search_space import SearchSpace, build_search_space
 
 
 def check_starts(campaign: Campaign, report: CheckReport, directory: Path | None = None) -> CheckReport:
@@ -48,12 +48,7 @@ def check_starts(campaign: Campaign, report: CheckReport, directory: Path | None
     """
     if not campaign.start_from or (directory is not None and are_recorded(directory)):
         return report
-    if campaign.space.by_row:
-        wrong = "a search over rows cannot start from other merges"
-        todo = "search a field `tensor`, or leave start_from out"
-        problem = campaign.fault(("optimizer", "start_from"), "E153", wrong, "", todo)
-        return replace(report, problems=[*report.problems, problem])
-    look = _Look(_space(campaign, report), Models(report.paths, report.weights or {}))
+    look = _Look(campaign, report)
     problems: list[Problem] = []
     taken: dict[str, int] = {}
     for index, file in enumerate(campaign.start_from):
@@ -78,25 +73,15 @@ def are_recorded(directory: Path) -> bool:
     return history.starts is not None
 
 
-def _space(campaign: Campaign, report: CheckReport) -> SearchSpace | None:
-    """The search space, as far as headers tell; None where something it is made of has faults."""
-    names = ("base", *campaign.experts)
-    if report.layout is None or not set(names) <= set(report.paths):
-        return None
-    sources = {name: CheckpointSource(report.paths[name]) for name in names}
-    parts = (campaign.space, report.layout, sources, campaign.experts, report.storage)
-    try:
-        file = str(campaign.space_file)
-        return build_search_space(*parts, campaign.config.seed, file, campaign.form)
-    except ConfigError:
-        return None
-
-
 class _Look:
-    """Looks at one file after another; without a `space` only whether it can be read."""
+    """Looks at one file after another; where a report has no space only whether it can be read."""
 
-    def __init__(self, space: SearchSpace | None, models: Models) -> None:
-        self._space, self._models = space, models
+    def __init__(self, campaign: Campaign, report: CheckReport) -> None:
+        self._declared = campaign.space
+        self._models = Models(report.paths, report.weights or {})
+        self._space = report.space
+        if report.space is not None:
+            self._space = replace(report.space, dtype=report.storage, form=campaign.form)
         self._opened: dict[str, CheckpointFolder | None] = {}
 
     def at_campaign(self, folder: Path) -> None:
@@ -115,9 +100,11 @@ class _Look:
         names = self._names(theirs)
         if self._space is None or names is None:
             return
-        exactly = (self._space.paths, self._space.trajectory, self._space.mixtures)
-        if all(each is None for each in exactly):
-            # One is as near as the other. Of what must be a point exactly, a later one may be.
+        known = all(name == other for name, other in names.items()) and len(names) == len(theirs)
+        if known and campaign_from_json(history.config).space == self._declared:
+            return
+        if has_near_points(self._space):
+            # One is as near as the other.
             genomes = (candidate.genome for candidate in history.candidates.values())
             first = next(genome for genome in genomes if genome is not None)
             points_of([first], recorded_space(history), self._space, names)
@@ -134,7 +121,8 @@ class _Look:
         if base is not None:
             self._refuse_base(base)
         names = self._names(theirs)
-        if self._space is not None and names is not None:
+        # Which places an expert touches shows in its weights, and whether a merge is a point may hang on it.
+        if self._space is not None and names is not None and has_near_points(self._space):
             point_of(recipe, self._space, names)
 
     def _refuse_base(self, theirs: CheckpointSource) -> None:

@@ -33,7 +33,7 @@ from evomerge.ledger.events import (
     StoppedEvent,
 )
 from evomerge.ledger.history import CACHE_FOLDER, LEDGER_FILE, History
-from evomerge.ledger.ledger import Ledger
+from evomerge.ledger.ledger import Ledger, keep_starts
 from evomerge.objectives.scores import Metric
 from evomerge.optimizers.baselines import (
     freeze,
@@ -160,8 +160,7 @@ class Driver:
         self.prepare()
         self.check_gradients()
         self.check_ensemble()
-        if self.campaign.start_from and self.history.starts is None:
-            self.dispatcher.record(read_starts(self.campaign, self.space, self.history, self.paths))
+        self.starts()
         self.dispatcher.phase = "baselines"
         self.baselines()
         self.check_racing()
@@ -182,6 +181,14 @@ class Driver:
         assert self.history.prepared is not None
         self.storage = self.history.prepared.storage
         self.space = prepared_space(self.campaign, self.history.prepared, self.paths)
+
+    def starts(self) -> None:
+        """Take from other campaigns and stated merges what the search begins with."""
+        if not self.campaign.start_from or self.history.starts is not None:
+            return
+        found = read_starts(self.campaign, self.space, self.history, self.paths)
+        rows = self.space.layout.rows
+        self.dispatcher.record(keep_starts(found, self.dispatcher.items) if rows else found)
 
     def baselines(self) -> None:
         """Evaluate the points of comparison, freeze the scaling."""

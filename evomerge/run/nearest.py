@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from evomerge.recipe.places import lookup
-from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, Recipe, Source
+from evomerge.recipe.recipe import (
+    AS_BASE,
+    MERGED,
+    CheckpointSource,
+    MergedSource,
+    Recipe,
+    Source,
+)
 from evomerge.recipe.registered import find_method
 from evomerge.search_space import Genome, SearchSpace
 
@@ -18,6 +26,11 @@ OF_ONE_METHOD = frozenset({"t"})
 
 class NoPoint(Exception):
     """No point of the search space is near to a merge; the message says why."""
+
+
+def has_near_points(space: SearchSpace) -> bool:
+    """Whether merges may be near to a point: of paths, windows and mixtures they are one or none."""
+    return space.paths is None and space.trajectory is None and space.mixtures is None
 
 
 def nearest(space: SearchSpace, recipe: Recipe, names: Mapping[str, str]) -> Genome:
@@ -39,15 +52,8 @@ def nearest(space: SearchSpace, recipe: Recipe, names: Mapping[str, str]) -> Gen
     exact = space.encode(_as_ours(recipe, space, names))
     if exact is not None:
         return exact
-    for part, word in (
-        (space.paths, "paths"),
-        (space.trajectory, "windows"),
-        (space.mixtures, "mixtures"),
-    ):
-        if part is not None:
-            raise NoPoint(
-                f"it is no point of the search space, and {word} have none that is near to it"
-            )
+    if not has_near_points(space):
+        raise NoPoint("a space of paths, windows or mixtures takes only what is one of its points")
     source = _one_merge(recipe, space, names)
     if isinstance(source, str):
         return space.uniform({name: float(names.get(name) == source) for name in space.experts})
@@ -56,6 +62,8 @@ def nearest(space: SearchSpace, recipe: Recipe, names: Mapping[str, str]) -> Gen
         return space.fit(value)
 
     def over(coefficient: str, name: str, places: Sequence[str]) -> float:
+        if len(places) == 1:  # as of each of a million rows
+            return value(coefficient, name, places[0])
         return float(np.mean([value(coefficient, name, place) for place in places]))
 
     return space.snap([over(gene.coefficient, gene.input, gene.places) for gene in space.genes])
@@ -88,7 +96,7 @@ def _as_ours(recipe: Recipe, space: SearchSpace, names: Mapping[str, str]) -> Re
 
     sources = {called(name): renamed(source) for name, source in recipe.sources.items()}
     known = {name: space.sources[name] for name in sources if name in space.sources}
-    return replace(
+    found = replace(
         recipe,
         sources={**sources, **known},
         path=tuple(replace(step, source=called(step.source)) for step in recipe.path),
@@ -97,6 +105,13 @@ def _as_ours(recipe: Recipe, space: SearchSpace, names: Mapping[str, str]) -> Re
         config={},
         chat_template="",
     )
+    if space.form != AS_BASE or recipe.align:
+        return found
+    # Whatever tokenizer it is published with, and whatever is named and not used.
+    used = {"base", *found.outer.values(), *(step.source for step in found.path)}
+    used |= set(space.sources) if MERGED in used else set()
+    kept = {**space.sources, **found.sources}
+    return replace(found, tokenizer="base", sources={n: s for n, s in kept.items() if n in used})
 
 
 def _one_merge(recipe: Recipe, space: SearchSpace, names: Mapping[str, str]) -> MergedSource | str:
@@ -139,26 +154,41 @@ def _stated(
     of_shares = method.scalars_with(method.resolve(source.options)) == "normalised"
     divided = of_shares and space.method.scalars_with(space.options) != "normalised"
 
+    @cache
     def of_input(coefficient: str, own: str, place: str) -> float:
         declared = method.coefficient(coefficient) or space.method.coefficient(coefficient)
         assert declared is not None
         by_input = source.coefficients.get(coefficient, {})
-        absent = 0.0 if coefficient == "weight" and by_input else declared.default
         table = by_input.get(own) or by_input.get("*")
-        if coefficient == "weight" and source.rows is not None:
-            rows = source.rows.weights(own, place)
-            if rows:
-                return float(np.mean(rows))
-        return absent if table is None else _mean_at(table, place, absent)
+        rows = rows_at(coefficient, own, place)
+        if rows:
+            return float(np.mean(rows))
+        if table is None:
+            return declared.default
+        return _mean_at(table, place, 0.0 if coefficient == "weight" else declared.default)
+
+    @cache
+    def rows_at(coefficient: str, own: str, place: str) -> tuple[float, ...]:
+        if coefficient != "weight" or source.rows is None:
+            return ()
+        return source.rows.weights(own, place)
+
+    def at_leaf(coefficient: str, own: str, leaf: str) -> float:
+        row = space.layout.row_of(leaf)
+        if row < 0:
+            return of_input(coefficient, own, leaf)
+        place = leaf.rpartition(".")[0]
+        rows = rows_at(coefficient, own, place)
+        return rows[row] if row < len(rows) else of_input(coefficient, own, place)
 
     def value(coefficient: str, name: str, place: str) -> float:
         own = names.get(name, name if name == "*" else "")
         if coefficient == "weight" and own not in (*source.inputs, "*"):
             return 0.0
-        found = of_input(coefficient, own, place)
+        found = at_leaf(coefficient, own, place)
         if coefficient != "weight" or not divided:
             return found
-        total = sum(of_input(coefficient, each, place) for each in source.inputs)
+        total = sum(at_leaf(coefficient, each, place) for each in source.inputs)
         return found / total if total else 0.0
 
     return value

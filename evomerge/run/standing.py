@@ -56,6 +56,7 @@ class Standing:
         lost_to: of these by class, how many and how many seconds of work.
         repeated: what share of all work that is; None where nothing is known of it.
         shared: evaluations that another campaign had measured.
+        starts: points taken from `start_from`.
         feasible: candidates that keep all constraints, and all with scores; None without constraints.
         raced: candidates given up early.
         cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
@@ -90,6 +91,7 @@ class Standing:
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
+    starts: int = 0
 
     @property
     def stage(self) -> str:
@@ -117,6 +119,7 @@ class Standing:
             },
             "repeated_share": self.repeated,
             "shared": self.shared,
+            "starts": self.starts,
             "feasible": None if self.feasible is None else list(self.feasible),
             "raced": self.raced,
             "cost": self.cost,
@@ -193,6 +196,7 @@ def standing(
         cost=history.cost,
         slopes=sum(map(len, history.slopes)),
         shared=history.shared,
+        starts=len(history.starts.genomes) if history.starts is not None else 0,
         refinements=_refinements(history, objectives),
         ended_by=history.stopped,
         lost=history.lost_kinds.total(),

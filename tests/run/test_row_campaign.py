@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge.checkpoint.folder import open_folder
+from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import AskedCandidate, AskedEvent
 from evomerge.ledger.ledger import read_events
 from evomerge.recipe.recipe import canonical_json
 from tests.cli.terminal import call
 from tests.tiny_models import EXPERTS, write_campaign
-from tests.tiny_runs import events_of, forked, run_file
+from tests.tiny_runs import events_of, finished, forked, run_file
 
 SPACE = {
     "schema": 1,
@@ -120,3 +121,40 @@ def test_damaged_genomes_are_found_and_what_is_sound_is_kept(campaign: Path, tmp
     repaired = call("repair", run, tmp_path / "sound", "--json")
     assert repaired.code == 0, repaired.out + repaired.err
     assert call("verify", tmp_path / "sound").code == 0
+
+
+def test_rows_start_from_rows_and_from_coarser_merges(campaign: Path, tmp_path: Path) -> None:
+    run = campaign / "run"
+    exported = call("export", run, varied(run), tmp_path / "rows", "--json")
+    assert exported.code == 0, exported.err
+    layers = finished()
+    coarse = next(member.id for member in layers.front.members if not member.equals)
+    assert call("export", layers.directory, coarse, tmp_path / "layers", "--json").code == 0
+    files = ["../rows/recipe.json", "../layers/recipe.json", str(run)]
+    optimizer = {"kind": "random-global", "population": 6, "start_from": files}
+    file = write_campaign(
+        tmp_path / "next", space=SPACE, optimizer=optimizer, budget={"evaluations": 6}
+    )
+    checked = call("check", file, "--json")
+    assert checked.code == 0, checked.err
+    assert checked.json["starts"][str(run)] == 4
+    assert sum(checked.json["starts"].values()) == 6
+    went = call("run", file, "--dir", tmp_path / "next" / "run")
+    assert went.code == 0, went.err
+    opened = open_campaign_folder(tmp_path / "next" / "run")
+    starts, candidates = opened.history.starts, opened.history.candidates
+    assert starts is not None
+    (recorded,) = [e for e in events_of(opened.path) if e["event"] == "starts"]
+    assert not any(recorded["genomes"])
+    assert {each["segment"] for each in recorded["values"]} == {"genomes.bin"}
+    # The same merges: by row to the last digit, and a coefficient of a layer in all of its rows.
+    earlier = open_campaign_folder(run)
+    genome = earlier.history.candidates[varied(run)].genome
+    assert starts.genomes[0] == genome
+    first, second = opened.history.generations[0][:2]
+    assert candidates[first].recipe == earlier.history.candidates[varied(run)].recipe
+    assert candidates[second].recipe == layers.history.candidates[coarse].recipe
+    front = {earlier.history.candidates[member.id].genome for member in earlier.front().members}
+    assert set(starts.genomes[2:]) <= front
+    verified = call("verify", opened.path, "--json")
+    assert verified.code == 0, verified.out

@@ -15,6 +15,7 @@ import yaml
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
+from evomerge.campaign.prepared import prepared_space
 from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
@@ -87,6 +88,8 @@ def test_what_spans_the_front_is_asked_first_and_measured_no_more(
         assert descent_text(history, history.candidates[name]) == there
     shared = [e["id"] for e in events_of(folder / RUN) if e.get("shared") == "tiny"]
     assert set(history.generations[0][: len(starts.genomes)]) <= set(shared)
+    words = " ".join(call("status", folder / RUN).out.split())
+    assert f"starts {len(starts.genomes)} points of `start_from`, asked first" in words
     assert len(executions(folder)) == len(
         {e["key"] for e in events_of(folder / RUN) if "key" in e}
     ) - len({e["key"] for e in events_of(folder / RUN) if e.get("shared")})
@@ -160,12 +163,16 @@ def test_a_mergekit_file_is_a_start(earlier: Path, tmp_path: Path) -> None:
     assert starts_of(folder).origins == (str(tmp_path / "merge.yml"),)
 
 
-def read_alone(earlier: Path, folder: Path, start_from: list[str]) -> dict[tuple[float, ...], str]:
-    """What a campaign in the space of the earlier one would begin with, without a run."""
+def read_alone(
+    earlier: Path, folder: Path, start_from: list[str], **sections: Any
+) -> dict[tuple[float, ...], str]:
+    """What a campaign over the models of the earlier one would begin with, without a run."""
     history = open_campaign_folder(earlier / RUN).history
     paths = {name: str((earlier / "models" / name).resolve()) for name in ("base", "math", "code")}
-    campaign = load_campaign(a_campaign(folder, start_from))
-    starts = read_starts(campaign, recorded_space(history), history, paths)
+    campaign = load_campaign(a_campaign(folder, start_from, **sections))
+    assert history.prepared is not None
+    space = prepared_space(campaign, history.prepared, paths)
+    starts = read_starts(campaign, space, history, paths)
     return dict(zip(starts.genomes, starts.origins, strict=True))
 
 
@@ -376,3 +383,22 @@ def test_a_recipe_is_the_same_start_by_any_names(earlier: Path, tmp_path: Path) 
     assert set(read_alone(earlier, tmp_path / "two", ["../theirs.json"])) == set(ours)
     space = recorded_space(open_campaign_folder(earlier / RUN).history)
     assert {space.decode(genome).digest for genome in ours} == {recipe_from_json(data).digest}
+
+
+PATHS = {**space_of(COARSER), "layer_path": {"sources": ["merged", "experts"], "outer": "math"}}
+
+
+def test_a_path_is_taken_as_it_is_or_not_at_all(earlier: Path, tmp_path: Path) -> None:
+    models = (earlier / "models").resolve()
+    (tmp_path / "turned.yml").write_text(TURNED.replace("{models}", str(models)))
+    (genome,) = read_alone(earlier, tmp_path / "next", ["../turned.yml"], space=PATHS)
+    campaign = load_campaign(tmp_path / "next" / "campaign.yaml")
+    prepared = open_campaign_folder(earlier / RUN).history.prepared
+    assert prepared is not None
+    paths = {name: str(models / name) for name in ("base", "math", "code")}
+    recipe = prepared_space(campaign, prepared, paths).decode(genome)
+    assert [(step.source, step.layer) for step in recipe.path] == [("math", 1), ("math", 0)]
+    write_mergekit(tmp_path / "odd.yml", models, "base", {"math": 0.1234, "code": 0.4})
+    assert found_in(tmp_path / "next" / "campaign.yaml").problems == []
+    with pytest.raises(ConfigError, match=r"E153.*takes only what is one of its points"):
+        read_alone(earlier, tmp_path / "odd", ["../odd.yml"], space=PATHS)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from evomerge.errors import Problem
 from evomerge.ledger.events.event import Event
+from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.constraint import Bound, Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Split
@@ -217,9 +218,16 @@ class BaselinesEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StartsEvent(Event):
-    """Points that the search begins with besides the baselines, and the file or folder each came from."""
+    """Points that the search begins with besides the baselines, and the file or folder each came from.
+
+    Attributes:
+        genomes: those of single rows are empty in the ledger's JSON, as in `AskedCandidate`.
+        origins: of each, the path of the file or folder.
+        values: where such genomes lie among the per-item results; None for others.
+    """
 
     kind = "starts"
 
     genomes: tuple[tuple[float, ...], ...]
     origins: tuple[str, ...]
+    values: tuple[ItemReference, ...] | None = None
