@@ -26,7 +26,6 @@ from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeGround, SlopeR
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.job import Job, JobResult, SlopeWork, error_of
-from evomerge.run.limits import evaluations_allowed
 from evomerge.run.result_events import MOST_MESSAGE
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
@@ -109,7 +108,7 @@ def _allowance(history: History) -> float | None:
     budget = BudgetSection.model_validate(stated.config["budget"])
     if "longer" not in stated.settings[0]:
         budget = budget.model_copy(update={"items": None})
-    allowed = evaluations_allowed(budget, history.search_items)
+    allowed = budget.evaluations_allowed(history.search_items)
     return None if allowed is None else MOST_LEARNING * allowed * history.search_items
 
 
