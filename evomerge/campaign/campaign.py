@@ -78,7 +78,7 @@ class Campaign:
     def focus(self) -> tuple[float, ...] | None:
         """Weights of the objectives near which the budget is spent; None for everywhere."""
         stated = self.config.optimizer.focus
-        return None if stated is None else preference(self.objectives, stated)
+        return None if stated is None else preference(self.objectives, stated, last_counts=True)
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from evomerge.objectives.objective import Objective
 
 KNEE = "knee"
 """Says that all objectives count alike: under the Chebyshev rule that is the knee of a front."""
+
+REGION = "bounds stand alone, as `optimizer.focus` or as a pick"
+"""Where a region of the front is asked for, which a preference cannot say."""
 
 
 def index_of(objectives: Sequence[Objective], name: str) -> int:
@@ -30,35 +34,65 @@ def index_of(objectives: Sequence[Objective], name: str) -> int:
     raise ValueError(f"{wrong}; objectives: {', '.join(metrics)}{todo}")
 
 
-def preference(objectives: Sequence[Objective], stated: str | Mapping[str, float]) -> tuple[float, ...]:
+def preference(
+    objectives: Sequence[Objective], stated: str | Mapping[str, float], *, last_counts: bool = False
+) -> tuple[float, ...]:
     """Weights of the objectives, at least 0 and summing to 1.
 
     Args:
         objectives: those there are.
         stated: `math=0.7,code=0.3` (with or without `prefer:` before it), the same as a mapping, or `knee`;
             an objective that is not named has weight 0.
+        last_counts: of an objective that is named twice the last weight is taken, as in ledgers of before
+            2026-12; otherwise that is an error.
 
     Raises:
-        ValueError: for an unknown objective, or weights that are none; it says what was found.
+        ValueError: for an unknown objective or one that is named twice, for weights that are none, and for
+            text of another form; it says what was found.
     """
     if stated == KNEE:
         return (1.0 / len(objectives),) * len(objectives)
-    pairs = _pairs(stated) if isinstance(stated, str) else dict(stated)
+    pairs = _pairs(objectives, stated) if isinstance(stated, str) else list(stated.items())
     weights = [0.0] * len(objectives)
-    for name, value in pairs.items():
-        weights[index_of(objectives, name)] = value
+    names: dict[int, str] = {}
+    for name, value in pairs:
+        index = index_of(objectives, name)
+        if index in names and not last_counts:
+            raise ValueError(_twice(objectives[index].metric, names[index], name))
+        names[index] = name
+        weights[index] = value
     total = sum(weights)
     if not all(map(math.isfinite, weights)) or min(weights) < 0.0 or total == 0.0:
         raise ValueError(f"weights must be at least 0 and not all 0; found `{stated}`")
     return tuple(weight / total for weight in weights)
 
 
-def _pairs(text: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for part in text.removeprefix("prefer:").split(","):
+def _pairs(objectives: Sequence[Objective], text: str) -> list[tuple[str, float]]:
+    plain = text.removeprefix("prefer:").strip()
+    if plain == KNEE:
+        raise ValueError(f"`{KNEE}` stands alone; did you mean `{KNEE}` instead of `{text}`?")
+    if re.search("[<>]", plain):
+        bound = f"`{plain}` is a bound, and a preference is weights of objectives, {form(objectives)}"
+        raise ValueError(f"{bound}; {REGION}")
+    found = []
+    for part in plain.split(","):
         name, _, value = part.partition("=")
         try:
-            found[name.strip()] = float(value)
+            found.append((name.strip(), float(value)))
         except ValueError:
-            raise ValueError(f"`{part}` must be NAME=NUMBER") from None
+            wrong = f"`{part.strip()}` must be NAME=NUMBER"
+            raise ValueError(f"{wrong}; a preference is {form(objectives)}, or `{KNEE}`") from None
     return found
+
+
+def form(objectives: Sequence[Objective]) -> str:
+    """What a preference among some objectives may look like."""
+    weights = ("0.7", "0.3") if len(objectives) > 1 else ("1",)
+    pairs = zip(objectives, weights, strict=False)
+    return f"`{','.join(f'{objective.metric}={weight}' for objective, weight in pairs)}`"
+
+
+def _twice(metric: str, first: str, then: str) -> str:
+    same = f"`{first}` is" if first == then else f"`{first}` and `{then}` are"
+    meant = "" if first == then else f" one objective, {metric},"
+    return f"{same}{meant} stated twice; give each objective one weight"

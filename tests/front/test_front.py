@@ -196,6 +196,8 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
         ("best:", "is no member"),
         ("prefer:a=x", "`a=x` must be NAME=NUMBER"),
         ("prefer:a", "`a` must be NAME=NUMBER"),
+        ("prefer:a=1,a.acc=2", "`a` and `a.acc` are one objective, a.acc, stated twice"),
+        ("prefer:knee", "did you mean `knee` instead of `prefer:knee`?"),
         ("prefer:a=0,b=0", "at least 0 and not all 0"),
         ("prefer:a=-1,b=2", "at least 0 and not all 0"),
         ("prefer:a=nan", "at least 0 and not all 0"),
