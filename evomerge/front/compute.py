@@ -74,6 +74,18 @@ def compute_front(history: History, store: ItemStore) -> Front:
     )
 
 
+def shown_beside(history: History, name: str, split: Split) -> Member:
+    """A scored candidate as a front would show it, whether it is a member or not.
+
+    Raises:
+        KeyError: if it has no scores on search items.
+    """
+    objectives, scaling = history.stated.objectives, history.scaling
+    assert scaling is not None, "candidates are asked for after the baselines"
+    candidate = history.candidates[name]
+    return _member(candidate, objectives, scaling, split, equals=history.baselines_equal_to(candidate))
+
+
 def _steering(history: History, objectives: Sequence[Objective]) -> tuple[Choice, ...]:
     searched = distinct(history.searched(), "search")
     outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in searched]

@@ -71,6 +71,7 @@ class History:
         slopes, slope_cost: batches of slopes, each by number in its batch; what all cost, in evaluations.
         refinements, refinements_ended: those begun, and how many of them came to their end.
         refined: results that count, by refinement.
+        made_for: the candidate that is the learned map's own model for its preference, by refinement.
         asked_by: candidates asked for, by who asked: a refinement, or None.
         arrivals: ids of all results on search items, in order.
         started, last: wall-clock seconds of the first and the last event.
@@ -109,6 +110,7 @@ class History:
     refinements: list[RefineEvent] = field(default_factory=list)
     refinements_ended: int = 0
     refined: Counter[int] = field(default_factory=Counter)
+    made_for: dict[int, str] = field(default_factory=dict)
     arrivals: list[str] = field(default_factory=list)
     asked_by: Counter[int | None] = field(default_factory=Counter)
     started: float = 0.0
@@ -184,6 +186,8 @@ class History:
                 self.selection = None
             case SelectionEvent():
                 self.selection = event.ids
+                if event.made_for is not None and self.refinements:
+                    self.made_for[len(self.refinements) - 1] = event.made_for
             case StoppedEvent():
                 self.stopped = event.reason
                 if event.refinement is not None:

@@ -87,13 +87,13 @@ class Chart:
             return own
         return Descent(Origin(how=ON_CHART, preference=own.origin.preference, scale=scale, tilt=tilt))
 
-    def at(self, place: Sequence[float]) -> Genome:
-        """Where a place of the simplex lies, unscaled and level."""
+    def at(self, place: Sequence[float], scale: float = 1.0, tilt: float = 0.0) -> Genome:
+        """Where a place of the simplex lies, unscaled and level if nothing else is said."""
         left, shares = 1.0, []
         for weight in place[:-1]:
             shares.append(weight / left if left > 0.0 else 0.0)
             left -= weight
-        values = (*shares, 1.0, 0.0)
+        values = (*shares, scale, tilt)
         return tuple(gene.snap(value) for gene, value in zip(self.genes, values, strict=True))
 
 
@@ -139,6 +139,11 @@ class Auto(LearnedFront):
         self._points_forecast: Forecast | None = None
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
         self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
+
+    @property
+    def chart(self) -> Chart:
+        """Its chart."""
+        return self._chart
 
     @property
     def places(self) -> Mapping[Genome, Genome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -79,6 +79,12 @@ class LearnedFront(Adopted):
         """SHA-256 (hex) over the lesson and all that was asked and told."""
         parts = [super().state_digest(), self.lesson.digest()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def preferences_of(self, known: Collection[Genome]) -> dict[Genome, list[float]]:
+        """Weights of the objectives of those of some genomes that are points of the learned map."""
+        along = self._along(len(known) + TRIES)
+        pairs = zip(reversed(along), reversed(self._weights[: len(along)]), strict=True)
+        return {point: weights for point, weights in pairs if point in known}
 
     def _described(self, count: int) -> Sequence[Descent | None]:
         return self._points_descents

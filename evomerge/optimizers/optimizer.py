@@ -80,6 +80,15 @@ class Staged(Protocol):
         ...
 
 
+@runtime_checkable
+class Preferring(Protocol):
+    """An optimizer that has a model of its own for the preference near which it searches."""
+
+    def made_for_preference(self) -> Genome | None:
+        """That model, whether it was asked for or not; None if there is none after all."""
+        ...
+
+
 Note = tuple[float, ...]
 """What an optimizer wants to know of a candidate beside its genome."""
 

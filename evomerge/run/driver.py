@@ -133,6 +133,7 @@ class Driver:
     ) -> None:
         self.campaign, self.paths, self.dispatcher = campaign, paths, dispatcher
         self.grants, self.refinement = grants, refinement
+        self.made_for: str | None = None
         self.history = dispatcher.history
         self.recipes: dict[str, Recipe] = {}
 
@@ -286,7 +287,9 @@ class Driver:
         self.dispatcher.phase = "search"
         try:
             search = Search(self.campaign, self.space, self.dispatcher, self.seeds())
-            return search.run(self.refinement)
+            reason = search.run(self.refinement)
+            self.made_for = search.made_for_preference()
+            return reason
         except ReplayDiffers as error:
             then, now = self.history.versions, library_versions()
             changed = [f"{n} was {then.get(n)}, is {now[n]}" for n in now if then.get(n) != now[n]]
@@ -295,13 +298,20 @@ class Driver:
             raise LedgerDamaged(problem) from None
 
     def rescore(self) -> None:
-        """Score what may belong to the front, and the baselines, on the selection split."""
+        """Score what may belong to the front, and the baselines, on the selection split.
+
+        So are models that were made for a preference, also where search items do not speak for them.
+        """
         self.dispatcher.phase = "selection"
         if self.history.selection is None:
             items = self.dispatcher.items
             ids = worth_rescoring(self.history, self.campaign.objectives, items)
+            known = self.history.candidates
+            made = [*self.history.made_for.values(), *([self.made_for] if self.made_for else ())]
+            ids += [name for name in made if "search" in known[name].evaluations]
             failpoint("driver.before_selection")
-            self.dispatcher.record(SelectionEvent(ids=tuple(ids)))
+            selection = SelectionEvent(ids=tuple(dict.fromkeys(ids)), made_for=self.made_for)
+            self.dispatcher.record(selection)
         assert self.history.selection is not None
         wanted = [*self.history.selection, *self.history.reference_ids()]
         self.dispatcher.evaluate([(name, self._recipe(name)) for name in wanted], "selection")

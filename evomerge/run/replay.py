@@ -213,11 +213,15 @@ def refiners(
         told = [history.candidates[name] for name in names]
         found = outcomes(told, campaign.objectives, history.bounds())
         pairs = [(c.genome, o) for c, o in zip(told, found, strict=True) if c.genome is not None]
+        # Notes of the campaign's own optimizer are of its own chart, which it knows itself.
+        refined = [c for c in told if c.asker is not None]
+        places = {c.genome: c.note for c in refined if c.genome is not None and c.note is not None}
         event = history.refinements[number]
         seed, wanted = campaign.config.seed + 1 + number, event.preference
         if event.by == "policy":
             return PolicyRefiner(space.genes, campaign.objectives, seed, wanted, pairs, optimizer)
-        return Refiner(space.genes, campaign.objectives, seed, initial, wanted, pairs, optimizer)
+        parts = (space.genes, campaign.objectives, seed, initial, wanted, pairs, optimizer)
+        return Refiner(*parts, places)
 
     return make
 

@@ -20,7 +20,13 @@ from evomerge.ledger.events import (
     ToldEvent,
 )
 from evomerge.ledger.ledger import keep_genome
-from evomerge.optimizers.optimizer import AdoptingOptimizer, Note, Optimizer, Staged
+from evomerge.optimizers.optimizer import (
+    AdoptingOptimizer,
+    Note,
+    Optimizer,
+    Preferring,
+    Staged,
+)
 from evomerge.optimizers.proposals import focusing
 from evomerge.optimizers.schedule import follow
 from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeRequest
@@ -113,6 +119,18 @@ class Search:
                 if turn.state is not None and turn.asker is None:
                     self._add_references(turn.ids)
         return follow(self.campaign.config.optimizer.schedule, self.optimizer, self)
+
+    def made_for_preference(self) -> str | None:
+        """The candidate that is a learned map's own model for the preference of a refinement, if any."""
+        if not isinstance(self.optimizer, Preferring):
+            return None
+        own = self.optimizer.made_for_preference()
+        if own is None:
+            return None
+        same = [each for each in self.history.candidates.values() if each.genome == own]
+        # The campaign may have asked for it with nothing left to pay for it; a refinement asks again.
+        scored = [each.id for each in same if "search" in each.evaluations]
+        return next(iter([*scored, *(each.id for each in reversed(same))]), None)
 
     def _begin(self, refinement: Refinement) -> int:
         """The number of a refinement: of the last one, if it is this and has not ended; else of a new one."""

@@ -93,9 +93,15 @@ def test_it_says_what_improved(refined: Path, tmp_path: Path) -> None:
     assert [e["event"] for e in events_of(tmp_path / "run")].count("refine") == 2
     assert call("verify", tmp_path / "run").code == 0
     shown = refine(tmp_path / "run", "--prefer", "pets=0.7,birds=0.3", "--evaluations", "1")
-    rows = {line[:14].strip(): line.split()[-2:] for line in shown.out.splitlines()}
-    assert rows["pets.acc"][1] == "%"
-    assert set(rows) >= {"birds.acc", "distance"}
+    rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines()}
+    assert rows["pets.acc"][1::2] == ["%", "%"]
+    # What is preferred is broken after commas only.
+    assert rows["model,"] == ["by", found["now"]["id"], rows["model,"][-1]]
+    assert (rows["pets=0.7,"], rows["birds=0.3"]) == ([], [])
+    assert len(rows["birds.acc"]) == 4
+    assert len(rows["distance"]) == 2
+    assert "made_for" not in found, "no map was learned"
+    assert "made for" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize("moment", ["driver.before_asked=kill@3", "driver.before_selection=kill"])
@@ -142,16 +148,29 @@ def test_with_a_learned_front_the_preferences_own_model_comes_first(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "wrong"),
+    ("prefer", "wrong"),
     [
-        (("--prefer", "cats=1"), "E506.*--prefer.*`cats` is no objective"),
-        (("--prefer", "pets"), "E506.*`pets` must be NAME=NUMBER"),
+        ("cats=1", "`cats` is no objective; objectives: pets.acc, birds.acc"),
+        (
+            "pets",
+            "`pets` must be NAME=NUMBER; a preference is `pets.acc=0.7,birds.acc=0.3`, or `knee`",
+        ),
+        ("pets=0.7,pets=0.3", "`pets` is stated twice; give each objective one weight"),
+        (
+            "pets=0.7,pets.acc=0.3",
+            "`pets` and `pets.acc` are one objective, pets.acc, stated twice; give each objective one weight",
+        ),
+        ("prefer:knee", "`knee` stands alone; did you mean `knee` instead of `prefer:knee`?"),
+        (
+            "pets.acc>=0.6",
+            "`pets.acc>=0.6` is a bound, and a preference is weights of objectives, "
+            "`pets.acc=0.7,birds.acc=0.3`; bounds stand alone, as `optimizer.focus` or as a pick",
+        ),
     ],
 )
-def test_a_preference_that_is_none_is_refused(tmp_path: Path, words: Any, wrong: str) -> None:
+def test_a_preference_that_is_none_is_refused(tmp_path: Path, prefer: str, wrong: str) -> None:
     folder = copy(tmp_path / "run")
-    done = refine(folder, *words)
+    done = refine(folder, "--prefer", prefer)
     assert done.code == 2
-    assert "`" in done.err
+    assert done.err == f"error[E506] --prefer: {wrong}\n"
     assert events_of(folder) == events_of(finished().directory)
-    assert wrong.split("`")[1] in done.err

@@ -132,11 +132,19 @@ class RefineEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionEvent(Event):
-    """Which candidates are scored on selection items."""
+    """Which candidates are scored on selection items.
+
+    Attributes:
+        ids: of what may belong to the front, and of models that were made for the preference of a refinement.
+        made_for: of these the one made for the preference of the refinement that ends; None where no map was
+            learned, where it is no refinement that ends, and before 2026-12. One without scores on search
+            items (it failed, or lost a race) is named here and is not among `ids`.
+    """
 
     kind = "selection"
 
     ids: tuple[str, ...]
+    made_for: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
