@@ -95,7 +95,7 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
     now = opened.front()
     history = opened.history
     before = _front_before(opened)
-    text = prefer if prefer == "knee" else f"prefer:{prefer.removeprefix('prefer:')}"
+    text = f"prefer:{prefer.removeprefix('prefer:')}"
     rows: dict[str, Member] = {}
     if before is not None and before.members and before.split == now.split:
         rows["before"] = pick(before, text)

@@ -41,7 +41,7 @@ def preference(
 
     Args:
         objectives: those there are.
-        stated: `math=0.7,code=0.3` (with or without `prefer:` before it), the same as a mapping, or `knee`;
+        stated: `math=0.7,code=0.3` or `knee` (with or without `prefer:` before it), or weights as a mapping;
             an objective that is not named has weight 0.
         last_counts: of an objective that is named twice the last weight is taken, as in ledgers of before
             2026-12; otherwise that is an error.
@@ -50,7 +50,7 @@ def preference(
         ValueError: for an unknown objective or one that is named twice, for weights that are none, and for
             text of another form; it says what was found.
     """
-    if stated == KNEE:
+    if isinstance(stated, str) and _plain(stated) == KNEE:
         return (1.0 / len(objectives),) * len(objectives)
     pairs = _pairs(objectives, stated) if isinstance(stated, str) else list(stated.items())
     weights = [0.0] * len(objectives)
@@ -67,10 +67,12 @@ def preference(
     return tuple(weight / total for weight in weights)
 
 
+def _plain(text: str) -> str:
+    return text.strip().removeprefix("prefer:").strip()
+
+
 def _pairs(objectives: Sequence[Objective], text: str) -> list[tuple[str, float]]:
-    plain = text.removeprefix("prefer:").strip()
-    if plain == KNEE:
-        raise ValueError(f"`{KNEE}` stands alone; did you mean `{KNEE}` instead of `{text}`?")
+    plain = _plain(text)
     if re.search("[<>]", plain):
         bound = f"`{plain}` is a bound, and a preference is weights of objectives, {form(objectives)}"
         raise ValueError(f"{bound}; {REGION}")

@@ -160,7 +160,6 @@ def test_with_a_learned_front_the_preferences_own_model_comes_first(tmp_path: Pa
             "pets=0.7,pets.acc=0.3",
             "`pets` and `pets.acc` are one objective, pets.acc, stated twice; give each objective one weight",
         ),
-        ("prefer:knee", "`knee` stands alone; did you mean `knee` instead of `prefer:knee`?"),
         (
             "pets.acc>=0.6",
             "`pets.acc>=0.6` is a bound, and a preference is weights of objectives, "
