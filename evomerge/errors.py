@@ -213,7 +213,7 @@ E147 this merge has no gradient by its coefficients | take a linear method, or a
 E148 an evaluator has no loss to learn from | take another optimizer, or `auto`
 E149 the optimizer learns only from gradients, which are not to be had here | take `auto`
 E150 row weights beside a recipe are missing or others | copy the file it came with
-E151 the optimizer has no focus | take one that has, or `evomerge refine` afterwards
+E151 the optimizer has no such focus | take one that has, or `evomerge refine` afterwards
 E152 a bundle cannot hold this | name files relative to the one that names them
 E153 `start_from` names nothing that a search can begin with | name a campaign folder, recipe or mergekit file
 E154 an evaluator does not fit the kind of model | take a kind that scores such models

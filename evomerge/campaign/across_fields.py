@@ -15,7 +15,8 @@ from evomerge.files.yaml_file import Positions, place
 from evomerge.objectives.constraint import faults_between
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
-from evomerge.optimizers.kinds import optimizer_settings, refuse_focus
+from evomerge.objectives.region import is_region, region
+from evomerge.optimizers.kinds import optimizer_settings, refuse_focus, refuse_region
 from evomerge.optimizers.stage import Searched, stage_kind
 from evomerge.recipe.recipe import UNION, head_owner
 from evomerge.search_space import SearchSpaceDeclaration
@@ -164,9 +165,14 @@ def focus_faults(config: CampaignFile, positions: Positions, file: Path) -> list
     if section.focus is None:
         return []
     where = place(positions, file, "optimizer", "focus")
+    objectives = [Objective(o.metric, o.direction) for o in config.objectives]
     try:
-        preference([Objective(o.metric, o.direction) for o in config.objectives], section.focus)
-        refuse_focus(section.kind, True)
+        if isinstance(section.focus, str) and is_region(section.focus):
+            region(objectives, section.focus)
+            refuse_region(section.kind)
+        else:
+            preference(objectives, section.focus)
+            refuse_focus(section.kind, True)
     except ValueError as error:
         return [Problem("E108", str(error), "", "", *where)]
     except ConfigError as error:

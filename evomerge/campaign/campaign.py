@@ -21,6 +21,7 @@ from evomerge.files.yaml_file import Positions, load_yaml, place, validate
 from evomerge.objectives.constraint import Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.preference import preference
+from evomerge.objectives.region import is_region
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.stage import Stage, stage_kind
 from evomerge.recipe.recipe import UNION, ModelForm, TokenRow, canonical_json
@@ -76,9 +77,13 @@ class Campaign:
 
     @property
     def focus(self) -> tuple[float, ...] | None:
-        """Weights of the objectives near which the budget is spent; None for everywhere."""
+        """Weights of the objectives near which the budget is spent; None for everywhere, or a region."""
         stated = self.config.optimizer.focus
-        return None if stated is None else preference(self.objectives, stated, last_counts=True)
+        return (
+            None
+            if stated is None or is_region(stated)
+            else preference(self.objectives, stated, last_counts=True)
+        )
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -96,6 +97,18 @@ class ObjectiveSection(_Section):
     direction: Direction
 
 
+def _focus(stated: object) -> object:
+    numbers = isinstance(stated, dict) and all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in stated.values()
+    )
+    if stated is None or isinstance(stated, str) or numbers:
+        return stated
+    like = (
+        "weights of objectives (`{math: 0.7, code: 0.3}`), bounds on them (`math.acc>=0.6`) or `knee`"
+    )
+    raise ValueError("E108", f"a focus is {like}")
+
+
 class OptimizerSection(_Section):
     """Which optimizer asks, how many candidates make a generation, and when it is told of them.
 
@@ -105,8 +118,8 @@ class OptimizerSection(_Section):
         schedule: when it is told of results: `generational`, when a generation is whole, in the order in
             which it was asked; `steady_state`, of each as it arrives, so that no worker waits.
         options: settings of the kind, by name.
-        focus: a preference near which the budget is spent: weights of objectives (a mapping, or
-            `math=0.7,code=0.3`), or `knee`.
+        focus: where on the front the budget is spent: near a preference, weights of objectives (a mapping, or
+            `math=0.7,code=0.3`) or `knee`; or in a region, bounds on objectives (`math.acc>=0.6,code>=0.5`).
         start_from: campaign folders, recipes and mergekit files whose merges are asked first.
     """
 
@@ -114,7 +127,7 @@ class OptimizerSection(_Section):
     population: Annotated[int, Field(ge=4, le=10_000)] = 20
     schedule: Literal["generational", "steady_state"] = "generational"
     options: dict[str, str | float | bool] = {}
-    focus: str | dict[str, float] | None = None
+    focus: Annotated[str | dict[str, float] | None, BeforeValidator(_focus)] = None
     start_from: list[str] = []
 
 

@@ -6,7 +6,6 @@ it, search scores, and the front says so. Baselines stand beside the front, not 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +19,13 @@ from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.origin import Origin
 from evomerge.objectives.pareto import knee, preferred
 from evomerge.objectives.preference import index_of, preference
+from evomerge.objectives.region import is_region, stated_bounds
 from evomerge.objectives.scores import Metric, Split
 from evomerge.objectives.steering import Choice
 
 Score = Callable[[Sequence[Objective], Mapping[str, Metric]], float | None]
 
 ONE_SIDED_95 = 1.645
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ def pick(front: Front, text: str) -> Member:
         return front.members[int(np.argmin(scaled[:, objective_index(front, rest)]))]
     if kind == "prefer" and rest:
         return front.members[preferred(scaled, _weights(front, rest))]
-    if re.search(r"[<>]", text):
+    if is_region(text):
         return _constrained(front, text, scaled)
     ids = ", ".join(member.id for member in front.members[:8])
     more = ", ..." if len(front.members) > 8 else ""
@@ -248,15 +247,15 @@ def _weights(front: Front, text: str) -> np.ndarray:
 
 def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:
     asked: list[_Asked] = []
-    for part in text.split(","):
-        match = re.fullmatch(rf"\s*([\w.-]+)\s*([<>]=)\s*({_NUMBER})\s*", part)
-        if match is None:
-            raise UsageError(Problem("E506", f"`{part}` must be METRIC>=VALUE or METRIC<=VALUE"))
-        objective = front.objectives[objective_index(front, match[1])]
-        side = 1.0 if match[2] == ">=" else -1.0
-        sure = [_at_the_bound(front, member, objective.metric, side) for member in front.members]
-        missing = side * (float(match[3]) - np.array(sure))
-        asked.append(_Asked(part.strip(), objective.metric, sure, missing))
+    try:
+        bounds = stated_bounds(front.objectives, text)
+    except ValueError as error:
+        raise UsageError(Problem("E506", str(error))) from None
+    for part, bound in zip(text.split(","), bounds, strict=True):
+        side = 1.0 if bound.relation == ">=" else -1.0
+        sure = [_at_the_bound(front, member, bound.metric, side) for member in front.members]
+        missing = side * (bound.value - np.array(sure))
+        asked.append(_Asked(part.strip(), bound.metric, sure, missing))
     keep = np.all([each.missing <= 0 for each in asked], axis=0)
     if not keep.any():
         raise _nearest(front, text, asked)

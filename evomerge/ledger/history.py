@@ -374,6 +374,10 @@ class History:
             for bound, constraint in zip(frozen, self.stated.constraints, strict=True)
         )
 
+    def told_bounds(self, asker: int | None) -> tuple[Bound, ...]:
+        """What an optimizer is to keep: the constraints; the campaign's own one (None) also its region."""
+        return self.bounds() + (self.stated.region if asker is None else ())
+
     def feasible(self, candidates: Iterable[Candidate], split: str = "search") -> list[Candidate]:
         """Those of `candidates`, all with scores on `split`, that keep every constraint there."""
         bounds = self.bounds(split)

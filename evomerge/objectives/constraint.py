@@ -19,10 +19,11 @@ from evomerge.objectives.scores import Metric
 
 Relation = Literal[">=", "<="]
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+"""A number as people write it, as a regular expression without groups."""
 _FORM = re.compile(
     rf"\s*(?P<metric>[^\s<>=]+)\s*(?P<relation>>=|<=)\s*"
-    rf"(?:(?P<number>{_NUMBER})(?:\s*[x*]\s*(?P<of>[A-Za-z0-9_-]+))?|(?P<alone>[A-Za-z][A-Za-z0-9_-]*))\s*"
+    rf"(?:(?P<number>{NUMBER})(?:\s*[x*]\s*(?P<of>[A-Za-z0-9_-]+))?|(?P<alone>[A-Za-z][A-Za-z0-9_-]*))\s*"
 )
 
 

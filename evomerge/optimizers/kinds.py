@@ -84,6 +84,7 @@ class OptimizerKind:
         make: makes one.
         focuses: whether it can spend its budget near a preference.
         wants_items: whether it looks at the score of every item.
+        goes_by_bounds: whether constraints, and a region for a focus, steer what it asks for.
     """
 
     about: str
@@ -91,6 +92,7 @@ class OptimizerKind:
     make: Maker
     focuses: bool = False
     wants_items: bool = False
+    goes_by_bounds: bool = True
 
 
 def _nsga2(plan: Blueprint) -> Optimizer:
@@ -202,6 +204,7 @@ KINDS: dict[str, OptimizerKind] = {
         LearnedFrontSettings,
         _learned_front,
         focuses=True,
+        goes_by_bounds=False,
     ),
     "auto": OptimizerKind(
         "a learned front where gradients can be had, then a surrogate around it; else the surrogate alone; "
@@ -239,9 +242,14 @@ KINDS: dict[str, OptimizerKind] = {
     "optuna": OptimizerKind(
         "Optuna's samplers: TPE, Gaussian processes, NSGA-III", OptunaSettings, _optuna
     ),
-    "random": OptimizerKind("random search on the grid, the baseline", RandomSettings, _random),
+    "random": OptimizerKind(
+        "random search on the grid, the baseline", RandomSettings, _random, goes_by_bounds=False
+    ),
     "random-global": OptimizerKind(
-        "random search with one value per expert, the baseline to beat", NoSettings, _random_global
+        "random search with one value per expert, the baseline to beat",
+        NoSettings,
+        _random_global,
+        goes_by_bounds=False,
     ),
 }
 """Built-in kinds, by the name that `optimizer.kind` has in a campaign file."""
@@ -396,3 +404,11 @@ def refuse_focus(kind: str, wanted: bool) -> None:
         able = ", ".join(name for name, each in KINDS.items() if each.focuses)
         todo = f"take {able}, or leave it out and `evomerge refine` afterwards"
         raise ConfigError(Problem("E151", f"`{kind}` cannot focus", "", todo, field="optimizer.focus"))
+
+
+def refuse_region(kind: str) -> None:
+    """Refuse a region for a focus of a kind that goes by no bounds; raises as `refuse_focus`."""
+    if not optimizer_kind(kind).goes_by_bounds:
+        able = ", ".join(name for name, each in KINDS.items() if each.goes_by_bounds)
+        wrong, todo = f"`{kind}` goes by no bounds, and so by no region", f"take {able}"
+        raise ConfigError(Problem("E151", wrong, "", todo, field="optimizer.focus"))

@@ -245,7 +245,7 @@ def replay(
         LedgerDamaged: if a gradient cannot be read.
     """
     steady = history.stated.is_steady
-    bounds = history.bounds()
+    own, others = history.told_bounds(None), history.bounds()
     known: dict[int | None, Optimizer] = {} if askers is None else askers
     known[None] = optimizer
     asked = told = 0
@@ -282,6 +282,7 @@ def replay(
         numbers = [candidate.number for candidate in candidates]
         what = turn.ids[0] if single and turn.ids else f"generation {told}"
         try:
+            bounds = own if turn.asker is None else others
             told_now = outcomes(candidates, objectives, bounds, store_for(who, store))
             who.tell(told_now, numbers)
         except (KeyError, RuntimeError, ValueError) as error:

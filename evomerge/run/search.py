@@ -282,7 +282,8 @@ class Search:
         failpoint("driver.before_tell")
         candidates = [self.history.candidates[candidate_id(number)] for number in numbers]
         store = store_for(self.optimizer, self.dispatcher.items)
-        told = outcomes(candidates, self.campaign.objectives, self.history.bounds(), store)
+        bounds = self.history.told_bounds(self.dispatcher.account.asker)
+        told = outcomes(candidates, self.campaign.objectives, bounds, store)
         self.optimizer.tell(told, [candidate.number for candidate in candidates])
         failpoint("driver.after_tell")
         state = self.optimizer.state_digest()

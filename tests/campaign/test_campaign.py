@@ -10,6 +10,8 @@ import pytest
 
 from evomerge.campaign.campaign import campaign_from_json, identity, identity_digest, load_campaign
 from evomerge.errors import ConfigError
+from evomerge.ledger.events import CampaignEvent
+from evomerge.objectives.constraint import Bound
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.study.plan import plan, read_arms
 from evomerge.search_space import load_search_space
@@ -192,6 +194,42 @@ def test_a_sound_file_is_read(file: Path) -> None:
             13,
             "optimizer.focus",
             "`c` is no objective",
+        ),
+        (
+            ("nsga2, population", "auto, focus: [0.7, 0.3], population"),
+            "E108",
+            13,
+            "optimizer.focus",
+            "a focus is weights of objectives (`{math: 0.7, code: 0.3}`), bounds on them (`math.acc>=0.6`) "
+            "or `knee`",
+        ),
+        (
+            ("nsga2, population", "auto, focus: {a: high}, population"),
+            "E108",
+            13,
+            "optimizer.focus",
+            "a focus is weights of objectives",
+        ),
+        (
+            ("nsga2, population", "auto, focus: {a: 1, a.acc: 2}, population"),
+            "E108",
+            13,
+            "optimizer.focus",
+            "`a` and `a.acc` are one objective, a.acc, stated twice; give each objective one weight",
+        ),
+        (
+            ("nsga2, population", "auto, focus: 'a>=0.6,b=0.3', population"),
+            "E108",
+            13,
+            "optimizer.focus",
+            "`b=0.3` must be METRIC>=VALUE or METRIC<=VALUE",
+        ),
+        (
+            ("nsga2, population", "learned-front, focus: a.acc>=0.6, population"),
+            "E151",
+            13,
+            "optimizer.focus",
+            "`learned-front` goes by no bounds, and so by no region; take nsga2, surrogate, auto,",
         ),
         (
             ("nsga2, population", "nsga2, options: {\n eta: 3}, population"),
@@ -452,3 +490,19 @@ def test_a_focus_is_part_of_a_campaign_and_its_absence_is_not(file: Path) -> Non
         assert campaign_from_json(campaign.to_json()).focus == (0.75, 0.25)
         found.append(identity_digest(campaign.to_json()))
     assert identity_digest(without) not in found
+
+
+def test_a_focus_may_be_a_region_for_every_kind_that_goes_by_bounds(file: Path) -> None:
+    file.write_text(CAMPAIGN.replace("kind: nsga2", "kind: nsga2, focus: 'a>=0.6,b.acc<=0.5'"))
+    campaign = load_campaign(file)
+    assert campaign.focus is None
+    began = CampaignEvent(config=campaign.to_json(), identity="", versions={})
+    assert began.region == (Bound("a.acc", ">=", 0.6), Bound("b.acc", "<=", 0.5))
+    file.write_text(CAMPAIGN)
+    assert CampaignEvent(config=load_campaign(file).to_json(), identity="", versions={}).region == ()
+
+
+def test_a_ledger_with_a_focus_that_names_an_objective_twice_is_still_read(file: Path) -> None:
+    data = load_campaign(file).to_json()
+    data["optimizer"] |= {"kind": "auto", "focus": "a=0.5,b=0.3,a.acc=0.7"}
+    assert campaign_from_json(data).focus == pytest.approx((0.7, 0.3))

@@ -558,3 +558,26 @@ def test_auto_goes_on_along_its_chart_from_what_is_on_record(with_notes):
         other.tell(outcomes)
         assert one.state_digest() == other.state_digest()
     assert one.ask() == other.ask()
+
+
+def test_bounds_on_objectives_keep_auto_in_a_region_of_the_front():
+    """After the first points of the map, which lie all over it: so do constraints, and a region as focus."""
+    bed, limit = Bed(), 0.05
+
+    def inside(bounded):
+        options = {"steps": 60, "preferences": 8, "generations": 10}
+        settings = optimizer_settings("auto", options)
+        optimizer = make_optimizer("auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings)
+        optimizer.begin(GROUND)
+        bed.learn(optimizer)
+        kept = []
+        for number in range(6):
+            losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in optimizer.ask()]
+            over = [((first - limit) / limit,) if bounded else () for first, _ in losses]
+            told = [Complete(each, (0.0, 0.0), more) for each, more in zip(losses, over, strict=True)]
+            optimizer.tell(told)
+            kept += [first <= limit for first, _ in losses if number >= 2]
+        return np.mean(kept)
+
+    assert inside(bounded=False) < 0.5
+    assert inside(bounded=True) > 0.7

@@ -11,6 +11,7 @@ from evomerge.ledger.events.event import Event
 from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.constraint import Bound, Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
+from evomerge.objectives.region import is_region, region
 from evomerge.objectives.scores import Split
 
 Grant = Literal["task_code", "benchmark_test"]
@@ -76,6 +77,12 @@ class CampaignEvent(Event):
     def constraints(self) -> tuple[Constraint, ...]:
         """What must be kept, in the order of the campaign file."""
         return tuple(map(parse_constraint, self.config["constraints"]))
+
+    @property
+    def region(self) -> tuple[Bound, ...]:
+        """Where on the front the search is to look; empty where its focus is no region."""
+        stated = self.config["optimizer"].get("focus")
+        return region(self.objectives, stated) if is_region(stated) else ()
 
     @property
     def evaluations(self) -> int | None:
