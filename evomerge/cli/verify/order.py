@@ -85,6 +85,9 @@ def check_order(events: Sequence[Event], result: Verification) -> bool:
                 for name in event.ids:
                     if name not in known:
                         result.fault(f"`{name}` is re-scored, but nobody asked for it", where=where)
+                if event.made_for is not None and event.made_for not in known:
+                    wrong = f"`{event.made_for}` was made for a preference, but nobody asked for it"
+                    result.fault(wrong, where=where)
         seen.add(type(event))
     result.count("asks in turn" if steady else "generations in turn", asked)
     return len(result.problems) == before

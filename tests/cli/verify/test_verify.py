@@ -254,8 +254,10 @@ def test_events_out_of_turn(events, tmp_path):
 
 def test_the_selection_names_known_candidates(events, tmp_path):
     _first(events, "selection")["ids"].append("c09999")
-    directory = _written(tmp_path / "run", events)
-    assert "`c09999` is re-scored, but nobody asked for it" in _text(verify(directory))
+    _first(events, "selection")["made_for"] = "c09998"
+    text = _text(verify(_written(tmp_path / "run", events)))
+    assert "`c09999` is re-scored, but nobody asked for it" in text
+    assert "`c09998` was made for a preference, but nobody asked for it" in text
 
 
 def test_the_front_is_compared(monkeypatch):
