@@ -103,7 +103,13 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         print_json({**found.to_json(), **data, "ended_by": opened.history.stopped})
         return
     from evomerge.front.drawing import drawing_lines
-    from evomerge.front.terminal import members_lines, optimism_lines, smooth_lines, title_lines
+    from evomerge.front.terminal import (
+        members_lines,
+        optimism_lines,
+        slope_words,
+        smooth_lines,
+        title_lines,
+    )
     from evomerge.front.text_table import prose
     from evomerge.run.limits import ended_text
 
@@ -121,6 +127,8 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         parts.append(optimism_lines(believed, width))
     if found.steering:
         parts.append(smooth_lines(found, width))
+    if found.slopes:
+        parts.append(prose(slope_words(found), width))
     if opened.history.stopped is not None:
         parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))
     for line in "\n\n".join("\n".join(part) for part in parts).split("\n"):

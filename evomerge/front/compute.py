@@ -18,7 +18,7 @@ from evomerge.ledger.ledger import read_history
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
 from evomerge.objectives.scores import Split
-from evomerge.objectives.steering import Choice, steering
+from evomerge.objectives.steering import SHARE, Choice, steering
 
 
 def compute_front(history: History, store: ItemStore) -> Front:
@@ -42,6 +42,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
     probabilities = _probabilities(chosen, objectives, split, store, history.stated.seed)
     equal = history.baselines_by_recipe()
+    choices = _steering(history, objectives)
     members = [
         _member(candidate, objectives, scaling, split, probability, equal.get(candidate.recipe, ()))
         for candidate, probability in zip(chosen, probabilities, strict=True)
@@ -70,7 +71,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
             for name, c in history.candidates.items()
             if c.is_baseline and c.failure is not None
         },
-        steering=_steering(history, objectives),
+        steering=choices,
+        is_steered=bool(choices) and _smooth_share(history) is not None,
     )
 
 
@@ -89,7 +91,14 @@ def shown_beside(history: History, name: str, split: Split) -> Member:
 def _steering(history: History, objectives: Sequence[Objective]) -> tuple[Choice, ...]:
     searched = distinct(history.searched(), "search")
     outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in searched]
-    return steering(outcomes).choices if any(outcome.smooth for outcome in outcomes) else ()
+    if not any(outcome.smooth for outcome in outcomes):
+        return ()
+    return steering(outcomes, share=_smooth_share(history) or SHARE).choices
+
+
+def _smooth_share(history: History) -> float | None:
+    """As `CampaignEvent.smooth_share`; a refinement goes by a surrogate, whatever the campaign began with."""
+    return history.stated.smooth_share or (SHARE if history.refinements else None)
 
 
 def _hypervolume(

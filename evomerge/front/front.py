@@ -96,6 +96,8 @@ class Front:
         failed_baselines: baselines without scores, id to the class and message of the failure.
         steering: how well smooth values rank the candidates, by objective; empty where there are none.
         slopes: losses and gradients measured.
+        slope_cost: what they cost, in evaluations.
+        is_steered: whether an optimizer of the campaign steers by smooth values at all.
     """
 
     campaign: str
@@ -114,6 +116,7 @@ class Front:
     steering: tuple[Choice, ...] = ()
     slopes: int = 0
     slope_cost: float = 0.0
+    is_steered: bool = False
 
     @property
     def picks(self) -> dict[str, str]:
@@ -156,7 +159,9 @@ class Front:
             data |= {"slopes": self.slopes, "slope_cost": self.slope_cost}
         if self.steering:
             pairs = zip(self.objectives, self.steering, strict=True)
-            data["smooth"] = {objective.metric: choice.to_json() for objective, choice in pairs}
+            data["smooth"] = {
+                objective.metric: choice.to_json(is_used=self.is_steered) for objective, choice in pairs
+            }
         return data
 
 

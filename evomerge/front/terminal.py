@@ -15,6 +15,7 @@ from evomerge.front.text_table import Column, filled, in_pieces, prose, table_li
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Metric
+from evomerge.objectives.steering import Choice
 
 
 @dataclass(frozen=True)
@@ -267,10 +268,23 @@ def optimism_lines(believed: FrontUncertainty, width: int) -> list[str]:
 
 
 def smooth_lines(front: Front, width: int) -> list[str]:
-    """How smooth values rank the candidates of the search beside each objective's metric."""
+    """How smooth values rank the candidates beside each objective's metric, and which of the two steers."""
     shown = []
     for objective, choice in zip(front.objectives, front.steering, strict=True):
         number = "none" if choice.correlation is None else f"{choice.correlation:.2f}"
-        why = "" if choice.reason == "correlated" else f" ({choice.reason})"
+        why = "" if choice.reason == "correlated" or not front.is_steered else f" ({_steered(choice)})"
         shown.append(f"{objective.metric} {number}{why}")
     return prose(f"rank correlation of smooth and reported values: {', '.join(shown)}", width)
+
+
+def _steered(choice: Choice) -> str:
+    if choice.used == "smooth":
+        return choice.reason
+    return f"{choice.reason}: the search goes by the reported value"
+
+
+def slope_words(front: Front) -> str:
+    """What gradients and losses cost beside evaluations."""
+    cost, evaluations = f"{front.slope_cost:.1f}", front.evaluations
+    measured = f"{front.slopes} gradients and losses cost as much as {cost} evaluations"
+    return f"{measured}, beside {evaluations} of merges"

@@ -21,6 +21,9 @@ THRESHOLD = 0.5
 ENOUGH = 20
 """Candidates from which on a correlation counts: of 20, one of 0.8 falls under 0.5 in 3 % of cases."""
 
+SHARE = 0.9
+"""Of all candidates, how many must have a smooth value; those of an older ledger may have none."""
+
 Reason = Literal[
     "correlated", "too few to tell", "reported is constant", "weak", "smooth is constant", "absent"
 ]
@@ -32,12 +35,12 @@ class Choice:
 
     Attributes:
         objective: its index.
-        correlation: Spearman's rank correlation of smooth and reported values over candidates, ties at their
-            mean rank; None where there is none (no smooth values, fewer than two candidates, or a constant).
+        correlation: Spearman's rank correlation of smooth and reported values over the candidates that have
+            both, ties at their mean rank; None where there is none (fewer than two of them, or a constant).
         used: which of the two.
         reason: why. `correlated`: at least `THRESHOLD`; `weak`: less. `too few to tell`: fewer than `ENOUGH`
             candidates, so that the smooth value is used whatever the correlation. A constant tells no
-            candidates apart, so that the other value is used. `absent`: some candidate has no smooth value.
+            candidates apart, so that the other value is used. `absent`: too many have no smooth value.
     """
 
     objective: int
@@ -45,10 +48,11 @@ class Choice:
     used: Literal["smooth", "reported"]
     reason: Reason
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data, the correlation to four digits."""
+    def to_json(self, *, is_used: bool) -> dict[str, Any]:
+        """As plain JSON data, the correlation to four digits; alone where nobody makes the choice."""
         rounded = None if self.correlation is None else round(self.correlation, 4)
-        return {"correlation": rounded, "used": self.used, "reason": self.reason}
+        made = {"used": self.used, "reason": self.reason} if is_used else {}
+        return {"correlation": rounded, **made}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +66,37 @@ class Steering:
     choices: tuple[Choice, ...]
 
 
-def steering(outcomes: Sequence[Complete]) -> Steering:
-    """The values to steer by, of candidates in the given order; an empty [0, 0] of none."""
+def steering(
+    outcomes: Sequence[Complete], deciding: Sequence[Complete] = (), share: float = SHARE
+) -> Steering:
+    """The values to steer by, of candidates in the given order; an empty [0, 0] of none.
+
+    Args:
+        outcomes: of the candidates.
+        deciding: of others, which have a say in the choice as well.
+        share: of all of them, how many must have a smooth value. Those that lack it where it is used are
+            given what a straight line through the others lets expect of their reported value.
+    """
     if not outcomes:
         return Steering(np.empty((0, 0)), ())
     values = np.array([outcome.values for outcome in outcomes], dtype=np.float64)
+    judged = [*outcomes, *deciding]
+    reported = np.array([outcome.values for outcome in judged], dtype=np.float64)
     choices = []
     for objective in range(values.shape[1]):
-        smooth = np.array([_smooth(outcome, objective) for outcome in outcomes])
-        choices.append(choose(objective, smooth, values[:, objective]))
+        smooth = np.array([_smooth(outcome, objective) for outcome in judged])
+        choices.append(choose(objective, smooth, reported[:, objective], share))
         if choices[-1].used == "smooth":
-            values[:, objective] = smooth
+            values[:, objective] = _filled(smooth, reported[:, objective])[: len(values)]
     return Steering(values, tuple(choices))
 
 
-def choose(objective: int, smooth: np.ndarray, reported: np.ndarray) -> Choice:
+def choose(objective: int, smooth: np.ndarray, reported: np.ndarray, share: float = SHARE) -> Choice:
     """Which value steers, from float64 [candidates] of both in one direction; NaN where smooth is absent."""
-    if not len(smooth) or not np.isfinite(smooth).all():
+    has = np.isfinite(smooth)
+    if not has.any() or has.mean() < share:
         return Choice(objective, None, "reported", "absent")
+    smooth, reported = smooth[has], reported[has]
     if len(smooth) > 1 and np.ptp(smooth) == 0:
         return Choice(objective, None, "reported", "smooth is constant")
     correlation = rank_correlation(smooth, reported)
@@ -90,6 +107,17 @@ def choose(objective: int, smooth: np.ndarray, reported: np.ndarray) -> Choice:
     if correlation >= THRESHOLD:
         return Choice(objective, correlation, "smooth", "correlated")
     return Choice(objective, correlation, "reported", "weak")
+
+
+def _filled(smooth: np.ndarray, reported: np.ndarray) -> np.ndarray:
+    """Smooth values with what is absent on the line of least squares, within the range of the others."""
+    has = np.isfinite(smooth)
+    if has.all():
+        return smooth
+    x, y = reported[has] - reported[has].mean(), smooth[has]
+    slope = float(x @ (y - y.mean()) / (x @ x)) if np.ptp(x) > 0 else 0.0
+    line = y.mean() + slope * (reported - reported[has].mean())
+    return np.where(has, smooth, np.clip(line, y.min(), y.max()))
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:

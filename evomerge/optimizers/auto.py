@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from evomerge.objectives.forecast import Forecast
-from evomerge.objectives.objective import Objective
+from evomerge.objectives.objective import Complete, Objective, Outcome
 from evomerge.objectives.origin import CHART as ON_CHART
 from evomerge.objectives.origin import MAP as ON_MAP
 from evomerge.objectives.origin import Origin
@@ -27,7 +27,7 @@ from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
-from evomerge.optimizers.surrogate import LEAST, Surrogate
+from evomerge.optimizers.surrogate import LEAST, Results, Surrogate
 from evomerge.search_space import Gene, Genome
 
 SCALES = (0.6, 1.4)
@@ -186,7 +186,7 @@ class Auto(LearnedFront):
             self._points_forecast = self._by_genes.forecast
             self._points_descents = self._by_genes.descents
             return points
-        charted = [(self._on_chart[g], outcome) for g, outcome in asked.told if g in self._on_chart]
+        charted, others = self._charted(asked.told)
         pending = [self._on_chart[g] for g in asked.pending if g in self._on_chart]
         seen = replace(
             asked,
@@ -200,10 +200,11 @@ class Auto(LearnedFront):
         if not self._handed_over:
             on_map = self._new(self._first_places(MOST_PREFERENCES), known, asked.count)
             if len(charted) >= self._points_first:
-                shares = self._by_chart.expected(seen, as_rows([p for p, _ in on_map], len(seen.genes)))
+                places = as_rows([place for place, _ in on_map], len(seen.genes))
+                shares = self._by_chart.expected(seen, places, others)
         self._points_forecast = Forecast.of(MAP, shares)
         if self._handed_over or shares is not None or not on_map:
-            chosen = Grid(seen.genes).snap(self._by_chart(seen))
+            chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
             if not on_map or (shares is not None and self._is_better(ahead, shares)):
                 self._handed_over = True
@@ -212,6 +213,20 @@ class Auto(LearnedFront):
         self._on_chart |= {point: place for place, point in on_map}
         self._points_descents = [self._chart.descent(place) for place, _ in on_map]
         return as_rows([point for _, point in on_map], len(self._genes))
+
+    def _charted(
+        self, told: Results
+    ) -> tuple[list[tuple[Genome, Outcome]], list[tuple[int, Complete]]]:
+        """What has a place on the chart, by that; of the rest what decides with it by which value it goes."""
+        charted: list[tuple[Genome, Outcome]] = []
+        others: list[tuple[int, Complete]] = []
+        for genome, outcome in told:
+            place = self._on_chart.get(genome)
+            if place is not None:
+                charted.append((place, outcome))
+            elif isinstance(outcome, Complete):
+                others.append((len(charted), outcome))
+        return charted, others
 
     def _new(
         self, places: Iterable[Genome], known: Collection[Genome], count: int

@@ -48,6 +48,9 @@ MOST_AHEAD = 2.0
 
 Results = Sequence[tuple[Genome, Outcome]]
 
+Others = Sequence[tuple[int, Complete]]
+"""Candidates that lie nowhere in a space, each with how many of those that do were told before it."""
+
 
 class Surrogate:
     """A proposing function (see `proposals`); what it keeps between calls only saves time.
@@ -76,11 +79,13 @@ class Surrogate:
         self._then: tuple[int, dict[Name, Data]] | None = None
         self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
+        self._others: Others = ()
         self.forecast: Forecast | None = None
         self.descents: Sequence[Descent | None] = ()
 
-    def __call__(self, asked: Asked) -> np.ndarray:
-        """Points, float64 [count, genes]."""
+    def __call__(self, asked: Asked, others: Others = ()) -> np.ndarray:
+        """Points, float64 [count, genes]; `others` have a say in what steers."""
+        self._others = others
         with one_thread():
             return self._propose(asked)
 
@@ -105,8 +110,9 @@ class Surrogate:
         self.descents = [of(MODEL)] * len(chosen) + [of(MUTATED, parent) for parent in parents]
         return np.concatenate([chosen, np.clip(as_rows(near, len(grid)), grid.low, grid.high)])
 
-    def expected(self, asked: Asked, points: np.ndarray) -> np.ndarray | None:
+    def expected(self, asked: Asked, points: np.ndarray, others: Others = ()) -> np.ndarray | None:
         """What points [n, genes] would add, as a share of the hypervolume, by draw; None without a model."""
+        self._others = others
         with one_thread():
             seen = self._seen_of(asked.told)
             return None if seen is None or not len(points) else self._shares(seen, points, asked)
@@ -145,13 +151,13 @@ class Surrogate:
 
     def _look(self, told: Results) -> _Seen | None:
         """The models of all that was told; None where that is too little."""
-        known = learned(told, self._initial, len(self._grid))
+        known = self._learned(told)
         if known is None or len(known.genomes) < LEAST:
             return None
         at = (fitted_at(len(told)), len(told))
         if self._then is None or self._then[0] != at[0]:
             early = told[: at[0]]
-            before = learned(early, self._initial, len(self._grid))
+            before = self._learned(early)
             self._then = (at[0], {} if before is None else self._data(early, before))
         now, then = self._data(told, known), self._then[1]
         processes = {n: self._fits.process(n, data, then.get(n), at) for n, data in now.items()}
@@ -165,6 +171,11 @@ class Surrogate:
             ]
         bounds = list(processes.values())
         return _Seen(known.genomes[known.best], bool(known.keep.any()), models, bounds)
+
+    def _learned(self, told: Results) -> Told | None:
+        """Steered by what was told up to the last of them, so that as many are always seen as the same."""
+        deciding = [outcome for before, outcome in self._others if before < len(told)]
+        return learned(told, self._initial, len(self._grid), deciding)
 
     def _data(self, told: Results, known: Told) -> dict[Name, Data]:
         """What each process is given: values of objectives, what breaks a bound (above 0), failures (0.5)."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.objectives.pareto import non_dominated
-from evomerge.objectives.steering import steering
+from evomerge.objectives.steering import SHARE, steering
 from evomerge.optimizers.grid import as_rows
 from evomerge.search_space import Genome
 
@@ -51,14 +51,26 @@ def of_kind(told: Sequence[tuple[Genome, Outcome]], kind: type[Outcome], genes: 
 
 
 def learned(
-    told: Sequence[tuple[Genome, Outcome]], initial: Collection[Genome], genes: int
+    told: Sequence[tuple[Genome, Outcome]],
+    initial: Collection[Genome],
+    genes: int,
+    deciding: Sequence[Complete] = (),
+    share: float = SHARE,
 ) -> Told | None:
-    """Complete candidates; None if there are none. `initial`: the genomes given to start from."""
+    """Complete candidates; None if there are none.
+
+    Args:
+        told: all that was told.
+        initial: the genomes given to start from.
+        genes: their number.
+        deciding: of candidates that are not among `told`; see `steering`.
+        share: see `steering`.
+    """
     complete = [(genome, outcome) for genome, outcome in told if isinstance(outcome, Complete)]
     if not complete:
         return None
     outcomes = [outcome for _, outcome in complete]
-    steered = steering(outcomes)
+    steered = steering(outcomes, deciding, share)
     keep = np.array([all(v <= 0.0 for v in outcome.violations) for outcome in outcomes])
     given = np.array([genome in initial for genome, _ in complete])
     return Told(

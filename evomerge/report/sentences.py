@@ -26,6 +26,10 @@ def sentences(
     models = count_of(len(front.members), "model")
     apart = count_of(len(decision.groups), "group")
     evaluations = count_of(history.budget_used, "evaluation")
+    if front.slopes:
+        evaluations += (
+            f" and {front.slopes} gradients and losses, which cost as much as {front.slope_cost:.1f},"
+        )
     said = {
         **fewer_sentences(),
         "decide": _decided(front, decision),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
@@ -12,12 +14,13 @@ from evomerge.errors import UsageError
 from evomerge.front.compute import compute_front
 from evomerge.front.front import Front, pick
 from evomerge.front.tables import labels
-from evomerge.front.terminal import smooth_lines
-from evomerge.ledger.events import SelectionEvent
-from evomerge.ledger.history import History
+from evomerge.front.terminal import slope_words, smooth_lines
+from evomerge.ledger.events import RefineEvent, SelectionEvent
+from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
-from tests.hand_made import asked, begin, failed, scored, searched
-from tests.tiny_runs import finished
+from evomerge.objectives.steering import Choice
+from tests.hand_made import asked, begin, failed, fold_records, scored, searched
+from tests.tiny_runs import events_of, finished
 
 POINTS = {
     "c00000": (0.9, 0.2),
@@ -255,6 +258,20 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
     assert len(done.front.members) > 1
 
 
+def told_by(*optimizers: str, **fields: Any) -> Front:
+    """The front of a finished campaign, had it had this optimizer, or these stages."""
+    done = finished()
+    assert done.history.campaign is not None
+    kinds: dict[str, Any] = {"optimizer": {**done.history.config["optimizer"], "kind": optimizers[0]}}
+    if len(optimizers) > 1:
+        stages = [each.partition(" ") for each in optimizers]
+        kinds["stages"] = [{"searches": s, "kind": kind or None} for s, _, kind in stages]
+    event = replace(done.history.campaign, config={**done.history.config, **kinds, **fields})
+    history = fold_records(events_of(done.directory))
+    history.campaign = event
+    return compute_front(history, ItemStore(done.directory / ITEMS_FOLDER))
+
+
 def test_it_says_how_smooth_values_rank_the_candidates() -> None:
     done = finished()
     data = done.front.to_json()
@@ -263,10 +280,66 @@ def test_it_says_how_smooth_values_rank_the_candidates() -> None:
     shown = []
     for metric, choice in data["smooth"].items():
         pairs = [(each[metric].smooth, each[metric].value) for each in found]
-        assert choice["correlation"] == round(spearmanr(*zip(*pairs, strict=True)).statistic, 4)
-        assert choice["used"] == "smooth"
-        shown.append(f"{metric} {choice['correlation']:.2f} ({choice['reason']})")
+        assert choice == {"correlation": round(spearmanr(*zip(*pairs, strict=True)).statistic, 4)}
+        shown.append(f"{metric} {choice['correlation']:.2f}")
     assert list(data["smooth"]) == [objective.metric for objective in done.front.objectives]
     assert all("smooth" in m for m in data["members"][0]["metrics"]["search"].values())
     line = f"rank correlation of smooth and reported values: {', '.join(shown)}"
-    assert " ".join(smooth_lines(done.front, 100)) == line.replace(" (correlated)", "")
+    assert " ".join(smooth_lines(done.front, 100)) == line, "NSGA-II does not look at them"
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "fields", "steers"),
+    [
+        (("surrogate",), {}, True),
+        (("auto",), {}, True),
+        (("auto",), {"search_space": {"layer_path": {}}}, False),
+        (("nsga2",), {}, False),
+        (("a person's own",), {}, False),
+        (("merge ", "path "), {}, True),
+        (("merge auto", "path random"), {}, True),
+        (("merge nsga2", "both auto"), {}, False),
+        (("merge random", "path hm3"), {}, True),
+    ],
+)
+def test_which_value_is_used_is_said_where_the_search_goes_by_smooth_values(
+    optimizers: tuple[str, ...], fields: dict[str, Any], steers: bool
+) -> None:
+    front = told_by(*optimizers, **fields)
+    for choice in front.to_json()["smooth"].values():
+        assert choice.get("used") == ("smooth" if steers else None)
+        assert ("reason" in choice) == steers
+    few = replace(front, steering=(Choice(0, 0.3, "smooth", "too few to tell"), front.steering[1]))
+    assert ("0.30 (too few to tell)" in " ".join(smooth_lines(few, 100))) == steers
+
+
+def test_weak_smooth_values_are_said_not_to_be_gone_by() -> None:
+    front = told_by("surrogate")
+    weak = Choice(0, 0.314, "reported", "weak")
+    front = replace(front, steering=(weak, Choice(1, 0.9, "smooth", "correlated")))
+    first, second = (objective.metric for objective in front.objectives)
+    assert smooth_lines(front, 200) == [
+        f"rank correlation of smooth and reported values: {first} 0.31 (weak: the search goes by the "
+        f"reported value), {second} 0.90"
+    ]
+    assert all(len(line) <= 60 for line in smooth_lines(front, 60))
+    assert front.to_json()["smooth"][first] == {
+        "correlation": 0.314,
+        "used": "reported",
+        "reason": "weak",
+    }
+
+
+def test_a_refinement_goes_by_smooth_values_whatever_the_campaign_began_with() -> None:
+    done = finished()
+    history = fold_records(events_of(done.directory))
+    history.refinements.append(RefineEvent(preference=(0.5, 0.5), evaluations=4))
+    front = compute_front(history, ItemStore(done.directory / ITEMS_FOLDER))
+    assert {choice["used"] for choice in front.to_json()["smooth"].values()} == {"smooth"}
+
+
+def test_it_says_what_gradients_cost() -> None:
+    front = replace(finished().front, slopes=50, slope_cost=23.125, evaluations=137)
+    assert slope_words(front) == (
+        "50 gradients and losses cost as much as 23.1 evaluations, beside 137 of merges"
+    )

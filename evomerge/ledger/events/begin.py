@@ -13,6 +13,7 @@ from evomerge.objectives.constraint import Bound, Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.region import is_region, region
 from evomerge.objectives.scores import Split
+from evomerge.objectives.steering import SHARE
 
 Grant = Literal["task_code", "benchmark_test"]
 """What is refused unless a person allows it by name for a session."""
@@ -20,6 +21,21 @@ Grant = Literal["task_code", "benchmark_test"]
 
 FORESEEING = ("auto", "surrogate")
 """Kinds of optimizers that say what they expect of a batch, except on paths of layers."""
+
+
+STEERED: Mapping[str, float] = {
+    "auto": SHARE,
+    "cma-es": 1.0,
+    "hm3": 1.0,
+    "kinship": SHARE,
+    "mmmo": SHARE,
+    "qlognehvi": SHARE,
+    "surrogate": SHARE,
+}
+"""Kinds of optimizers that steer by smooth values, and the share of candidates that must have one.
+
+The others go by reported values, or by none. `auto` searches paths of layers by another kind that does.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +117,25 @@ class CampaignEvent(Event):
         config = self.config
         by_model = config["optimizer"]["kind"] in FORESEEING and not config.get("stages")
         return by_model and "layer_path" not in config["search_space"]
+
+    @property
+    def smooth_share(self) -> float | None:
+        """The share of candidates with smooth values from which the search steers by them; None if never.
+
+        With stages: of any that steers by them.
+        """
+        config = self.config
+        if stages := config.get("stages"):
+            # What a stage is that leaves its kind open, as `optimizers.stage` says.
+            of_open = {"merge": "surrogate", "path": "nsga2", "both": "nsga2"}
+            kinds = [
+                of_open[stage["searches"]] if stage["kind"] in (None, "auto") else stage["kind"]
+                for stage in stages
+            ]
+        else:
+            kind = config["optimizer"]["kind"]
+            kinds = [] if kind == "auto" and "layer_path" in config["search_space"] else [kind]
+        return max((STEERED[kind] for kind in kinds if kind in STEERED), default=None)
 
     @property
     def is_steady(self) -> bool:
