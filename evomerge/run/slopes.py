@@ -245,6 +245,7 @@ class SlopeDesk:
         if result.slope.gradient.size:
             gradient = gene_gradient(self._space, result.slope.gradient)
             reference = self._store.append(SEGMENT, {GRADIENT: gradient})
+            failpoint("slopes.appended")
         losses = tuple(result.slope.losses.get(each.metric) for each in self._objectives)
         cost = self._cost(request)
         self._dispatcher.record(replace(event, losses=losses, cost=cost, gradient=reference))

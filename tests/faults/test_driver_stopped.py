@@ -94,7 +94,7 @@ def failpoints() -> list[str]:
 
 ELSEWHERE = {
     "adapter.filled", "adapter.tensor", "dispatch.before_same_failure", "ledger.copied",
-    "ledger.copy_checked", "slopes.before_record",
+    "ledger.copy_checked", "slopes.appended", "slopes.before_record",
 }  # fmt: skip
 """Passed only where PEFT merges an adapter, equal merges fail together, a driver takes over from another, or
 an optimizer learns from slopes: `test_peft_adapters`, `test_dispatch`, `ledger/test_takeover` and

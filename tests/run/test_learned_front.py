@@ -27,7 +27,7 @@ from evomerge.optimizers.slopes import SlopeOptimizer
 from evomerge.run.dispatch import Dispatcher
 from evomerge.run.progress import Progress
 from evomerge.run.replay import campaign_optimizer, seeds
-from evomerge.run.slopes import slope_ground
+from evomerge.run.slopes import SEGMENT, slope_ground
 from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
@@ -132,7 +132,17 @@ def test_where_it_learns_no_weights_are_evaluated_that_nobody_learned(
         assert ("metagpt" in found.values()) == expected
 
 
-@pytest.mark.parametrize("moment", ["slopes.before_record=kill@3", "slopes.before_record=kill@6"])
+def gradients(directory: Path) -> list[list[float]]:
+    """As they are on record, in the order of the requests."""
+    store = ItemStore(directory / ITEMS_FOLDER)
+    places = [event["gradient"] for event in slopes(directory) if "gradient" in event]
+    return [store.read(ItemReference(**place))["gradient"].tolist() for place in places]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["slopes.before_record=kill@3", "slopes.before_record=kill@6", "slopes.appended=kill@3"],
+)
 def test_killed_among_its_slopes_it_comes_to_the_same(
     campaign: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -143,7 +153,16 @@ def test_killed_among_its_slopes_it_comes_to_the_same(
     assert 0 < before < REQUESTS
     run_file(file, tmp_path / "run")
     assert list(map(plain, slopes(tmp_path / "run"))) == list(map(plain, slopes(campaign / "run")))
+    assert gradients(tmp_path / "run") == gradients(campaign / "run")
     assert front_text(tmp_path / "run") == front_text(campaign / "run")
+    if moment.startswith("slopes.appended"):
+        # The gradient that nobody recorded lies there still, before the one that was.
+        sizes = [
+            (folder / "run" / ITEMS_FOLDER / f"{SEGMENT}.bin").stat().st_size
+            for folder in (tmp_path, campaign)
+        ]
+        assert sizes[0] > sizes[1]
+        assert call("verify", tmp_path / "run").code == 0
 
 
 def test_its_settings_are_recorded_and_rule_when_it_goes_on(
