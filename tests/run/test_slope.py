@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from evomerge.checkpoint.folder import open_folder
+from evomerge.recipe.catalogue import METHODS
+from evomerge.recipe.method import COMPAT, MergeMethod
 from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
@@ -26,6 +29,7 @@ from evomerge.recipe.recipe import (
 from evomerge.recipe.rows import RowTable
 from evomerge.run.job import Job, JobResult, MeasuredSlope, SlopeWork, WorkerSetup
 from evomerge.run.worker import Worker
+from evomerge.search_space import SearchSpaceDeclaration, build_search_space, gene_gradient
 from tests.shared import made_once
 from tests.tiny_models import tiny_base, write_evaluator, write_model
 
@@ -36,7 +40,7 @@ EXPERTS = ("code", "math", "lora")
 ITEMS = {"pets.acc": (0, 2, 3, 5, 7, 11), "birds.acc": (1, 4, 6)}
 WORK = SlopeWork({"pets.acc": 0.75, "birds.acc": 1.5}, ITEMS)
 STEP = 5e-3
-DRAWS = 3
+DRAWS = 2
 """Random directions in which a gradient is compared, where not by every number."""
 
 
@@ -114,7 +118,7 @@ def bed_of(root: Path, dtype: str = "float64", by_tensor: bool = False, by_row: 
     cache.mkdir(exist_ok=True)
     methods = ("ties", "breadcrumbs", "della_linear")
     setup = WorkerSetup(
-        sources=folders, evaluators=evaluators, methods=methods, trims=("tensor",),
+        sources=folders, evaluators=evaluators, methods=methods, trims=("tensor", "model"),
         dtype=dtype, storage="float32", device="cpu", threads=1, batch_size=4, cache=str(cache),
         by_tensor=by_tensor, by_row=by_row,
     )  # fmt: skip
@@ -229,6 +233,8 @@ def test_gradients_by_row() -> None:
     assert np.sum(by_row.slope(moved(0)).gradient * along) == pytest.approx(expected, rel=1e-3)
 
 
+RANKED = {"density": 0.6, "epsilon": 0.2}
+BAND = {"density": 0.7, "gamma": 0.05}
 LINEAR: dict[str, tuple[str, dict[str, Any]]] = {
     "task arithmetic": ("task_arithmetic", {}),
     "lambda": ("task_arithmetic", {"lambda": 0.7}),
@@ -236,13 +242,60 @@ LINEAR: dict[str, tuple[str, dict[str, Any]]] = {
     "soup": ("linear", {}),
     "sum of weights": ("linear", {"normalise": "no"}),
     "dare": ("dare_linear", {"density": 0.5}),
+    "dare, shares": ("dare_linear", {"density": 0.5, "divisor": "weight", "compat": "mergekit"}),
+    "dare, not rescaled": ("dare_linear", {"density": 0.5, "rescale": "none"}),
     "della": ("della_linear", {"density": 0.5, "epsilon": 0.2}),
+    "della, shares": ("della_linear", {**RANKED, "divisor": "weight", "compat": "mergekit"}),
+    "della, not rescaled": ("della_linear", {**RANKED, "rescale": "none"}),
     "breadcrumbs": ("breadcrumbs", {"density": 0.7, "gamma": 0.1, "rescale": "l1"}),
+    "breadcrumbs, shares": ("breadcrumbs", {**BAND, "divisor": "weight", "compat": "mergekit"}),
     "ties": ("ties", {"density": 0.4, "lambda": 1.1}),
+    "ties of the model": (
+        "ties",
+        {"density": 0.4, "trim": "model", "divisor": "none", "rescale": "l1", "rounding": "binary"},
+    ),
     "dare and ties": ("dare_ties", {"density": 0.6}),
+    "dare and ties, mean": ("dare_ties", {"density": 0.6, "divisor": "count", "rescale": "l1"}),
+    "dare and ties, not rescaled": ("dare_ties", {"density": 0.6, "rescale": "none"}),
     "breadcrumbs and ties": ("breadcrumbs_ties", {"density": 0.7, "gamma": 0.05}),
-    "della and ties": ("della", {"density": 0.6, "epsilon": 0.2, "divisor": "none"}),
+    "breadcrumbs and ties, mean": (
+        "breadcrumbs_ties",
+        {**BAND, "divisor": "count", "rescale": "l1", "rounding": "binary"},
+    ),
+    "della and ties": ("della", {**RANKED, "divisor": "none", "rescale": "none"}),
+    "della and ties, rescaled": ("della", {**RANKED, "rescale": "l1"}),
+    "della and ties, mean": ("della", RANKED),
 }
+
+
+def wants_cases(method: MergeMethod) -> set[tuple[str, str]]:
+    """Options with values by which a method has slopes, whatever the others are."""
+    allowed = method.allowed_options
+    combined = [
+        dict(zip(allowed, values, strict=True)) for values in itertools.product(*allowed.values())
+    ]
+    # What is stated is stated over `compat`, which has a say only where the rest is left open.
+    sloped = [each for each in combined if method.has_slopes(method.resolve(each))]
+    found = {pair for each in sloped for pair in each.items()} - {(COMPAT, "mergekit")}
+    if method.mergekit and method.has_slopes(method.resolve({COMPAT: "mergekit"})):
+        found.add((COMPAT, "mergekit"))
+    return found
+
+
+def test_every_method_with_slopes_is_compared_by_each_of_its_options() -> None:
+    """One that is added as linear in its weights, or an option of one, needs a case below."""
+    compared: dict[str, set[tuple[str, str]]] = {}
+    for name, fields in LINEAR.values():
+        method, stated = METHODS[name], {k: v for k, v in fields.items() if isinstance(v, str)}
+        assert method.has_slopes(method.resolve(stated))
+        resolved = {COMPAT: "none", **stated, **method.resolve(stated).to_json()}
+        compared.setdefault(name, set()).update(resolved.items())
+    missing = {
+        name: sorted(lacking)
+        for name, method in METHODS.items()
+        if (lacking := wants_cases(method) - compared.get(name, set()))
+    }
+    assert not missing
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -255,6 +308,39 @@ def test_gradients_are_finite_differences(bed: Bed, name: str) -> None:
     along = [v / np.linalg.norm(v) for v in drawn]
     expected = np.array([bed.difference(weights, v, method, **fields) for v in along])
     assert relative(np.array([np.sum(found * v) for v in along]), expected) < 1e-3
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "layer": {"field": "layer"},
+    "band": {"field": "band", "bands": 1},
+    "curve": {"field": "depth_curve", "knots": 2, "outside_layers": "shared"},
+    "lines": {"field": "lines", "outside_layers": "shared"},
+    "module": {"field": "layer_module"},
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_gradients_by_gene_are_finite_differences_of_the_loss_of_genomes(bed: Bed, field: str) -> None:
+    """From a genome to the losses of its merge, and from the gradient by place back to genes."""
+    stated = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": FIELDS[field]}}
+    base = open_folder(made_once("slopes-True", lambda root: make(root, True)) / "base", "base")
+    space = build_search_space(
+        SearchSpaceDeclaration.model_validate(stated), base.layout, bed.sources, EXPERTS, "float32", 9
+    )
+    rng = np.random.default_rng(4)
+    middle = np.array([gene.low + rng.uniform(0.1, 0.3) for gene in space.genes])
+    # On the grid, and about as long as `STEP`.
+    step = max(1, round(STEP / 1e-3 / np.sqrt(len(middle)))) * 1e-3
+    along = step * rng.choice([-1.0, 1.0], len(middle))
+
+    def loss(steps: int) -> float:
+        return bed.loss(space.spelled_out(space.snap((middle + steps * along).tolist())))
+
+    gradient = bed.slope(space.spelled_out(space.snap(middle.tolist()))).gradient
+    expected = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / 12
+    found = gene_gradient(space, gradient)
+    assert found.shape == (len(space.genes),)
+    assert np.sum(found * along) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
