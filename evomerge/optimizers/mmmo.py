@@ -65,7 +65,7 @@ class Mmmo:
             )
             points = self._acquire(asked, known, models)
             descents = [of(MODEL)] * len(points)
-            if settings.weak_to_strong and len(known.genomes) >= LEAST:
+            if settings.weak_to_strong:
                 points, descents = self._strengthen(points, known, asked.rng)
             if settings.fisher:
                 order = np.argsort(information(models, self.unit(points)), kind="stable")

@@ -189,6 +189,38 @@ def test_failures_and_broken_bounds_are_kept_away_from():
     assert sum(isinstance(o, Failed) for o in outcomes[-32:]) <= 3
 
 
+def test_failures_are_kept_away_from_where_they_begin_at_the_best(monkeypatch):
+    """Fewer of them, and a better front, than where nobody models them."""
+    problem = zdt1(4)
+
+    def fails(genome):
+        return genome[1] < 0.1  # the front lies at 0
+
+    def failures_and_quality(seed):
+        optimizer = make_optimizer(
+            "surrogate", problem.genes, problem.objectives, population=8, seed=seed, settings=QUICK
+        )
+        asked = []
+        for _ in range(6):
+            batch = optimizer.ask()
+            told = [Failed("timeout") if fails(g) else problem.outcome(g) for g in batch]
+            optimizer.tell(told)
+            asked += batch
+        kept = [genome for genome in asked if not fails(genome)]
+        return sum(map(fails, asked[-32:])), problem.quality(kept)
+
+    ours = np.array([failures_and_quality(seed) for seed in range(2)])
+    plain = Surrogate._data
+
+    def without(self, told, known):
+        return {name: data for name, data in plain(self, told, known).items() if name != ("failure",)}
+
+    monkeypatch.setattr(Surrogate, "_data", without)
+    unaware = np.array([failures_and_quality(seed) for seed in range(2)])
+    assert (ours[:, 0] < 0.6 * unaware[:, 0]).all(), (ours, unaware)
+    assert ours[:, 1].mean() > unaware[:, 1].mean()
+
+
 def test_a_raced_candidate_counts_as_worse_than_expected():
     """Its values are not known: it lost its race, and so is no better than the others let expect."""
     problem, rng = zdt1(4), np.random.default_rng(1)
