@@ -21,7 +21,7 @@ from evomerge.optimizers.settings import SurrogateSettings
 from evomerge.optimizers.slopes import SlopeRequest
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.optimizers.told import scaled
-from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1
+from evomerge.testing.problems import dtlz2, merge_like, unit_genes, zdt1, zdt2
 
 QUICK = SurrogateSettings(start=8, generations=6, inner_population=16)
 
@@ -149,7 +149,10 @@ def test_scale_is_that_of_the_front_and_the_given_and_flat_beyond():
     assert scaled(values, given, keep)[3].max() < 25.0
 
 
-@pytest.mark.parametrize("problem", [zdt1(8), dtlz2(8, 3), merge_like(layers=4)], ids=lambda p: p.name)
+PROBLEMS = [zdt1(8), zdt2(8), dtlz2(8, 3), merge_like(layers=4)]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 def test_it_beats_random_search_with_few_evaluations(problem):
     ours = problem.quality(searched(problem, 48))
     random = problem.quality(searched(problem, 48, "random", None))

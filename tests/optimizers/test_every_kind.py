@@ -1,0 +1,71 @@
+"""Every kind of optimizer on problems of any size, with all that can happen to a candidate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evomerge.objectives.objective import Complete, Failed, Raced
+from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.testing.problems import minimised, unit_genes
+
+QUICK = {
+    "surrogate": {"start": 4, "generations": 1, "inner_population": 8},
+    "auto": {"generations": 1, "inner_population": 8},
+    "mmmo": {"start": 4},
+    "qlognehvi": {"start": 4, "samples": 8, "restarts": 1, "iterations": 4},
+}
+MOST_GENES = {"optuna": 168, "qlognehvi": 24}
+"""Of kinds that take minutes for more."""
+
+OBJECTIVES = {1: (2, 6), 24: (2, 3, 6), 2_000: (3,)}
+"""How many there are, by the number of genes."""
+
+POPULATION, ASKS = 6, 3
+"""Of the first six, four have values: the second batch is a model's, the third knows what became of it."""
+
+
+def outcome(number, genome, objectives):
+    """Values in conflict, a bound that some break, and failures and races among them."""
+    if number % 7 == 3:
+        return Failed("timeout")
+    row = np.array(genome)
+    values = tuple(
+        float(np.mean((row - aim) ** 2)) for aim in np.linspace(0.1, 0.9, objectives).tolist()
+    )
+    if number % 7 == 5:
+        return Raced(8, values)
+    return Complete(values, (0.01,) * objectives, (float(row[0]) - 0.6,))
+
+
+@pytest.mark.parametrize("genes", OBJECTIVES)
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"hm3"}))
+def test_any_number_of_genes_and_objectives_whatever_becomes_of_candidates(kind, genes):
+    if kind == "qlognehvi":
+        pytest.importorskip("botorch")
+    searched = unit_genes(min(genes, MOST_GENES.get(kind, genes)))
+    for objectives in OBJECTIVES[genes]:
+        optimizer = make_optimizer(
+            kind,
+            searched,
+            minimised(objectives),
+            population=POPULATION,
+            seed=objectives,
+            initial=[(1.0,) * len(searched), (0.5,) * len(searched)],
+            settings=optimizer_settings(kind, QUICK.get(kind, {})),
+        )
+        asked = []
+        for _ in range(ASKS):
+            batch = optimizer.ask()
+            assert len(batch) >= POPULATION
+            numbers = range(len(asked), len(asked) + len(batch))
+            optimizer.tell(
+                [outcome(n, genome, objectives) for n, genome in zip(numbers, batch, strict=True)]
+            )
+            asked += batch
+        assert len(set(asked)) == len(asked)
+        assert all(
+            gene.low <= value <= gene.high and value == gene.snap(value)
+            for genome in asked
+            for gene, value in zip(searched, genome, strict=True)
+        )
