@@ -185,8 +185,7 @@ class CmaEs:
 
     def _sums(self, asked: Asked, strategy: _Strategy) -> list[float]:
         """What each of a generation is worth, less is better."""
-        # A replay works its asks out again, also of ledgers from before a candidate might lack one.
-        known = learned(asked.told, self._initial, len(self._genes), share=1.0)
+        known = learned(asked.told, self._initial, len(self._genes), asks_again=asked.asks_again)
         found: dict[Genome, float] = {}
         if known is not None:
             excess = np.maximum(known.broken, 0.0).sum(axis=1)

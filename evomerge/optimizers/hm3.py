@@ -156,8 +156,7 @@ class Hm3:
 
     def _worth(self, asked: Asked) -> dict[Genome, tuple[np.ndarray, float]]:
         """Genome to its values, 0 the best and 1 the worst of front and baselines, and what it breaks."""
-        # A replay works its asks out again, also of ledgers from before a candidate might lack one.
-        told = learned(asked.told, self._initial, len(self._grid), share=1.0)
+        told = learned(asked.told, self._initial, len(self._grid), asks_again=asked.asks_again)
         if told is None:
             return {}
         broken = (

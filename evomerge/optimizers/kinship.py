@@ -35,7 +35,7 @@ class KinshipMerging:
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count or fewer, genes]."""
         settings: KinshipSettings = asked.settings
-        known = learned(asked.told, self._initial, len(self._grid))
+        known = learned(asked.told, self._initial, len(self._grid), asks_again=asked.asks_again)
         if known is None or len(known.genomes) < 2:
             self.descents = [of(RANDOM)] * asked.count
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))

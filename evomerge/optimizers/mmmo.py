@@ -53,16 +53,14 @@ class Mmmo:
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
         settings: MmmoSettings = asked.settings
-        known = learned(asked.told, self._initial, len(self._grid))
+        known = self._learned(asked, len(asked.told))
         tried = len(asked.told) + len(asked.pending)
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
             self.descents = [of(RANDOM)] * asked.count
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
         with one_thread():
             at = (fitted_at(len(asked.told)), len(asked.told))
-            models = self.models(
-                known, learned(asked.told[: at[0]], self._initial, len(self._grid)), at
-            )
+            models = self.models(known, self._learned(asked, at[0]), at)
             points = self._acquire(asked, known, models)
             descents = [of(MODEL)] * len(points)
             if settings.weak_to_strong:
@@ -72,6 +70,11 @@ class Mmmo:
                 points, descents = points[order], [descents[index] for index in order]
             self.descents = descents[: asked.count]
             return points[: asked.count]
+
+    def _learned(self, asked: Asked, count: int) -> Told | None:
+        """Of the first so many that were told."""
+        told = asked.told[:count]
+        return learned(told, self._initial, len(self._grid), asks_again=asked.asks_again)
 
     def unit(self, genomes: np.ndarray) -> np.ndarray:
         """Genomes as features, float64 [n, genes] within [0, 1] by root of their number."""

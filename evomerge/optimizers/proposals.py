@@ -38,6 +38,8 @@ class Asked:
         rng: for this ask alone; the same again when a campaign resumes.
         settings: of the class that the optimizer was registered with.
         pending: asked and not told, in the order asked; with those that this ask already holds.
+        asks_again: whether a replay works this ask out anew, so that it must not come out otherwise than it
+            did in an earlier version; else the replay adopts what is on record.
     """
 
     genes: tuple[Gene, ...]
@@ -47,6 +49,7 @@ class Asked:
     rng: np.random.Generator
     settings: Any
     pending: tuple[Genome, ...] = ()
+    asks_again: bool = True
 
     @property
     def low(self) -> np.ndarray:
@@ -119,7 +122,13 @@ class Conditioned(Protocol):
 
 
 class Proposals:
-    """An `Optimizer` that asks a function for points."""
+    """An `Optimizer` that asks a function for points.
+
+    Attributes:
+        asks_again: as that of `Asked`.
+    """
+
+    asks_again = True
 
     def __init__(
         self,
@@ -194,7 +203,14 @@ class Proposals:
     def _proposed(self, count: int, batch: list[Genome], rng: np.random.Generator) -> np.ndarray:
         pending = (*self._turns.pending, *batch)
         asked = Asked(
-            self._genes, self._objectives, tuple(self._told), count, rng, self._settings, pending
+            self._genes,
+            self._objectives,
+            tuple(self._told),
+            count,
+            rng,
+            self._settings,
+            pending,
+            self.asks_again or isinstance(self._propose, Stateful),
         )
         points = np.atleast_2d(np.asarray(self._propose(asked), dtype=np.float64))
         if points.size == 0:
@@ -256,6 +272,7 @@ def focusing(optimizer: Optimizer) -> Focusing | None:
 class Adopted(Proposals):
     """Proposals of which a replay adopts what is on record; see `AdoptingOptimizer`."""
 
+    asks_again = False
     _forecast: Forecast | None = None
 
     def ask(self) -> list[Genome]:

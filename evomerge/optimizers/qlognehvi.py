@@ -52,7 +52,7 @@ class QLogNehvi:
     def __call__(self, asked: Asked) -> np.ndarray:
         """Points, float64 [count, genes]."""
         settings: QLogNehviSettings = asked.settings
-        known = learned(asked.told, self._initial, len(self._grid))
+        known = learned(asked.told, self._initial, len(self._grid), asks_again=asked.asks_again)
         tried = len(asked.told) + len(asked.pending)
         if tried < settings.start or known is None or len(known.genomes) < LEAST:
             given = as_rows(sorted(self._initial), len(self._grid))

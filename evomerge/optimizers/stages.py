@@ -221,7 +221,9 @@ class Stages:
             initial=list(dict.fromkeys(initial)),
             settings=stage.settings,
         )
-        proposing = self._inner.proposing if isinstance(self._inner, Proposals) else None
+        proposing = None
+        if isinstance(self._inner, Proposals):
+            proposing, self._inner.asks_again = self._inner.proposing, True
         if self._map is not None and isinstance(proposing, Conditioned):
             proposing.condition_on(self._map.points)
         self._inner_batch = []

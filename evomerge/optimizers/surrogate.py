@@ -80,12 +80,13 @@ class Surrogate:
         self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
         self._others: Others = ()
+        self._asks_again = True
         self.forecast: Forecast | None = None
         self.descents: Sequence[Descent | None] = ()
 
     def __call__(self, asked: Asked, others: Others = ()) -> np.ndarray:
         """Points, float64 [count, genes]; `others` have a say in what steers."""
-        self._others = others
+        self._others, self._asks_again = others, asked.asks_again
         with one_thread():
             return self._propose(asked)
 
@@ -112,7 +113,7 @@ class Surrogate:
 
     def expected(self, asked: Asked, points: np.ndarray, others: Others = ()) -> np.ndarray | None:
         """What points [n, genes] would add, as a share of the hypervolume, by draw; None without a model."""
-        self._others = others
+        self._others, self._asks_again = others, asked.asks_again
         with one_thread():
             seen = self._seen_of(asked.told)
             return None if seen is None or not len(points) else self._shares(seen, points, asked)
@@ -175,7 +176,8 @@ class Surrogate:
     def _learned(self, told: Results) -> Told | None:
         """Steered by what was told up to the last of them, so that as many are always seen as the same."""
         deciding = [outcome for before, outcome in self._others if before < len(told)]
-        return learned(told, self._initial, len(self._grid), deciding)
+        genes = len(self._grid)
+        return learned(told, self._initial, genes, deciding, asks_again=self._asks_again)
 
     def _data(self, told: Results, known: Told) -> dict[Name, Data]:
         """What each process is given: values of objectives, what breaks a bound (above 0), failures (0.5)."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge.objectives.objective import Complete, Outcome
 from evomerge.objectives.pareto import non_dominated
-from evomerge.objectives.steering import SHARE, steering
+from evomerge.objectives.steering import steering
 from evomerge.optimizers.grid import as_rows
 from evomerge.search_space import Genome
 
@@ -55,7 +55,8 @@ def learned(
     initial: Collection[Genome],
     genes: int,
     deciding: Sequence[Complete] = (),
-    share: float = SHARE,
+    *,
+    asks_again: bool = True,
 ) -> Told | None:
     """Complete candidates; None if there are none.
 
@@ -64,13 +65,14 @@ def learned(
         initial: the genomes given to start from.
         genes: their number.
         deciding: of candidates that are not among `told`; see `steering`.
-        share: see `steering`.
+        asks_again: see `Asked`; steered as in earlier versions, where all must have smooth values and
+            `deciding` has no say.
     """
     complete = [(genome, outcome) for genome, outcome in told if isinstance(outcome, Complete)]
     if not complete:
         return None
     outcomes = [outcome for _, outcome in complete]
-    steered = steering(outcomes, deciding, share)
+    steered = steering(outcomes, share=1.0) if asks_again else steering(outcomes, deciding)
     keep = np.array([all(v <= 0.0 for v in outcome.violations) for outcome in outcomes])
     given = np.array([genome in initial for genome, _ in complete])
     return Told(

@@ -18,7 +18,8 @@ from evomerge.front.terminal import slope_words, smooth_lines
 from evomerge.ledger.events import RefineEvent, SelectionEvent
 from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.objectives.steering import Choice
+from evomerge.objectives.objective import complete
+from evomerge.objectives.steering import Choice, steering
 from tests.hand_made import asked, begin, failed, fold_records, scored, searched
 from tests.tiny_runs import events_of, finished
 
@@ -258,17 +259,22 @@ def test_json_holds_no_times_hosts_or_paths() -> None:
     assert len(done.front.members) > 1
 
 
+def config_of(*optimizers: str, **fields: Any) -> dict[str, Any]:
+    """That of the finished campaign with another optimizer, or with stages, each `SEARCHES KIND`."""
+    config = finished().history.config
+    kinds: dict[str, Any] = {"optimizer": {**config["optimizer"], "kind": optimizers[0]}}
+    if len(optimizers) > 1:
+        stages = [each.partition(" ") for each in optimizers]
+        kinds["stages"] = [{"searches": s, "kind": kind or None} for s, _, kind in stages]
+    return {**config, **kinds, **fields}
+
+
 def told_by(*optimizers: str, **fields: Any) -> Front:
     """The front of a finished campaign, had it had this optimizer, or these stages."""
     done = finished()
     assert done.history.campaign is not None
-    kinds: dict[str, Any] = {"optimizer": {**done.history.config["optimizer"], "kind": optimizers[0]}}
-    if len(optimizers) > 1:
-        stages = [each.partition(" ") for each in optimizers]
-        kinds["stages"] = [{"searches": s, "kind": kind or None} for s, _, kind in stages]
-    event = replace(done.history.campaign, config={**done.history.config, **kinds, **fields})
     history = fold_records(events_of(done.directory))
-    history.campaign = event
+    history.campaign = replace(done.history.campaign, config=config_of(*optimizers, **fields))
     return compute_front(history, ItemStore(done.directory / ITEMS_FOLDER))
 
 
@@ -311,6 +317,25 @@ def test_which_value_is_used_is_said_where_the_search_goes_by_smooth_values(
         assert ("reason" in choice) == steers
     few = replace(front, steering=(Choice(0, 0.3, "smooth", "too few to tell"), front.steering[1]))
     assert ("0.30 (too few to tell)" in " ".join(smooth_lines(few, 100))) == steers
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "used"),
+    [(("surrogate",), "smooth"), (("cma-es",), "reported"), (("merge surrogate", "path "), "reported")],
+)
+def test_one_candidate_without_a_smooth_value_counts_where_asks_are_made_again(
+    optimizers: tuple[str, ...], used: str
+) -> None:
+    front = told_by(*optimizers)
+    assert front.is_steered
+    history = fold_records(events_of(finished().directory))
+    found = [c.evaluations["search"].metrics for c in history.searched()]
+    outcomes = [complete(front.objectives, metrics) for metrics in found]
+    outcomes[0] = replace(outcomes[0], smooth=())
+    assert history.campaign is not None
+    stated = replace(history.campaign, config=config_of(*optimizers)).smooth_share
+    assert stated is not None
+    assert {choice.used for choice in steering(outcomes, share=stated).choices} == {used}
 
 
 def test_weak_smooth_values_are_said_not_to_be_gone_by() -> None:

@@ -10,7 +10,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete
 from evomerge.optimizers import m2n2
-from evomerge.optimizers.kinds import optimizer_settings
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.m2n2 import scored
 from evomerge.optimizers.settings import M2n2Settings
@@ -86,6 +86,12 @@ def test_a_stage_keeps_what_it_does_not_search():
     values = np.array([outcome(genome).values for genome in every[:40]])
     best = np.array(sorted(merges, key=lambda merge: sum(outcome((*merge, *home)).values))[0])
     assert sum(outcome((*best, *home)).values) == pytest.approx(values.sum(axis=1).min())
+
+
+def test_a_replay_asks_stages_again_so_that_they_steer_as_ever():
+    alone = make_optimizer("surrogate", SPACE.genes[:MERGE], minimised(2), population=10, seed=1)
+    staged = Stages([Stage("merge", "surrogate")], SPACE.genes, minimised(2), 10, 1)
+    assert (alone.asks_again, staged._inner.asks_again) == (False, True)
 
 
 def test_a_stage_that_looks_at_items_is_told_those_of_the_stage_before(monkeypatch):

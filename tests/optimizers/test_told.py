@@ -41,7 +41,7 @@ def against(values):
     return tuple(-value for value in values)
 
 
-def asked(problem, kind="surrogate", batches=5, *, population=8, focus=None, **options):
+def asked(problem, kind="surrogate", batches=5, *, population=8, focus=None, again=False, **options):
     optimizer = make_optimizer(
         kind,
         problem.genes,
@@ -52,6 +52,8 @@ def asked(problem, kind="surrogate", batches=5, *, population=8, focus=None, **o
         settings=optimizer_settings(kind, options),
         focus=focus,
     )
+    if again:
+        optimizer.asks_again = True
     if focus is not None:
         optimizer.begin(problem.ground)
         while requests := optimizer.slopes():
@@ -101,15 +103,16 @@ def test_where_smooth_values_rank_otherwise_the_reported_ones_are_modelled_and_s
     assert asked(told_as(problem, lambda values: tuple(v**3 for v in values)), **LATE) != of_reported
 
 
-@pytest.mark.parametrize("lack", [1, 5])
-def test_few_candidates_without_smooth_values_do_not_take_them_from_the_others(lack):
-    """As of a campaign that starts from members of an older one."""
+@pytest.mark.parametrize(("lack", "again"), [(1, False), (5, False), (0, True), (1, True)])
+def test_few_candidates_without_smooth_values_do_not_take_them_from_the_others(lack, again):
+    """As of a campaign that starts from members of an older one; where asks are made again, as ever."""
     problem, rng = merge_like(layers=2), np.random.default_rng(0)
     genomes = [tuple(row) for row in np.round(1.5 * rng.random((30, 6)), 3).tolist()]
     outcomes = [problem.outcome(genome) for genome in genomes]
     outcomes[:lack] = [replace(outcome, smooth=()) for outcome in outcomes[:lack]]
-    found = learned(list(zip(genomes, outcomes, strict=True)), (), 6)
-    assert set(found.used) == {"smooth" if lack == 1 else "reported"}
+    told = list(zip(genomes, outcomes, strict=True))
+    found = learned(told, (), 6, asks_again=again)
+    assert set(found.used) == {"smooth" if lack <= (0 if again else 1) else "reported"}
     assert np.isfinite(found.values).all()
 
 
@@ -128,6 +131,9 @@ def test_auto_goes_by_what_all_candidates_say_and_not_by_those_of_its_chart_alon
 
     reported, misled = found(lambda values: ()), found(against)
     assert misled == reported
+    options["again"] = True
+    assert found(against) != reported, "in stages the chart decides alone, as in ledgers from before"
+    options["again"] = False
     assert found(lambda values: tuple(v**3 for v in values)) != reported
     few = replace(problem, initial=given[:5])
     shorter = asked(told_as(few, against), "auto", 3, **options)

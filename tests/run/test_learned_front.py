@@ -84,6 +84,9 @@ def test_slopes_are_recorded_before_the_first_candidate_and_paid_for(campaign: P
     assert status["cost"] == pytest.approx(
         status["evaluations"] + sum(event["cost"] for event in found)
     )
+    cost = sum(event["cost"] for event in found)
+    said = f"{REQUESTS} gradients and losses cost as much as {cost:.1f} evaluations, beside"
+    assert said in " ".join(call("front", campaign / "run").out.split())
     assert status["cost"] <= 20 + 1
     assert status["evaluations"] < 20
 

@@ -23,19 +23,14 @@ FORESEEING = ("auto", "surrogate")
 """Kinds of optimizers that say what they expect of a batch, except on paths of layers."""
 
 
-STEERED: Mapping[str, float] = {
-    "auto": SHARE,
-    "cma-es": 1.0,
-    "hm3": 1.0,
-    "kinship": SHARE,
-    "mmmo": SHARE,
-    "qlognehvi": SHARE,
-    "surrogate": SHARE,
-}
-"""Kinds of optimizers that steer by smooth values, and the share of candidates that must have one.
+STEERED = ("auto", "cma-es", "hm3", "kinship", "mmmo", "qlognehvi", "surrogate")
+"""Kinds of optimizers that steer by smooth values; the others go by reported ones, or by none.
 
-The others go by reported values, or by none. `auto` searches paths of layers by another kind that does.
+`auto` searches paths of layers by another kind that does.
 """
+
+ASKED_AGAIN = ("cma-es", "hm3")
+"""Those of them whose asks a replay works out anew, as all asks of stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,22 +115,20 @@ class CampaignEvent(Event):
 
     @property
     def smooth_share(self) -> float | None:
-        """The share of candidates with smooth values from which the search steers by them; None if never.
-
-        With stages: of any that steers by them.
-        """
+        """The share of candidates with smooth values from which the search steers by them; None if never."""
         config = self.config
         if stages := config.get("stages"):
             # What a stage is that leaves its kind open, as `optimizers.stage` says.
             of_open = {"merge": "surrogate", "path": "nsga2", "both": "nsga2"}
-            kinds = [
+            kinds = {
                 of_open[stage["searches"]] if stage["kind"] in (None, "auto") else stage["kind"]
                 for stage in stages
-            ]
-        else:
-            kind = config["optimizer"]["kind"]
-            kinds = [] if kind == "auto" and "layer_path" in config["search_space"] else [kind]
-        return max((STEERED[kind] for kind in kinds if kind in STEERED), default=None)
+            }
+            return 1.0 if kinds.intersection(STEERED) else None
+        kind = config["optimizer"]["kind"]
+        if kind not in STEERED or (kind == "auto" and "layer_path" in config["search_space"]):
+            return None
+        return 1.0 if kind in ASKED_AGAIN else SHARE
 
     @property
     def is_steady(self) -> bool:
