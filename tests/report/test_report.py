@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from evomerge.campaign.recorded import recorded_recipe
 from evomerge.cli.app import main
 from evomerge.errors import EnvironmentFault, UsageError
 from evomerge.front.descent import descent_text
+from evomerge.front.folder import open_campaign_folder
 from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource
+from evomerge.report.sentences import sentences
 from evomerge.report.write import report_html, write_report
 from tests.report.made import (
     HOSTILE,
@@ -73,6 +76,22 @@ def test_it_says_what_there_is_to_decide() -> None:
     for title in ("The decision", "The front", "A member", "The search", "The experts", "Belief and"):
         assert any(title in e.text for e in page.all("h2"))
     assert len(page.all("h1")) == 1
+
+
+def test_it_says_what_gradients_cost() -> None:
+    opened = open_campaign_folder(finished().directory)
+    front = finished().front
+    decision, believed = opened.decision(front), opened.front_uncertainty(front)
+    learned = replace(front, slopes=50, slope_cost=23.125)
+    count = opened.history.budget_used
+    for each, begin in (
+        (front, f"{count} evaluations reached a hypervolume"),
+        (
+            learned,
+            f"{count} evaluations and 50 gradients and losses, which cost as much as 23.1, reached",
+        ),
+    ):
+        assert sentences(each, decision, believed, opened.history)["search"].startswith(begin)
 
 
 def test_sections_can_be_reached_and_named() -> None:
