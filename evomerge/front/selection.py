@@ -23,6 +23,9 @@ AT_ONCE = 300
 
 SIEVE_RESAMPLES = 200
 
+LEARNED = 200
+"""So many are scored where a map was fitted to search items, which flatter its points."""
+
 
 def item_arrays(
     candidates: Sequence[Candidate], objectives: Sequence[Objective], split: Split, store: ItemStore
@@ -60,6 +63,9 @@ def distinct(candidates: Sequence[Candidate], split: Split) -> list[Candidate]:
 def worth_rescoring(history: History, objectives: Sequence[Objective], store: ItemStore) -> list[str]:
     """Ids whose probability of being non-dominated on search items is at least 0.1.
 
+    Where a map was fitted to these items, they hardly tell its points apart: others that no other beats by a
+    wide margin follow in the order asked, up to `LEARNED` in all.
+
     Only candidates that keep all constraints count; where none does, those that break them least are taken.
     Items are resampled jointly for all candidates. Two sieves come first, so that thousands of
     candidates cost neither their square in memory nor in time: who is beaten by a wide margin (see
@@ -77,7 +83,7 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
     front = non_dominated(values[stays])
     arrays = item_arrays(kept, objectives, "search", store)
     if arrays is None:
-        return [c.id for c, stay in zip(kept, front, strict=True) if stay]
+        return _with_learned(history, kept, np.flatnonzero(front))
     signs = [objective.sign for objective in objectives]
     seed = history.stated.seed
 
@@ -97,7 +103,16 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
             passed.append(some[beside >= PROBABILITY / 2])
         rows = np.sort(np.concatenate(passed))
     likely = probability(rows, RESAMPLES) >= PROBABILITY
-    return [kept[row].id for row in rows[likely]]
+    return _with_learned(history, kept, rows[likely])
+
+
+def _with_learned(history: History, kept: Sequence[Candidate], chosen: np.ndarray) -> list[str]:
+    """The chosen, int64 [n] among all that were kept, and others where search items were learned from."""
+    wanted = set(chosen.tolist())
+    if history.slopes:
+        others = [row for row in range(len(kept)) if row not in wanted]
+        wanted.update(others[: max(0, LEARNED - len(wanted))])
+    return [kept[row].id for row in sorted(wanted)]
 
 
 def _least_violating(history: History, candidates: Sequence[Candidate]) -> list[str]:

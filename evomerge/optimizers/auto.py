@@ -128,6 +128,7 @@ class Auto(LearnedFront):
             genes, objectives, population, seed, initial, learned, steady=steady, focus=focus
         )
         self._points_first = settings.preferences
+        self._goes_on = settings.chart
         self._inner = SurrogateSettings(
             generations=settings.generations,
             inner_population=settings.inner_population,
@@ -203,10 +204,11 @@ class Auto(LearnedFront):
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
         self._points_forecast = Forecast.of(MAP, shares)
-        if self._handed_over or shares is not None or not on_map:
+        to_beat = None if self._stays_on_map() else shares
+        if self._handed_over or to_beat is not None or not on_map:
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
-            if not on_map or (shares is not None and self._is_better(ahead, shares)):
+            if not on_map or (to_beat is not None and self._is_better(ahead, to_beat)):
                 self._handed_over = True
                 self._points_forecast = None if ahead is None else replace(ahead, by=CHART)
                 on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
@@ -241,6 +243,12 @@ class Auto(LearnedFront):
             if len(found) == count:
                 break
         return found
+
+    def _stays_on_map(self) -> bool:
+        """Whether its preferences are all that is asked for."""
+        if self._goes_on == "chosen":
+            return self.lesson.has_many_genes and self._focus is None
+        return self._goes_on == "never"
 
     def _is_better(self, ahead: Forecast | None, shares: np.ndarray) -> bool:
         """Whether the lower end of what the model's own choice adds is above what the map is expected to.

@@ -109,6 +109,11 @@ class Lesson:
         """Whether the map is another than at the start."""
         return self._step > 0
 
+    @property
+    def has_many_genes(self) -> bool:
+        """Whether an expert has so many that its map fits search items far better than others."""
+        return self._genes_each() >= MANY
+
     def take_over(self, other: Lesson) -> None:
         """Go on with the map of another lesson, without learning more."""
         self.enough()
@@ -138,7 +143,7 @@ class Lesson:
 
     def _chosen_splits(self) -> int:
         """As many as the genes ask for, and more where the budget does not pay for whole steps."""
-        few = SPLITS if self._genes_each() >= MANY else 1
+        few = SPLITS if self.has_many_genes else 1
         self._splits = few
         while (
             self._affordable_steps() < few * self._settings.steps
@@ -175,7 +180,7 @@ class Lesson:
 
     def _most_steps(self, splits: int) -> int:
         """How many steps a lesson has at most, whatever the budget pays for."""
-        longer = LONGER if self._genes_each() >= MANY else 1
+        longer = LONGER if self.has_many_genes else 1
         return self._settings.steps * splits * (self._settings.longer or longer)
 
     def _affordable_steps(self) -> int:

@@ -24,7 +24,10 @@ _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front": _LESSON}
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
 
-ADDED: Mapping[str, Mapping[str, Option]] = {"auto": _BEFORE, "learned-front": _BEFORE}
+ADDED: Mapping[str, Mapping[str, Option]] = {
+    "auto": {**_BEFORE, "chart": "always"},
+    "learned-front": _BEFORE,
+}
 """By kind, what a record means that lacks a setting which came later: that all is as it was before."""
 
 

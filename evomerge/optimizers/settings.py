@@ -111,6 +111,8 @@ class AutoSettings:
             front; see `LearnedFrontSettings`.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
+        chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
+            genes, or with a focus; with more the map fits search items so well that their scores mislead it.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
@@ -126,6 +128,7 @@ class AutoSettings:
     metagpt: bool = False
     step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7
+    chart: Literal["chosen", "always", "never"] = "chosen"
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60
     reuse: Annotated[int, Between(1, 1_000)] = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from evomerge.front import selection
 from evomerge.front.selection import distinct, hopeless, item_arrays, tasks, worth_rescoring
 from evomerge.front.statistics import probability_non_dominated
+from evomerge.ledger.events import SlopeEvent
+from evomerge.ledger.events.event import Event
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
@@ -20,13 +23,15 @@ from tests.hand_made import asked, begin, scored, searched
 OBJECTIVES = [Objective("a.acc", "maximize"), Objective("b.acc", "maximize")]
 
 
-def random_history(count: int, items: int, store: ItemStore, seed: int) -> tuple[History, np.ndarray]:
+def random_history(
+    count: int, items: int, store: ItemStore, seed: int, before: Sequence[Event] = ()
+) -> tuple[History, np.ndarray]:
     """Candidates with correlated 0/1 results; also the array [objectives, candidates, items]."""
     rng = np.random.default_rng(seed)
     skill = rng.uniform(0.1, 0.9, size=(2, count, 1))
     hits = (rng.random((2, 1, items)) * 0.6 + rng.random((2, count, items)) * 0.4 < skill).astype(float)
     names = [f"c{n:05d}" for n in range(count)]
-    events = [*begin(), asked(0, *names)]
+    events = [*begin(), *before, asked(0, *names)]
     for number, name in enumerate(names):
         rows = {"a.acc": hits[0, number].tolist(), "b.acc": hits[1, number].tolist()}
         events.append(scored(name, rows, store=store))
@@ -50,6 +55,31 @@ def test_the_sieves_lose_nobody_who_is_likely_enough(
         assert not out & set(chosen)
         assert chosen == sorted(chosen)
         assert worth_rescoring(history, OBJECTIVES, store) == chosen
+
+
+def test_where_search_items_were_learned_from_others_are_scored_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that none beats by a wide margin, first asked first; as many as `LEARNED` says."""
+    store = ItemStore(tmp_path / "items")
+    plain, hits = random_history(90, 60, store, 0)
+    likely = worth_rescoring(plain, OBJECTIVES, store)
+    events = [
+        SlopeEvent(batch=0, number=0, request="", weights=(1.0, 0.0), losses=(1.0, 1.0), cost=0.1)
+    ]
+    learned, _ = random_history(90, 60, ItemStore(tmp_path / "same"), 0, events)
+    values = -hits.mean(axis=2).T
+    errors = hits.std(axis=2, ddof=1).T / np.sqrt(60)
+    clear = ~hopeless(values, np.maximum(errors, 1e-3))
+    for most in (0, 30, 1000):
+        monkeypatch.setattr(selection, "LEARNED", most)
+        chosen = worth_rescoring(learned, OBJECTIVES, ItemStore(tmp_path / "same"))
+        others = [name for name in chosen if name not in likely]
+        left_out = [f"c{n:05d}" for n in np.flatnonzero(clear) if f"c{n:05d}" not in chosen]
+        assert set(likely) <= set(chosen)
+        assert len(chosen) == max(len(likely), min(most, int(clear.sum())))
+        assert not others or not left_out or max(others) < min(left_out)
+        assert chosen == sorted(chosen)
 
 
 def test_hopeless_is_dominance_by_a_margin() -> None:

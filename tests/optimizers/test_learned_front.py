@@ -531,6 +531,39 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
     assert all(0.0 <= each.low <= each.gain <= each.high for each in ours)
 
 
+@pytest.mark.parametrize(
+    ("chart", "many", "focus", "goes_on"),
+    [
+        ("chosen", False, None, True),
+        ("chosen", True, None, False),
+        ("chosen", True, (0.7, 0.3), True),
+        ("always", True, None, True),
+        ("never", False, None, False),
+    ],
+)
+def test_auto_stays_on_the_map_where_its_points_fit_search_items_too_well(
+    chart, many, focus, goes_on, monkeypatch
+):
+    monkeypatch.setattr(lesson, "MANY", PLACES if many else PLACES + 1)
+    options = {"steps": 12, "preferences": 6, "generations": 4, "inner_population": 12, "chart": chart}
+    settings, bed = optimizer_settings("auto", options), Bed()
+    found = make_optimizer(
+        "auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings, focus=focus
+    )
+    found.begin(GROUND)
+    bed.learn(found)
+    by, forecasts = set(), []
+    for _ in range(8):
+        batch = found.ask()
+        forecasts.append(found.forecast())
+        by.add(forecasts[-1].by)
+        assert all(found.places[genome][1:] == (1.0, 0.0) for genome in batch) or "chart" in by
+        losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
+        found.tell([Complete(values, (0.0, 0.0)) for values in losses])
+    assert ("chart" in by) == goes_on
+    assert forecasts[-1].gain is not None, "what is expected of the map is said all the same"
+
+
 @pytest.mark.parametrize("with_notes", [True, False])
 def test_auto_goes_on_along_its_chart_from_what_is_on_record(with_notes):
     """Its notes are places on the chart; in ledgers from before there were any it knows the first ones."""
