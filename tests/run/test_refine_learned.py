@@ -107,6 +107,7 @@ def test_the_model_that_was_made_for_the_preference_is_named_and_scored(
     folder = tmp_path / "run"
     shutil.copytree(learned, folder)
     monkeypatch.setattr(selection, "PROBABILITY", 2.0)
+    monkeypatch.setattr(selection, "LEARNED", 0)
     done = call("refine", folder, *FIRST)
     assert done.code == 0, done.err
     first = next(e for e in events_of(folder) if e["event"] == "asked" and "refinement" in e)
