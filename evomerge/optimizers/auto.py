@@ -204,7 +204,7 @@ class Auto(LearnedFront):
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
         self._points_forecast = Forecast.of(MAP, shares)
-        to_beat = None if self._stays_on_map() else shares
+        to_beat = None if self._stays_on_map(asked.told) else shares
         if self._handed_over or to_beat is not None or not on_map:
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
@@ -244,11 +244,12 @@ class Auto(LearnedFront):
                 break
         return found
 
-    def _stays_on_map(self) -> bool:
-        """Whether its preferences are all that is asked for."""
-        if self._goes_on == "chosen":
-            return self.lesson.has_many_genes and self._focus is None
-        return self._goes_on == "never"
+    def _stays_on_map(self, told: Results) -> bool:
+        """Whether its preferences are all that is asked for; by them no bound is kept, and no focus."""
+        if self._goes_on != "chosen":
+            return self._goes_on == "never"
+        bounded = any(isinstance(outcome, Complete) and outcome.violations for _, outcome in told)
+        return self.lesson.has_many_genes and self._focus is None and not bounded
 
     def _is_better(self, ahead: Forecast | None, shares: np.ndarray) -> bool:
         """Whether the lower end of what the model's own choice adds is above what the map is expected to.

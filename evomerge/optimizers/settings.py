@@ -112,7 +112,8 @@ class AutoSettings:
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
-            genes, or with a focus; with more the map fits search items so well that their scores mislead it.
+            genes, or with a focus, a region or constraints; with more genes the map fits search items so well
+            that their scores mislead it.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 

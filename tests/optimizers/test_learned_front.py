@@ -532,18 +532,20 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
 
 
 @pytest.mark.parametrize(
-    ("chart", "many", "focus", "goes_on"),
+    ("chart", "many", "focus", "violations", "goes_on"),
     [
-        ("chosen", False, None, True),
-        ("chosen", True, None, False),
-        ("chosen", True, (0.7, 0.3), True),
-        ("always", True, None, True),
-        ("never", False, None, False),
+        ("chosen", False, None, (), True),
+        ("chosen", True, None, (), False),
+        ("chosen", True, (0.7, 0.3), (), True),
+        ("chosen", True, None, (-0.1,), True),
+        ("always", True, None, (), True),
+        ("never", False, None, (-0.1,), False),
     ],
 )
 def test_auto_stays_on_the_map_where_its_points_fit_search_items_too_well(
-    chart, many, focus, goes_on, monkeypatch
+    chart, many, focus, violations, goes_on, monkeypatch
 ):
+    """Where a bound is to be kept, also one that is kept by now, it goes on."""
     monkeypatch.setattr(lesson, "MANY", PLACES if many else PLACES + 1)
     options = {"steps": 12, "preferences": 6, "generations": 4, "inner_population": 12, "chart": chart}
     settings, bed = optimizer_settings("auto", options), Bed()
@@ -559,7 +561,7 @@ def test_auto_stays_on_the_map_where_its_points_fit_search_items_too_well(
         by.add(forecasts[-1].by)
         assert all(found.places[genome][1:] == (1.0, 0.0) for genome in batch) or "chart" in by
         losses = [tuple(bed.loss(genome, t) for t in range(2)) for genome in batch]
-        found.tell([Complete(values, (0.0, 0.0)) for values in losses])
+        found.tell([Complete(values, (0.0, 0.0), violations) for values in losses])
     assert ("chart" in by) == goes_on
     assert forecasts[-1].gain is not None, "what is expected of the map is said all the same"
 
