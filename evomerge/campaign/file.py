@@ -103,10 +103,8 @@ def _focus(stated: object) -> object:
     )
     if stated is None or isinstance(stated, str) or numbers:
         return stated
-    like = (
-        "weights of objectives (`{math: 0.7, code: 0.3}`), bounds on them (`math.acc>=0.6`) or `knee`"
-    )
-    raise ValueError("E108", f"a focus is {like}")
+    like = "weights of objectives (`{math: 0.7, code: 0.3}`), bounds on them (`math.acc>=0.6`)"
+    raise ValueError("E108", f"a focus is {like} or `knee`")
 
 
 class OptimizerSection(_Section):

@@ -67,13 +67,18 @@ def preference(
     return tuple(weight / total for weight in weights)
 
 
+def has_bound(text: str) -> bool:
+    """Whether a bound stands in text, as in that of a region."""
+    return re.search("[<>]", text) is not None
+
+
 def _plain(text: str) -> str:
     return text.strip().removeprefix("prefer:").strip()
 
 
 def _pairs(objectives: Sequence[Objective], text: str) -> list[tuple[str, float]]:
     plain = _plain(text)
-    if re.search("[<>]", plain):
+    if has_bound(plain):
         bound = f"`{plain}` is a bound, and a preference is weights of objectives, {form(objectives)}"
         raise ValueError(f"{bound}; {REGION}")
     found = []

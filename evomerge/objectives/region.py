@@ -12,12 +12,12 @@ from typing import Any
 
 from evomerge.objectives.constraint import NUMBER, Bound, Relation
 from evomerge.objectives.objective import Objective
-from evomerge.objectives.preference import index_of
+from evomerge.objectives.preference import has_bound, index_of
 
 
 def is_region(stated: Any) -> bool:
     """Whether something stated is text with a bound in it."""
-    return isinstance(stated, str) and re.search("[<>]", stated) is not None
+    return isinstance(stated, str) and has_bound(stated)
 
 
 def stated_bounds(objectives: Sequence[Objective], text: str) -> tuple[Bound, ...]:
