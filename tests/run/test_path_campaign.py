@@ -43,9 +43,11 @@ print([round(value, 4) for value in model(torch.arange(3, 11)[None]).logits[0, -
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign whose run was killed, and gone on with: accuracy against parameters and latency."""
+    """A campaign whose run was killed, and gone on with: accuracy against parameters and latency.
+
+    Its points are random: what another kind asks would depend on how fast this machine happens to be.
+    """
     root = tmp_path_factory.mktemp("paths")
-    (root / "evaluators").mkdir()
     for kind, rest in (("size", {}), ("latency", {"prompt_tokens": 4, "tokens": 2, "repeats": 1})):
         (root / f"{kind}.yaml").write_text(
             json.dumps({"schema": 1, "name": kind, "kind": kind, **rest})
@@ -54,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         evaluators=["pets"],
         space=SPACE,
-        optimizer={"kind": "auto", "population": 6},
+        optimizer={"kind": "random", "population": 6},
         budget={"evaluations": 14},
     )
     config = json.loads(file.read_text())
@@ -98,6 +100,36 @@ def test_a_path_is_exported_and_scores_the_same_in_a_clean_process(root: Path, t
     ours = model(torch.arange(3, 11)[None]).logits[0, -1, :5].tolist()
     theirs = printed_by(IN_A_CLEAN_PROCESS, str(tmp_path / "out"))
     assert json.loads(theirs) == [round(value, 4) for value in ours]
+
+
+def test_auto_searches_paths_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "size.yaml").write_text(json.dumps({"schema": 1, "name": "size", "kind": "size"}))
+    file = write_campaign(
+        tmp_path,
+        evaluators=["pets"],
+        objectives=[
+            {"metric": "pets.acc", "direction": "maximize"},
+            {"metric": "size.parameters", "direction": "minimize"},
+        ],
+        space=SPACE,
+        optimizer={"kind": "auto", "population": 12},
+        budget={"evaluations": 20},
+    )
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"evaluators": [*config["evaluators"], "size.yaml"]}))
+    run_file(file, tmp_path / "whole")
+    killed = forked(lambda: run_file(file, tmp_path / "killed"), "driver.before_tell=kill@2")
+    assert killed == -signal.SIGKILL
+    run_file(file, tmp_path / "killed")
+    whole, resumed = (
+        [c for e in events_of(tmp_path / run) if e["event"] == "asked" for c in e["candidates"]]
+        for run in ("whole", "killed")
+    )
+    assert whole == resumed
+    assert len(whole) >= 20
+    space = recorded_space(History.fold(read_events(tmp_path / "whole" / "ledger.jsonl")))
+    assert len({len(space.decode(c["genome"]).path) for c in whole}) > 1
+    assert call("verify", tmp_path / "killed").code == 0
 
 
 HM3 = {
