@@ -4,14 +4,15 @@ The learned map makes a chart of the space: preference, total scale, and a tilt 
 numbers in which every point is a good merge. First the map's preferences are evaluated, from the middle
 outwards. As soon as there are enough for Gaussian processes on the chart, these say what the next preferences
 would add, and what the points of their own choice (`surrogate`): when even the lower end of the latter is
-more than is expected of the former, the surrogate goes on. Where no gradients can be had, it searches the
-genes themselves.
+more than is expected of the former, the surrogate goes on. By and by there is little left to find on so few
+numbers: when a model of all that was told expects surely more of the genes themselves, where these are few,
+the surrogate goes on there. Where no gradients can be had, it searches the genes from the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,11 +36,23 @@ TILTS = (-0.4, 0.4)
 CHART_STEP = 1e-3
 FIRST_KNOWN = 100
 
-MAP, CHART = "map", "chart"
-"""Who chose a batch: the map's preferences in their order, or the model on the chart; see `Forecast`."""
+MAP, CHART, GENES = "map", "chart", "genes"
+"""Who chose a batch: the map's preferences in their order, a model on the chart, one on the genes."""
+
+SURELY = 0.25
+"""Of what a single point is expected to add: taken for the lower end, which is mostly 0 of one alone."""
 
 MOST_PREFERENCES = 500
 """Preferences of the map that are looked at for points that are new."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Points, float64 [n, genes], what is expected of them, and what each was made of."""
+
+    points: np.ndarray
+    forecast: Forecast | None
+    descents: Sequence[Descent | None]
 
 
 class Chart:
@@ -129,6 +142,7 @@ class Auto(LearnedFront):
         )
         self._points_first = settings.preferences
         self._goes_on = settings.chart
+        self._goes_beyond = settings.beyond == "chosen"
         self._inner = SurrogateSettings(
             generations=settings.generations,
             inner_population=settings.inner_population,
@@ -136,7 +150,7 @@ class Auto(LearnedFront):
         )
         self._chart = Chart(self, self._grid, len(objectives), evenly=focus is None)
         self._on_chart: dict[Genome, Genome] = {}
-        self._handed_over = False
+        self._handed_over = self._is_beyond = False
         self._points_forecast: Forecast | None = None
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
         self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
@@ -170,7 +184,9 @@ class Auto(LearnedFront):
             notes = [known.get(genome) for genome in genomes]
         pairs = zip(genomes, notes, strict=True)
         self._on_chart |= {genome: note for genome, note in pairs if note is not None}
-        self._handed_over |= forecast is not None and forecast.by == CHART
+        if forecast is not None and self.lesson.has_taken_steps:
+            self._handed_over |= forecast.by == CHART
+            self._is_beyond |= forecast.by == GENES
         super().adopt(genomes, notes, forecast)
 
     def _foreseen(self) -> Forecast | None:
@@ -182,11 +198,30 @@ class Auto(LearnedFront):
         return [self._chart.at(w) for _, w in zip(range(count), preferences, strict=False)]
 
     def _points(self, asked: Asked) -> np.ndarray:
-        if not self.lesson.has_taken_steps:
-            points = self._by_genes(replace(asked, settings=self._inner))
-            self._points_forecast = self._by_genes.forecast
-            self._points_descents = self._by_genes.descents
-            return points
+        chosen = self._choice(asked)
+        self._points_forecast, self._points_descents = chosen.forecast, chosen.descents
+        return chosen.points
+
+    def _choice(self, asked: Asked) -> _Choice:
+        if not self.lesson.has_taken_steps or self._is_beyond:
+            return self._by_all(asked)
+        near = self._near_map(asked)
+        # In steady state the chart's own choice, one point, is seldom surely more than the map's.
+        may_go = self._goes_beyond and (self._handed_over or self._steady)
+        if may_go and not self.lesson.has_many_genes and near.forecast is not None:
+            beyond = self._by_all(asked)
+            if near.forecast.gain is not None and self._is_more(beyond.forecast, near.forecast.gain):
+                self._is_beyond = True
+                return beyond
+        return near
+
+    def _by_all(self, asked: Asked) -> _Choice:
+        """By the model on the genes, of all that was told."""
+        points = self._by_genes(replace(asked, settings=self._inner))
+        return _Choice(points, self._by_genes.forecast, self._by_genes.descents)
+
+    def _near_map(self, asked: Asked) -> _Choice:
+        """The map's next preferences, or what the model on the chart chooses."""
         charted, others = self._charted(asked.told)
         pending = [self._on_chart[g] for g in asked.pending if g in self._on_chart]
         seen = replace(
@@ -203,18 +238,18 @@ class Auto(LearnedFront):
             if len(charted) >= self._points_first:
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
-        self._points_forecast = Forecast.of(MAP, shares)
+        forecast: Forecast | None = Forecast.of(MAP, shares)
         to_beat = None if self._stays_on_map(asked.told) else shares
         if self._handed_over or to_beat is not None or not on_map:
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
             if not on_map or (to_beat is not None and self._is_better(ahead, to_beat)):
                 self._handed_over = True
-                self._points_forecast = None if ahead is None else replace(ahead, by=CHART)
+                forecast = None if ahead is None else replace(ahead, by=CHART)
                 on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
         self._on_chart |= {point: place for place, point in on_map}
-        self._points_descents = [self._chart.descent(place) for place, _ in on_map]
-        return as_rows([point for _, point in on_map], len(self._genes))
+        descents = [self._chart.descent(place) for place, _ in on_map]
+        return _Choice(as_rows([point for _, point in on_map], len(self._genes)), forecast, descents)
 
     def _charted(
         self, told: Results
@@ -259,3 +294,9 @@ class Auto(LearnedFront):
         if self._focus is not None:
             return True
         return ahead is not None and ahead.low is not None and ahead.low > float(shares.mean())
+
+    def _is_more(self, ahead: Forecast | None, expected: float) -> bool:
+        """Whether even the lower end of what the genes add is above what is expected nearer to the map."""
+        if ahead is None or ahead.gain is None or ahead.low is None:
+            return False
+        return (SURELY * ahead.gain if self._steady else ahead.low) > expected

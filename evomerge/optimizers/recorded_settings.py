@@ -25,7 +25,7 @@ EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front":
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
 
 ADDED: Mapping[str, Mapping[str, Option]] = {
-    "auto": {**_BEFORE, "chart": "always"},
+    "auto": {**_BEFORE, "beyond": "never", "chart": "always"},
     "learned-front": _BEFORE,
 }
 """By kind, what a record means that lacks a setting which came later: that all is as it was before."""

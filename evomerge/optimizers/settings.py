@@ -114,6 +114,9 @@ class AutoSettings:
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
             genes, or with a focus, a region or constraints; with more genes the map fits search items so well
             that their scores mislead it.
+        beyond: whether the surrogate goes on from the chart to the genes themselves: `chosen` does where an
+            expert has fewer than 500, when even the lower end of what they are expected to add is more than
+            is expected of the chart.
         generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
     """
 
@@ -130,6 +133,7 @@ class AutoSettings:
     step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7
     chart: Literal["chosen", "always", "never"] = "chosen"
+    beyond: Literal["chosen", "never"] = "chosen"
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60
     reuse: Annotated[int, Between(1, 1_000)] = 4

@@ -502,7 +502,7 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
     """And never before there are points for a model; who chose a batch stands in its forecast."""
     bed = Bed()
     options = {"steps": 12, "preferences": 6, "generations": 4, "inner_population": 12}
-    settings = optimizer_settings("auto", options)
+    settings = optimizer_settings("auto", options | {"beyond": "never"})
     found = make_optimizer("auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings)
     found.begin(GROUND)
     bed.learn(found)
@@ -529,6 +529,42 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
     assert "chart" in by
     ours = [each for each in chosen if each.by == "chart"]
     assert all(0.0 <= each.low <= each.gain <= each.high for each in ours)
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
+@pytest.mark.parametrize("many", [False, True])
+def test_auto_leaves_a_chart_that_is_known_for_the_genes(schedule, many, monkeypatch):
+    """For good, where these are few, with a model of all that was told; a record of it is gone on from."""
+    monkeypatch.setattr(lesson, "MANY", PLACES if many else PLACES + 1)
+    bed = Bed()
+    options = {"steps": 12, "preferences": 4, "generations": 4, "inner_population": 12, "reuse": 1}
+
+    def auto():
+        settings = optimizer_settings("auto", options | {"chart": "always"})
+        found = make_optimizer(
+            "auto", GENES, OBJECTIVES, population=8, seed=1, settings=settings, schedule=schedule
+        )
+        found.begin(GROUND)
+        bed.learn(found)
+        return found
+
+    one, other = auto(), auto()
+    by, asked = [], 0
+    while asked < 64:
+        batch, forecast = one.ask(), one.forecast()
+        by.append(forecast.by)
+        hows = {descent.origin.how for descent in one.descents()}
+        assert hows <= ({"model", "mutated"} if forecast.by == "genes" else {"map", forecast.by})
+        assert all((note is None) == (forecast.by == "genes") for note in one.notes(batch))
+        other.adopt(batch, one.notes(batch), forecast)
+        outcomes = [Complete(tuple(bed.loss(g, t) for t in range(2)), (0.0, 0.0)) for g in batch]
+        numbers = list(range(asked, asked + len(batch)))
+        one.tell(outcomes, numbers)
+        other.tell(outcomes, numbers)
+        asked += len(batch)
+    assert ("genes" in by) == (not many)
+    assert by == sorted(by, key=["map", "chart", "genes"].index), "it never goes back"
+    assert one.ask() == other.ask()
 
 
 @pytest.mark.parametrize(
