@@ -11,7 +11,9 @@ counted for them.
 Ours: `auto` on one gene per expert and weight matrix, everything in one process on one thread, for rising
 budgets until its front, chosen on selection items, has their hypervolume on test items. Everything is
 counted: loading, preparation, baselines, gradients, scoring of the chosen on selection items. `ratio_alike`
-leaves the last two kinds of evaluations out, as they are left out for them: search against search.
+leaves the last two kinds of evaluations out, as they are left out for them: search against search. Other
+`--arms` show what each part brings: without gradients (`surrogate-tensors`), without a model either
+(`nsga2-layers`), the same search at our price of a candidate (`cma-es-layers`); with `+racing` they race.
 
     python benchmarks/cost_to_front.py experiments/quickstart/campaign.yaml --out runs/cost_to_front
 """
@@ -46,7 +48,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.campaign.campaign import Campaign, load_campaign
 from evomerge.campaign.check import CheckReport, check_campaign
-from evomerge.campaign.file import BaselinesSection, WorkersSection
+from evomerge.campaign.file import BaselinesSection, RacingSection, WorkersSection
 from evomerge.campaign.prepared import prepared_space
 from evomerge.ledger.history import History
 from evomerge.run.driver import run
@@ -59,13 +61,14 @@ BATCH_SIZES = (32, 64, 128)
 def in_process(campaign: Campaign, single: list[float]) -> Campaign:
     """The campaign with its one worker in the driver's process, so that its CPU time is all there is.
 
-    `single` are the coefficients of its baselines.
+    `single` are the coefficients of its baselines; it does not race.
     """
     evaluation = campaign.config.evaluation.model_copy(update={"threads": 1, "device": "cpu"})
     changes = {
         "workers": WorkersSection(pool="inline", count=1),
         "evaluation": evaluation,
         "baselines": BaselinesSection(single=single),
+        "racing": None,
     }
     return replace(campaign, config=campaign.config.model_copy(update=changes))
 
@@ -178,6 +181,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[20])
     parser.add_argument("--budgets", type=int, nargs="+", default=[24, 30, 36, 48, 60])
+    every = [*ARMS, *(f"{arm}+racing" for arm in ARMS)]
+    parser.add_argument("--arms", nargs="+", choices=every, default=["auto-tensors"], help="ours")
     parser.add_argument("--evaluations", type=int, default=120, help="theirs")
     parser.add_argument("--candidates", type=int, default=5)
     parser.add_argument("--single", type=float, nargs="+", default=[0.6, 0.7, 0.8, 0.9, 1.0])
@@ -197,32 +202,38 @@ def main() -> None:
         costs = their_candidate(worker, theirs, history, report, arguments.out, arguments.candidates)
         whole = arguments.evaluations * (costs["merge_s"] + costs["score_s"])
         print(json.dumps({"seed": seed, "theirs": goal, "cpu_s": whole} | costs), flush=True)
-        for budget in arguments.budgets:
-            ours = with_arm(campaign, ARMS["auto-tensors"], seed, budget)
-            folder = arguments.out / f"ours-{seed}-{budget}"
-            shutil.rmtree(folder, ignore_errors=True)
-            began, clock = time.process_time(), time.perf_counter()
-            history = run(ours, folder, report.paths, report.storage)
-            seconds, clock = time.process_time() - began, time.perf_counter() - clock
-            found = measure(ours, history, report, judge, folder)["hypervolume"]
-            row = {"seed": seed, "budget": budget, "ours": found, "cpu_s": seconds}
-            alike = whole / (seconds * (1.0 - beside_the_search(history, clock)))
-            row |= {"ratio": whole / seconds, "ratio_alike": alike, "cost": history.cost}
-            row |= phases(history, clock)
-            print(json.dumps(row), flush=True)
-            if found >= goal:
-                fewer = arguments.evaluations / history.cost
-                less, cheaper = whole / seconds, whole / seconds / fewer
-                print(
-                    f"seed {seed}: {less:.1f} times less CPU: {fewer:.1f} times fewer evaluations, each"
-                )
-                print(
-                    f"{cheaper:.1f} times cheaper; {alike:.1f} times less without baselines and scores on"
-                )
-                print("selection items, which are not counted for them", flush=True)
-                break
-        else:
-            print(f"seed {seed}: their hypervolume {goal:.3f} was not reached")
+        for name in arguments.arms:
+            arm, _, races = name.partition("+")
+            for budget in arguments.budgets:
+                ours = with_arm(campaign, ARMS[arm], seed, budget)
+                if races:
+                    racing = {"racing": RacingSection()}
+                    ours = replace(ours, config=ours.config.model_copy(update=racing))
+                folder = arguments.out / f"{name}-{seed}-{budget}"
+                shutil.rmtree(folder, ignore_errors=True)
+                began, clock = time.process_time(), time.perf_counter()
+                history = run(ours, folder, report.paths, report.storage)
+                seconds, clock = time.process_time() - began, time.perf_counter() - clock
+                found = measure(ours, history, report, judge, folder)["hypervolume"]
+                row = {"seed": seed, "arm": name, "budget": budget, "ours": found, "cpu_s": seconds}
+                alike = whole / (seconds * (1.0 - beside_the_search(history, clock)))
+                row |= {"ratio": whole / seconds, "ratio_alike": alike, "cost": history.cost}
+                row |= phases(history, clock)
+                print(json.dumps(row), flush=True)
+                if found >= goal:
+                    fewer = arguments.evaluations / history.cost
+                    less, cheaper = whole / seconds, whole / seconds / fewer
+                    print(f"seed {seed}, {name}: {less:.1f} times less CPU: {fewer:.1f} times fewer")
+                    print(
+                        f"evaluations, each {cheaper:.1f} times cheaper; {alike:.1f} times less without"
+                    )
+                    print(
+                        "baselines and scores on selection items, which are not counted for them",
+                        flush=True,
+                    )
+                    break
+            else:
+                print(f"seed {seed}, {name}: their hypervolume {goal:.3f} was not reached")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ class Chart:
 
 
 class Auto(LearnedFront):
-    """A learned front, then a surrogate on its chart; or the surrogate alone."""
+    """A learned front, then a surrogate on its chart and on the genes; or the latter alone."""
 
     def __init__(
         self,
