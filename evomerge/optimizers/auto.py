@@ -206,14 +206,22 @@ class Auto(LearnedFront):
         if not self.lesson.has_taken_steps or self._is_beyond:
             return self._by_all(asked)
         near = self._near_map(asked)
-        # In steady state the chart's own choice, one point, is seldom surely more than the map's.
-        may_go = self._goes_beyond and (self._handed_over or self._steady)
-        if may_go and not self.lesson.has_many_genes and near.forecast is not None:
+        expected = None if near.forecast is None else near.forecast.gain
+        if expected is not None and self._may_leave(asked.told):
             beyond = self._by_all(asked)
-            if near.forecast.gain is not None and self._is_more(beyond.forecast, near.forecast.gain):
+            if self._is_more(beyond.forecast, expected):
                 self._is_beyond = True
                 return beyond
         return near
+
+    def _may_leave(self, told: Results) -> bool:
+        """Whether the genes themselves are thought of: in generations once the surrogate is on the chart.
+
+        In steady state from the map as well, where the chart's own choice, one point, is seldom surely more.
+        """
+        if not self._goes_beyond or self.lesson.has_many_genes:
+            return False
+        return self._handed_over or (self._steady and not self._stays_on_map(told))
 
     def _by_all(self, asked: Asked) -> _Choice:
         """By the model on the genes, of all that was told."""

@@ -532,15 +532,15 @@ def test_auto_hands_over_when_its_model_expects_more_than_the_map():
 
 
 @pytest.mark.parametrize("schedule", ["generational", "steady_state"])
-@pytest.mark.parametrize("many", [False, True])
-def test_auto_leaves_a_chart_that_is_known_for_the_genes(schedule, many, monkeypatch):
+@pytest.mark.parametrize(("many", "chart"), [(False, "always"), (True, "always"), (False, "never")])
+def test_auto_leaves_a_chart_that_is_known_for_the_genes(schedule, many, chart, monkeypatch):
     """For good, where these are few, with a model of all that was told; a record of it is gone on from."""
     monkeypatch.setattr(lesson, "MANY", PLACES if many else PLACES + 1)
     bed = Bed()
     options = {"steps": 12, "preferences": 4, "generations": 4, "inner_population": 12, "reuse": 1}
 
     def auto():
-        settings = optimizer_settings("auto", options | {"chart": "always"})
+        settings = optimizer_settings("auto", options | {"chart": chart})
         found = make_optimizer(
             "auto", GENES, OBJECTIVES, population=8, seed=1, settings=settings, schedule=schedule
         )
@@ -562,7 +562,7 @@ def test_auto_leaves_a_chart_that_is_known_for_the_genes(schedule, many, monkeyp
         one.tell(outcomes, numbers)
         other.tell(outcomes, numbers)
         asked += len(batch)
-    assert ("genes" in by) == (not many)
+    assert ("genes" in by) == (not many and chart == "always")
     assert by == sorted(by, key=["map", "chart", "genes"].index), "it never goes back"
     assert one.ask() == other.ask()
 
