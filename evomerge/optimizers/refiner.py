@@ -19,6 +19,7 @@ from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Note, Optimizer
 from evomerge.optimizers.proposals import Proposals, focusing
+from evomerge.optimizers.settings import AutoSettings
 from evomerge.optimizers.surrogate import LEAST
 from evomerge.search_space import Gene, Genome
 
@@ -53,7 +54,9 @@ class Refiner(Auto):
             places: what earlier refiners noted of genomes that they asked for; where a map was learned, these
                 are places on a refiner's chart.
         """
-        super().__init__(genes, objectives, 1, seed, initial, steady=True, focus=preference)
+        # Near a preference: on the chart, where one was learned.
+        settings = AutoSettings(beyond="never")
+        super().__init__(genes, objectives, 1, seed, initial, settings, steady=True, focus=preference)
         self._inner = replace(self._inner, start=LEAST)
         self.know(known)
         told = {genome for genome, _ in known}
