@@ -47,6 +47,8 @@ ITEMS = 64
 """Search items of each task in a step."""
 PASSES = 3.0
 """What an item costs that is run backwards, in items only scored."""
+STARTS = ("base", "merge")
+"""What is trained: the base, or the best merge with one coefficient for all experts."""
 LOOKS = (0.1, 0.2, 0.4, 0.7, 1.0)
 """After which shares of the steps a model is scored on selection items."""
 
@@ -236,11 +238,12 @@ def describe(bench: Bench, values: np.ndarray) -> tuple[float, float]:
 
 
 def one_for_all(
-    bench: Bench, cost: float, kinds: Sequence[Kind], starts: int
+    bench: Bench, cost: float, kinds: Sequence[Kind], starts: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each of the last starts and each kind: one model that is to be good at everything."""
+    """A row for each start and each kind: one model that is to be good at everything."""
     equal = [1 / len(bench.metrics)] * len(bench.metrics)
-    for (name, recipe), kind in itertools.product(list(bench.starts.items())[-starts:], kinds):
+    for start_name, kind in itertools.product(starts, kinds):
+        name, recipe = list(bench.starts.items())[STARTS.index(start_name)]
         start = bench.start(recipe)
         steps = max(1, round(cost / bench.step_cost()))
         found = best_of(bench, start, kind, kind.rates, steps, equal)
@@ -303,9 +306,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--texts", type=Path, help="held-out text, for forgetting")
     parser.add_argument("--costs", type=float, nargs="+", default=[50, 500])
-    parser.add_argument("--preferences", type=int, default=10)
+    parser.add_argument("--preferences", type=int, default=10, help="models of a front; 0: no front")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--starts", type=int, choices=(1, 2), default=2, help="1: the merge alone")
+    parser.add_argument(
+        "--starts", nargs="*", choices=STARTS, default=STARTS, help="of one model for all"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -320,7 +325,9 @@ def main() -> None:
         began = time.process_time()
         for row in itertools.chain(
             one_for_all(bench, cost, kinds, arguments.starts),
-            one_per_preference(bench, cost, kinds, arguments.preferences),
+            one_per_preference(
+                bench, cost, kinds if arguments.preferences else [], arguments.preferences
+            ),
         ):
             row["cpu_s"] = time.process_time() - began
             began = time.process_time()
