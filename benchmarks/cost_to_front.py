@@ -174,6 +174,42 @@ def phases(history: History, total: float) -> dict[str, float]:
     return {f"share_{phase}": round(share, 4) for phase, share in found.items()}
 
 
+def our_search(
+    campaign: Campaign,
+    name: str,
+    seed: int,
+    budget: int,
+    report: CheckReport,
+    judge: Judge,
+    folder: Path,
+    theirs: float,
+) -> dict[str, Any]:
+    """What an arm reaches with a budget and what that took, beside the CPU seconds of theirs."""
+    arm, _, races = name.partition("+")
+    ours = with_arm(campaign, ARMS[arm], seed, budget)
+    if races:
+        ours = replace(ours, config=ours.config.model_copy(update={"racing": RacingSection()}))
+    shutil.rmtree(folder, ignore_errors=True)
+    began, clock = time.process_time(), time.perf_counter()
+    history = run(ours, folder, report.paths, report.storage)
+    seconds, clock = time.process_time() - began, time.perf_counter() - clock
+    found = measure(ours, history, report, judge, folder)["hypervolume"]
+    alike = theirs / (seconds * (1.0 - beside_the_search(history, clock)))
+    row = {"seed": seed, "arm": name, "budget": budget, "ours": found, "cpu_s": seconds}
+    row |= {"ratio": theirs / seconds, "ratio_alike": alike, "cost": history.cost}
+    return row | phases(history, clock)
+
+
+def in_words(row: dict[str, Any], fewer: float) -> str:
+    """The ratio as a product of fewer and of cheaper evaluations."""
+    less = row["ratio"]
+    return (
+        f"seed {row['seed']}, {row['arm']}: {less:.1f} times less CPU: {fewer:.1f} times fewer\n"
+        f"evaluations, each {less / fewer:.1f} times cheaper; {row['ratio_alike']:.1f} times less without\n"
+        "baselines and scores on selection items, which are not counted for them"
+    )
+
+
 def main() -> None:
     """Print theirs, ours for each budget, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -203,34 +239,12 @@ def main() -> None:
         whole = arguments.evaluations * (costs["merge_s"] + costs["score_s"])
         print(json.dumps({"seed": seed, "theirs": goal, "cpu_s": whole} | costs), flush=True)
         for name in arguments.arms:
-            arm, _, races = name.partition("+")
             for budget in arguments.budgets:
-                ours = with_arm(campaign, ARMS[arm], seed, budget)
-                if races:
-                    racing = {"racing": RacingSection()}
-                    ours = replace(ours, config=ours.config.model_copy(update=racing))
                 folder = arguments.out / f"{name}-{seed}-{budget}"
-                shutil.rmtree(folder, ignore_errors=True)
-                began, clock = time.process_time(), time.perf_counter()
-                history = run(ours, folder, report.paths, report.storage)
-                seconds, clock = time.process_time() - began, time.perf_counter() - clock
-                found = measure(ours, history, report, judge, folder)["hypervolume"]
-                row = {"seed": seed, "arm": name, "budget": budget, "ours": found, "cpu_s": seconds}
-                alike = whole / (seconds * (1.0 - beside_the_search(history, clock)))
-                row |= {"ratio": whole / seconds, "ratio_alike": alike, "cost": history.cost}
-                row |= phases(history, clock)
+                row = our_search(campaign, name, seed, budget, report, judge, folder, whole)
                 print(json.dumps(row), flush=True)
-                if found >= goal:
-                    fewer = arguments.evaluations / history.cost
-                    less, cheaper = whole / seconds, whole / seconds / fewer
-                    print(f"seed {seed}, {name}: {less:.1f} times less CPU: {fewer:.1f} times fewer")
-                    print(
-                        f"evaluations, each {cheaper:.1f} times cheaper; {alike:.1f} times less without"
-                    )
-                    print(
-                        "baselines and scores on selection items, which are not counted for them",
-                        flush=True,
-                    )
+                if row["ours"] >= goal:
+                    print(in_words(row, arguments.evaluations / row["cost"]), flush=True)
                     break
             else:
                 print(f"seed {seed}, {name}: their hypervolume {goal:.3f} was not reached")
