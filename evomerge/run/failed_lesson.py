@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evomerge.errors import Problem, TooManyFailures
-from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
+from evomerge.ledger.failed_slopes import commonest
 from evomerge.ledger.history import History
 from evomerge.run.standing import slope_failure
 
@@ -30,19 +30,16 @@ def what_to_do(failure: str) -> str:
 
 def gave_up(history: History) -> str:
     """That no gradient of the last steps could be had, how many failed in all, and why most did."""
-    failed = len(failed_slopes(history))
-    of = failed + measured_slopes(history)
-    return (
-        f"{failed} of {of} gradients and losses failed, all of the last steps: {slope_failure(history)}"
-    )
+    wanted = [each for batch in history.slopes for each in batch.values() if any(each.weights)]
+    failed = sum(each.failure is not None for each in wanted)
+    reason = slope_failure(history)
+    return f"{failed} of {len(wanted)} gradients failed, all of the last steps: {reason}"
 
 
 def nothing_learned(history: History) -> TooManyFailures:
     """The error that ends a campaign that learns from gradients alone and had none."""
     wrong = "no gradient could be had, and the optimizer learns from nothing else"
-    todo = WHAT_TO_DO.get(_commonest_class(history), f"begin another campaign with {WITHOUT}")
+    last = commonest(history)
+    failure = "" if last is None else str(last.failure)
+    todo = WHAT_TO_DO.get(failure, f"mend the cause and begin another campaign, or one with {WITHOUT}")
     return TooManyFailures(Problem("E508", wrong, gave_up(history), todo))
-
-
-def _commonest_class(history: History) -> str:
-    return slope_failure(history).partition(":")[0]
