@@ -30,7 +30,11 @@ def measured_slopes(history: History) -> int:
 
 def has_gradients(history: History) -> bool:
     """Whether a gradient could be had at all, so that something was learned from search items."""
-    return any(each.gradient is not None for batch in history.slopes for each in batch.values())
+    return any(
+        each.failure is None and any(each.weights)
+        for batch in history.slopes
+        for each in batch.values()
+    )
 
 
 def commonest(history: History) -> SlopeEvent | None:
