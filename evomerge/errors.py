@@ -279,7 +279,7 @@ E504 an evaluator or its items changed since the campaign began | restore them
 E505 a replay comes to something else than was recorded | use the versions that wrote it
 E506 there is no such candidate or pick | `evomerge front DIR` lists them
 E507 what was asked for is not there yet, or failed | run on, or pick another
-E508 too many candidates failed | see `evomerge status --failed`, mend the cause, run again
+E508 too many candidates or gradients failed | see `evomerge status --failed`, mend the cause, run again
 E509 there is no campaign in this folder | give the folder that `run` was given as --dir
 E510 a campaign folder contradicts itself | `evomerge repair DIR OUT` copies what is sound
 E511 the start of a run imports itself again | put it under `if __name__ == "__main__":`

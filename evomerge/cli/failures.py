@@ -1,4 +1,4 @@
-"""Failed candidates for people: class, message and traceback, those alike together."""
+"""Failed candidates and slopes for people: class, message and traceback, those alike together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from evomerge.cli.output import table_console
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.failed_slopes import failed_slopes, slope_name
 from evomerge.ledger.history import History
 
 
@@ -29,8 +30,16 @@ def failures_json(history: History) -> list[dict[str, Any]]:
     ]
 
 
+def slope_failures_json(history: History) -> list[dict[str, Any]]:
+    """Each failed slope as plain JSON data."""
+    return [
+        {"id": slope_name(each.batch, each.number), "class": each.failure, "message": each.message}
+        for each in failed_slopes(history)
+    ]
+
+
 def print_failures(history: History) -> None:
-    """Failures by class and message, each with its candidates and the end of one traceback."""
+    """Failures by class and message with their candidates and the end of one traceback; then slopes."""
     console = table_console()
     alike: dict[tuple[str, str], list[Candidate]] = {}
     for each in failed_candidates(history):
@@ -47,3 +56,13 @@ def print_failures(history: History) -> None:
         trace = next((each.traceback for each in candidates if each.traceback), None)
         for line in (trace or "").splitlines():
             console.print(f"    {line}", markup=False, soft_wrap=True)
+    slopes: dict[tuple[str, str], list[str]] = {}
+    for event in failed_slopes(history):
+        slopes.setdefault((str(event.failure), event.message), []).append(
+            slope_name(event.batch, event.number)
+        )
+    if slopes:
+        console.print("gradients and losses that could not be had:", markup=False)
+    for (failure, message), own in slopes.items():
+        console.print(f"{failure}: {message}", markup=False, soft_wrap=True)
+        console.print(f"  {len(own)}: {', '.join(own)}", markup=False, soft_wrap=True)

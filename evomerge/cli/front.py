@@ -127,7 +127,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         parts.append(optimism_lines(believed, width))
     if found.steering:
         parts.append(smooth_lines(found, width))
-    if found.slopes:
+    if found.slopes or found.slopes_failed:
         parts.append(prose(slope_words(found), width))
     if opened.history.stopped is not None:
         parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))

@@ -25,7 +25,8 @@ def status(
         typer.Argument(metavar="DIR...", help="Campaign folders.", show_default=False),
     ],
     failed: Annotated[
-        bool, typer.Option("--failed", help="List failed candidates: class, message, traceback.")
+        bool,
+        typer.Option("--failed", help="List failed candidates and slopes: class, message, traceback."),
     ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show it again as it goes on, until nothing runs.")
@@ -33,7 +34,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far a campaign is, or several, a line each."""
-    from evomerge.cli.failures import failures_json, print_failures
+    from evomerge.cli.failures import failures_json, print_failures, slope_failures_json
     from evomerge.cli.seen import look
     from evomerge.front.folder import open_campaign_folder
 
@@ -42,7 +43,8 @@ def status(
             raise UsageError(Problem("E500", "--failed is of one campaign folder", "", "give one"))
         history = open_campaign_folder(directories[0]).history
         if as_json:
-            print_json({"failed": failures_json(history)})
+            slopes = slope_failures_json(history)
+            print_json({"failed": failures_json(history), "slopes_failed": slopes})
         else:
             print_failures(history)
         return

@@ -48,9 +48,11 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     if now.raced:
         given_up = f"{now.raced} given up early; all cost {now.cost:.1f} evaluations"
         rows.append(("raced", given_up))
-    if now.slopes:
+    if now.slopes or now.slopes_failed:
         told = f"{now.slopes} gradients and losses; all cost {now.cost:.1f} evaluations"
         rows.append(("slopes", told))
+    if now.slopes_failed:
+        rows.append(("", f"{now.slopes_failed} more failed, mostly {now.slope_failure}"))
     if now.starts:
         rows.append(("starts", f"{now.starts} points of `start_from`, asked first"))
     if now.shared:

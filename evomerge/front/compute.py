@@ -12,6 +12,7 @@ from evomerge.front.front import Front, Member
 from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_history
@@ -64,7 +65,8 @@ def compute_front(history: History, store: ItemStore) -> Front:
         bounds=history.bounds(split),
         infeasible=len(judged) - len(pool),
         raced=history.raced,
-        slopes=sum(map(len, history.slopes)),
+        slopes=measured_slopes(history),
+        slopes_failed=len(failed_slopes(history)),
         slope_cost=history.slope_cost,
         failed_baselines={
             name: f"{c.failure}: {c.message}"

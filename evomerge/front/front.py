@@ -96,6 +96,7 @@ class Front:
         failed_baselines: baselines without scores, id to the class and message of the failure.
         steering: how well smooth values rank the candidates, by objective; empty where there are none.
         slopes: losses and gradients measured.
+        slopes_failed: those that could not be had, which cost nothing.
         slope_cost: what they cost, in evaluations.
         is_steered: whether an optimizer of the campaign steers by smooth values at all.
     """
@@ -115,6 +116,7 @@ class Front:
     failed_baselines: Mapping[str, str] = field(default_factory=dict)
     steering: tuple[Choice, ...] = ()
     slopes: int = 0
+    slopes_failed: int = 0
     slope_cost: float = 0.0
     is_steered: bool = False
 
@@ -155,6 +157,8 @@ class Front:
             "infeasible": self.infeasible,
             "raced": self.raced,
         }
+        if self.slopes_failed:
+            data["slopes_failed"] = self.slopes_failed
         if self.slopes:
             data |= {"slopes": self.slopes, "slope_cost": self.slope_cost}
         if self.steering:

@@ -8,6 +8,7 @@ import numpy as np
 
 from evomerge.front.statistics import probability_non_dominated
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.failed_slopes import has_gradients
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.constraint import excess
@@ -109,7 +110,7 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
 def _with_learned(history: History, kept: Sequence[Candidate], chosen: np.ndarray) -> list[str]:
     """The chosen, int64 [n] among all that were kept, and others where search items were learned from."""
     wanted = set(chosen.tolist())
-    if history.slopes:
+    if has_gradients(history):
         others = [row for row in range(len(kept)) if row not in wanted]
         wanted.update(others[: max(0, LEARNED - len(wanted))])
     return [kept[row].id for row in sorted(wanted)]

@@ -284,7 +284,8 @@ def _steered(choice: Choice) -> str:
 
 
 def slope_words(front: Front) -> str:
-    """What gradients and losses cost beside evaluations."""
+    """What gradients and losses cost beside evaluations, and how many failed."""
     cost, evaluations = f"{front.slope_cost:.1f}", front.evaluations
     measured = f"{front.slopes} gradients and losses cost as much as {cost} evaluations"
-    return f"{measured}, beside {evaluations} of merges"
+    failed = f"; {front.slopes_failed} failed" if front.slopes_failed else ""
+    return f"{measured}, beside {evaluations} of merges{failed}"

@@ -6,7 +6,8 @@ outwards. As soon as there are enough for Gaussian processes on the chart, these
 would add, and what the points of their own choice (`surrogate`): when even the lower end of the latter is
 more than is expected of the former, the surrogate goes on. By and by there is little left to find on so few
 numbers: when a model of all that was told expects surely more of the genes themselves, where these are few,
-the surrogate goes on there. Where no gradients can be had, it searches the genes from the start.
+the surrogate goes on there. Where no gradients can be had, it searches the genes from the start; also where
+a lesson gave up before it had any.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
+from evomerge.optimizers.slopes import GoneOnWith
 from evomerge.optimizers.surrogate import LEAST, Results, Surrogate
 from evomerge.search_space import Gene, Genome
 
@@ -136,6 +138,7 @@ class Auto(LearnedFront):
             share=settings.share,
             preferences=settings.step_preferences,
             patience=settings.patience,
+            give_up=settings.give_up,
         )
         super().__init__(
             genes, objectives, population, seed, initial, learned, steady=steady, focus=focus
@@ -154,6 +157,11 @@ class Auto(LearnedFront):
         self._points_forecast: Forecast | None = None
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
         self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
+
+    @property
+    def given_up(self) -> GoneOnWith | None:
+        """Without a map it searches the genes."""
+        return "genes" if super().given_up == "nothing" else super().given_up
 
     @property
     def chart(self) -> Chart:

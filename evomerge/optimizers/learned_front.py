@@ -15,7 +15,7 @@ from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around, drawn, pulled
 from evomerge.optimizers.proposals import Adopted, Asked
 from evomerge.optimizers.settings import LearnedFrontSettings
-from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
+from evomerge.optimizers.slopes import GoneOnWith, Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import Gene, Genome
 
@@ -74,6 +74,13 @@ class LearnedFront(Adopted):
     def tell_slopes(self, slopes: Sequence[Slope | None]) -> None:
         """Answers to the lesson."""
         self.lesson.tell_slopes(slopes)
+
+    @property
+    def given_up(self) -> GoneOnWith | None:
+        """If the lesson gave up: whether there is a map."""
+        if not self.lesson.has_given_up:
+            return None
+        return "map" if self.lesson.has_taken_steps else "nothing"
 
     def state_digest(self) -> str:
         """SHA-256 (hex) over the lesson and all that was asked and told."""

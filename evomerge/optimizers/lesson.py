@@ -10,6 +10,9 @@ arXiv:2310.02575), and it begins with an equal share of every expert: no label i
 
 Some search items are held back: the last map whose loss on them was near the least is kept, and no further
 step is taken once that loss rises. Losses on search items flatter; they decide nothing else.
+
+A lesson gives up after a few steps in a row of which no gradient could be had, since each costs time: then it
+keeps its map, and one that no gradient was applied to is no map to go by.
 """
 
 from __future__ import annotations
@@ -93,6 +96,7 @@ class Lesson:
         self._ground = SlopeGround((0,) * objectives, {})
         self._splits = settings.splits
         self._step, self._steps = 0, settings.steps
+        self._taught = self._failed = 0
         self._pending: _Step | None = None
         self._looked_at = -1
         self._least, self._kept_at = np.inf, -1
@@ -106,8 +110,14 @@ class Lesson:
 
     @property
     def has_taken_steps(self) -> bool:
-        """Whether the map is another than at the start."""
-        return self._step > 0
+        """Whether a gradient was applied to the map; in older ledgers, whether one was asked for."""
+        return self._taught > 0
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it is over because no gradient of its last steps could be had."""
+        most = min(self._settings.give_up, self._steps)
+        return 0 < most <= self._failed
 
     @property
     def has_many_genes(self) -> bool:
@@ -117,7 +127,7 @@ class Lesson:
     def take_over(self, other: Lesson) -> None:
         """Go on with the map of another lesson, without learning more."""
         self.enough()
-        self.map, self._step = other.map, other._step
+        self.map, self._step, self._taught = other.map, other._step, other._taught
 
     def _start(self, *, curved: bool) -> None:
         """Begin with a map that nothing was learned into: curved for a lesson, else a line."""
@@ -309,7 +319,11 @@ class Lesson:
             for w, slope in zip(done.preferences, slopes, strict=True)
             if slope is not None and np.isfinite(slope.gradient).all()
         ]
-        if found:
+        self._failed = 0 if found else self._failed + 1
+        self._taught += bool(found) or self._settings.give_up == 0
+        if self.has_given_up:
+            self.enough()
+        elif found:
             left = 1.0 - (self._step - 1) / max(1.0, self._steps)
             rate = done.rate * (0.2 + 0.8 * left)
             preferences, gradients = (np.array(each) for each in zip(*found, strict=True))
@@ -349,7 +363,7 @@ class Lesson:
     def enough(self) -> None:
         """Stop here: with the map that was kept, or the last one if there was no look yet."""
         self._learning, self._pending = False, None
-        if self._step == 0:
+        if not self.has_taken_steps:
             self._start(curved=False)
         if self._kept_at >= 0:
             self.map.table = self._kept

@@ -15,6 +15,7 @@ from evomerge.optimizers.settings import Option
 
 _BEFORE: Mapping[str, Option] = {
     "fewest_items": 1_000_000,
+    "give_up": 0,
     "longer": 1,
     "metagpt": True,
     "share": 1.0,

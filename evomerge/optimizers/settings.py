@@ -80,6 +80,8 @@ class LearnedFrontSettings:
         held_back: share of the search items that no step sees.
         look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
         patience: after so many looks with a larger loss it stops.
+        give_up: after so many steps in a row of which no gradient could be had it stops; 0 never, and such
+            steps count as taken, as before December 2026.
         metagpt: whether MetaGPT's weights are evaluated first although gradients can be had.
     """
 
@@ -99,6 +101,7 @@ class LearnedFrontSettings:
     look_from: Annotated[int, Between(1, 10_000)] = 10
     look_every: Annotated[int, Between(1, 10_000)] = 5
     patience: Annotated[int, Between(1, 1_000)] = 3
+    give_up: Annotated[int, Between(0, 1_000)] = 3
     metagpt: bool = False
 
 
@@ -107,8 +110,8 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned
-            front; see `LearnedFrontSettings`.
+        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, give_up, metagpt: of the
+            learned front; see `LearnedFrontSettings`.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
@@ -129,6 +132,7 @@ class AutoSettings:
     share: Annotated[float, Between(0.0, 1.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
+    give_up: Annotated[int, Between(0, 1_000)] = 3
     metagpt: bool = False
     step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7

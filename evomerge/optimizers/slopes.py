@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from evomerge.search_space import Genome
 
 MOST_LEARNING = 0.5
 """Share of a budget, or of a stage's, that slopes may cost."""
+
+
+GoneOnWith = Literal["map", "genes", "nothing"]
+"""With what a search goes on whose lesson gave up: the map as learned so far, the genes without gradients, or
+nothing that was learned."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class SlopeOptimizer(Optimizer, Protocol):
     Before each `ask` it is asked for `slopes` until it wants none, while nothing is pending; both are pure
     functions of the seed and of everything told so far.
     """
+
+    @property
+    def given_up(self) -> GoneOnWith | None:
+        """If it asks for no more slopes because too many failed: what it goes on with."""
+        ...
 
     def begin(self, ground: SlopeGround) -> None:
         """What there is to learn from; called once, before all else. Without it nothing is asked for."""

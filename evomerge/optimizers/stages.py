@@ -28,6 +28,7 @@ from evomerge.optimizers.optimizer import KnowsDescent, Note, Optimizer
 from evomerge.optimizers.proposals import Conditioned, Proposals, Propose
 from evomerge.optimizers.slopes import (
     MOST_LEARNING,
+    GoneOnWith,
     Slope,
     SlopeGround,
     SlopeOptimizer,
@@ -52,6 +53,7 @@ class Stages:
     """
 
     _inner: Optimizer
+    _given_up: GoneOnWith | None = None
 
     def __init__(
         self,
@@ -118,6 +120,11 @@ class Stages:
                 return self._turns.asked(self._batch)
             self._next()
 
+    @property
+    def given_up(self) -> GoneOnWith | None:
+        """That of the first stage."""
+        return self._given_up
+
     def begin(self, ground: SlopeGround) -> None:
         """What the first stage has to learn from."""
         if isinstance(self._inner, SlopeOptimizer):
@@ -148,6 +155,7 @@ class Stages:
         """Answers to the first stage, whose genes are those of the merge."""
         assert isinstance(self._inner, SlopeOptimizer)
         self._inner.tell_slopes([None if each is None else self._own_part(each) for each in slopes])
+        self._given_up = self._inner.given_up
         self._learning += sum(each.cost for each in slopes if each is not None)
 
     def _own_part(self, slope: Slope) -> Slope:

@@ -19,6 +19,7 @@ from evomerge.front.front import Front
 from evomerge.front.measures import is_fraction
 from evomerge.front.terminal import smooth_lines
 from evomerge.front.words import duration
+from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.report.coefficients import baseline_tables, genes_json, modules_of, recipes_yaml
@@ -40,6 +41,7 @@ from evomerge.report.sentences import (
     lost_workers,
     not_final,
     sentences,
+    slopes_failed_words,
     uses_of_test_items,
 )
 from evomerge.report.signs import sign_conflicts
@@ -144,6 +146,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "time_words": f"Seconds of all workers together; the campaign ran for {duration(history.elapsed)}.",
         "faults": faults(history),
         "lost": lost_workers(history),
+        "slopes_failed": slopes_failed_words(history),
         "has_vectors": vectors is not None,
         "has_influence": influence is not None,
         "kinship": kinship_words(vectors),
@@ -196,12 +199,14 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
     prepared, config = history.prepared, history.config
     phase = phase_of(history)
     failed = sum(history.failed_kinds.values())
+    slopes, slopes_failed = measured_slopes(history), len(failed_slopes(history))
     facts = [
         f"{len(history.stated.objectives)} objectives",
         f"{history.budget_used} evaluations",
         *([f"{history.raced} raced"] if history.raced else []),
         *([f"{failed} failed"] if failed else []),
-        *([f"{sum(map(len, history.slopes))} slopes"] if history.slopes else []),
+        *([f"{slopes} slopes"] if slopes else []),
+        *([f"{slopes_failed} slopes failed"] if slopes_failed else []),
         duration(history.elapsed) + " of running time",
         "finished" if phase == "done" else f"not finished: {phase}",
     ]

@@ -85,7 +85,7 @@ def _stages(history: History, events: Sequence[Event]) -> list[tuple[str, list[s
     stated = _stated_stages(history)
     for event in events:
         if isinstance(event, SlopeEvent):
-            slopes += 1
+            slopes += event.failure is None
         elif isinstance(event, AskedEvent):
             by = CHOSEN_BY.get(event.forecast.by, "") if event.forecast is not None else ""
             by = by if event.stage is None else stated[event.stage]

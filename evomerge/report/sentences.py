@@ -14,9 +14,10 @@ from evomerge.front.measures import MEAN, alike, is_fraction
 from evomerge.front.statistics import Interval
 from evomerge.front.tables import shown_interval
 from evomerge.front.uncertainty import FrontUncertainty
+from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import History
 from evomerge.objectives.pareto import REFERENCE
-from evomerge.run.standing import FINAL, phase_of
+from evomerge.run.standing import FINAL, phase_of, slope_failure
 
 
 def sentences(
@@ -26,9 +27,11 @@ def sentences(
     models = count_of(len(front.members), "model")
     apart = count_of(len(decision.groups), "group")
     evaluations = count_of(history.budget_used, "evaluation")
-    if front.slopes:
+    if front.slopes or front.slopes_failed:
+        failed = f" ({front.slopes_failed} more failed)" if front.slopes_failed else ""
         evaluations += (
-            f" and {front.slopes} gradients and losses, which cost as much as {front.slope_cost:.1f},"
+            f" and {front.slopes} gradients and losses{failed}, which cost as much as "
+            f"{front.slope_cost:.1f},"
         )
     said = {
         **fewer_sentences(),
@@ -116,6 +119,15 @@ def hypervolume_words() -> str:
         "Hypervolume: the volume that the front dominates, each objective scaled so that the best of base "
         f"and experts is 0 and the worst is 1, up to the reference point {REFERENCE}; more is better."
     )
+
+
+def slopes_failed_words(history: History) -> str:
+    """How many losses and gradients could not be had, and why; empty if all could."""
+    failed = len(failed_slopes(history))
+    if not failed:
+        return ""
+    of = failed + measured_slopes(history)
+    return f"{failed} of {of} gradients and losses could not be had, mostly {slope_failure(history)}."
 
 
 def lost_workers(history: History) -> str:

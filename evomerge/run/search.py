@@ -6,6 +6,7 @@ and not told is evaluated again as far as it lacks results.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from evomerge.ledger.events import (
     AskedCandidate,
     AskedEvent,
     RefineEvent,
+    StoppedEvent,
     ToldEvent,
 )
 from evomerge.ledger.ledger import keep_genome
@@ -29,9 +31,10 @@ from evomerge.optimizers.optimizer import (
 )
 from evomerge.optimizers.proposals import focusing
 from evomerge.optimizers.schedule import follow
-from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeRequest
+from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeOptimizer, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
+from evomerge.run.failed_lesson import GOES_ON, gave_up, nothing_learned
 from evomerge.run.limits import at_plateau
 from evomerge.run.origins import Origins
 from evomerge.run.racing_references import add_references, first_references, racing_record
@@ -45,6 +48,8 @@ from evomerge.run.replay import (
 )
 from evomerge.run.slopes import SlopeDesk, SlopesDiffer
 from evomerge.search_space import Genome, SearchSpace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Search:
         self._asked: list[AskedEvent] = []
         self._references: References | None = None
         self._plateau = (-1, False)
+        self._heeds_lesson = True
 
     def run(self, refinement: Refinement | None = None) -> str:
         """Replay, then go on until a limit is reached, near a preference if one is given.
@@ -197,7 +203,12 @@ class Search:
         return answers
 
     def asked(self, genomes: Sequence[Genome]) -> list[int]:
-        """Give genomes new ids; `start` records them."""
+        """Give genomes new ids; `start` records them.
+
+        Raises:
+            TooManyFailures: E508, if all that the optimizer learns from are gradients, and none could be had.
+        """
+        self._heed_lesson()
         first = self.history.asked + sum(len(event.candidates) for event in self._asked)
         entries = []
         notes: Sequence[Note | None] = [None] * len(genomes)
@@ -235,6 +246,20 @@ class Search:
         )
         self._origins.note([each.id for each in entries], genomes)
         return list(range(first, first + len(entries)))
+
+    def _heed_lesson(self) -> None:
+        """Say, once in a session, that a lesson gave up; without anything learned it may be the end."""
+        if not self._heeds_lesson or not isinstance(self.optimizer, SlopeOptimizer):
+            return
+        self._heeds_lesson = False
+        given_up = self.optimizer.given_up
+        if given_up == "nothing":
+            self.dispatcher.record(StoppedEvent(reason="breaker"))
+            raise nothing_learned(self.history)
+        if given_up is not None:
+            logger.warning(
+                "the lesson has ended early: %s; %s", gave_up(self.history), GOES_ON[given_up]
+            )
 
     def start(self, numbers: Sequence[int]) -> str | None:
         """Hand candidates to the dispatcher, in order, as far as the budget pays for them.

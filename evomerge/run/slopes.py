@@ -19,12 +19,14 @@ import numpy as np
 from evomerge.campaign.file import BudgetSection
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import SlopeEvent, StoppedEvent
+from evomerge.ledger.failed_slopes import slope_name
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeGround, SlopeRequest
 from evomerge.recipe.recipe import canonical_json
 from evomerge.run.dispatch import Dispatcher
+from evomerge.run.failed_lesson import what_to_do
 from evomerge.run.job import Job, JobResult, SlopeWork, error_of
 from evomerge.run.result_events import MOST_MESSAGE
 from evomerge.run.safeguards import (
@@ -156,6 +158,7 @@ class SlopeDesk:
     ) -> None:
         self._dispatcher, self._space, self._objectives = dispatcher, space, objectives
         self._history, self._store = dispatcher.history, dispatcher.items
+        self._warned_of: set[str] = set()
 
     def answers(self, batch: int, requests: Sequence[SlopeRequest]) -> list[Slope | None] | None:
         """The answers to a batch, those in the ledger from there; None if the campaign's hours end before.
@@ -213,16 +216,20 @@ class SlopeDesk:
             items={m: items for m, items in zip(metrics, request.items, strict=True) if items},
             entropy=request.entropy,
         )
-        deadline = deadline_seconds(self._dispatcher.campaign.config.workers.deadline, self._history)
         recipe = self._space.spelled_out(request.genome)
         return Job(
-            f"slope.{batch}.{number}",
+            slope_name(batch, number),
             "slope",
             recipe.to_json(),
-            deadline=deadline,
+            deadline=self._deadline(request),
             slope=work,
             rows=recipe.row_content,
         )
+
+    def _deadline(self, request: SlopeRequest) -> float | None:
+        """As an evaluation's, and in proportion where a slope costs more than one."""
+        seconds = deadline_seconds(self._dispatcher.campaign.config.workers.deadline, self._history)
+        return None if seconds is None else seconds * max(1.0, self._cost(request))
 
     def _record(self, batch: int, number: int, request: SlopeRequest, result: JobResult) -> None:
         event = SlopeEvent(
@@ -235,11 +242,9 @@ class SlopeDesk:
         )
         failpoint("slopes.before_record")
         if result.slope is None:
-            logger.info(
-                "%s failed: %s: %s\n%s", result.id, result.failure, result.message, result.traceback
-            )
             message = result.message[:MOST_MESSAGE]
             self._dispatcher.record(replace(event, failure=result.failure, message=message))
+            self._warn(result)
             return
         reference = None
         if result.slope.gradient.size:
@@ -249,6 +254,16 @@ class SlopeDesk:
         losses = tuple(result.slope.losses.get(each.metric) for each in self._objectives)
         cost = self._cost(request)
         self._dispatcher.record(replace(event, losses=losses, cost=cost, gradient=reference))
+
+    def _warn(self, result: JobResult) -> None:
+        """Say that a slope failed; once for each class of failure what to do."""
+        said = f"{result.failure}: {result.message}"
+        if result.failure not in self._warned_of:
+            self._warned_of.add(result.failure)
+            said += f"; {what_to_do(result.failure)}"
+        logger.warning("%s failed and is left out: %s", result.id, said)
+        if result.traceback:
+            logger.info("%s failed:\n%s", result.id, result.traceback)
 
     def _cost(self, request: SlopeRequest) -> float:
         items = sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from evomerge.campaign.estimates import RESCORED
 from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.failed_slopes import commonest, failed_slopes, measured_slopes
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
@@ -25,6 +27,9 @@ BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
 
 MEAN = "mean"
+
+MOST_REASON = 200
+"""Characters of the reason why slopes failed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Standing:
         feasible: candidates that keep all constraints, and all with scores; None without constraints.
         raced: candidates given up early.
         cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
-        slopes: losses and gradients measured.
+        slopes, slopes_failed: losses and gradients measured, and those that could not be had.
+        slope_failure: the most frequent class of failure of those, with a message; empty where none failed.
         refinements: of each, what it is near and how far it is.
         ended_by: the limit at which the search ended, or what stopped it.
         pace: evaluations per minute; None where too little is known.
@@ -86,6 +92,8 @@ class Standing:
     raced: int = 0
     cost: float = 0.0
     slopes: int = 0
+    slopes_failed: int = 0
+    slope_failure: str = ""
     refinements: tuple[str, ...] = ()
     ended_by: str | None = None
     pace: float | None = None
@@ -124,6 +132,8 @@ class Standing:
             "raced": self.raced,
             "cost": self.cost,
             "slopes": self.slopes,
+            "slopes_failed": self.slopes_failed,
+            "slope_failure": self.slope_failure or None,
             "refinements": list(self.refinements),
             "ended_by": self.ended_by,
             "pace_per_minute": self.pace,
@@ -194,7 +204,9 @@ def standing(
         feasible=_feasible(history),
         raced=history.raced,
         cost=history.cost,
-        slopes=sum(map(len, history.slopes)),
+        slopes=measured_slopes(history),
+        slopes_failed=len(failed_slopes(history)),
+        slope_failure=slope_failure(history),
         shared=history.shared,
         starts=len(history.starts.genomes) if history.starts is not None else 0,
         refinements=_refinements(history, objectives),
@@ -311,7 +323,8 @@ def line(now: Standing) -> str:
         )
     if now.phase == "learning":
         of = "" if now.budget is None else f" of {now.budget}"
-        return f"learning: {now.slopes} gradients and losses, {now.cost:.1f}{of} evaluations"
+        failed = f"{now.slopes_failed} failed, " if now.slopes_failed else ""
+        return f"learning: {now.slopes} gradients and losses, {failed}{now.cost:.1f}{of} evaluations"
     if now.phase != "search":
         ended = "" if now.ended_by is None else f", ended by {ended_text(now.ended_by)}"
         return f"{now.phase}: {now.evaluations} evaluations{ended}"
@@ -326,7 +339,7 @@ def line(now: Standing) -> str:
         parts.append(f"hypervolume {now.hypervolume:.4f}")
     if now.feasible is not None:
         parts.append(f"{now.feasible[0]} of {now.feasible[1]} feasible")
-    if now.failures:
+    if now.failures or now.slopes_failed:
         parts.append(f"failed: {failures_text(now)}")
     return ", ".join(parts)
 
@@ -342,5 +355,15 @@ def pace_text(now: Standing) -> list[str]:
 
 
 def failures_text(now: Standing) -> str:
-    """Failures by class in a few words."""
-    return ", ".join(f"{count} {kind}" for kind, count in now.failures.items()) or "none"
+    """Failed candidates by class, and how many slopes failed, in a few words."""
+    parts = [f"{count} {kind}" for kind, count in now.failures.items()]
+    parts += [f"{now.slopes_failed} slopes"] if now.slopes_failed else []
+    return ", ".join(parts) or "none"
+
+
+def slope_failure(history: History) -> str:
+    """Why most slopes failed that did: class and message, on one line; empty if none did."""
+    found = commonest(history)
+    if found is None:
+        return ""
+    return textwrap.shorten(f"{found.failure}: {found.message}", MOST_REASON, placeholder=" ...")

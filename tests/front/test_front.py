@@ -368,3 +368,4 @@ def test_it_says_what_gradients_cost() -> None:
     assert slope_words(front) == (
         "50 gradients and losses cost as much as 23.1 evaluations, beside 137 of merges"
     )
+    assert slope_words(replace(front, slopes_failed=3)) == f"{slope_words(front)}; 3 failed"

@@ -80,6 +80,9 @@ def test_where_search_items_were_learned_from_others_are_scored_too(
         assert len(chosen) == max(len(likely), min(most, int(clear.sum())))
         assert not others or not left_out or max(others) < min(left_out)
         assert chosen == sorted(chosen)
+    failed = [SlopeEvent(batch=0, number=0, request="", weights=(1.0, 0.0), failure="error")]
+    unlearned, _ = random_history(90, 60, ItemStore(tmp_path / "failed"), 0, failed)
+    assert worth_rescoring(unlearned, OBJECTIVES, ItemStore(tmp_path / "failed")) == likely
 
 
 def test_hopeless_is_dominance_by_a_margin() -> None:

@@ -12,6 +12,7 @@ from evomerge.objectives.objective import Complete
 from evomerge.objectives.origin import Origin
 from evomerge.optimizers import front_map, lesson
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.recorded_settings import as_begun
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
 from evomerge.search_space import Gene
 from evomerge.testing.optimizers import OBJECTIVES
@@ -295,10 +296,96 @@ def test_an_answer_that_could_not_be_had_changes_nothing_else():
     bed.learn(other)
     assert one.state_digest() != other.state_digest()
     assert all(np.isfinite(one.ask()).all() for _ in range(1))
-    silent = learned(steps=5)
-    while requests := silent.slopes():
-        silent.tell_slopes([None] * len(requests))
+    assert one.given_up is None
+
+
+def fail(optimizer, steps, bed=None):
+    """No gradient can be had of the next steps; of losses on what is held back some can."""
+    while steps and (requests := optimizer.slopes()):
+        is_look = not any(requests[0].weights)
+        optimizer.tell_slopes([bed.answer(r) if is_look and bed else None for r in requests])
+        steps -= not is_look
+    return steps
+
+
+@pytest.mark.parametrize("preferences", [1, 2])
+def test_a_lesson_gives_up_after_three_steps_in_a_row_without_a_gradient(preferences):
+    optimizer = learned(steps=20, preferences=preferences)
+    assert fail(optimizer, 20) == 17
+    assert optimizer.slopes() == []
+    assert optimizer.given_up == "nothing"
+    assert not optimizer.lesson.has_taken_steps
+    never = learned(steps=0)
+    assert optimizer.ask() == never.ask(), "as where nothing can be learned"
+    assert fail(learned(steps=20, give_up=5), 20) == 15
+    short = learned(steps=2)
+    assert fail(short, 2) == 0
+    assert (short.slopes(), short.given_up) == ([], "nothing"), "all of its steps are fewer than three"
+
+
+def test_a_lesson_that_has_learned_gives_up_with_its_map():
+    bed, optimizer = Bed(), learned(steps=20)
+    for failed in (2, 2, 1):
+        assert fail(optimizer, failed, bed) == 0
+        optimizer.tell_slopes([bed.answer(request) for request in optimizer.slopes()])
+    assert optimizer.given_up is None, "five of eight failed, never three in a row"
+    assert optimizer.lesson.has_taken_steps
+    before = optimizer.lesson.map.table
+    assert fail(optimizer, 12, bed) == 9
+    assert (optimizer.slopes(), optimizer.given_up) == ([], "map")
+    assert np.array_equal(optimizer.lesson.map.table, before)
+    again = learned(steps=20)
+    for failed in (2, 2, 1):
+        fail(again, failed, bed)
+        again.tell_slopes([bed.answer(request) for request in again.slopes()])
+    fail(again, 12, bed)
+    assert again.state_digest() == optimizer.state_digest()
+
+
+def test_only_applied_gradients_are_steps_that_were_taken():
+    bed, optimizer = Bed(), learned(steps=20)
+    fail(optimizer, 2)
+    assert not optimizer.lesson.has_taken_steps
+    cut_off = learned(steps=20)
+    fail(cut_off, 2)
+    cut_off.enough()
+    assert (cut_off.given_up, cut_off.lesson.has_taken_steps) == (None, False)
+    optimizer.tell_slopes([bed.answer(request) for request in optimizer.slopes()])
+    assert optimizer.lesson.has_taken_steps
+
+
+def test_ledgers_that_record_no_limit_have_lessons_that_never_give_up():
+    """And the map as it starts, curved, counts as learned there."""
+    settings = as_begun("learned-front", {}, {"steps": 5})
+    silent = make_optimizer("learned-front", GENES, OBJECTIVES, population=4, seed=1, settings=settings)
+    silent.begin(GROUND)
+    assert fail(silent, 9, Bed()) == 4
+    assert silent.given_up is None
+    assert silent.lesson.has_taken_steps
     assert np.array_equal(silent.lesson.map.table, front_map.starting_table(GENES, GROUND, None))
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
+def test_auto_searches_the_genes_when_a_lesson_gives_up_with_nothing(schedule):
+    def auto(ground):
+        options = {"steps": 12, "generations": 4, "inner_population": 12}
+        settings = optimizer_settings("auto", options)
+        found = make_optimizer(
+            "auto", GENES, OBJECTIVES, population=4, seed=1, settings=settings, schedule=schedule
+        )
+        found.begin(ground)
+        return found
+
+    bed, given_up, without = Bed(), auto(GROUND), auto(replace(GROUND, items=(0, 0)))
+    assert fail(given_up, 12) == 9
+    assert (given_up.given_up, without.given_up) == ("genes", None)
+    for number in range(16):
+        batch = given_up.ask()
+        assert batch == without.ask()
+        assert given_up.notes(batch) == [None] * len(batch)
+        outcomes = [Complete(tuple(bed.loss(g, t) for t in range(2)), (0.0, 0.0)) for g in batch]
+        for each in (given_up, without):
+            each.tell(outcomes, list(range(number * len(batch), (number + 1) * len(batch))))
 
 
 def test_only_weights_of_experts_are_learned():

@@ -34,10 +34,11 @@ def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) 
 @pytest.mark.parametrize("kind", ["auto", "learned-front"])
 def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind: str) -> None:
     recorded = to_record(optimizer_settings(kind, {}))
-    for name in ("beyond", "chart", "fewest_items", "longer", "metagpt", "share"):
+    for name in ("beyond", "chart", "fewest_items", "give_up", "longer", "metagpt", "share"):
         recorded.pop(name, None)
     for found in (as_begun(kind, {}, recorded), as_begun(kind, {}, None)):
         assert found.fewest_items > found.items, "steps were never made smaller for want of budget"
+        assert found.give_up == 0, "lessons never gave up"
         assert found.longer == 1, "there were never more steps than stated"
         assert found.share == 1.0, "lessons took all that slopes may cost"
         assert kind != "auto" or found.chart == "always", "the surrogate always went on"

@@ -202,6 +202,18 @@ def test_slopes_are_spent_from_the_evaluations_of_their_stage():
     assert free.stage == 1
 
 
+def test_a_lesson_that_gave_up_leaves_no_map_to_the_next_stage():
+    settings = optimizer_settings("hm3", {"episodes": 5, "epochs": 1, "hidden": 4})
+    optimizer = learning(Stage("path", "hm3", settings), evaluations=20)
+    assert optimizer.given_up is None
+    for _ in range(3):
+        optimizer.tell_slopes([None] * len(optimizer.slopes()))
+    assert not optimizer.slopes()
+    told(optimizer, 3)
+    assert (optimizer.stage, optimizer.given_up) == (1, "nothing")
+    assert optimizer._map is None
+
+
 @pytest.mark.parametrize("searches", ["path", "both"])
 def test_hm3_takes_for_a_preference_what_was_learned_for_it(searches):
     settings = optimizer_settings("hm3", {"episodes": 5, "epochs": 1, "hidden": 4})
