@@ -81,6 +81,8 @@ class LearnedFrontSettings:
         look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
         patience: after so many looks with a larger loss it stops.
         metagpt: whether MetaGPT's weights are evaluated first although gradients can be had.
+        whole_tensors: whether it learns where the method makes whole tensors (`tsv_m`, `knots`, `star`,
+            `consensus`, `pcb`, `tatr`).
     """
 
     loss: Literal["labels", "entropy"] = "labels"
@@ -100,6 +102,7 @@ class LearnedFrontSettings:
     look_every: Annotated[int, Between(1, 10_000)] = 5
     patience: Annotated[int, Between(1, 1_000)] = 3
     metagpt: bool = False
+    whole_tensors: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned
-            front; see `LearnedFrontSettings`.
+        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt, whole_tensors:
+            of the learned front; see `LearnedFrontSettings`.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
@@ -130,6 +133,7 @@ class AutoSettings:
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     patience: Annotated[int, Between(1, 1_000)] = 3
     metagpt: bool = False
+    whole_tensors: bool = True
     step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7
     chart: Literal["chosen", "always", "never"] = "chosen"
