@@ -110,8 +110,9 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt, whole_tensors:
-            of the learned front; see `LearnedFrontSettings`.
+        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, metagpt: of the learned
+            front; see `LearnedFrontSettings`.
+        whole_tensors: whether it learns where the method makes whole tensors; as there.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500

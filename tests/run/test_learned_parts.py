@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.recorded import recorded_space
 from evomerge.ledger.history import ITEMS_FOLDER
 from evomerge.ledger.item_store import ItemReference, ItemStore
+from evomerge.ledger.ledger import read_history
 from evomerge.optimizers.recorded_settings import to_record
+from evomerge.optimizers.slopes import SlopeOptimizer
 from evomerge.run import driver, replay
+from evomerge.run.replay import campaign_optimizer
 from evomerge.run.slopes import slope_ground
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
@@ -50,8 +56,8 @@ def test_a_campaign_from_before_goes_on_without_gradients(
     with monkeypatch.context() as then:
         then.setattr(driver, "to_record", recorded_then)
         then.setattr(replay, "slope_ground", lambda *given: slope_ground(*given[:3], False))
-        optimizer = {"kind": "auto", "population": 4, "options": {}}
-        file = write_campaign(tmp_path, space=SPACE, optimizer=optimizer, budget=BUDGET)
+        section = {"kind": "auto", "population": 4, "options": {}}
+        file = write_campaign(tmp_path, space=SPACE, optimizer=section, budget=BUDGET)
         run_file(file, tmp_path / "run")
     assert "whole_tensors" not in (tmp_path / "run" / "ledger.jsonl").read_text()
     kinds = {event["event"] for event in events_of(tmp_path / "run")}
@@ -59,6 +65,17 @@ def test_a_campaign_from_before_goes_on_without_gradients(
     assert "slope" not in kinds
     verified = call("verify", tmp_path / "run")
     assert verified.code == 0, verified.out + verified.err
+
+    history, opened = read_history(tmp_path / "run" / "ledger.jsonl"), load_campaign(file)
+    assert history.campaign is not None
+    (settings,) = history.stated.settings or ()
+    wanted = []
+    for recorded in (settings, {**settings, "whole_tensors": True}):
+        history.campaign = replace(history.campaign, settings=(recorded,))
+        optimizer = campaign_optimizer(opened, recorded_space(history), (), history)
+        assert isinstance(optimizer, SlopeOptimizer)
+        wanted.append(len(optimizer.slopes()))
+    assert wanted[0] == 0 < wanted[1]
 
 
 def recorded_then(settings: Any) -> dict[str, Any]:

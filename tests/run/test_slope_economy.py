@@ -52,6 +52,7 @@ def test_layers_are_computed_again_in_the_backward_pass(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = bed.recipe(some_weights(bed), "task_arithmetic")
+    bed.loss(recipe)  # what is run once for a new model is run
     passes = counted(monkeypatch, LlamaDecoderLayer, "forward")
     bed.loss(recipe)
     forward = len(passes)
