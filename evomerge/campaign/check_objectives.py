@@ -73,8 +73,15 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     if section.kind != "learned-front":
         return []
     reasons = []
-    if not space.method.has_slopes(space.options):
-        reasons.append(f"the method {campaign.space.method} is not linear in its weights")
+    has_weights = space.method.coefficient("weight") is not None
+    if not has_weights:
+        reasons.append(f"the method {campaign.space.method} has no weights of experts")
+    elif not space.method.has_slopes(space.options):
+        stated = ", ".join(f"{name}: {value}" for name, value in campaign.space.options.items())
+        named = f"{campaign.space.method} with {stated}" if stated else campaign.space.method
+        reasons.append(f"the method {named} is not linear in its weights")
+    elif space.method.makes_whole and section.options.get("whole_tensors") is False:
+        reasons.append(f"`whole_tensors: false` leaves out {campaign.space.method}")
     todo = "take optimizer.kind auto, which does without them"
     if campaign.config.stages:
         todo = "take kind surrogate for this stage"
@@ -87,7 +94,8 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
         todo += ", or learn the merge in a stage before that of paths (`stages`)"
     if space.mixtures is not None:
         reasons.append("mixtures of experts have no gradient here")
-    if not any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes):
+    weighed = any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes)
+    if has_weights and not weighed:
         reasons.append("the search space has no gene for the weight of an expert")
     if not any(losses.get(objective.metric) for objective in campaign.objectives):
         what = "choices, whose entropy it learns from" if by_entropy(campaign) else "losses"

@@ -19,6 +19,7 @@ _BEFORE: Mapping[str, Option] = {
     "longer": 1,
     "metagpt": True,
     "share": 1.0,
+    "whole_tensors": False,
 }
 _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}
 

@@ -83,6 +83,8 @@ class LearnedFrontSettings:
         give_up: after so many steps in a row of which no gradient could be had it stops; 0 never, and such
             steps count as taken, as before December 2026.
         metagpt: whether MetaGPT's weights are evaluated first although gradients can be had.
+        whole_tensors: whether it learns where the method makes whole tensors (`tsv_m`, `knots`, `star`,
+            `consensus`, `pcb`, `tatr`).
     """
 
     loss: Literal["labels", "entropy"] = "labels"
@@ -103,6 +105,7 @@ class LearnedFrontSettings:
     patience: Annotated[int, Between(1, 1_000)] = 3
     give_up: Annotated[int, Between(0, 1_000)] = 3
     metagpt: bool = False
+    whole_tensors: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class AutoSettings:
     Attributes:
         loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, give_up, metagpt: of the
             learned front; see `LearnedFrontSettings`.
+        whole_tensors: whether it learns where the method makes whole tensors; as there.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
@@ -134,6 +138,7 @@ class AutoSettings:
     patience: Annotated[int, Between(1, 1_000)] = 3
     give_up: Annotated[int, Between(0, 1_000)] = 3
     metagpt: bool = False
+    whole_tensors: bool = True
     step_preferences: Annotated[int, Between(1, 1_000)] = 1
     preferences: Annotated[int, Between(4, 1_000)] = 7
     chart: Literal["chosen", "always", "never"] = "chosen"

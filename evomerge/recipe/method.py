@@ -15,7 +15,7 @@ from typing import Any, Literal
 Sparsify = Literal["none", "magnitude", "bernoulli", "band", "ranked", "variance"]
 Scalars = Literal[
     "weights", "normalised", "slerp", "karcher", "multislerp", "model_stock", "energy",
-    "function", "function_of_shares",
+    "parts", "function", "function_of_shares",
 ]  # fmt: skip
 Options = Mapping[str, str | float | bool]
 COMPAT = "compat"
@@ -81,7 +81,8 @@ class MergeMethod:
 
     Attributes:
         scalars: how the coefficients become one number per input of the pass. With `function` one function
-            makes the whole tensor of them, with `function_of_shares` one whose weights are at least 0.
+            makes the whole tensor of them, with `function_of_shares` one whose weights are at least 0, and
+            with `parts` one that does not know the weights makes what each expert adds per unit of its own.
         sparsify: which entries of a task vector survive: the largest (`magnitude`), random ones
             (`bernoulli`), a band of magnitudes (`band`), random ones by rank in their row (`ranked`), or
             those that vary most over the experts (`variance`).
@@ -165,7 +166,7 @@ class MergeMethod:
         """Whether the result is linear in the weights once all other coefficients are fixed."""
         chosen = options or self.resolve({})
         voted = self.elect and (chosen.election == "after" or chosen.divisor == "weight")
-        return self.scalars_with(options) == "weights" and not voted
+        return self.scalars_with(options) in ("weights", "parts") and not voted
 
     def has_slopes(self, options: MethodOptions | None = None) -> bool:
         """Whether a gradient by the merged weights gives that by the weights of the experts.
@@ -191,7 +192,7 @@ class MergeMethod:
     @property
     def makes_whole(self) -> bool:
         """Whether a function makes whole tensors, rather than a pass that streams them in blocks."""
-        return self.scalars in ("function", "function_of_shares")
+        return self.scalars in ("parts", "function", "function_of_shares")
 
     @property
     def on_inputs(self) -> Literal["input_grams", "fisher"] | None:

@@ -17,7 +17,7 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
         name="tsv_m",
         paper="Gargiulo et al. 2025, Task Singular Vectors, arXiv:2412.00081",
         coefficients=(_WEIGHT, _LAMBDA),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(
@@ -42,7 +42,7 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
         name="knots",
         paper="Stoica et al. 2024, Model merging with SVD to tie the Knots, arXiv:2410.19735",
         coefficients=(_WEIGHT, _TRIMMED, _LAMBDA),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(
@@ -53,7 +53,7 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
             Coefficient("eta", 0.2, 0.9, 0.4, False, "fraction of the nuclear norm that is kept"),
             _LAMBDA,
         ),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(
@@ -92,14 +92,14 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
             Coefficient("tall", 0.2, 1.0, 0.4, False, "how much of the rest an entry must outweigh"),
             _LAMBDA,
         ),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(
         name="pcb",
         paper="Du et al. 2024, Parameter Competition Balancing, arXiv:2410.02396",
         coefficients=(_WEIGHT, _COMPETING, _LAMBDA),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(
@@ -117,7 +117,7 @@ WHOLE_TENSOR: tuple[MergeMethod, ...] = (
             Coefficient("trust", 0.9, 1.0, 0.99, False, "fraction of entries in the trust region"),
             _LAMBDA,
         ),
-        scalars="function",
+        scalars="parts",
         inputs=(2, None),
     ),
     MergeMethod(

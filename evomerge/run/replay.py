@@ -95,7 +95,7 @@ def _ground(
     if first.kind not in LEARNING:
         return None
     of = space.merging if campaign.stages and space.begins_with_the_merge else space
-    ground = slope_ground(history, campaign.objectives, of)
+    ground = slope_ground(history, campaign.objectives, of, bool(first.settings.whole_tensors))
     if first.evaluations is not None:
         return replace(ground, allowance=MOST_LEARNING * first.evaluations * history.search_items)
     return ground

@@ -56,25 +56,31 @@ class SlopesDiffer(Exception):
     """The optimizer asks for other slopes than the ledger has, or the ledger lacks what they begin from."""
 
 
-def slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
+def slope_ground(
+    history: History, objectives: Sequence[Objective], space: SearchSpace, whole_tensors: bool = True
+) -> SlopeGround:
     """What an optimizer must know to ask for slopes, once the baselines are scored.
 
     No slopes can be had of methods that are not linear in their weights, nor of paths of layers and mixtures;
-    of the `merging` part of a space they can.
+    of the `merging` part of a space they can. Without `whole_tensors` none are had of methods that make
+    these either.
 
     Raises:
         SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.
     """
     try:
-        return _slope_ground(history, objectives, space)
+        return _slope_ground(history, objectives, space, whole_tensors)
     except KeyError as error:
         raise SlopesDiffer(f"the baselines lack {error}, which a learned front begins from") from None
 
 
-def _slope_ground(history: History, objectives: Sequence[Objective], space: SearchSpace) -> SlopeGround:
+def _slope_ground(
+    history: History, objectives: Sequence[Objective], space: SearchSpace, whole_tensors: bool
+) -> SlopeGround:
     assert history.prepared is not None
     plain = all(each is None for each in (space.paths, space.trajectory, space.mixtures))
-    linear = plain and space.method.has_slopes(space.options)
+    wanted = whole_tensors or not space.method.makes_whole
+    linear = plain and wanted and space.method.has_slopes(space.options)
     experts = space.experts
     evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
     base, *values = [

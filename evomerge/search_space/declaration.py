@@ -255,7 +255,7 @@ class SearchSpaceDeclaration(BaseModel):
 
     def _weight_rule(self, method: MergeMethod, name: str, value: float) -> str:
         """Why a weight may not be negative, where it may not."""
-        if name != "weight" or value >= 0.0 or method.scalars == "function":
+        if name != "weight" or value >= 0.0 or method.scalars in ("parts", "function"):
             return ""
         options = method.resolve(self.options)
         if method.elect and options.divisor == "weight":

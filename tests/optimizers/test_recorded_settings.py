@@ -34,7 +34,8 @@ def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) 
 @pytest.mark.parametrize("kind", ["auto", "learned-front"])
 def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind: str) -> None:
     recorded = to_record(optimizer_settings(kind, {}))
-    for name in ("beyond", "chart", "fewest_items", "give_up", "longer", "metagpt", "share"):
+    later = ("beyond", "chart", "fewest_items", "give_up", "longer", "metagpt", "share", "whole_tensors")
+    for name in later:
         recorded.pop(name, None)
     for found in (as_begun(kind, {}, recorded), as_begun(kind, {}, None)):
         assert found.fewest_items > found.items, "steps were never made smaller for want of budget"
@@ -44,6 +45,7 @@ def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind:
         assert kind != "auto" or found.chart == "always", "the surrogate always went on"
         assert kind != "auto" or found.beyond == "never", "and stayed on the chart"
         assert found.metagpt, "MetaGPT's weights were evaluated whatever could be learned"
+        assert not found.whole_tensors, "methods that make whole tensors had no gradients"
 
 
 def test_others_that_recorded_none_have_the_defaults() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -85,48 +86,99 @@ def merge_task_vectors(
     """`out = scale * (base + lambda * function(deltas, **coefficients))`, rounded once to `storage`.
 
     As `merge_by_function`, for the functions of `merge.passes.whole`, which take float32 [T, *shape]. What is
-    linear in the weights keeps its parts in the scratch, under `key`. The
-    delta of an adapter is exactly the product of its factors, so that it has their rank.
+    linear in the weights is the sum of its `task_parts`.
 
     Raises:
         CandidateError: `merge_method`, if a decomposition does not converge.
         ConfigError: as `Calibrated.of`, where statistics on inputs are gathered now.
     """
-    size = out.numel()
-    origin, deltas = torch.empty(size), torch.empty(len(operands), size)
     numbers = call.arguments()
-    strength = numbers.pop("lambda", 1.0)
-    assert isinstance(strength, float)
     with torch_threads(1):
-        Dense(base).value(origin, 0, size)
-
-        def task_vectors() -> torch.Tensor:
-            for operand, row in zip(operands, deltas, strict=True):
-                operand.delta(row, origin, 0, size)
-            return deltas.view(len(operands), *shape)
-
-        try:
-            if call.method in LINEAR:
-                weight = numbers.pop("weight")
-                assert isinstance(weight, list)
-                kept = scratch.prepared(key, tuple(numbers.items()))
-                if kept is None:
-                    stack = task_vectors()
-                    if not bool(stack.isfinite().all()):
-                        return False
-                    kept = LINEAR[call.method](stack, **numbers)
-                    scratch.prepare(key, tuple(numbers.items()), kept)
-                found = weighted(kept, weight)
-            else:
-                stack = task_vectors()
-                if not bool(stack.isfinite().all()):
-                    return False
-                given = {} if call.given is None else {"given": call.given()}
-                found = FUNCTIONS[call.method](stack, **numbers, **given)
-        except RuntimeError as error:
-            raise CandidateError("merge_method", f"`{call.method}`: {error}", tensor) from error
-        origin.add_(found.reshape(-1).mul_(strength))
+        if call.method in LINEAR:
+            weight = numbers["weight"]
+            assert isinstance(weight, list)
+            parts = task_parts(call, base, operands, tensor, shape, scratch, key)
+            found = None if parts is None else weighted(parts, weight)
+        else:
+            numbers.pop("lambda", None)
+            found, stack = None, _task_vectors(base, operands, shape)
+            if stack is not None:
+                with _named(call, tensor):
+                    given = {} if call.given is None else {"given": call.given()}
+                    found = FUNCTIONS[call.method](stack, **numbers, **given)
+        if found is None:
+            return False
+        origin = torch.empty(out.numel())
+        Dense(base).value(origin, 0, out.numel())
+        origin.add_(found.reshape(-1).mul_(call.strength))
     return _keep(origin, scale, out, storage, scratch)
+
+
+@torch.no_grad()
+def task_parts(
+    call: Call,
+    base: torch.Tensor,
+    operands: Sequence[Operand],
+    tensor: str,
+    shape: tuple[int, ...],
+    scratch: Scratch,
+    key: Hashable = None,
+) -> torch.Tensor | None:
+    """What each expert adds to a tensor per unit of its weight, by a method that is linear in the weights.
+
+    Made on the CPU on one thread, and kept in the scratch under `key` for as long as the method's other
+    numbers are the same, where there is room: weights change from candidate to candidate, parts do not.
+
+    Args:
+        call: of a method in `merge.passes.whole.LINEAR`.
+        base: [n] on the CPU.
+        operands: the experts, on the CPU.
+        tensor: its name, for messages.
+        shape: of the tensor, as the function sees it.
+        scratch: keeps the parts.
+        key: of base and experts; None keeps nothing.
+
+    Returns:
+        Float32 [T, *shape] on the CPU, without lambda; None where a task vector is not finite.
+
+    Raises:
+        CandidateError: `merge_method`, if a decomposition does not converge.
+    """
+    fixed = {n: value for n, value in call.arguments().items() if n not in ("weight", "lambda")}
+    numbers = tuple(fixed.items())
+    kept = scratch.prepared(key, numbers)
+    if kept is None:
+        with torch_threads(1), _named(call, tensor):
+            stack = _task_vectors(base, operands, shape)
+            if stack is None:
+                return None
+            kept = LINEAR[call.method](stack, **fixed)
+        scratch.prepare(key, numbers, kept)
+    return kept
+
+
+def _task_vectors(
+    base: torch.Tensor, operands: Sequence[Operand], shape: tuple[int, ...]
+) -> torch.Tensor | None:
+    """Float32 [T, *shape]; None where one is not finite.
+
+    The delta of an adapter is exactly the product of its factors, so that it has their rank.
+    """
+    size = base.numel()
+    origin, deltas = torch.empty(size), torch.empty(len(operands), size)
+    Dense(base).value(origin, 0, size)
+    for operand, row in zip(operands, deltas, strict=True):
+        operand.delta(row, origin, 0, size)
+    return deltas.view(len(operands), *shape) if bool(deltas.isfinite().all()) else None
+
+
+@contextmanager
+def _named(call: Call, tensor: str) -> Iterator[None]:
+    """A failure of torch's is this candidate's, at this tensor."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CandidateError("merge_method", f"`{call.method}`: {error}", tensor) from error
 
 
 def _keep(

@@ -26,6 +26,13 @@ class Call:
     calibration: str = ""
     given: Callable[[], list[Any]] | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def strength(self) -> float:
+        """Lambda, the factor of the merged task vector; 1 where it is not stated."""
+        value = dict(self.coefficients).get("lambda", 1.0)
+        assert isinstance(value, float)
+        return value
+
     def arguments(self) -> dict[str, float | list[float]]:
         """The coefficients as the function is given them; lists are its own."""
         return {

@@ -1,7 +1,7 @@
 """Inner products of a gradient with what each expert adds to a tensor, in one streaming run.
 
 The counterpart of the passes that merge: they add `w_t d_t`, this gives `<g, d_t>`, where `d_t` is the task
-vector as the merge has it (masked, rescaled, elected).
+vector as the merge has it (masked, rescaled, elected), or the part that a function of whole tensors made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from evomerge.merge.passes.blocks import (
     block_ranges,
     operand_of,
 )
-from evomerge.merge.passes.execute import ranks_of
+from evomerge.merge.passes.call import Call
+from evomerge.merge.passes.execute import parts_of, ranks_of
 from evomerge.merge.passes.sparsified_sum import agreeing
 from evomerge.merge.passes.sparsify import sparsify
 from evomerge.merge.plan import TensorPlan
@@ -46,8 +47,13 @@ def contract(
         rows: 1, or the extent of the first axis, for a derivative by the weight of each row.
 
     Returns:
-        float64 [inputs, rows].
+        float64 [inputs, rows]; NaN where parts cannot be made of task vectors that are not finite.
+
+    Raises:
+        CandidateError: `merge_method`, as `merge.passes.by_function.task_parts`.
     """
+    if entry.call is not None:
+        return _by_parts(entry, entry.call, readers, gradient, scratch, rows)
     weights = scratch.weights
     operands = [operand_of(readers[one.source], one.tensor, weights) for one in entry.inputs]
     base = None if entry.base is None else weights.read(readers[entry.base[0]], entry.base[1])
@@ -65,6 +71,27 @@ def contract(
         _plain(base, operands, streamed, gradient, scratch, totals)
     weights_of = np.array([one.weight for one in entry.inputs])
     found: np.ndarray = totals.cpu().numpy() * weights_of[:, None] * (entry.factor * entry.scale)
+    return found
+
+
+def _by_parts(
+    entry: TensorPlan,
+    call: Call,
+    readers: Mapping[str, Reader],
+    gradient: torch.Tensor,
+    scratch: Scratch,
+    rows: int,
+) -> np.ndarray:
+    """Parts that lie on the CPU, a block at a time on the gradient's device."""
+    if not gradient.numel():
+        return np.zeros((len(entry.inputs), rows))
+    parts = parts_of(entry, readers, scratch)
+    if parts is None:
+        return np.full((len(entry.inputs), rows), np.nan)
+    totals = torch.zeros(len(parts), rows, dtype=torch.float64, device=gradient.device)
+    operands = [Dense(part.reshape(-1)) for part in parts]
+    _plain(None, operands, range(len(parts)), gradient, scratch, totals)
+    found: np.ndarray = totals.cpu().numpy() * (call.strength * entry.scale)
     return found
 
 

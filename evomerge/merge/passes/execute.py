@@ -6,14 +6,14 @@ the plain ones give the same bits, so it does not matter which of them carried o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 
 from evomerge.checkpoint.reader import Reader
 from evomerge.merge.passes.beside_base import BESIDE_BASE
-from evomerge.merge.passes.blocks import Scratch, operand_of
-from evomerge.merge.passes.by_function import merge_by_function, merge_task_vectors
+from evomerge.merge.passes.blocks import Operand, Scratch, operand_of
+from evomerge.merge.passes.by_function import merge_by_function, merge_task_vectors, task_parts
 from evomerge.merge.passes.by_row import merge_by_row
 from evomerge.merge.passes.call import Call
 from evomerge.merge.passes.fused import is_bounded, run_compiled
@@ -101,15 +101,11 @@ def _called(
     scratch: Scratch,
 ) -> bool:
     """A tensor that a built-in or a registered function makes."""
-    assert entry.base is not None
     if target.numel() == 0:
         return True
-    base = Weights().read(readers[entry.base[0]], entry.base[1])
-    operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
+    base, operands, key = _whole(entry, call, readers)
     function = BESIDE_BASE.get(call.method)
     if function is None and not call.function:
-        sources = [(readers[one.source], one.tensor) for one in entry.inputs]
-        key = (call.method, readers[entry.base[0]], entry.base[1], *sources)
         return merge_task_vectors(
             call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch, key
         )
@@ -118,6 +114,24 @@ def _called(
     return merge_by_function(
         function, call, base, operands, entry.name, entry.shape, entry.scale, target, storage, scratch
     )
+
+
+def parts_of(entry: TensorPlan, readers: Mapping[str, Reader], scratch: Scratch) -> torch.Tensor | None:
+    """`task_parts` of an entry with a call: those that its merge has kept, or will find."""
+    assert entry.call is not None
+    base, operands, key = _whole(entry, entry.call, readers)
+    return task_parts(entry.call, base, operands, entry.name, entry.shape, scratch, key)
+
+
+def _whole(
+    entry: TensorPlan, call: Call, readers: Mapping[str, Reader]
+) -> tuple[torch.Tensor, list[Operand], Hashable]:
+    """Base and experts on the CPU, and the key of what is kept of them."""
+    assert entry.base is not None
+    base = Weights().read(readers[entry.base[0]], entry.base[1])
+    operands = [operand_of(readers[one.source], one.tensor) for one in entry.inputs]
+    sources = [(readers[one.source], one.tensor) for one in entry.inputs]
+    return base, operands, (call.method, readers[entry.base[0]], entry.base[1], *sources)
 
 
 def row_factors(one: PlanInput, device: torch.device) -> torch.Tensor:

@@ -149,12 +149,13 @@ class Merger:
         """A function of the whole tensor, with every expert.
 
         Nobody else knows what the numbers of a person's own do. A built-in one gives the base where no
-        expert touches the tensor, and where all weights are zero.
+        expert touches the tensor, and where all weights are zero; the latter is no matter to `directions`.
         """
         assert self._base is not None
         built_in = not self._method.function
+        untouched = Merged(None, () if self._directions else (PlanInput(self._base, tensor),))
         if built_in and not any(self._touches(name, tensor) for name in self._names):
-            return Merged(None, (PlanInput(self._base, tensor),))
+            return untouched
         numbers = tuple(
             (
                 each.name,
@@ -164,8 +165,9 @@ class Merger:
             )
             for each in self._method.coefficients
         )
-        if built_in and any(n == "weight" and not any(v) for n, v in numbers if isinstance(v, tuple)):
-            return Merged(None, (PlanInput(self._base, tensor),))
+        idle = any(n == "weight" and not any(v) for n, v in numbers if isinstance(v, tuple))
+        if built_in and idle and not self._directions:
+            return untouched
         call = Call(self._method.name, self._method.function, numbers)
         kind, text = self._method.on_inputs, self._source.calibration
         if kind is not None and text is not None:

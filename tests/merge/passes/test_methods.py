@@ -23,9 +23,6 @@ from tests.merge.passes.cases import CASES, EXPERTS, TEXT, merged
 
 UP = "model.layers.1.mlp.up_proj.weight"
 MERGES = {name: source for name, source in CASES.items() if name != "copy"}
-LINEAR = {
-    n: s for n, s in MERGES.items() if METHODS[s.method].is_linear(METHODS[s.method].resolve(s.options))
-}
 
 
 @pytest.fixture(scope="module")
@@ -76,40 +73,6 @@ def neutral(method, **changes):
 
 def test_every_method_has_a_case():
     assert {source.method for source in CASES.values()} == set(METHODS)
-
-
-@pytest.mark.parametrize("case", LINEAR)
-def test_superposition_where_linearity_is_claimed(engine, case):
-    source = LINEAR[case]
-    based = METHODS[source.method].uses_base(METHODS[source.method].resolve(source.options))
-    base = stored(engine, "base").double() if based else 0.0
-    first, second = ({"a": 0.3, "b": 0.5, "c": 0.7}, {"a": 0.4, "b": 0.9, "c": -0.2})
-    both = {name: first[name] + 2 * second[name] for name in first}
-    one, two, sum_ = (
-        result(engine, with_weights(source, weights)).double() - base
-        for weights in (first, second, both)
-    )
-    torch.testing.assert_close(sum_, one + 2 * two, rtol=1e-4, atol=2e-6)
-
-
-NONLINEAR = [
-    "ties_mergekit", "ties_weight", "dare_ties_mergekit", "linear", "task_arithmetic_shares",
-    "karcher", "multislerp", "della_mergekit",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", NONLINEAR)
-def test_superposition_fails_where_it_is_not_claimed(engine, case):
-    source = MERGES[case]
-    assert not METHODS[source.method].is_linear(METHODS[source.method].resolve(source.options))
-    based = METHODS[source.method].uses_base(METHODS[source.method].resolve(source.options))
-    base = stored(engine, "base") if based else 0.0
-    first, second = ({"a": 0.3, "b": 0.5, "c": 0.7}, {"a": 0.4, "b": 0.9, "c": 0.2})
-    both = {name: first[name] + second[name] for name in first}
-    one, two, sum_ = (
-        result(engine, with_weights(source, weights)) - base for weights in (first, second, both)
-    )
-    assert (sum_ - one - two).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
