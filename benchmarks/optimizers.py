@@ -2,8 +2,8 @@
 
 For each problem and optimizer the hypervolume after some evaluations, median over seeds, and the CPU seconds
 that asking and telling cost per candidate. Merge-like problems are judged on test items, the front chosen on
-selection items; the seed draws another problem as well. A lesson is that of a campaign with the largest number
-of evaluations.
+selection items; the seed draws another problem as well. A lesson is that of a campaign with the largest
+number of evaluations.
 
     python benchmarks/optimizers.py --arms surrogate nsga2 random-global --problems merge24 merge168
 """

@@ -74,11 +74,9 @@ def _learning(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
         more = "keeps all, each with its share of the step's items"
         rows.append(("learning", f"{words} `{option}: {count}` {more}"))
     if held := _not_learned(campaign, report):
-        words = (
-            f"only weights of experts are learned: {', '.join(held)} stay in the middle of their bounds"
-        )
+        words = f"weights of experts alone are learned; held in mid-range: {', '.join(held)}"
         if goes_on:
-            words += " unless the search goes on from map and chart to the genes"
+            words += ", until the search goes on from map and chart to the genes, if it does"
         rows.append(("not learned", f"{words}; `kind: surrogate` searches them from the start"))
     return rows
 
