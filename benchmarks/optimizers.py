@@ -2,7 +2,8 @@
 
 For each problem and optimizer the hypervolume after some evaluations, median over seeds, and the CPU seconds
 that asking and telling cost per candidate. Merge-like problems are judged on test items, the front chosen on
-selection items; the seed draws another problem as well.
+selection items; the seed draws another problem as well. A lesson is that of a campaign with the largest
+number of evaluations.
 
     python benchmarks/optimizers.py --arms surrogate nsga2 random-global --problems merge24 merge168
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -65,7 +67,8 @@ def search(
     evaluated, spent, pending, learned = [], 0.0, [], 0.0
     begun = time.process_time()
     if isinstance(optimizer, SlopeOptimizer) and problem.ground is not None and problem.slope:
-        optimizer.begin(problem.ground)
+        allowance = MOST_LEARNING * max(at) * sum(problem.ground.items)
+        optimizer.begin(replace(problem.ground, allowance=allowance, backward=PASSES))
         while requests := optimizer.slopes():
             if learned >= MOST_LEARNING * max(at):
                 optimizer.enough()

@@ -19,6 +19,7 @@ from evomerge.campaign.check_mixture import cannot_be_mixed
 from evomerge.campaign.check_objectives import (
     benchmark_items,
     cannot_race,
+    learns,
     measured_by_the_clock,
     no_ensemble,
     no_gradients,
@@ -70,6 +71,8 @@ class CheckReport:
             each worker holds all), `mixture_bytes` (the largest mixture, of which each worker holds one).
         starts: files and folders of `start_from` to how many points are taken of each at most
             (`run.check_starts`).
+        learns: whether the optimizer, or that of the first stage, learns from gradients; of some evaluators
+            only the items tell whether there are any.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -83,6 +86,7 @@ class CheckReport:
     weights: dict[str, str] | None = None
     estimates: dict[str, float] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
+    learns: bool = False
 
     def raise_problems(self) -> None:
         """Raise what stops a run; nothing if there is nothing.
@@ -155,9 +159,11 @@ def check_campaign(
         problems += cannot_be_mixed(campaign, base, declarations.values())
     problems += wrong_metrics(campaign, declarations)
     problems += wrong_heads(campaign, declarations)
+    learning = False
     if space is not None and len(declarations) == len(campaign.evaluator_files):
         sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
         problems += no_gradients(campaign, space, sources)
+        learning = learns(campaign, space, sources)
     problems += no_ensemble(campaign, {d.name: d.has_losses for d in declarations.values()})
     if not problems:
         problems += [*leaks(campaign, declarations, opened), *cannot_race(campaign, declarations)]
@@ -170,9 +176,8 @@ def check_campaign(
         estimates = estimates_of(campaign, layout, base, storage, declarations, opened)
     items = item_counts(declarations, opened)
     genes = 0 if space is None else len(space.genes)
-    return CheckReport(
-        problems, warnings, paths, storage, layout, genes, space, items=items, estimates=estimates
-    )
+    report = CheckReport(problems, warnings, paths, storage, layout, genes, space, learns=learning)
+    return replace(report, items=items, estimates=estimates)
 
 
 def _allows_rope(campaign: Campaign, paths: Mapping[str, str], problem: Problem) -> bool:

@@ -11,6 +11,7 @@ from evomerge.campaign.file import OptimizerSection, StageSection
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+from evomerge.optimizers.stage import LEARNING
 from evomerge.recipe.recipe import AS_BASE, EACH
 from evomerge.search_space import SearchSpace
 
@@ -66,12 +67,33 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
         space: its search space.
         losses: of each metric, whether its evaluator has (or may have) losses; by entropy, choices.
     """
-    section: OptimizerSection | StageSection = campaign.config.optimizer
-    where: tuple[str | int, ...] = ("optimizer", "kind")
-    if campaign.config.stages:
-        section, where = campaign.config.stages[0], ("stages", 0)
-    if section.kind != "learned-front":
+    if _first(campaign).kind != "learned-front":
         return []
+    reasons = _why_no_gradients(campaign, space, losses)
+    if not reasons:
+        return []
+    where: tuple[str | int, ...] = ("optimizer", "kind")
+    todo = "take optimizer.kind auto, which does without them"
+    if campaign.config.stages:
+        where, todo = ("stages", 0), "take kind surrogate for this stage"
+    elif space.paths is not None:
+        todo += ", or learn the merge in a stage before that of paths (`stages`)"
+    wrong = "learned-front has no gradients to learn from"
+    return [campaign.fault(where, "E149", wrong, "; ".join(reasons), todo)]
+
+
+def learns(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bool]) -> bool:
+    """Whether the optimizer, or that of the first stage, learns from gradients; see `no_gradients`."""
+    return _first(campaign).kind in LEARNING and not _why_no_gradients(campaign, space, losses)
+
+
+def _first(campaign: Campaign) -> OptimizerSection | StageSection:
+    """The optimizer, or that of the first stage."""
+    return campaign.config.stages[0] if campaign.config.stages else campaign.config.optimizer
+
+
+def _why_no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bool]) -> list[str]:
+    """Why there are none, in words."""
     reasons = []
     has_weights = space.method.coefficient("weight") is not None
     if not has_weights:
@@ -80,18 +102,15 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
         stated = ", ".join(f"{name}: {value}" for name, value in campaign.space.options.items())
         named = f"{campaign.space.method} with {stated}" if stated else campaign.space.method
         reasons.append(f"the method {named} is not linear in its weights")
-    elif space.method.makes_whole and section.options.get("whole_tensors") is False:
+    elif space.method.makes_whole and _first(campaign).options.get("whole_tensors") is False:
         reasons.append(f"`whole_tensors: false` leaves out {campaign.space.method}")
-    todo = "take optimizer.kind auto, which does without them"
     if campaign.config.stages:
-        todo = "take kind surrogate for this stage"
         if not space.begins_with_the_merge:
             reasons.append(
                 "paths do not begin with all layers of `merged`, in order and within its outer parts"
             )
     elif space.paths is not None:
         reasons.append("paths of layers have no gradient")
-        todo += ", or learn the merge in a stage before that of paths (`stages`)"
     if space.mixtures is not None:
         reasons.append("mixtures of experts have no gradient here")
     weighed = any(gene.coefficient == "weight" and gene.input in space.experts for gene in space.genes)
@@ -100,10 +119,7 @@ def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bo
     if not any(losses.get(objective.metric) for objective in campaign.objectives):
         what = "choices, whose entropy it learns from" if by_entropy(campaign) else "losses"
         reasons.append(f"no objective's evaluator has {what}")
-    if not reasons:
-        return []
-    wrong = "learned-front has no gradients to learn from"
-    return [campaign.fault(where, "E149", wrong, "; ".join(reasons), todo)]
+    return reasons
 
 
 def no_ensemble(campaign: Campaign, losses: Mapping[str, bool]) -> list[Problem]:

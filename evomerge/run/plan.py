@@ -8,6 +8,9 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check import CheckReport
 from evomerge.front.words import duration, size
 from evomerge.ledger.events import CampaignEvent
+from evomerge.optimizers.kinds import optimizer_settings
+from evomerge.optimizers.lesson import MANY
+from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings
 
 
 def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
@@ -23,6 +26,8 @@ def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
         ("disk", f"about {size(estimates['disk_bytes'])} for the campaign folder and one export"),
         ("budget", _budget(campaign)),
     ]
+    if report.learns:
+        rows += _learning(campaign, report)
     if report.starts:
         rows.append(("starts", _starts(report)))
     if "seconds" in estimates:
@@ -49,6 +54,44 @@ def _starts(report: CheckReport) -> str:
     most = sum(report.starts.values())
     each = [f"{count} of {Path(file).name}" for file, count in report.starts.items()]
     return f"at most {most} points are asked first: {', '.join(each)}"
+
+
+def _learning(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
+    """What a person may want otherwise of a map that is learned: idle workers, genes that are not learned."""
+    section, stages = campaign.config.optimizer, campaign.stages
+    settings = stages[0].settings if stages else optimizer_settings(section.kind, section.options)
+    assert isinstance(settings, AutoSettings | LearnedFrontSettings)
+    if settings.steps == 0:
+        return []
+    if isinstance(settings, AutoSettings):
+        option, jobs = "step_preferences", settings.step_preferences
+        goes_on = settings.beyond == "chosen" and report.genes < MANY * len(campaign.experts)
+    else:
+        option, jobs, goes_on = "preferences", settings.preferences, False
+    rows, count = [], campaign.config.workers.count
+    if count > jobs:
+        words = f"a step of the lesson keeps {jobs} of {count} workers busy, the others wait; option"
+        more = "keeps all, each with its share of the step's items"
+        rows.append(("learning", f"{words} `{option}: {count}` {more}"))
+    if held := _not_learned(campaign, report):
+        words = f"weights of experts alone are learned; held in mid-range: {', '.join(held)}"
+        if goes_on:
+            words += ", until the search goes on from map and chart to the genes, if it does"
+        rows.append(("not learned", f"{words}; `kind: surrogate` searches them from the start"))
+    return rows
+
+
+def _not_learned(campaign: Campaign, report: CheckReport) -> list[str]:
+    """The coefficients of merges that have genes which no gradient reaches."""
+    genes = [] if report.space is None else report.space.genes
+    return sorted(
+        {
+            gene.coefficient
+            for gene in genes
+            if gene.paths is None
+            and not (gene.coefficient == "weight" and gene.input in campaign.experts)
+        }
+    )
 
 
 def _budget(campaign: Campaign) -> str:

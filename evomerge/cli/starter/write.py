@@ -13,20 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.checkpoint.folder import open_folder
-from evomerge.checkpoint.hub import cached_snapshot
 from evomerge.cli.starter import toy_models
 from evomerge.cli.starter.tasks import TASKS, write_tasks
 from evomerge.cli.starter.texts import (
     CAMPAIGN,
     EVALUATOR,
     OWN_TASKS,
+    SEARCH_SPACE,
     TOY_TASKS,
     models_block,
-    search_space,
     tasks_block,
 )
-from evomerge.errors import CheckpointError, ConfigError, EnvironmentFault, Problem
+from evomerge.errors import ConfigError, EnvironmentFault, Problem
 from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.evaluators.splits import BENCHMARK_NOTE, items_to_search, make_splits
 from evomerge.files.storage import cannot_write
@@ -120,12 +118,10 @@ def _fill(
             _relative(base, final), {n: _relative(place, final) for n, place in experts.items()}
         ),
         tasks=stated,
-        population=8 if toys else 12,
         evaluations=40 if toys else 60,
         dtype="float32" if toys else "bfloat16",
     )
-    layers = toy_models.LAYERS if toys else _layers(base)
-    (folder / "search_space.yaml").write_text(search_space(layers), encoding="utf-8")
+    (folder / "search_space.yaml").write_text(SEARCH_SPACE, encoding="utf-8")
     (folder / CAMPAIGN_FILE).write_text(text, encoding="utf-8")
     _write_schemas(folder / "schemas")
     try:
@@ -189,14 +185,3 @@ def _relative(reference: Mapping[str, str], folder: Path) -> dict[str, str]:
     if not os.path.isabs(reference.get("path", "")):
         return dict(reference)
     return {**reference, "path": os.path.relpath(reference["path"], os.path.realpath(folder))}
-
-
-def _layers(base: Mapping[str, str]) -> int | None:
-    """Layers of the base, of its smallest tower if it has several; None where it cannot be read here."""
-    path = base.get("path") or cached_snapshot(base["hub"], base["revision"])
-    if path is None:
-        return None
-    try:
-        return min(open_folder(path, "base").layout.towers.values(), default=None)
-    except CheckpointError:
-        return None  # `check` says what is wrong with it
