@@ -48,7 +48,8 @@ GRADIENT = "gradient"
 PASSES = 3.3
 """What a gradient on an item costs, in evaluations of that item: as `benchmarks/slopes.py` measured it.
 
-Of a model of 57 M parameters; of the quickstart's, of 1.2 M, it costs 4.3 to 4.5. A constant, so that a campaign comes to the same result on a busy machine.
+On a model of 57 M parameters; on the quickstart's, of 1.2 M, it is 4.3 to 4.5. A constant, so that a
+campaign comes to the same result on a busy machine.
 """
 
 
