@@ -34,7 +34,16 @@ def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) 
 @pytest.mark.parametrize("kind", ["auto", "learned-front"])
 def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind: str) -> None:
     recorded = to_record(optimizer_settings(kind, {}))
-    later = ("beyond", "chart", "fewest_items", "give_up", "longer", "metagpt", "share", "whole_tensors")
+    later = (
+        "beyond",
+        "chart",
+        "fewest_items",
+        "give_up",
+        "longer",
+        "metagpt",
+        "share",
+        "whole_tensors",
+    )
     for name in later:
         recorded.pop(name, None)
     for found in (as_begun(kind, {}, recorded), as_begun(kind, {}, None)):
