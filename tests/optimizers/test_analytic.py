@@ -1,7 +1,7 @@
 """Every kind on analytic problems with 2 to 6 objectives: what it asks, asks again in a replay, and finds.
 
-And what becomes of it where half of the space fails, loses its race or breaks a bound. Values that are compared
-are far apart, so that no processor's last bits decide.
+And what becomes of it where half of the space fails, loses its race or breaks a bound. Limits are far from
+what was found, so that no processor's last bits decide.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CASES = [
     # Means and blends of parents reach nothing outside of them, where the front of ZDT1 lies.
     Case("kinship", {}, 0.6, 0.7),
     Case("m2n2", {}, 0.6, 0.7),
-    # Three strategies in turn go down from the corner where both problems are worst; `test_cma_es` has their ends.
+    # Three strategies go down from the corner where both problems are worst; `test_cma_es` has their ends.
     Case("cma-es", {"weights": 3}, 0.2, 0.3),
     # Without gradients it asks along the line between the experts, of which there is one.
     Case("learned-front", {}, 0.5, 0.5, avoids=False),
@@ -75,8 +75,8 @@ named = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def test_all_kinds_are_here():
-    # hm3 walks paths of layers, which these problems do not have; `test_hm3` has what it finds. Optuna's Gaussian
-    # processes take seconds for each point; `test_optuna` has them.
+    # hm3 walks paths of layers, which these problems do not have; `test_hm3` has what it finds. Optuna's
+    # Gaussian processes take seconds for each point; `test_optuna` has them.
     assert {case.kind for case in CASES} == set(KINDS) - {"hm3"}
 
 
@@ -170,7 +170,7 @@ def loses_its_race(genome):
 
 
 def breaks_a_bound(genome):
-    return complete(genome, genome[0] - 0.3)
+    return complete(genome, 0.7 - genome[0])
 
 
 def later_share(case, outcome, bad):
