@@ -60,7 +60,7 @@ def test_gaussian_processes_ask_after_ten_trials_and_are_replayed_with_failures(
 
     monkeypatch.setattr(GPSampler, "sample_relative", noted)
     ends = []
-    for _ in range(2):
+    for evaluations in (16, 13):
         optimizer = make_optimizer(
             "optuna",
             genes,
@@ -72,21 +72,24 @@ def test_gaussian_processes_ask_after_ten_trials_and_are_replayed_with_failures(
         )
         asked.clear()
         drawn.clear()
-        for number in range(17):
+        states = []
+        for number in range(evaluations):
             (genome,) = optimizer.ask()
             asked.append(genome)
             values = tuple(sum((gene - aim) ** 2 for gene in genome) for aim in (0.30, 0.34))
             failed = number in (2, 11)
             optimizer.tell([Failed("timeout") if failed else Complete(values, (0.0, 0.0))], [number])
-        ends.append((list(asked), optimizer.state_digest()))
+            states.append(optimizer.state_digest())
+        ends.append(states)
         # Ten trials with values and one that failed are drawn at random, by no model.
         assert all(bool(point) == (number >= 11) for number, point in drawn)
-        for number in range(11, 17):
+        for number in range(11, evaluations):
             offers = [tuple(point.values()) for n, point in drawn if n == number]
             assert any(asked[number] == pytest.approx(offer) for offer in offers)
-        assert np.median(away(asked[14:])) < 0.15
-        assert np.median(away(asked[:11])) > 0.25
-    assert ends[0] == ends[1]
+        if evaluations == 16:
+            assert np.median(away(asked[13:])) < 0.15
+            assert np.median(away(asked[:11])) > 0.25
+    assert ends[0][:13] == ends[1]
 
 
 @pytest.mark.parametrize("name", ["study.db", "study.log"])

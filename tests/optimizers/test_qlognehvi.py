@@ -42,7 +42,7 @@ def test_it_is_replayed_with_constraints_and_comes_near_the_front():
     for _ in range(2):
         optimizer = make(problem.genes, problem.objectives, 4, 3, ())
         asked = []
-        for _ in range(4):
+        for _ in range(3):
             batch = optimizer.ask()
             told = [problem.outcome(genome) for genome in batch]
             told = [
