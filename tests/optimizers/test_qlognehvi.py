@@ -30,7 +30,9 @@ def make(genes, objectives, population, seed, initial, schedule="generational"):
 
 def test_without_botorch_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "evomerge.optimizers.qlognehvi", raising=False)
-    monkeypatch.setitem(sys.modules, "botorch", None)
+    loaded = [name for name in sys.modules if name.startswith("botorch.")]
+    for name in ("botorch", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     problem = zdt1(3)
     with pytest.raises(ConfigError, match=r"E123.*`qlognehvi` needs botorch.*evomerge\[botorch\]"):
         make(problem.genes, problem.objectives, 4, 0, ())
