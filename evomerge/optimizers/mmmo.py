@@ -7,7 +7,8 @@ hypervolume improvement. *Weak to strong*: each is crossed with a differential s
 half is evaluated: that of which less is known. *Sparsity*: how far a merge is from the base is one more
 objective to minimise; here the mean size of the coefficients of experts, which is known without a model. Each
 can be switched off. Unlike in the authors' release, values and reference point have one scale, so that the
-acquisition is not zero everywhere.
+acquisition is not zero everywhere; and constraints, of which the paper has none, are modelled as `surrogate`
+does. Failed and raced candidates are left out.
 """
 
 from __future__ import annotations
@@ -60,13 +61,18 @@ class Mmmo:
             return self._grid.from_unit(asked.rng.random((asked.count, len(self._grid))))
         with one_thread():
             at = (fitted_at(len(asked.told)), len(asked.told))
-            models = self.models(known, self._learned(asked, at[0]), at)
-            points = self._acquire(asked, known, models)
+            before = self._learned(asked, at[0])
+            models, bounds = self.models(known, before, at), self.bounds(known, before, at)
+            points = self._acquire(asked, known, models, bounds)
             descents = [of(MODEL)] * len(points)
             if settings.weak_to_strong:
                 points, descents = self._strengthen(points, known, asked.rng)
             if settings.fisher:
                 order = np.argsort(information(models, self.unit(points)), kind="stable")
+                points, descents = points[order], [descents[index] for index in order]
+            if bounds:
+                # Steps know no bounds, and least is known where nobody looks because bounds are broken there.
+                order = np.argsort(self._excess(bounds, points), kind="stable")
                 points, descents = points[order], [descents[index] for index in order]
             self.descents = descents[: asked.count]
             return points[: asked.count]
@@ -87,6 +93,26 @@ class Mmmo:
         now, then = self._data(known), {} if before is None else self._data(before)
         return [self._fits.process(name, data, then.get(name), at) for name, data in now.items()]
 
+    def bounds(self, known: Told, before: Told | None, at: tuple[int, int]) -> list[Process]:
+        """One process for each bound that anything was seen of: above 0 where it is broken; as `models`."""
+        features, then = self.unit(known.genomes), {} if before is None else before.bounds
+        early = None if before is None else self.unit(before.genomes)
+        return [
+            self._fits.process(
+                ("bound", k),
+                (features, column),
+                (early, then[k]) if early is not None and k in then else None,
+                at,
+            )
+            for k, column in known.bounds.items()
+        ]
+
+    def _excess(self, bounds: Sequence[Process], genomes: np.ndarray) -> np.ndarray:
+        """How much bounds are expected to be broken, float64 [n]."""
+        features = self.unit(genomes)
+        found: np.ndarray = np.sum([np.maximum(b.expect(features), 0.0) for b in bounds], axis=0)
+        return found
+
     def _data(self, known: Told) -> dict[Name, Data]:
         features = self.unit(known.genomes)
         columns = enumerate(known.values.T)
@@ -99,7 +125,9 @@ class Mmmo:
         found: np.ndarray = (np.abs(genomes[:, own]) / np.where(most > 0.0, most, 1.0)).mean(axis=1)
         return found
 
-    def _acquire(self, asked: Asked, known: Told, models: Sequence[Process]) -> np.ndarray:
+    def _acquire(
+        self, asked: Asked, known: Told, models: Sequence[Process], bounds: Sequence[Process] = ()
+    ) -> np.ndarray:
         """Twice as many points as are wanted, of most expected hypervolume improvement."""
         grid, rng = self._grid, asked.rng
         front = known.genomes[known.best]
@@ -117,10 +145,18 @@ class Mmmo:
         pending = as_rows(asked.pending, len(grid))
         rows = np.concatenate([pool, pending])
         drawn = self.drawn(models, rows, asked.settings.sparsity, rng)
+        for bound in bounds:
+            # What breaks a bound in a draw adds nothing there.
+            broken = bound.draw(self.unit(rows), rng.normal(size=(DRAWS, len(rows)))) > 0.0
+            drawn[broken] = np.inf
         told = known.values[known.keep]
         if asked.settings.sparsity:
             told = np.column_stack([told, self.sparsity(known.genomes[known.keep])])
         chosen = greedy(told, drawn[:, len(pool) :], drawn[:, : len(pool)], 2 * asked.count, rng)
+        if bounds and not known.keep.any():
+            # Nothing keeps all bounds yet: first what is expected to break them least.
+            least = np.argsort(self._excess(bounds, pool), kind="stable")[: asked.count].tolist()
+            chosen = list(dict.fromkeys([*least, *chosen]))[: 2 * asked.count]
         return pool[chosen]
 
     def drawn(

@@ -72,8 +72,8 @@ class QLogNehvi:
     def _acquire(self, asked: Asked, known: Told, settings: QLogNehviSettings) -> np.ndarray:
         low, span = self._grid.low, self._grid.high - self._grid.low
         points = torch.from_numpy((known.genomes - low) / span)
-        bounds = [column for column in known.broken.T if np.abs(column).max() > 0.0]
-        columns = [*(-known.values.T), *(column / np.abs(column).max() for column in bounds)]
+        bounds = known.bounds
+        columns = [*(-known.values.T), *bounds.values()]
         model = ModelListGP(*(SingleTaskGP(points, torch.tensor(c)[:, None]) for c in columns))
         fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
         pending = torch.from_numpy((as_rows(asked.pending, len(low)) - low) / span)

@@ -185,10 +185,8 @@ class Surrogate:
         found: dict[Name, Data] = {
             ("value", k, known.used[k]): (features, column) for k, column in enumerate(known.values.T)
         }
-        for k, column in enumerate(known.broken.T):
-            largest = float(np.abs(column).max())
-            if largest > 0.0:
-                found["bound", k] = (features, column / largest)
+        for k, column in known.bounds.items():
+            found["bound", k] = (features, column)
         failed = of_kind(told, Failed, len(self._grid))
         if len(failed):
             both = np.concatenate([features, self._levels(failed)])

@@ -44,6 +44,12 @@ class Told:
         found: np.ndarray = kept[non_dominated(self.values[kept])]
         return found
 
+    @property
+    def bounds(self) -> dict[int, np.ndarray]:
+        """By the number of a bound that anything was seen of, violations in [-1, 1], float64 [n]."""
+        largest = np.abs(self.broken).max(axis=0).tolist()
+        return {k: self.broken[:, k] / most for k, most in enumerate(largest) if most > 0.0}
+
 
 def of_kind(told: Sequence[tuple[Genome, Outcome]], kind: type[Outcome], genes: int) -> np.ndarray:
     """Genomes with an outcome of a kind, float64 [n, genes]."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from evomerge.objectives.objective import Complete, Failed
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers import mmmo as mmmo_module
+from evomerge.optimizers.gaussian import fitted_at
 from evomerge.optimizers.improvement import greedy
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.mmmo import Mmmo, information
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import MmmoSettings
 from evomerge.optimizers.told import learned
-from evomerge.testing.problems import dtlz2, merge_like, zdt1
+from evomerge.testing.problems import dtlz2, merge_like, minimised, unit_genes, zdt1
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +107,128 @@ def asked(problem, settings, rounds=4, schedule="generational"):
     return found
 
 
-def test_each_idea_can_be_switched_off_and_changes_what_is_asked():
+def acquired(seen, monkeypatch, **switches):
+    """What is asked of six points that the acquisition is made to give, and these points."""
+    mmmo, _, told, rng = seen
+    points = np.round(1.5 * np.random.default_rng(7).random((6, 9)), 3)
+    monkeypatch.setattr(Mmmo, "_acquire", lambda *_: points.copy())
     problem = merge_like(layers=3)
-    every = asked(problem, MmmoSettings(start=6))
-    for name in ("weak_to_strong", "fisher", "sparsity"):
-        assert asked(problem, MmmoSettings(start=6, **{name: False})) != every
+    settings = MmmoSettings(start=6, **switches)
+    request = Asked(problem.genes, problem.objectives, told, 3, rng, settings, (), asks_again=False)
+    return mmmo(request), points
+
+
+def test_fisher_information_picks_the_half_of_which_least_is_known(seen, monkeypatch):
+    mmmo, known, told, _ = seen
+    plain, points = acquired(seen, monkeypatch, weak_to_strong=False, fisher=False)
+    assert plain.tolist() == points[:3].tolist(), "without it the first of the acquisition"
+    least, _ = acquired(seen, monkeypatch, weak_to_strong=False)
+    at = (fitted_at(len(told)), len(told))
+    models = mmmo.models(known, learned(told[: at[0]], mmmo._initial, 9, asks_again=False), at)
+    amounts = information(models, mmmo.unit(points))
+    assert least.tolist() == points[np.argsort(amounts)[:3]].tolist()
+    assert least.tolist() != points[:3].tolist()
+
+
+def test_weak_to_strong_crosses_each_point_with_a_step_among_the_five_best(seen, monkeypatch):
+    mmmo, known, _, _ = seen
+    plain, points = acquired(seen, monkeypatch, weak_to_strong=False, fisher=False)
+    crossed, _ = acquired(seen, monkeypatch, fisher=False)
+    best = known.genomes[np.argsort(known.values.sum(axis=1))[:5]]
+    every = [
+        mmmo._grid.snap(np.clip(a + 0.5 * (b - c), mmmo._grid.low, mmmo._grid.high)[None])[0]
+        for a, b, c in itertools.permutations(best, 3)
+    ]
+    for row, point in zip(crossed, points[:3], strict=True):
+        taken = row != point
+        assert taken.any()
+        assert any((row[taken] == step[taken]).all() for step in every), "a gene of neither"
+    assert (crossed == plain).any(), "nothing is left of the points themselves"
+
+
+def test_of_points_that_are_as_good_sparsity_takes_the_sparsest(seen, monkeypatch):
+    """Models that say the same of every point, which beats all that is known: only sparsity can tell them."""
+    mmmo, known, told, rng = seen
+    problem, pools = merge_like(layers=3), []
+
+    class Same:
+        def draw(self, features, normal):
+            return np.full((len(normal), len(features)), -0.2)
+
+    def spied(front, pending, pool, *rest):
+        pools.append((pool, greedy(front, pending, pool, *rest)))
+        return pools[-1][1]
+
+    monkeypatch.setattr(mmmo_module, "greedy", spied)
+    chosen = {}
+    for sparsity in (True, False):
+        settings = MmmoSettings(sparsity=sparsity)
+        request = Asked(problem.genes, problem.objectives, told, 3, rng, settings)
+        chosen[sparsity] = mmmo._acquire(request, known, [Same()] * 3)[0]
+    (with_it, first), (without, _) = pools
+    assert (with_it.shape[2], without.shape[2]) == (4, 3)
+    sizes = with_it[0, :, 3]
+    assert sizes[first[0]] == sizes.min()
+    assert mmmo.sparsity(chosen[True][None])[0] == pytest.approx(sizes.min())
+    assert mmmo.sparsity(chosen[False][None])[0] > sizes.min()
+
+
+def bounded(genome, violation):
+    """Two quadratics, best at 0.1 and at 0.4 everywhere, and a bound."""
+    row = np.array(genome)
+    values = tuple(float(((row - aim) ** 2).mean()) for aim in (0.1, 0.4))
+    return Complete(values, (0.0, 0.0), (violation,))
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
+@pytest.mark.parametrize("least", [0.7, 0.97])
+def test_constraints_are_modelled_and_kept(least, schedule, monkeypatch):
+    """Far from what is best; of the first six nothing keeps the stricter one."""
+    shares = {}
+    for modelled in (True, False):
+        if not modelled:
+            monkeypatch.setattr(Mmmo, "bounds", lambda *_: [])
+        optimizer = make_optimizer(
+            "mmmo",
+            unit_genes(4),
+            minimised(2),
+            population=6,
+            seed=2,
+            schedule=schedule,
+            settings=MmmoSettings(start=6),
+        )
+        broken = []
+        while len(broken) < 30:
+            batch = optimizer.ask()
+            told = [bounded(genome, least - genome[0]) for genome in batch]
+            optimizer.tell(told, list(range(len(broken), len(broken) + len(batch))))
+            broken += [outcome.violations[0] > 0.0 for outcome in told]
+        assert all(broken[:6]) or least == 0.7
+        shares[modelled] = np.mean(broken[15:])
+    assert shares[True] < 0.3
+    assert shares[False] > shares[True] + 0.3
+
+
+def test_a_bound_that_says_nothing_changes_nothing():
+    """A constraint of which every violation is 0 says nothing, and is asked as if there were none."""
+    problem = zdt1(4)
+    found = []
+    for violations in ((), (0.0,)):
+        optimizer = make_optimizer(
+            "mmmo",
+            problem.genes,
+            problem.objectives,
+            population=6,
+            seed=1,
+            settings=MmmoSettings(start=6),
+        )
+        batches = []
+        for _ in range(3):
+            batches.append(optimizer.ask())
+            values = [problem.outcome(genome).values for genome in batches[-1]]
+            optimizer.tell([Complete(each, (0.0, 0.0), violations) for each in values])
+        found.append(batches)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("problem", [zdt1(1), zdt1(500), dtlz2(8, 6)], ids=["1", "500", "6 objectives"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import optuna
 import pytest
+from optuna.samplers import GPSampler
 
 from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.settings import OptunaSettings
-from evomerge.testing.problems import zdt1
+from evomerge.testing.problems import minimised, unit_genes, zdt1
 from tests.cli.terminal import call
 from tests.tiny_runs import finished
 
@@ -43,22 +45,51 @@ def test_tpe_is_replayed_with_failures_and_constraints():
     assert asks[0] != asks[2]
 
 
-def test_gaussian_processes_are_asked_after_ten_trials():
-    problem = zdt1(1)
-    optimizer = make_optimizer(
-        "optuna",
-        problem.genes,
-        problem.objectives,
-        population=4,
-        seed=1,
-        settings=OptunaSettings("gp"),
-        schedule="steady_state",
-    )
-    asked = []
-    for number in range(11):
-        asked += optimizer.ask()
-        optimizer.tell([problem.outcome(asked[-1])], [number])
-    assert len(set(asked)) == 11
+def test_gaussian_processes_ask_after_ten_trials_and_are_replayed_with_failures(monkeypatch):
+    """Two quadratics, best at 0.30 and 0.34: what the sampler draws is asked, and lies there."""
+    objectives, genes, plain = minimised(2), unit_genes(2), GPSampler.sample_relative
+    drawn: list[tuple[int, dict]] = []
+    asked: list[tuple[float, ...]] = []
+
+    def noted(sampler, study, trial, space):
+        drawn.append((len(asked), plain(sampler, study, trial, space)))
+        return drawn[-1][1]
+
+    def away(genomes):
+        return np.abs(np.array(genomes) - 0.32).max(axis=1)
+
+    monkeypatch.setattr(GPSampler, "sample_relative", noted)
+    ends = []
+    for evaluations in (16, 13):
+        optimizer = make_optimizer(
+            "optuna",
+            genes,
+            objectives,
+            population=4,
+            seed=1,
+            settings=OptunaSettings("gp"),
+            schedule="steady_state",
+        )
+        asked.clear()
+        drawn.clear()
+        states = []
+        for number in range(evaluations):
+            (genome,) = optimizer.ask()
+            asked.append(genome)
+            values = tuple(sum((gene - aim) ** 2 for gene in genome) for aim in (0.30, 0.34))
+            failed = number in (2, 11)
+            optimizer.tell([Failed("timeout") if failed else Complete(values, (0.0, 0.0))], [number])
+            states.append(optimizer.state_digest())
+        ends.append(states)
+        # Ten trials with values and one that failed are drawn at random, by no model.
+        assert all(bool(point) == (number >= 11) for number, point in drawn)
+        for number in range(11, evaluations):
+            offers = [tuple(point.values()) for n, point in drawn if n == number]
+            assert any(asked[number] == pytest.approx(offer) for offer in offers)
+        if evaluations == 16:
+            assert np.median(away(asked[13:])) < 0.15
+            assert np.median(away(asked[:11])) > 0.25
+    assert ends[0][:13] == ends[1]
 
 
 @pytest.mark.parametrize("name", ["study.db", "study.log"])

@@ -142,6 +142,25 @@ def gradients(directory: Path) -> list[list[float]]:
     return [store.read(ItemReference(**place))["gradient"].tolist() for place in places]
 
 
+def told_states(directory: Path) -> list[str]:
+    """Digests of the optimizer's state after each tell, in order."""
+    return [event["state"] for event in events_of(directory) if event["event"] == "told"]
+
+
+def is_killed_and_comes_to_the_same(
+    file: Path, directory: Path, undisturbed: Path, moment: str
+) -> None:
+    """Killed among its slopes, it goes on: slopes, gradients, states and front are those of another run."""
+    assert forked(lambda: run_file(file, directory), moment) == -signal.SIGKILL
+    assert 0 < len(slopes(directory)) < len(slopes(undisturbed))
+    assert not told_states(directory)
+    run_file(file, directory)
+    assert list(map(plain, slopes(directory))) == list(map(plain, slopes(undisturbed)))
+    assert gradients(directory) == gradients(undisturbed)
+    assert told_states(directory) == told_states(undisturbed) != []
+    assert front_text(directory) == front_text(undisturbed)
+
+
 @pytest.mark.parametrize(
     "moment",
     ["slopes.before_record=kill@3", "slopes.before_record=kill@6", "slopes.appended=kill@3"],
@@ -149,15 +168,9 @@ def gradients(directory: Path) -> list[list[float]]:
 def test_killed_among_its_slopes_it_comes_to_the_same(
     campaign: Path, tmp_path: Path, moment: str
 ) -> None:
-    file = campaign / "campaign.yaml"
-    killed = forked(lambda: run_file(file, tmp_path / "run"), moment)
-    assert killed == -signal.SIGKILL
-    before = len(slopes(tmp_path / "run"))
-    assert 0 < before < REQUESTS
-    run_file(file, tmp_path / "run")
-    assert list(map(plain, slopes(tmp_path / "run"))) == list(map(plain, slopes(campaign / "run")))
-    assert gradients(tmp_path / "run") == gradients(campaign / "run")
-    assert front_text(tmp_path / "run") == front_text(campaign / "run")
+    is_killed_and_comes_to_the_same(
+        campaign / "campaign.yaml", tmp_path / "run", campaign / "run", moment
+    )
     if moment.startswith("slopes.appended"):
         # The gradient that nobody recorded lies there still, before the one that was.
         sizes = [
@@ -166,6 +179,23 @@ def test_killed_among_its_slopes_it_comes_to_the_same(
         ]
         assert sizes[0] > sizes[1]
         assert call("verify", tmp_path / "run").code == 0
+
+
+def test_auto_killed_among_its_slopes_comes_to_the_same_also_on_its_chart(tmp_path: Path) -> None:
+    """It goes on from the map to a model, which learns from all that was told and from the map."""
+    options = {"steps": 2, "items": 4, "preferences": 4, "generations": 2, "inner_population": 8}
+    optimizer = {"kind": "auto", "population": 4, "options": options, "focus": {"pets.acc": 1.0}}
+    file = write_campaign(tmp_path, optimizer=optimizer, budget={"evaluations": 20})
+    run_file(file, tmp_path / "undisturbed")
+    by = {
+        event["forecast"]["by"]
+        for event in events_of(tmp_path / "undisturbed")
+        if event.get("forecast")
+    }
+    assert by & {"chart", "genes"}, "only its map was asked"
+    is_killed_and_comes_to_the_same(
+        file, tmp_path / "run", tmp_path / "undisturbed", "slopes.before_record=kill@2"
+    )
 
 
 def test_its_settings_are_recorded_and_rule_when_it_goes_on(
