@@ -59,7 +59,7 @@ CASES = [
     # A third of a second for each point, and more with more objectives, of which `test_every_kind` has some.
     Case(
         "qlognehvi", {"start": 8, "samples": 2, "restarts": 1, "iterations": 1},
-        0.6, 0.8, 10, 1, ("zdt1",), avoids=False,
+        0.6, 0.8, 9, 1, ("zdt1",), avoids=False,
     ),
     # Means and blends of parents reach nothing outside of them, where the front of ZDT1 lies.
     Case("kinship", {}, 0.6, 0.7),

@@ -173,6 +173,25 @@ def test_of_points_that_are_as_good_sparsity_takes_the_sparsest(seen, monkeypatc
     assert mmmo.sparsity(chosen[False][None])[0] > sizes.min()
 
 
+def test_what_breaks_a_bound_adds_nothing(seen):
+    """The acquisition takes points from the half of the space that keeps it, of the same models from both."""
+    mmmo, known, told, rng = seen
+    problem = merge_like(layers=3)
+    models = mmmo.models(known, None, (len(told), len(told)))
+    middle = mmmo.unit(np.full((1, 9), 0.75))[0, 0]
+
+    class Half:
+        def expect(self, features):
+            return np.where(features[:, 0] > middle, 1.0, -1.0)
+
+        def draw(self, features, normal):
+            return np.broadcast_to(self.expect(features), normal.shape)
+
+    request = Asked(problem.genes, problem.objectives, told, 6, rng, MmmoSettings())
+    assert (mmmo._acquire(request, known, models)[:, 0] > 0.75).any()
+    assert (mmmo._acquire(request, known, models, [Half()])[:, 0] <= 0.75).all()
+
+
 def bounded(genome, violation):
     """Two quadratics, best at 0.1 and at 0.4 everywhere, and a bound."""
     row = np.array(genome)
