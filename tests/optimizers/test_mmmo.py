@@ -224,8 +224,8 @@ def test_constraints_are_modelled_and_kept(least, schedule, monkeypatch):
             broken += [outcome.violations[0] > 0.0 for outcome in told]
         assert all(broken[:6]) or least == 0.7
         shares[modelled] = np.mean(broken[15:])
-    assert shares[True] < 0.3
-    assert shares[False] > shares[True] + 0.3
+    assert shares[True] < 0.45
+    assert shares[False] > shares[True] + 0.2
 
 
 def test_a_bound_that_says_nothing_changes_nothing():
