@@ -55,6 +55,10 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
         rows.append(("", f"{now.slopes_failed} more failed, mostly {now.slope_failure}"))
     if now.starts:
         rows.append(("starts", f"{now.starts} points of `start_from`, asked first"))
+    if now.free:
+        rows.append(
+            ("known", f"{now.free} candidates have their scores from there, which cost nothing")
+        )
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
     if now.ended_by is not None:

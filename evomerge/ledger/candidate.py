@@ -82,6 +82,7 @@ class Candidate:
         origin: what it was made of, as far as the optimizer said.
         asker: the refinement that asked for it; None for the campaign's own optimizer.
         number: its place among those of the same asker, from 0.
+        is_free: whether its scores on search items are those of a campaign that the search starts from.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Candidate:
     origin: Origin | None = None
     asker: int | None = None
     number: int = -1
+    is_free: bool = False
 
     def __repr__(self) -> str:
         state = self.failure or (f"beaten by {self.beaten_by}" if self.beaten_by else "")
@@ -126,10 +128,10 @@ class Candidate:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the budget pays for it: settled, no baseline, and no repeat of another."""
+        """Whether the budget pays for it: settled, no baseline, no repeat of another, and not free."""
         result = self.evaluations.get("search") or self.raced
         repeat = self.failed_as or (result is not None and result.same_as)
-        return not self.is_baseline and self.is_settled and not repeat
+        return not self.is_baseline and self.is_settled and not repeat and not self.is_free
 
     def score(self, evaluation: Evaluation) -> None:
         """Take scores on a split, in the place of those it may have there."""

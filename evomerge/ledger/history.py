@@ -52,7 +52,8 @@ class History:
         tells: how often the campaign's own optimizer was told.
         turns: asks, tells, batches of slopes and refinements in the order of the ledger.
         asked: number of candidates asked for.
-        budget_used: results of the search that count: scored, raced or failed; no repeats, no baselines.
+        budget_used: results of the search that count: scored, raced or failed; no repeats, no baselines,
+            nothing that was free.
         selection: who is scored on selection items; None until that is decided, and after a further ask.
         stopped: why the last session ended; None while one goes on.
         grants: what was allowed by name in any session.
@@ -65,6 +66,7 @@ class History:
         forecasts: for each batch asked, what was expected of it.
         raced_as: digest of a recipe that lost a race to the first candidate with it.
         shared: evaluations that another campaign had measured.
+        free: candidates whose scores on search items were taken from a campaign that the search starts from.
         lost_kinds, lost_seconds: attempts lost with their workers by class, and how long these had run.
         measured_seconds: what workers spent on what they brought to an end.
         raced, raced_items: candidates given up early, and the items they had answered.
@@ -100,6 +102,7 @@ class History:
     forecasts: list[Forecast | None] = field(default_factory=list)
     raced_as: dict[str, str] = field(default_factory=dict)
     shared: int = 0
+    free: int = 0
     raced: int = 0
     raced_items: int = 0
     lost_kinds: Counter[str] = field(default_factory=Counter)
@@ -117,6 +120,7 @@ class History:
     last: float = 0.0
     elapsed: float = 0.0
     _first: dict[str | bytes | None, str] = field(default_factory=dict)
+    _may_be_free: frozenset[tuple[float, ...]] = frozenset()
 
     def __repr__(self) -> str:
         name = self.campaign.name if self.campaign else "no campaign"
@@ -180,6 +184,7 @@ class History:
                 self.selection = None
             case StartsEvent():
                 self.starts = event
+                self._may_be_free = event.free
             case RefineEvent():
                 self.turns.append(Turn((), refine=len(self.refinements)))
                 self.refinements.append(event)
@@ -258,6 +263,8 @@ class History:
         if evaluation.split == "search":
             self.arrivals.append(candidate.id)
             candidate.failure, candidate.message = None, ""
+            candidate.is_free = event.shared is not None and candidate.genome in self._may_be_free
+            self.free += candidate.is_free
             # A larger budget can finish a generation after a selection, without a new ask.
             self.selection = None
         self._tally(candidate, 1)

@@ -126,6 +126,7 @@ class Auto(LearnedFront):
         *,
         steady: bool = False,
         focus: Sequence[float] | None = None,
+        known: Sequence[Genome] = (),
     ) -> None:
         learned = LearnedFrontSettings(
             loss=settings.loss,
@@ -140,9 +141,8 @@ class Auto(LearnedFront):
             patience=settings.patience,
             give_up=settings.give_up,
         )
-        super().__init__(
-            genes, objectives, population, seed, initial, learned, steady=steady, focus=focus
-        )
+        parts = (genes, objectives, population, seed, initial, learned)
+        super().__init__(*parts, steady=steady, focus=focus, known=known)
         self._points_first = settings.preferences
         self._goes_on = settings.chart
         self._goes_beyond = settings.beyond == "chosen"

@@ -53,6 +53,12 @@ class Blueprint:
     settings: Any
     schedule: Schedule
     focus: tuple[float, ...] | None = None
+    known: Sequence[Genome] = ()
+
+    @property
+    def first(self) -> list[Genome]:
+        """What is asked before anything else."""
+        return [*self.initial, *self.known]
 
     @property
     def steady(self) -> bool:
@@ -61,12 +67,12 @@ class Blueprint:
 
     def proposing(self, propose: Propose) -> Optimizer:
         """The optimizer whose points a function proposes."""
-        parts = (self.genes, self.objectives, self.population, self.seed, self.initial, self.settings)
+        parts = (self.genes, self.objectives, self.population, self.seed, self.first, self.settings)
         return Proposals(propose, *parts, steady=self.steady)
 
     def computing(self, propose: Propose) -> Optimizer:
         """The same of a function of ours, whose asks a replay takes from the record."""
-        parts = (self.genes, self.objectives, self.population, self.seed, self.initial, self.settings)
+        parts = (self.genes, self.objectives, self.population, self.seed, self.first, self.settings)
         return Adopted(propose, *parts, steady=self.steady)
 
 
@@ -96,7 +102,7 @@ class OptimizerKind:
 
 
 def _nsga2(plan: Blueprint) -> Optimizer:
-    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.initial, plan.settings)
+    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.first, plan.settings)
     if plan.steady:
         from evomerge.optimizers.steady_nsga2 import SteadyNsga2
 
@@ -107,7 +113,7 @@ def _nsga2(plan: Blueprint) -> Optimizer:
 
 
 def _random(plan: Blueprint) -> Optimizer:
-    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.initial, plan.settings)
+    parts = (plan.genes, len(plan.objectives), plan.population, plan.seed, plan.first, plan.settings)
     return RandomSearch(*parts, steady=plan.steady)
 
 
@@ -173,7 +179,7 @@ def _qlognehvi(plan: Blueprint) -> Optimizer:
 
 def _learned_front(plan: Blueprint) -> Optimizer:
     parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
-    return LearnedFront(*parts, steady=plan.steady, focus=plan.focus)
+    return LearnedFront(*parts, steady=plan.steady, focus=plan.focus, known=plan.known)
 
 
 def _auto(plan: Blueprint) -> Optimizer:
@@ -183,7 +189,7 @@ def _auto(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.auto import Auto
 
     parts = (plan.genes, plan.objectives, plan.population, plan.seed, plan.initial, plan.settings)
-    return Auto(*parts, steady=plan.steady, focus=plan.focus)
+    return Auto(*parts, steady=plan.steady, focus=plan.focus, known=plan.known)
 
 
 KINDS: dict[str, OptimizerKind] = {
@@ -341,6 +347,7 @@ def make_optimizer(
     settings: Any = None,
     schedule: Schedule = "generational",
     focus: Sequence[float] | None = None,
+    known: Sequence[Genome] = (),
 ) -> Optimizer:
     """An optimizer of a kind.
 
@@ -348,12 +355,13 @@ def make_optimizer(
         kind: which one.
         genes: what is searched, in genome order.
         objectives: their number is the number of values told.
-        population: candidates per generation. The first is larger if `initial` holds more.
+        population: candidates per generation. The first is larger if `initial` and `known` hold more.
         seed: decides every random number.
         initial: genomes to ask first, for example experts and averages; put on the grid.
         settings: of that kind's class; its defaults if None.
         schedule: whether it asks for generations or for one candidate at a time.
         focus: weights of the objectives, summing to 1, near which the budget is spent; everywhere if None.
+        known: genomes to ask after those, which tell of the objectives and are no start.
 
     Raises:
         ConfigError: E108 for an unknown kind; E123 for one whose library is not installed; E151 for a focus
@@ -368,7 +376,7 @@ def make_optimizer(
     refuse_paths(kind, genes, focus is not None, chosen)
     towards = None if focus is None else tuple(focus)
     return found.make(
-        Blueprint(genes, objectives, population, seed, initial, chosen, schedule, towards)
+        Blueprint(genes, objectives, population, seed, initial, chosen, schedule, towards, known)
     )
 
 

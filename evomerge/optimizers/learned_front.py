@@ -44,6 +44,7 @@ class LearnedFront(Adopted):
         *,
         steady: bool = False,
         focus: Sequence[float] | None = None,
+        known: Sequence[Genome] = (),
     ) -> None:
         self.lesson = Lesson(genes, len(objectives), seed, settings, focus)
         self._focus = focus
@@ -51,8 +52,9 @@ class LearnedFront(Adopted):
         self._known_points: list[Genome] = []
         self._points_descents: Sequence[Descent | None] = ()
         self._weights: list[list[float]] = []
+        first = [*initial, *known]
         super().__init__(
-            self._points, genes, objectives, population, seed, initial, settings, steady=steady
+            self._points, genes, objectives, population, seed, first, settings, steady=steady
         )
 
     def begin(self, ground: SlopeGround) -> None:

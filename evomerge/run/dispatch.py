@@ -194,6 +194,13 @@ class Dispatcher:
         known = self.history.first_scored(key) is not None or key in self.history.failed_by_key
         return raced or known or self._work.is_open(key)
 
+    def is_earlier(self, recipe: Recipe) -> bool:
+        """Whether a campaign that this one starts from scored a recipe on search items as this one would."""
+        assert self.history.prepared is not None
+        if self._shared is None or not self.history.prepared.deterministic:
+            return False
+        return self._shared.is_earlier(self.key(recipe, "search"))
+
     def start(
         self,
         name: str,

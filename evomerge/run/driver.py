@@ -187,7 +187,8 @@ class Driver:
         """Take from other campaigns and stated merges what the search begins with."""
         if not self.campaign.start_from or self.history.starts is not None:
             return
-        found = read_starts(self.campaign, self.space, self.history, self.paths)
+        is_measured = self.dispatcher.is_earlier
+        found = read_starts(self.campaign, self.space, self.history, self.paths, is_measured)
         rows = self.space.layout.rows
         self.dispatcher.record(keep_starts(found, self.dispatcher.items) if rows else found)
 

@@ -46,17 +46,19 @@ def spent_reason(budget: BudgetSection, search_items: int) -> str:
 def recent_gain(history: History) -> float | None:
     """What the last `WINDOW` populations' worth of told candidates added, as a share of the hypervolume.
 
-    On search scores, of what keeps all constraints; of the campaign's own optimizer. None while fewer than
-    twice as many were told, or where nothing is better than the reference.
+    On search scores, of what keeps all constraints; of the campaign's own optimizer. What was free is none of
+    these. None while fewer than twice as many were told, or where nothing is better than the reference.
     """
     scaling = history.scaling
     window = WINDOW * history.stated.population
-    told = [
+    every = [
         history.candidates[name]
         for turn in history.turns
         if turn.state is not None and turn.asker is None
         for name in turn.ids
     ]
+    free = [candidate for candidate in every if candidate.is_free]
+    told = [candidate for candidate in every if not candidate.is_free]
     if scaling is None or len(told) < 2 * window:
         return None
     objectives = history.stated.objectives
@@ -67,8 +69,8 @@ def recent_gain(history: History) -> float | None:
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
         return hypervolume(scaling.scale(values))
 
-    now = volume(told)
-    return None if now <= 0.0 else (now - volume(told[:-window])) / now
+    now = volume([*free, *told])
+    return None if now <= 0.0 else (now - volume([*free, *told[:-window]])) / now
 
 
 def expected_gain(history: History) -> float | None:

@@ -8,6 +8,7 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check import CheckReport
 from evomerge.front.words import duration, size
 from evomerge.ledger.events import CampaignEvent
+from evomerge.ledger.history import LEDGER_FILE
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.lesson import MANY
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings
@@ -53,7 +54,10 @@ def _items(report: CheckReport) -> str:
 def _starts(report: CheckReport) -> str:
     most = sum(report.starts.values())
     each = [f"{count} of {Path(file).name}" for file, count in report.starts.items()]
-    return f"at most {most} points are asked first: {', '.join(each)}"
+    words = f"at most {most} points are asked first: {', '.join(each)}"
+    if any((Path(file) / LEDGER_FILE).is_file() for file in report.starts):
+        words += "; what a campaign measured as this one would costs nothing"
+    return words
 
 
 def _learning(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:

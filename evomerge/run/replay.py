@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from evomerge.campaign.campaign import Campaign
@@ -62,6 +61,7 @@ def campaign_optimizer(
             settings=stages[0].settings,
             schedule=section.schedule,
             focus=campaign.focus,
+            known=list(history.starts.known) if history.starts is not None else (),
         )
     ground = _ground(campaign, stages[0], space, history)
     if ground is not None and isinstance(found, SlopeOptimizer):
@@ -114,8 +114,7 @@ def seeds(
     """
     found: dict[Genome, str] = {}
     if history.starts is not None:
-        pairs = zip(history.starts.genomes, history.starts.origins, strict=True)
-        found = {genome: Path(origin).name for genome, origin in pairs}
+        found = history.starts.sources
     for name in history.reference_ids():
         genome = space.encode(recipes[name])
         if genome is None and name == UNIFORM:

@@ -85,7 +85,9 @@ class Search:
         first = list(initial)
         self.optimizer = campaign_optimizer(campaign, space, first, self.history)
         self._refine = refiners(campaign, space, first, self.history, self.optimizer)
-        self._origins = Origins(self.history, initial)
+        starts = self.history.starts
+        self._free = frozenset() if starts is None else starts.free
+        self._origins = Origins(self.history, ({} if starts is None else starts.known) | dict(initial))
         self._slopes = SlopeDesk(dispatcher, space, campaign.objectives)
         self._slope_batches = 0
         self._recipes: dict[int, Recipe] = {}
@@ -278,7 +280,10 @@ class Search:
             if self.dispatcher.account.is_paid_up() and not self.dispatcher.is_known(recipe, "search"):
                 return self.dispatcher.account.word
             name = candidate_id(number)
-            references = self.history.references[self.history.candidates[name].generation]
+            candidate = self.history.candidates[name]
+            references = self.history.references[candidate.generation]
+            if candidate.genome in self._free:
+                references = ()  # a race is not needed where the scores are there
             if self.dispatcher.start(name, recipe, "search", references=references):
                 self._arrived.append(number)
         return None

@@ -48,6 +48,11 @@ class KnownResults:
                 return found
         return None
 
+    def is_earlier(self, key: str) -> bool:
+        """Whether a campaign that this one starts from has the scores of an evaluation key."""
+        earlier = (each for each in self._sources if isinstance(each, EarlierCampaign))
+        return any(each.has(key) for each in earlier)
+
     def add(self, key: str, result: JobResult) -> None:
         """Add what was measured to the store, if there is one."""
         if self._store is not None:
@@ -87,6 +92,10 @@ class EarlierCampaign:
     def __init__(self, folder: OpenedFolder) -> None:
         self._history = folder.history
         self._items = ItemStore(folder.path / ITEMS_FOLDER)
+
+    def has(self, key: str) -> bool:
+        """Whether there are scores, of which per-item results may be damaged all the same."""
+        return self._history.first_scored(key) is not None
 
     def find(self, key: str, name: str) -> tuple[JobResult, str] | None:
         """As `KnownResults.find`; nothing where per-item results are damaged."""

@@ -62,6 +62,7 @@ class Standing:
         repeated: what share of all work that is; None where nothing is known of it.
         shared: evaluations that another campaign had measured.
         starts: points taken from `start_from`.
+        free: candidates whose scores came from there, which no budget pays for.
         feasible: candidates that keep all constraints, and all with scores; None without constraints.
         raced: candidates given up early.
         cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
@@ -100,6 +101,7 @@ class Standing:
     seconds_left: float | None = None
     steady: bool = False
     starts: int = 0
+    free: int = 0
 
     @property
     def stage(self) -> str:
@@ -128,6 +130,7 @@ class Standing:
             "repeated_share": self.repeated,
             "shared": self.shared,
             "starts": self.starts,
+            "free": self.free,
             "feasible": None if self.feasible is None else list(self.feasible),
             "raced": self.raced,
             "cost": self.cost,
@@ -208,7 +211,8 @@ def standing(
         slopes_failed=len(failed_slopes(history)),
         slope_failure=slope_failure(history),
         shared=history.shared,
-        starts=len(history.starts.genomes) if history.starts is not None else 0,
+        starts=len(history.starts.sources) if history.starts is not None else 0,
+        free=history.free,
         refinements=_refinements(history, objectives),
         ended_by=history.stopped,
         lost=history.lost_kinds.total(),

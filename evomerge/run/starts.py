@@ -7,7 +7,7 @@ of the campaign's own space and recorded once, before the baselines, so that a r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 TAKE_ANOTHER = "take one over the same base with experts of this campaign"
 NO_CANDIDATE = "it has evaluated no candidate yet"
+
+
+IsMeasured = Callable[[Recipe], bool]
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,23 @@ class Models:
 
 
 def read_starts(
-    campaign: Campaign, space: SearchSpace, history: History, paths: Mapping[str, str]
+    campaign: Campaign,
+    space: SearchSpace,
+    history: History,
+    paths: Mapping[str, str],
+    is_measured: IsMeasured = lambda merge: False,
 ) -> StartsEvent:
     """The genomes to begin with: the stated merges, and of each earlier campaign what spans its front.
 
-    Of all of them at most a population's worth; campaigns share alike what stated merges leave.
+    Of all of them at most a population's worth; campaigns share alike what stated merges leave. Besides, what
+    an earlier campaign over the same space measured as this one would is known, as many as there are.
 
     Args:
         campaign: whose `start_from` is read.
         space: its prepared search space.
         history: its own; it must be prepared.
         paths: name to folder of its base and experts.
+        is_measured: whether an earlier campaign measured a merge on search items as this one would.
 
     Raises:
         ConfigError: E153, a file or folder that nothing can be taken from; what `read_recipe` raises. All
@@ -83,11 +92,14 @@ def read_starts(
     models = Models(paths, history.prepared.checkpoints)
     share = share_of_each(campaign)
     found: dict[Genome, str] = {}
+    known: dict[Genome, str] = {}
     problems: list[Problem] = []
     for index, file in enumerate(campaign.start_from):
         try:
             if is_campaign(file):
-                genomes = _from_campaign(open_campaign_folder(file), space, models, share)
+                folder = open_campaign_folder(file)
+                genomes = _from_campaign(folder, space, models, share)
+                known |= dict.fromkeys(_known(campaign, folder, space, models, is_measured), str(file))
             else:
                 genomes = [from_recipe(file, space, models)]
         except EvomergeError as error:
@@ -97,8 +109,16 @@ def read_starts(
             found.setdefault(genome, str(file))
     if problems:
         raise ConfigError(problems)
-    logger.info("the search starts from %d points of %d files", len(found), len(campaign.start_from))
-    return StartsEvent(genomes=tuple(found), origins=tuple(found.values()))
+    measured = [genome in known or is_measured(space.decode(genome)) for genome in found]
+    besides = {genome: origin for genome, origin in known.items() if genome not in found}
+    words = "the search starts from %d points of %d files, and knows %d more"
+    logger.info(words, len(found), len(campaign.start_from), len(besides))
+    return StartsEvent(
+        genomes=(*found, *besides),
+        origins=(*found.values(), *besides.values()),
+        measured=(*measured, *(True for _ in besides)),
+        besides=len(besides),
+    )
 
 
 def is_campaign(file: Path) -> bool:
@@ -204,6 +224,31 @@ def _from_campaign(folder: OpenedFolder, space: SearchSpace, models: Models, mos
     genomes = [history.candidates[member.id].genome for member in members]
     known = [genome for genome in genomes if genome is not None]
     return points_of(known, recorded_space(history), space, models.names(theirs))
+
+
+def _known(
+    campaign: Campaign,
+    folder: OpenedFolder,
+    space: SearchSpace,
+    models: Models,
+    is_measured: IsMeasured,
+) -> list[Genome]:
+    """All that a campaign over the same space has scored, as far as this one would have scored it alike.
+
+    Nothing where genomes are of rows, which are long and of which no model learns; nor for stages, of which
+    each begins with a front.
+    """
+    history = folder.history
+    names = models.names(earlier_models(history))
+    if campaign.stages or space.layout.rows or not is_same_space(recorded_space(history), space, names):
+        return []
+    scored = (
+        candidate.genome
+        for candidate in history.candidates.values()
+        if not candidate.is_baseline and "search" in candidate.evaluations
+    )
+    genomes = dict.fromkeys(genome for genome in scored if genome is not None)
+    return [genome for genome in genomes if is_measured(space.decode(genome))]
 
 
 def from_recipe(file: Path, space: SearchSpace, models: Models) -> Genome:

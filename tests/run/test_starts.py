@@ -78,18 +78,19 @@ def test_what_spans_the_front_is_asked_first_and_measured_no_more(
     starts = starts_of(folder)
     opened = open_campaign_folder(earlier / RUN)
     own = {opened.history.candidates[m.id].genome for m in opened.front().members}
-    assert 0 < len(starts.genomes) <= 6
-    assert set(starts.genomes) <= own
+    count = len(starts.sources)
+    assert 0 < count <= 6
+    assert set(starts.sources) <= own
     asked = [history.candidates[name].genome for name in history.generations[0]]
-    assert asked[: len(starts.genomes)] == list(starts.genomes)
-    for name in history.generations[0][: len(starts.genomes)]:
+    assert asked[:count] == list(starts.sources)
+    for name in history.generations[0][:count]:
         assert history.candidates[name].origin == Origin(how="given", source=RUN)
         there = f"given to the search to begin with: from {RUN} (`start_from`)"
         assert descent_text(history, history.candidates[name]) == there
     shared = [e["id"] for e in events_of(folder / RUN) if e.get("shared") == "tiny"]
-    assert set(history.generations[0][: len(starts.genomes)]) <= set(shared)
+    assert set(history.generations[0][:count]) <= set(shared)
     words = " ".join(call("status", folder / RUN).out.split())
-    assert f"starts {len(starts.genomes)} points of `start_from`, asked first" in words
+    assert f"starts {count} points of `start_from`, asked first" in words
     assert len(executions(folder)) == len(
         {e["key"] for e in events_of(folder / RUN) if "key" in e}
     ) - len({e["key"] for e in events_of(folder / RUN) if e.get("shared")})
@@ -352,7 +353,8 @@ def test_the_plan_says_how_many_points_are_taken(earlier: Path, tmp_path: Path) 
     file = a_campaign(tmp_path / "next", [str(earlier / RUN), "../merge.yml"])
     campaign = load_campaign(file)
     rows = dict(plan_rows(campaign, check_starts(campaign, check_campaign(campaign))))
-    assert rows["starts"] == "at most 6 points are asked first: 5 of run, 1 of merge.yml"
+    words = "at most 6 points are asked first: 5 of run, 1 of merge.yml"
+    assert rows["starts"] == f"{words}; what a campaign measured as this one would costs nothing"
     taken = {str(earlier / RUN): 5, str(tmp_path / "merge.yml"): 1}
     assert call("check", file, "--json").json["starts"] == taken
 

@@ -20,9 +20,11 @@ from evomerge.errors import LedgerDamaged, Problem
 from evomerge.front.compute import compute_front
 from evomerge.ledger.events import (
     AskedEvent,
+    EvaluatedEvent,
     Event,
     FailedEvent,
     ScoredEvent,
+    StartsEvent,
 )
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
@@ -102,12 +104,21 @@ def _check_budget(events: Sequence[Event], history: History, result: Verificatio
         if isinstance(event, AskedEvent)
         for candidate in event.candidates
     }
+    free = {genome for event in events if isinstance(event, StartsEvent) for genome in event.free}
+    may_be_free = {
+        candidate.id
+        for event in events
+        if free and isinstance(event, AskedEvent)
+        for candidate in event.candidates
+        if candidate.genome in free
+    }
     settled = {
         event.id
         for event in events
         if isinstance(event, ScoredEvent | FailedEvent)
         and event.split == "search"
         and event.same_as is None
+        and not (event.id in may_be_free and isinstance(event, EvaluatedEvent) and event.shared)
     }
     if len(searched & settled) != history.budget_used:
         found = f"{len(searched & settled)} by events, {history.budget_used} by candidates"

@@ -42,8 +42,11 @@ def check_races(
     races = Races(objectives, campaign.config.racing, store)
     assert history.prepared is not None
     blocks = objective_blocks(history.prepared, objectives)
+    # What an earlier campaign measured is not raced for, even if its scores are gone by then.
+    without = frozenset() if history.starts is None else history.starts.free
     for ids, references in zip(history.generations, history.references, strict=True):
-        candidates = [history.candidates[name] for name in ids]
+        every = [history.candidates[name] for name in ids]
+        candidates = [candidate for candidate in every if candidate.genome not in without]
         try:
             race = races.against(history, references)
             for candidate in candidates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.errors import Problem
@@ -256,9 +257,13 @@ class StartsEvent(Event):
     """Points that the search begins with besides the baselines, and the file or folder each came from.
 
     Attributes:
-        genomes: those of single rows are empty in the ledger's JSON, as in `AskedCandidate`.
+        genomes: those of single rows are empty in the ledger's JSON, as in `AskedCandidate`. Starts come
+            first, then what earlier campaigns know besides.
         origins: of each, the path of the file or folder.
         values: where such genomes lie among the per-item results; None for others.
+        measured: of each, whether an earlier campaign measured it as this one would, so that it costs
+            nothing. Empty in ledgers before 2026-12, where all of them cost.
+        besides: how many of the last are no starts: no structure and no scale of a search is made of them.
     """
 
     kind = "starts"
@@ -266,3 +271,25 @@ class StartsEvent(Event):
     genomes: tuple[tuple[float, ...], ...]
     origins: tuple[str, ...]
     values: tuple[ItemReference, ...] | None = None
+    measured: tuple[bool, ...] = ()
+    besides: int = 0
+
+    @property
+    def sources(self) -> dict[tuple[float, ...], str]:
+        """Starts, to the names of the files or folders that they came from."""
+        return dict(self._named()[: len(self.genomes) - self.besides])
+
+    @property
+    def known(self) -> dict[tuple[float, ...], str]:
+        """What is known besides, to the names of the folders."""
+        return dict(self._named()[len(self.genomes) - self.besides :])
+
+    @property
+    def free(self) -> frozenset[tuple[float, ...]]:
+        """What costs nothing as long as its scores are taken from where it came from."""
+        pairs = zip(self.genomes, self.measured, strict=bool(self.measured))
+        return frozenset(genome for genome, measured in pairs if measured)
+
+    def _named(self) -> list[tuple[tuple[float, ...], str]]:
+        names = [Path(origin).name for origin in self.origins]
+        return list(zip(self.genomes, names, strict=True))
