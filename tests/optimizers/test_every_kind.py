@@ -71,3 +71,28 @@ def test_any_number_of_genes_and_objectives_whatever_becomes_of_candidates(kind,
             for genome in asked
             for gene, value in zip(searched, genome, strict=True)
         )
+
+
+@pytest.mark.parametrize("steady", [False, True], ids=["generational", "steady_state"])
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"hm3"}))
+def test_what_is_known_is_asked_after_the_starts_and_before_anything_else(kind, steady):
+    genes, rng = unit_genes(4), np.random.default_rng(1)
+    initial = [(1.0,) * 4, (0.5,) * 4]
+    known = [tuple(row) for row in np.round(rng.random((9, 4)), 3).tolist()]
+    optimizer = make_optimizer(
+        kind,
+        genes,
+        minimised(2),
+        population=6,
+        seed=1,
+        initial=initial,
+        known=known,
+        schedule="steady_state" if steady else "generational",
+        settings=optimizer_settings(kind, QUICK.get(kind, {})),
+    )
+    asked = []
+    while len(asked) < len(initial) + len(known):
+        batch = optimizer.ask()
+        optimizer.tell([outcome(0, genome, 2) for genome in batch], [len(asked)] if steady else None)
+        asked += batch
+    assert asked == initial + known
