@@ -129,6 +129,9 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         parts.append(smooth_lines(found, width))
     if found.slopes or found.slopes_failed:
         parts.append(prose(slope_words(found), width))
+    if found.free:
+        known = f"{found.free} candidates were known from earlier campaigns"
+        parts.append(prose(f"{known}, beside {found.evaluations} evaluations", width))
     if opened.history.stopped is not None:
         parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))
     for line in "\n\n".join("\n".join(part) for part in parts).split("\n"):

@@ -194,6 +194,7 @@ def _headline(card: Card) -> str:
             f" It is {code(search.candidate)} of the campaign {code(search.campaign)}, "
             f"asked for as {code(search.choice)}. "
             f"The search tried {counted(found.evaluations, 'candidate')} (seed {search.seed}"
+            + (f", {found.free} more were known from earlier campaigns" if found.free else "")
             + (f", {failed} failed" if failed else "")
             + f") for {len(found.objectives)} objectives: "
             + ", ".join(f"{code(o.metric)} ({o.direction})" for o in found.objectives)

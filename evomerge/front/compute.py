@@ -61,6 +61,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
         scaling=scaling,
         hypervolume={part: _hypervolume(history, objectives, scaling, part) for part in parts},
         evaluations=history.budget_used,
+        free=history.free,
         failures=history.failures(),
         bounds=history.bounds(split),
         infeasible=len(judged) - len(pool),

@@ -89,6 +89,7 @@ class Front:
         scaling: ideal and nadir of the baselines on search items.
         hypervolume: of the members, by split.
         evaluations: results of the search that count.
+        free: candidates whose scores were known from campaigns that the search started from.
         failures: failed candidates by class.
         bounds: of the constraints; all members keep them.
         infeasible: models that do not.
@@ -119,6 +120,7 @@ class Front:
     slopes_failed: int = 0
     slope_cost: float = 0.0
     is_steered: bool = False
+    free: int = 0
 
     @property
     def picks(self) -> dict[str, str]:
@@ -157,6 +159,8 @@ class Front:
             "infeasible": self.infeasible,
             "raced": self.raced,
         }
+        if self.free:
+            data["free"] = self.free
         if self.slopes_failed:
             data["slopes_failed"] = self.slopes_failed
         if self.slopes:

@@ -203,6 +203,7 @@ def _frame(opened: OpenedFolder) -> dict[str, Any]:
     facts = [
         f"{len(history.stated.objectives)} objectives",
         f"{history.budget_used} evaluations",
+        *([f"{history.free} known from earlier campaigns"] if history.free else []),
         *([f"{history.raced} raced"] if history.raced else []),
         *([f"{failed} failed"] if failed else []),
         *([f"{slopes} slopes"] if slopes else []),

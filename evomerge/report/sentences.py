@@ -27,6 +27,8 @@ def sentences(
     models = count_of(len(front.members), "model")
     apart = count_of(len(decision.groups), "group")
     evaluations = count_of(history.budget_used, "evaluation")
+    if history.free:
+        evaluations += f" beside {count_of(history.free, 'candidate')} known from earlier campaigns"
     if front.slopes or front.slopes_failed:
         failed = f" ({front.slopes_failed} more failed)" if front.slopes_failed else ""
         evaluations += (

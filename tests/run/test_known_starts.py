@@ -101,6 +101,14 @@ def test_none_of_it_is_measured_again(earlier: Path, tmp_path: Path) -> None:
     assert len(executions(tmp_path / "next")) == len(measured - shared)
     words = " ".join(call("status", tmp_path / "next" / RUN).out.split())
     assert f"known {history.free} candidates have their scores from there, which cost nothing" in words
+    front = call("front", tmp_path / "next" / RUN)
+    told = f"{history.free} candidates were known from earlier campaigns, beside {BUDGET} evaluations"
+    assert told in " ".join(front.out.split())
+    assert call("front", tmp_path / "next" / RUN, "--json").json["free"] == history.free
+    page = tmp_path / "report.html"
+    assert call("report", tmp_path / "next" / RUN, "-o", page).code == 0
+    assert f"{history.free} known from earlier campaigns" in page.read_text()
+    assert f"beside {history.free} candidates known from earlier campaigns" in page.read_text()
 
 
 def test_a_model_is_asked_at_once(earlier: Path, tmp_path: Path) -> None:
