@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -107,10 +108,13 @@ class Grid:
         if math.prod((int(steps) + 1 for steps in self._steps), start=1) > _TABLE_LIMIT:
             return None
         axes = [table.tolist() for table in self._tables if table is not None]
-        points: Iterable[Genome] = itertools.product(*axes)
-        if self.paths is None:
-            return points
-        every = list(points)
+        return itertools.product(*axes) if self.paths is None else self._spelled_points
+
+    @cached_property
+    def _spelled_points(self) -> list[Genome]:
+        """Every genome whose path is spelled in the one way; listing them takes long."""
+        axes = [table.tolist() for table in self._tables if table is not None]
+        every: list[Genome] = list(itertools.product(*axes))
         known = self.snap(np.array(every)).tolist()
         return [point for point, own in zip(every, known, strict=True) if list(point) == own]
 

@@ -282,7 +282,7 @@ class Search:
             name = candidate_id(number)
             candidate = self.history.candidates[name]
             references = self.history.references[candidate.generation]
-            if candidate.genome in self._free:
+            if self._free and candidate.genome in self._free:
                 references = ()  # a race is not needed where the scores are there
             if self.dispatcher.start(name, recipe, "search", references=references):
                 self._arrived.append(number)
