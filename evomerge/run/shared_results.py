@@ -80,6 +80,9 @@ def known_results(campaign: Campaign) -> KnownResults | None:
         own = str(history.config["evaluation"]["device"]).partition(":")[0]
         if {"device": own, "versions": dict(history.versions)} == where:
             earlier.append(EarlierCampaign(folder))
+        else:
+            words = "start_from: %s was measured with other versions of the libraries, or on another kind of "
+            logger.warning(words + "device: none of its scores is taken", path)
     store = None
     if campaign.results is not None:
         store = SharedResults(campaign.results, campaign.config.name, device)

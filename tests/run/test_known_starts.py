@@ -15,6 +15,7 @@ from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import StartsEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import read_events
+from evomerge.run import shared_results
 from evomerge.run.limits import recent_gain
 from tests.cli.terminal import call
 from tests.faults.bed import RUN, STEADY, session, write_toy_campaign
@@ -131,6 +132,18 @@ def test_other_conditions_are_no_knowledge(earlier: Path, tmp_path: Path) -> Non
     history = session(write_next(earlier / RUN, tmp_path / "space", space=space_of(COARSER)))
     assert starts_of(history).besides == 0
     assert history.budget_used == BUDGET
+
+
+def test_other_versions_are_said_to_be_why_nothing_is_known(
+    earlier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(shared_results, "library_versions", lambda: {"torch": "1.0"})
+    history = session(write_next(earlier / RUN, tmp_path / "next"))
+    assert history.free == history.shared == 0
+    assert f"start_from: {earlier / RUN} was measured with other versions" in caplog.text
 
 
 def test_what_is_gone_by_then_is_measured_and_paid_for(
