@@ -25,9 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/evomerge run experiments/quickstart/campaign.yaml --dir $(RUN)
 
-# Three processes for two cores: what one waits for (kills, time-outs, other processes that leave), the others use.
+# Four processes for two cores: what some wait for (kills, time-outs, other processes that leave), the others use.
 test: install
-	$(BIN)/python -m pytest -n 3 --durations=10
+	$(BIN)/python -m pytest -n 4 --durations=10
 
 # What to run between edits: all but the slow tests.
 quick: install
