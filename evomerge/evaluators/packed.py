@@ -270,8 +270,7 @@ def answer(model: PreTrainedModel, block: PackedBlock, *, greedy: bool = True) -
     total = torch.zeros(block.requests, dtype=torch.float64)
     misses = torch.zeros(block.requests, dtype=torch.int64)
     for batch in block.batches:
-        rows, width = batch.tokens.shape
-        with aligned_rows(model), narrow_last_layer(model, batch.cells, (rows, width)):
+        with aligned_rows(model):
             logits = _logits(model, batch, block.layout)
         owners = batch.request.cpu()
         total.index_add_(0, owners, _scored(logits, batch))
@@ -309,7 +308,7 @@ def _scored(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 def _logits(model: PreTrainedModel, batch: Batch, layout: Layout) -> torch.Tensor:
     """Float32 [cells, vocabulary]; float64 of a model in it."""
     shape = (batch.tokens.shape[0], batch.tokens.shape[1])
-    with gathered_head(model, batch.cells, shape):
+    with gathered_head(model, batch.cells, shape), narrow_last_layer(model, batch.cells, shape):
         if layout == "rows":
             # Right padding needs no mask: a causal model never looks ahead.
             output = model(input_ids=batch.tokens, use_cache=False)

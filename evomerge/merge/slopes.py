@@ -3,9 +3,9 @@
 A merge that is linear in the weight of expert t at a place has the derivative `<g, d_t>` by it, `g` being the
 gradient of a loss by the merged weights of the place and `d_t` what the expert adds to them per unit of its
 weight (AdaMerging, Yang et al. 2024, arXiv:2310.02575). A parameter's gradient is contracted as soon as it is
-complete and then freed, and layers are recomputed in the backward pass (Chen et al. 2016, arXiv:1604.06174),
-so that neither gradients nor activations of the whole model are ever held. Rounding to the storage dtype is
-passed straight through.
+complete and then freed, and all layers but the last are recomputed in the backward pass (Chen et al. 2016,
+arXiv:1604.06174), so that neither gradients nor activations of the whole model are ever held. Rounding to the
+storage dtype is passed straight through.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ def differentiable(live: LiveModel, slopes: Slopes) -> Iterator[None]:
             hooked: Any = parameter
             hook = functools.partial(slopes.receive, name)
             handles.append(hooked.register_post_accumulate_grad_hook(hook))
-        with _recomputed(live.layers), _unpadded(live.model):
+        # The last layer is run backwards first: keeping what it needs takes no more than making it again.
+        with _recomputed(live.layers[:-1]), _unpadded(live.model):
             yield
     finally:
         for handle in handles:

@@ -10,6 +10,7 @@ from torch import nn
 from evomerge.evaluators import forward
 from evomerge.evaluators.forward import aligned_rows, narrow_last_layer
 from evomerge.evaluators.packed import answer, grow, pack
+from evomerge.evaluators.packed import likelihoods as with_graph
 from evomerge.evaluators.packing import alone
 from tests.evaluators.conftest import build_llama
 from tests.evaluators.test_packed import flat, four_choices
@@ -55,6 +56,32 @@ def test_the_last_layer_works_on_the_scored_places_alone(
     monkeypatch.setattr(forward, "MOST_PLACES", 0.0)
     assert narrow == pytest.approx(likelihoods(llama, block), abs=1e-5)
     assert seen["1.mlp.up_proj"] == whole
+
+
+def gradients(model: Any, block: Any) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    for _, values in with_graph(model, block):
+        values.sum().backward()
+    return {name: each.grad.clone() for name, each in model.named_parameters()}
+
+
+def test_gradients_through_the_scored_places_are_those_of_all(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = packed(four_choices(2, 6, context=30))
+    rows: list[int] = []
+
+    def noted(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows.append(inputs[0].shape[:-1].numel())
+
+    llama.model.layers[-1].mlp.up_proj.register_forward_pre_hook(noted)
+    narrow = gradients(llama, block)
+    monkeypatch.setattr(forward, "MOST_PLACES", 0.0)
+    whole = gradients(llama, block)
+    assert rows[0] < rows[1] == block.batches[0].tokens.numel()
+    # Other places have no part in it, so that sums run over fewer rows and round otherwise.
+    for name, each in whole.items():
+        assert (narrow[name] - each).norm() <= 1e-5 * each.norm(), name
 
 
 def test_weights_that_change_in_place_change_the_answers_and_back(llama: Any) -> None:
