@@ -4,7 +4,8 @@ A merge that is linear in the weight of expert t at a place has the derivative `
 gradient of a loss by the merged weights of the place and `d_t` what the expert adds to them per unit of its
 weight (AdaMerging, Yang et al. 2024, arXiv:2310.02575). A parameter's gradient is contracted as soon as it is
 complete and then freed, and all layers but the last are recomputed in the backward pass (Chen et al. 2016,
-arXiv:1604.06174), so that neither gradients nor activations of the whole model are ever held. Rounding to the
+arXiv:1604.06174), so that neither gradients nor activations of the whole model are ever held. A linear layer
+that only adapters change has no gradient of its matrix at all (`passes.contract_outputs`). Rounding to the
 storage dtype is passed straight through.
 """
 
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.merge.binding import Binding
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.passes.contract import contract
+from evomerge.merge.passes.contract_outputs import contract_outputs, is_of_adapters
 from evomerge.merge.passes.scalars import LEAST_DIVISOR
 from evomerge.merge.plan import TensorPlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
@@ -34,6 +37,18 @@ from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.recipe.registered import find_method
 from evomerge.search_space.genes import ModelLayout
+
+Forward = Callable[..., Any]
+Show = Callable[[torch.Tensor, torch.Tensor], None]
+
+ONLY_CALLED = frozenset(
+    f"{name}.weight"
+    for name in (
+        "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "gate_proj", "up_proj", "down_proj",
+        "gate_up_proj",
+    )
+)  # fmt: skip
+"""Matrices that no model reads but by calling their linear layer; of others the gradient is taken whole."""
 
 
 def sloped_source(recipe: Recipe, layers: int) -> MergedSource:
@@ -65,6 +80,8 @@ class Slopes:
     Attributes:
         experts: in the order of the recipe's inputs.
         places: leaves in the order of the prepared layout.
+        parameters: by name, those whose gradient is received whole.
+        layers: by the name of their matrix, the linear layers that adapters alone change.
     """
 
     def __init__(
@@ -91,8 +108,27 @@ class Slopes:
             if binding.tensor in entries and whole is not None and whole.is_floating_point():
                 part = (binding, entries[binding.tensor])
                 self._parts.setdefault(binding.parameter, []).append(part)
-        self.parameters = {name: parameters[name] for name in self._parts}
+        names = Counter(map(id, parameters.values()))
+        self.layers = {
+            name: live.model.get_submodule(name.rpartition(".")[0])
+            for name in self._parts
+            if names[id(parameters[name])] == 1 and self._is_of_adapters(name, parameters[name])
+        }
+        self.parameters = {name: parameters[name] for name in self._parts if name not in self.layers}
         self._forget()
+
+    def _is_of_adapters(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        """Whether a parameter is, whole, the matrix of a linear layer that adapters alone change."""
+        layer = self._live.model.get_submodule(name.rpartition(".")[0])
+        (binding, entry), *others = self._parts[name]
+        return (
+            not others
+            and type(layer) is torch.nn.Linear
+            and ".".join(name.rsplit(".", 2)[-2:]) in ONLY_CALLED
+            and binding.shape == parameter.shape
+            and binding.stride == parameter.stride()
+            and is_of_adapters(entry, self._readers)
+        )
 
     def _forget(self) -> None:
         self._sums = {
@@ -114,10 +150,17 @@ class Slopes:
         scratch = self._live.scratch(gradient.device)
         for binding, entry in self._parts[name]:
             flat = binding.view(gradient).contiguous().view(-1)
-            found = contract(entry, self._readers, flat, scratch, self._rows(entry))
-            sums = self._sums[binding.tensor]
-            for one, value in zip(entry.inputs, found, strict=True):
-                sums[one.source] = sums[one.source] + value
+            self._add(entry, contract(entry, self._readers, flat, scratch, self._rows(entry)))
+
+    def receive_outputs(self, name: str, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Contract the gradient by what a linear layer of `layers` made of its inputs, both [..., width]."""
+        ((_, entry),) = self._parts[name]
+        self._add(entry, contract_outputs(entry, self._readers, inputs, gradient, self._rows(entry)))
+
+    def _add(self, entry: TensorPlan, found: np.ndarray) -> None:
+        sums = self._sums[entry.name]
+        for one, value in zip(entry.inputs, found, strict=True):
+            sums[one.source] = sums[one.source] + value
 
     def take(self) -> np.ndarray:
         """The gradient since the last call: float64 [experts, places]; zeros where an expert has no part."""
@@ -172,7 +215,7 @@ def differentiable(live: LiveModel, slopes: Slopes) -> Iterator[None]:
             hook = functools.partial(slopes.receive, name)
             handles.append(hooked.register_post_accumulate_grad_hook(hook))
         # The last layer is run backwards first: keeping what it needs takes no more than making it again.
-        with _recomputed(live.layers[:-1]), _unpadded(live.model):
+        with _watched(slopes), _recomputed(live.layers[:-1]), _unpadded(live.model):
             yield
     finally:
         for handle in handles:
@@ -196,21 +239,66 @@ def _unpadded(model: torch.nn.Module) -> Iterator[None]:
             table.padding_idx = index
 
 
+class _Watch(torch.autograd.Function):
+    """What a linear layer made, unchanged; going back, its gradient is shown with the layer's inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, made: torch.Tensor, inputs: torch.Tensor, _: torch.Tensor, show: Show) -> Any:
+        ctx.save_for_backward(inputs)
+        ctx.show = show
+        return made.view_as(made)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ctx.show(ctx.saved_tensors[0], gradient)
+        return gradient, None, None, None
+
+
 @contextmanager
-def _recomputed(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+def _watched(slopes: Slopes) -> Iterator[None]:
+    """Show the gradients of what linear layers make to `slopes`; their matrices have none."""
+    # Inputs of the first layer may need no gradient; what is made of them is to have one all the same.
+    anchor = torch.zeros((), requires_grad=True)
+
+    names = {layer: name for name, layer in slopes.layers.items()}
+
+    def watched(layer: torch.nn.Module) -> Forward:
+        forward: Forward = layer.forward
+        show = functools.partial(slopes.receive_outputs, names[layer])
+        watch: Forward = _Watch.apply
+        return lambda inputs: watch(forward(inputs), inputs, anchor, show)
+
+    with _forwards(names, watched):
+        yield
+
+
+def _recomputed(layers: Sequence[torch.nn.Module]) -> AbstractContextManager[None]:
     """Layers keep only their inputs for the backward pass, and compute again what it needs.
 
     Not by transformers' own switch, which wants a model in training mode, with dropout.
     """
-    kept: list[Callable[..., object] | None] = [layer.__dict__.get("forward") for layer in layers]
+
+    def recomputed(layer: torch.nn.Module) -> Forward:
+        return functools.partial(
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+        )
+
+    return _forwards(layers, recomputed)
+
+
+@contextmanager
+def _forwards(
+    modules: Iterable[torch.nn.Module], make: Callable[[torch.nn.Module], Forward]
+) -> Iterator[None]:
+    """Other forwards in place of the modules' own; a device map may have set one of its own as well."""
+    kept: list[tuple[torch.nn.Module, Forward | None]] = []
     try:
-        for layer in layers:
-            layer.forward = functools.partial(
-                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-            )
+        for module in modules:
+            kept.append((module, module.__dict__.get("forward")))
+            module.forward = make(module)
         yield
     finally:
-        for layer, own in zip(layers, kept, strict=True):
-            layer.__dict__.pop("forward", None)
+        for module, own in kept:
+            module.__dict__.pop("forward", None)
             if own is not None:
-                layer.forward = own
+                module.forward = own

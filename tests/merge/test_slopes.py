@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint.folder import open_folder
+from evomerge.checkpoint.open import open_source
 from evomerge.checkpoint.reader import open_readers
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.plan import make_plan
@@ -91,3 +93,69 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
     assert not any(p.requires_grad or p.grad is not None for p in live.model.parameters())
     assert (slopes.take() == 0.0).all()
+
+
+def write_adapter(base: Path, out: Path, rank: int) -> None:
+    """An adapter of all linear layers but the head, its numbers by its rank."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = peft.LoraConfig(r=rank, lora_alpha=5, target_modules="all-linear")
+    tuned = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(rank)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    tuned.save_pretrained(out, save_embedding_layers=False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("family", ["llama_tied", "phi3", "gemma2", "gpt_neox"])
+def test_layers_that_adapters_alone_change_have_no_gradient_of_their_matrix(
+    tmp_path: Path, family: str, by_row: bool
+) -> None:
+    kind, fields = FAMILIES[family]
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields)).save_pretrained(
+        tmp_path / "base"
+    )
+    base = open_folder(tmp_path / "base", "base")
+    folders = {"base": base}
+    for rank, name in enumerate(EXPERTS, start=2):
+        write_adapter(base.path, tmp_path / name, rank)
+        folders[name] = open_source(tmp_path / name, name, base)
+    sources = {name: CheckpointSource(str(folder.path)) for name, folder in folders.items()}
+    weights = {"b": {"": 0.4, "layers.1": 0.0}, "a": {"": 0.3}}
+    merged = MergedSource(
+        "task_arithmetic", EXPERTS, "base", {"weight": weights, "lambda": {"*": {"": 0.9}}}
+    )
+    recipe = single_source_recipe({**sources, MERGED: merged}, MERGED, 2, "float32")
+    live = LiveModel.load(base, "float32")
+    readers, statistics = open_readers(folders), WeightStatistics(folders)
+    live.materialize(make_plan(recipe, folders, statistics), readers)
+    layout = base.row_layout if by_row else base.tensor_layout
+    slopes = Slopes(live, recipe, folders, statistics, readers, layout)
+    # Names of one family are its own; there the gradients are taken whole.
+    assert bool(slopes.layers) == (family != "gpt_neox")
+    assert bool(slopes.parameters) == (family == "gpt_neox")
+    with differentiable(live, slopes):
+        loss = loss_of(live.model)
+        assert not any(layer.weight.requires_grad for layer in slopes.layers.values())
+        loss.backward()
+    found = slopes.take()
+    assert not any("forward" in vars(module) for module in live.model.modules())
+
+    live.model.save_pretrained(tmp_path / "merged")
+    plain_loss, gradients = plain_gradients(tmp_path / "merged", tmp_path / "gradient")
+    assert loss.item() == pytest.approx(plain_loss, rel=1e-6)
+    expected = np.zeros_like(found)
+    for row, name in enumerate(EXPERTS):
+        for tensor, place in base.tensor_places.items():
+            delta = readers[name].delta(tensor)
+            if delta is not None:
+                product = (delta[0] @ delta[1]).double() * gradients[tensor].double()
+                leaves = [f"{place}.{number}" for number in range(len(product))] if by_row else [place]
+                sums = product.sum(1) if by_row else product.sum().reshape(1)
+                expected[row, [layout.leaves.index(leaf) for leaf in leaves]] += 0.9 * sums.numpy()
+    assert np.count_nonzero(expected) > 0
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
