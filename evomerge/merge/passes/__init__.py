@@ -10,5 +10,5 @@ and `keys` (which elements survive), `by_row` with `row_rule` (weights row by ro
 `call` (a person's own function), `whole` with `low_rank`, `beside_base`, `calibrated` and `contested`
 (built-in functions of whole tensors), and `execute`, which chooses one. Then what makes them fast:
 `kernels` (each pass as one function for the compiler), `fused`, `compiled`, `placement` (where experts
-lie); and `contract` (inner products with a gradient).
+lie); and `contract` with `contract_outputs` (inner products with a gradient).
 """
