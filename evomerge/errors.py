@@ -217,6 +217,7 @@ E151 the optimizer has no such focus | take one that has, or `evomerge refine` a
 E152 a bundle cannot hold this | name files relative to the one that names them
 E153 `start_from` names nothing that a search can begin with | name a campaign folder, recipe or mergekit file
 E154 an evaluator does not fit the kind of model | take a kind that scores such models
+E155 rows of some matrices cannot be told apart (a warning) | `field: tensor`, if it is most of them
 E201 a model is not on this machine | fetch it: `hf download ORG/NAME --revision COMMIT`; check the path
 E202 there is no usable config.json | download the folder again
 E203 transformers cannot build this architecture | name one of its classes in `config.json`

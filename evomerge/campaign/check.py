@@ -144,6 +144,7 @@ def check_campaign(
                 warnings.append(replace(found, todo=f"allowed: merges have those of {taken}"))
                 continue
             (warnings if found.code in MERGED_ANYWAY else problems).append(found)
+        warnings += _without_rows(campaign, base)
         space = _built_space(campaign, layout, paths, problems)
         problems += _cannot_be_scaled(campaign, base)
         if campaign.config.evaluation.dtype == "float16" and storage != "float16":
@@ -307,6 +308,20 @@ def _built_space(
     except ConfigError as error:
         problems += [replace(problem, file=str(campaign.file)) for problem in error.problems]
     return space
+
+
+def _without_rows(campaign: Campaign, base: CheckpointFolder) -> list[Problem]:
+    """A warning for matrices that have one value though the field is `row`."""
+    places = base.without_rows if campaign.space.by_row else ()
+    if not places:
+        return []
+    wrong = (
+        "matrices that are stored as [in, out], stacked, or at one place with others that have another "
+        "number of rows have one value and not one for each row"
+    )
+    found = f"{len(places)} of {len(places) + len(base.row_layout.rows)}, {places[0]} the first"
+    where = str(campaign.space_file)
+    return [Problem("E155", wrong, found, file=where, field="coefficients.weight.field")]
 
 
 def _refuse_searches(campaign: Campaign, space: SearchSpace) -> None:

@@ -20,6 +20,7 @@ from evomerge.checkpoint.layout import (
     places_of,
     tensor_places_of,
 )
+from evomerge.checkpoint.output_rows import rows_by_place
 from evomerge.errors import CheckpointError, Problem
 from evomerge.recipe.places import FURTHER_PLACES, MODULES, OUTER_PLACES, leaf_places
 from evomerge.search_space import ModelLayout
@@ -111,17 +112,21 @@ class CheckpointFolder:
 
     @cached_property
     def row_layout(self) -> ModelLayout:
-        """The finest places, and of each with a matrix the number of its rows.
+        """The finest places, and of each whose output rows are told apart their number; see `output_rows`."""
+        counts = rows_by_place(self.tensors, self.tensor_places)
+        rows = {place: counts.get(place, 1) for place in self.tensor_layout.places}
+        return replace(self.tensor_layout, rows={place: n for place, n in rows.items() if n > 1})
 
-        Not of places whose matrices differ in it, and of those with one row.
-        """
-        counts: dict[str, set[int]] = {}
-        for tensor, header in self.tensors.items():
-            if len(header.shape) > 1 and header.is_float:
-                counts.setdefault(self.tensor_places[tensor], set()).add(header.shape[0])
-        rows = {place: max(counts.get(place, {1})) for place in self.tensor_layout.places}
-        told = {p: n for p, n in rows.items() if n > 1 and len(counts[p]) == 1}
-        return replace(self.tensor_layout, rows=told)
+    @property
+    def without_rows(self) -> tuple[str, ...]:
+        """Places with a matrix that `row_layout` has one value for, in its order."""
+        matrices = {
+            self.tensor_places[tensor]
+            for tensor, header in self.tensors.items()
+            if len(header.shape) > 1 and header.shape[0] > 1 and header.is_float
+        }
+        layout = self.row_layout
+        return tuple(p for p in layout.places if p in matrices and p not in layout.rows)
 
     def layout_by(self, *, tensor: bool, row: bool) -> ModelLayout:
         """The layout, cut as fine as it is asked for."""

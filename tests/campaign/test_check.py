@@ -180,6 +180,30 @@ def test_what_deserves_a_warning(folder: Path) -> None:
     assert half.problems == []
 
 
+def test_matrices_without_rows_are_told_where_rows_are_searched(folder: Path) -> None:
+    weight = {"field": "row", "outside_layers": "shared"}
+    space = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": weight}}
+    assert report(folder, space=space).warnings == []
+    for name in ("base", "math", "code"):
+        file = folder / "models" / name / "model.safetensors"
+        tensors = load_file(file)
+        # As a mixture whose experts are stacked has them.
+        for layer in (0, 1):
+            key = f"model.layers.{layer}.mlp.up_proj.weight"
+            tensors[key] = tensors[key].reshape(4, -1, tensors[key].shape[1])
+        save_file(tensors, file, metadata={"format": "pt"})
+    found = check_campaign(load_campaign(folder / "campaign.yaml"))
+    assert found.problems == []
+    (warning,) = found.warnings
+    assert (warning.code, warning.field) == ("E155", "coefficients.weight.field")
+    assert warning.file == str(folder / "space.yaml")
+    assert "stacked" in warning.wrong
+    assert warning.found == "2 of 16, layers.0.mlp.mlp.up_proj the first"
+    space = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": {"field": "tensor"}}}
+    (folder / "space.yaml").write_text(json.dumps(space))
+    assert check_campaign(load_campaign(folder / "campaign.yaml")).warnings == []
+
+
 def test_a_hub_model_must_be_in_the_local_cache(folder: Path) -> None:
     missing = {"hub": "nobody/nothing", "revision": "0" * 40}
     found = report(folder, experts=("math",), base=missing | {"path": None})

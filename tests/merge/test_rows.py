@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint.adapter import open_adapter
+from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.reader import open_readers
 from evomerge.errors import ConfigError
 from evomerge.merge.materialize import LiveModel, write_checkpoint
@@ -22,7 +25,8 @@ from evomerge.merge.plan import MergePlan, make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import MergedSource, single_source_recipe
 from evomerge.recipe.rows import RowTable
-from tests.checkpoint.folders import llama, write_family
+from evomerge.search_space import SearchSpaceDeclaration, build_search_space
+from tests.checkpoint.folders import SIZES, llama, write_family
 from tests.merge.passes.cases import merged
 from tests.merge.plan.test_plan import checkpoints
 
@@ -68,10 +72,13 @@ def rows(sources: Mapping[str, Any]) -> RowTable:
 def test_the_live_model_is_the_export(
     sources: dict[str, Any], rows: RowTable, tmp_path: Path, dtype: str
 ) -> None:
-    plan, readers = plan_of(sources, source(rows), dtype), open_readers(sources)
+    assert_live_is_export(sources, plan_of(sources, source(rows), dtype), tmp_path / "out", dtype)
+
+
+def assert_live_is_export(sources: dict[str, Any], plan: MergePlan, folder: Path, dtype: str) -> None:
+    readers = open_readers(sources)
     live = LiveModel.load(sources["base"], dtype)
     live.materialize(plan, readers)
-    folder = tmp_path / "out"
     folder.mkdir()
     write_checkpoint(plan, readers, folder, 15_000)
     shutil.copy(sources["base"].path / "config.json", folder)
@@ -131,3 +138,86 @@ def test_other_methods_have_no_rows(sources: dict[str, Any], rows: RowTable) -> 
     made = replace(source(rows), method="ties", coefficients={"weight": {"*": {"": 1.0}}})
     with pytest.raises(ConfigError, match=r"E111.*merged.rows: ties has no weights by row"):
         plan_of(sources, made)
+
+
+NO_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": (
+        "GPT2Config",
+        {
+            "vocab_size": 96,
+            "n_embd": 32,
+            "n_inner": 96,  # as many rows as the bias of another matrix has entries
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "granitemoe": ("GraniteMoeConfig", {**SIZES, "num_local_experts": 4}),
+}
+"""Models with matrices whose first axis counts no outputs."""
+
+
+def other_family(root: Path, family: str) -> dict[str, CheckpointFolder]:
+    kind, fields = NO_ROWS[family]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in ("base", "a", "b"):
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                value.copy_(first[key] + 0.05 * torch.randn_like(value))
+        model.save_pretrained(root / name)
+    return {name: open_folder(root / name, name) for name in ("base", "a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("gpt2", {"head"}),
+        ("granitemoe", {"embed", "head", "q_proj", "k_proj", "v_proj", "o_proj", "layer"}),
+    ],
+)
+def test_a_first_axis_that_counts_no_outputs_has_one_weight(
+    tmp_path: Path, family: str, told: set[str]
+) -> None:
+    folders: dict[str, Any] = dict(other_family(tmp_path, family))
+    base = folders["base"]
+    layout = base.row_layout
+    assert {place.rpartition(".")[2] for place in layout.rows} == told
+    assert layout.places == base.tensor_layout.places
+    assert {p.rpartition(".")[2] for p in base.without_rows} == (
+        {"embed", "c_attn", "c_proj", "c_fc"} if family == "gpt2" else {"input_linear", "output_linear"}
+    )
+
+    declared = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": {"field": "row"}}}
+    declaration = SearchSpaceDeclaration.model_validate(declared)
+    experts = ("a", "b")
+    space = build_search_space(declaration, layout, checkpoints(folders), experts, "float32", 0)
+    assert len(space.genes) == 2 * len(layout.leaves)
+    rng = np.random.default_rng(2)
+    genome = space.snap([rng.uniform(gene.low, gene.high) for gene in space.genes])
+    recipe = space.decode(genome)
+    plan = make_plan(recipe, folders, WeightStatistics(folders))
+    assert_live_is_export(folders, plan, tmp_path / "out", "float32")
+
+    weight = {(gene.input, gene.places[0]): v for gene, v in zip(space.genes, genome, strict=True)}
+    exported: dict[str, torch.Tensor] = {}
+    for file in (tmp_path / "out").glob("*.safetensors"):
+        exported |= load_file(file)
+    readers = open_readers(folders)
+    for tensor, place in base.tensor_places.items():
+        start = readers["base"].read(tensor).double()
+        expected = start.clone()
+        for name in experts:
+            vector = readers[name].read(tensor).double() - start
+            rows = layout.rows.get(place)
+            if rows is None:
+                own = torch.tensor(weight[name, place])
+            else:
+                own = torch.tensor([weight[name, f"{place}.{row}"] for row in range(rows)])
+                own = own.view(-1, *[1] * (start.ndim - 1))
+            expected += own.double() * vector
+        torch.testing.assert_close(exported[tensor].double(), expected, rtol=1e-5, atol=1e-6)
