@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from evomerge.merge.passes import by_function
+from evomerge.merge.passes import blocks, by_function, contract
 from evomerge.merge.passes.blocks import LowRankDelta
 from evomerge.merge.slopes import Slopes
 from tests.run.slope_bed import EXPERTS, Bed, bed_with, some_weights
@@ -35,7 +35,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[Any
     return calls
 
 
-def test_an_adapter_is_contracted_by_its_factors(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_row", [False, True], ids=["places", "rows"])
+def test_an_adapter_is_contracted_by_its_factors(by_row: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = bed_with(tied=True, by_tensor=by_row, by_row=by_row)
+    monkeypatch.setattr(blocks, "BLOCK", 256)  # several stretches of rows
     weights = some_weights(bed)
     plain = bed.recipe(weights, "task_arithmetic")
     trimmed = bed.recipe(weights, "ties", density=0.5)
@@ -44,8 +47,19 @@ def test_an_adapter_is_contracted_by_its_factors(bed: Bed, monkeypatch: pytest.M
     assert np.array_equal(bed.slope(plain).gradient, first), "the merge lies there already"
     assert np.count_nonzero(first[EXPERTS.index("lora")]) > 0
     assert not products, "a task vector of low rank was made dense"
-    bed.slope(trimmed)
-    assert products, "what is trimmed must be"
+    with monkeypatch.context() as without:
+        without.setattr(contract, "LowRankDelta", type(None))
+        dense = bed.slope(plain).gradient
+    assert products, "it was not made dense"
+    lora = EXPERTS.index("lora")
+    np.testing.assert_allclose(
+        first[lora], dense[lora], rtol=1e-4, atol=1e-6 * np.abs(dense[lora]).max()
+    )
+    assert np.array_equal(np.delete(first, lora, 0), np.delete(dense, lora, 0))
+    if not by_row:
+        products.clear()
+        bed.slope(trimmed)
+        assert products, "what is trimmed must be"
 
 
 def test_all_layers_but_the_last_are_computed_again_in_the_backward_pass(

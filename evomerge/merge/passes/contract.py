@@ -37,7 +37,8 @@ def contract(
     """The derivative of a loss by each input's weight, of an entry planned with `directions`.
 
     Products are float32, their sums float64. A low-rank delta `L R` that nothing is dropped from stays
-    factored: `<g, L R> = <L^T g, R>`.
+    factored: `<g, L R> = <L^T g, R>`, and of each row `<g_i, L_i R> = <R g_i, L_i>`, with `L^T g` and `R g_i`
+    as float32 matrix products. Adapters that PEFT merges are full experts.
 
     Args:
         entry: linear in the weights of its inputs; elected before the weights or not at all.
@@ -64,7 +65,7 @@ def contract(
     else:
         streamed = []
         for number, operand in enumerate(operands):
-            if base is not None and isinstance(operand, LowRankDelta) and rows == 1:
+            if base is not None and isinstance(operand, LowRankDelta):
                 _factored(operand, gradient, scratch, totals[number])
             else:
                 streamed.append(number)
@@ -132,7 +133,7 @@ def _plain(
 def _factored(
     operand: LowRankDelta, gradient: torch.Tensor, scratch: Scratch, total: torch.Tensor
 ) -> None:
-    """`<g, L R>` as `<L^T g, R>`, a stretch of rows at a time."""
+    """`<g, L R>` as `<L^T g, R>`, or of each row as `<R g_i, L_i>`, a stretch of rows at a time."""
     columns = operand.columns
     rows = gradient.view(-1, columns)
     step = max(1, scratch.block // columns)
@@ -140,7 +141,11 @@ def _factored(
         part = rows[first : first + step]
         (slope,) = scratch.rows(1, part.numel())
         slope = slope.view(part.shape).copy_(part)
-        _add(total, operand.right, operand.left[first : first + step].T @ slope)
+        left = operand.left[first : first + step]
+        if len(total) > 1:
+            _add(total[first : first + step], left, slope @ operand.right.T)
+        else:
+            _add(total, operand.right, left.T @ slope)
 
 
 def _sparse(
