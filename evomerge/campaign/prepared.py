@@ -56,7 +56,7 @@ def prepared_space(
 ) -> SearchSpace:
     """The campaign's search space over the layout and digests of its `prepared` event."""
     return build_search_space(
-        campaign.space,
+        campaign.space if prepared.shares_rows else campaign.space.with_own_rows(),
         layout_of(prepared),
         prepared_sources(campaign, prepared, paths),
         campaign.experts,

@@ -36,7 +36,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource, Recipe
 from evomerge.recipe.registered import find_method
-from evomerge.search_space.genes import ModelLayout
+from evomerge.search_space.model_layout import ModelLayout
 
 Forward = Callable[..., Any]
 Show = Callable[[torch.Tensor, torch.Tensor], None]

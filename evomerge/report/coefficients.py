@@ -75,16 +75,15 @@ def _by_place(space: SearchSpace, genomes: dict[str, Any]) -> dict[str, Any]:
     found: dict[tuple[str, str, int], int] = {}
     index = {place: number for number, place in enumerate(places)}
     for number, gene in enumerate(space.genes):
-        if not gene.places:
-            continue  # it says something of the whole model
-        first = gene.places[0]
-        place = index[first] if first in index else index[first.rpartition(".")[0]]
-        key = (gene.coefficient, gene.input, place)
-        if key not in found:
-            found[key] = len(columns)
-            columns.append(key)
-            members.append([])
-        members[found[key]].append(number)
+        # A gene that says something of the whole model has none, one of rows and what shares it several.
+        own = {index[each if each in index else each.rpartition(".")[0]] for each in gene.places}
+        for place in sorted(own):
+            key = (gene.coefficient, gene.input, place)
+            if key not in found:
+                found[key] = len(columns)
+                columns.append(key)
+                members.append([])
+            members[found[key]].append(number)
     low = min((gene.low for gene in space.genes), default=0.0)
     high = max((gene.high for gene in space.genes), default=1.0)
     return {

@@ -227,6 +227,7 @@ class Engine:
             task_vectors=found.task_vectors,
             warnings=found.warnings,
             one_with_baselines=True,
+            shares_rows=True,
             generation=self._generation_seconds() if job.generation == "auto" else None,
         )
         seconds = {"prepare": time.perf_counter() - start}

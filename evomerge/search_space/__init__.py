@@ -6,10 +6,11 @@ whole model, a band of layers, each layer, each module of each layer, each weigh
 curve over depth; and which paths of layers, or mixtures of experts, there are. Or it searches windows over
 checkpoints of one run.
 
-Read `declaration`, `genes` (the numbers a search varies), `layer_path` (paths as genes), `mixture_fields`
-and `mixture` (mixtures as genes), both with `around_one`, `trajectory` (windows as genes), `build`
-(declaration and layout to a space), `space` (genome to recipe and back) with `spread`, `one_for_equal`,
-`rows` and `path_recipe`, `gradient` (by place to by gene) and `similarity` (how akin genomes are).
+Read `declaration`, `model_layout` (the places there are), `genes` (the numbers a search varies), `layer_path`
+(paths as genes), `mixture_fields` and `mixture` (mixtures as genes), both with `around_one`, `trajectory`
+(windows as genes), `build` (declaration and layout to a space), `space` (genome to recipe and back) with
+`spread`, `one_for_equal`, `rows` and `path_recipe`, `gradient` (by place to by gene) and `similarity` (how
+akin genomes are).
 """
 
 from evomerge.search_space.build import MAX_GENES, build_search_space, describe
@@ -19,10 +20,11 @@ from evomerge.search_space.declaration import (
     SearchSpaceDeclaration,
     load_search_space,
 )
-from evomerge.search_space.genes import Gene, Genome, ModelLayout
+from evomerge.search_space.genes import Gene, Genome
 from evomerge.search_space.gradient import gene_gradient
 from evomerge.search_space.layer_path import LayerPaths, LayerPathSection, Step, build_layer_paths
 from evomerge.search_space.mixture_fields import MixtureSection
+from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.space import SearchSpace
 
 __all__ = [

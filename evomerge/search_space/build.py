@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.recipe.places import layer_place
 from evomerge.recipe.recipe import AS_BASE, CheckpointSource, ModelForm
 from evomerge.recipe.registered import changed_method, find_method
 from evomerge.search_space.declaration import CoefficientField, SearchSpaceDeclaration
-from evomerge.search_space.genes import Gene, ModelLayout, make_genes, path_genes
+from evomerge.search_space.genes import Gene, make_genes, path_genes
 from evomerge.search_space.layer_path import build_layer_paths
 from evomerge.search_space.mixture import build_mixtures
+from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.one_for_equal import only_where_active
 from evomerge.search_space.space import SearchSpace
 from evomerge.search_space.trajectory import Trajectory
@@ -22,6 +24,7 @@ INSIDE = CoefficientField(outside_layers="shared", low=0.0, high=1.0, step=1.0)
 
 MAX_GENES = 10_000
 MAX_ROW_GENES = 1_000_000
+"""The same where a field is `row`."""
 
 
 def build_search_space(
@@ -94,11 +97,7 @@ def build_search_space(
         raise ConfigError(
             Problem("E121", "nothing to search: no free gene", file=file, field="coefficients")
         )
-    most = MAX_ROW_GENES if declaration.by_row else MAX_GENES
-    if len(genes) > most:
-        found = f"found {len(genes)}, the limit is {most}"
-        todo = "use a coarser field"
-        raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
+    _refuse_many(declaration, genes, file)
     return SearchSpace(
         method=method,
         genes=tuple(genes),
@@ -116,6 +115,21 @@ def build_search_space(
         trajectory=trajectory,
         mixtures=mixtures,
     )
+
+
+def _refuse_many(declaration: SearchSpaceDeclaration, genes: Sequence[Gene], file: str) -> None:
+    most = MAX_ROW_GENES if declaration.by_row else MAX_GENES
+    if len(genes) <= most:
+        return
+    found = f"found {len(genes)}, the limit is {most}"
+    todo = "use a coarser field"
+    if declaration.by_row:
+        outside = sum(layer_place(gene.places[0]) is None for gene in genes)
+        todo = "`field: tensor` has one for each matrix"
+        if outside:
+            found += f", {outside} of them outside the layers"
+            todo = f"`outside_layers: shared` leaves these out; {todo}"
+    raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
 
 
 def describe(space: SearchSpace) -> dict[str, Any]:

@@ -23,10 +23,12 @@ class CoefficientField(BaseModel):
     """How one coefficient varies over the model; either searched in [low, high] or fixed at value.
 
     `tensor` is a value for each weight matrix, with its bias, and one for the norms of a layer; the experts
-    of a mixture share that of a matrix. `row` is a value for each output row (first axis) of a matrix.
-    `depth_curve` interpolates linearly between `knots` values spread evenly over the layers; `lines`
-    (LiNeS, Wang et al. 2025, arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha
-    in [low, high] and beta in [slope_low, slope_high].
+    of a mixture share that of a matrix. `row` is a value for each output row (first axis) of a matrix, of up
+    to 1,000,000 genes in all. A matrix that is stored as [in, out] (GPT-2's), stacked experts, and places
+    whose matrices have different numbers of rows have one value, as with `tensor`. `depth_curve` interpolates
+    linearly between `knots` values spread evenly over the layers; `lines` (LiNeS, Wang et al. 2025,
+    arXiv:2410.17146) is `alpha + beta * l / (L - 1)` at layer l of L, with alpha in [low, high] and beta in
+    [slope_low, slope_high].
 
     Attributes:
         field: one value for the whole `model`, for each of `bands` runs of layers (`band`), each `layer`,
@@ -34,7 +36,7 @@ class CoefficientField(BaseModel):
             `row`; or a curve over the depth: `depth_curve`, `lines`.
         bands: number of bands; goes with `field: band`.
         outside_layers: whether embedding, final norm and head have values of their `own`, or those of the
-            first and last layers (`shared`).
+            first and last layers (`shared`); with `row` those of the norms there, and of no single row.
         low: least value; the coefficient's own bound where absent.
         high: largest value; the coefficient's own bound where absent.
         slope_low: least beta of `lines`; 0 where absent.
@@ -173,6 +175,14 @@ class SearchSpaceDeclaration(BaseModel):
     def by_row(self) -> bool:
         """Whether it is laid over single rows."""
         return any(field.field == "row" for field in self.coefficients.values())
+
+    def with_own_rows(self) -> SearchSpaceDeclaration:
+        """The same where rows outside the layers have genes of their own, whatever it says of them."""
+        own = {
+            name: field.model_copy(update={"outside_layers": "own"}) if field.field == "row" else field
+            for name, field in self.coefficients.items()
+        }
+        return self.model_copy(update={"coefficients": own})
 
     @model_validator(mode="before")
     @classmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,63 +15,9 @@ from evomerge.recipe.method import Coefficient
 from evomerge.recipe.places import layer_place
 from evomerge.search_space.declaration import CoefficientField
 from evomerge.search_space.layer_path import LayerPaths
+from evomerge.search_space.model_layout import ModelLayout
 
 Genome = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ModelLayout:
-    """What a search space must know of the base model.
-
-    Attributes:
-        layers: number of layers, of all towers together.
-        places: finest places that hold tensors (`embed`, `layers.0.attn`, ..., `final_norm`, `head`);
-            a tied head has none. Of several towers, `vision.layers.0.attn`. Where a field is `tensor`,
-            single matrices, as `layers.0.attn.self_attn.q_proj`.
-        parameters: number of parameters.
-        active: expert to the places its task vector touches; None before `prepare` has looked.
-        rows: place to the number of its rows, where a field is `row`.
-    """
-
-    layers: int
-    places: tuple[str, ...]
-    parameters: int
-    active: Mapping[str, tuple[str, ...]] | None = None
-    rows: Mapping[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def towers(self) -> Mapping[str, int]:
-        """Families of layers in model order, and the number of layers of each; one has no name."""
-        found: dict[str, int] = {}
-        for place in self.places:
-            inside = layer_place(place)
-            if inside is not None:
-                found[inside.tower] = max(found.get(inside.tower, 0), inside.layer + 1)
-        return found if len(found) > 1 else {"": self.layers}
-
-    @cached_property
-    def leaves(self) -> tuple[str, ...]:
-        """The places that have values of their own: where rows are told apart, `PLACE.ROW` for each."""
-        return self._leaves(self.places) if self.rows else self.places
-
-    @cached_property
-    def active_leaves(self) -> Mapping[str, frozenset[str]] | None:
-        """`active`, as leaves."""
-        if self.active is None:
-            return None
-        return {name: frozenset(self._leaves(places)) for name, places in self.active.items()}
-
-    def row_of(self, leaf: str) -> int:
-        """The row that a leaf is; -1 of one that is no row."""
-        place, _, row = leaf.rpartition(".")
-        return int(row) if place in self.rows else -1
-
-    def _leaves(self, places: Iterable[str]) -> tuple[str, ...]:
-        found: list[str] = []
-        for place in places:
-            rows = self.rows.get(place)
-            found += [place] if rows is None else [f"{place}.{row}" for row in range(rows)]
-        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -154,7 +100,7 @@ def make_genes(
             label = ".".join([*own, *([part.label] if part.label else [])])
             basis = tuple(factor for _, factor in pairs) if part.basis else ()
             places = tuple(place for place, _ in pairs)
-            single = field.field == "row" and layout.row_of(places[0]) >= 0
+            single = len(part.places) == 1 and layout.row_of(places[0]) >= 0
             matrix = places[0].rpartition(".")[0] if single else ""
             genes.append(
                 Gene(
@@ -338,7 +284,7 @@ def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tup
     if field.field == "model" and field.outside_layers == "shared":
         return [("", layout.leaves)]
     if field.field == "row":
-        return [(_label(leaf, layout), (leaf,)) for leaf in layout.leaves]
+        return _row_groups(field, layout)
     found: list[tuple[str, tuple[str, ...]]] = []
     for stretch in _stretches(layout):
         grouped = _groups_inside(field, stretch, layout)
@@ -353,6 +299,27 @@ def _groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tup
             found += [(place, (place,)) for place in stretch.before]
             found += grouped
             found += [(place, (place,)) for place in stretch.after]
+    return found
+
+
+def _row_groups(field: CoefficientField, layout: ModelLayout) -> list[tuple[str, tuple[str, ...]]]:
+    """Those of single rows: a place of one value has one, and others may go with it."""
+    if field.outside_layers == "own":
+        return [(_label(leaf, layout), (leaf,)) for leaf in layout.leaves]
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for stretch in _stretches(layout):
+        # No value of a single row could stand for a vocabulary: norms can, which every layer has.
+        alone = [place for place in stretch.inside if place not in layout.rows]
+        beside: dict[str, tuple[str, ...]] = {}
+        if alone:
+            beside[alone[0]] = stretch.before
+            beside[alone[-1]] = beside.get(alone[-1], ()) + stretch.after
+        else:
+            found += [(place, layout.leaves_of([place])) for place in stretch.before + stretch.after]
+        for place in stretch.inside:
+            for leaf in layout.leaves_of([place]):
+                own = (leaf, *layout.leaves_of(beside.get(place, ())))
+                found.append((_label(leaf, layout), own))
     return found
 
 

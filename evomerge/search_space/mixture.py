@@ -13,9 +13,10 @@ from functools import cached_property
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.mixture import Mixture, Prompts, is_prompted
 from evomerge.recipe.recipe import MERGED, CheckpointSource, Recipe
-from evomerge.search_space.genes import Gene, Genome, ModelLayout
+from evomerge.search_space.genes import Gene, Genome
 from evomerge.search_space.layer_path import EXPERTS
 from evomerge.search_space.mixture_fields import MixtureSection
+from evomerge.search_space.model_layout import ModelLayout
 
 FEWEST = 2
 """Experts of a mixture."""

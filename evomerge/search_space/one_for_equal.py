@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.recipe.method import MergeMethod, MethodOptions
-from evomerge.search_space.genes import Gene, ModelLayout
+from evomerge.search_space.genes import Gene
+from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.spread import PlaceValues
 
 NEAR_SHARE = 5e-4

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from evomerge.recipe.rows import RowTable
-from evomerge.search_space.genes import Gene, ModelLayout
+from evomerge.search_space.genes import Gene
+from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.spread import PlaceValues
 
 

@@ -25,14 +25,10 @@ from evomerge.recipe.recipe import (
     single_coefficient_recipe,
     single_source_recipe,
 )
-from evomerge.search_space.genes import (
-    Gene,
-    Genome,
-    ModelLayout,
-    basis_matrix,
-)
+from evomerge.search_space.genes import Gene, Genome, basis_matrix
 from evomerge.search_space.layer_path import LayerPaths
 from evomerge.search_space.mixture import Mixtures, dense_part, upcycled
+from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.one_for_equal import OneForEqual, all_equal
 from evomerge.search_space.path_recipe import along, merge_of
 from evomerge.search_space.rows import gather

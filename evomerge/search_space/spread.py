@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from evomerge.recipe.method import MergeMethod
 from evomerge.recipe.places import Picker, picker
-from evomerge.search_space.genes import Gene, ModelLayout
+from evomerge.search_space.genes import Gene
+from evomerge.search_space.model_layout import ModelLayout
 
 PlaceValues = dict[str, dict[str, list[float]]]
 """Coefficient to input (expert, or `*`) to its values, in the order of the layout's places."""

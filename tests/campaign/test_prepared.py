@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import (
@@ -11,9 +13,11 @@ from evomerge.campaign.prepared import (
     prepared_sources,
     prepared_space,
 )
+from evomerge.checkpoint.folder import open_folder
 from evomerge.ledger.events import PreparedEvent
 from evomerge.recipe.recipe import canonical_json
 from evomerge.search_space import ModelLayout
+from tests.tiny_models import write_campaign
 from tests.tiny_runs import finished
 
 
@@ -43,6 +47,26 @@ def test_the_space_of_a_finished_campaign() -> None:
     for candidate in done.history.candidates.values():
         if candidate.genome is not None:
             assert space.decode(candidate.genome).digest == candidate.recipe
+
+
+def test_rows_of_a_ledger_from_before_are_all_its_own(tmp_path: Path) -> None:
+    """There `outside_layers: shared` was not heeded: its genomes have a gene for each row."""
+    weight = {"field": "row", "outside_layers": "shared"}
+    space = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": weight}}
+    campaign = load_campaign(write_campaign(tmp_path, space=space))
+    layout = open_folder(tmp_path / "models" / "base", "base").row_layout
+    recorded = finished().history.prepared
+    assert recorded is not None
+    now = replace(recorded, layout=layout_record(layout))
+    assert now.shares_rows
+    data = json.loads(canonical_json(now.to_json()))
+    del data["shares_rows"]
+    paths = dict.fromkeys(("base", "math", "code"), "")
+    events = (now, PreparedEvent.from_json(data))
+    shared, own = (len(prepared_space(campaign, each, paths).genes) for each in events)
+    assert own == 2 * len(layout.leaves)
+    outside = [leaf for leaf in layout.leaves if not leaf.startswith("layers.")]
+    assert shared == own - 2 * len(outside)
 
 
 def test_a_ledger_from_before_decodes_as_it_did() -> None:

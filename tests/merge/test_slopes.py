@@ -46,8 +46,9 @@ def plain_gradients(folder: Path, out: Path) -> tuple[float, dict[str, torch.Ten
     return loss.item(), load_file(out / "model.safetensors")
 
 
+@pytest.mark.parametrize("by_row", [False, True], ids=["places", "rows"])
 @pytest.mark.parametrize("family", ["llama_tied", "phi3", "gpt2", "gpt_neox", "mixtral"])
-def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
+def test_slopes_are_contracted_gradients(tmp_path: Path, family: str, by_row: bool) -> None:
     kind, fields = FAMILIES[family]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
@@ -69,7 +70,7 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     live = LiveModel.load(folders["base"], "float32")
     readers, statistics = open_readers(folders), WeightStatistics(folders)
     live.materialize(make_plan(recipe, folders, statistics), readers)
-    layout = folders["base"].layout
+    layout = folders["base"].layout_by(tensor=by_row, row=by_row)
     places = layout.leaves
     slopes = Slopes(live, recipe, folders, statistics, readers, layout)
     with differentiable(live, slopes):
@@ -83,11 +84,15 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str) -> None:
     tensors = {name: load_file(tmp_path / name / "model.safetensors") for name in folders}
     expected = np.zeros((len(EXPERTS), len(places)))
     for row, name in enumerate(EXPERTS):
-        for tensor, place in folders["base"].places.items():
+        own = folders["base"].tensor_places if by_row else folders["base"].places
+        for tensor, place in own.items():
             delta = tensors[name][tensor].double() - tensors["base"][tensor].double()
-            expected[row, places.index(place)] += 0.9 * float(
-                (delta * gradients[tensor].double()).sum()
-            )
+            product = 0.9 * (delta * gradients[tensor].double())
+            leaves = layout.leaves_of([place])
+            start = places.index(leaves[0])
+            # Of places with rows, all tensors here have as many: a bias is as long as its matrix.
+            parts = product.reshape(len(leaves), -1).sum(1).numpy()
+            expected[row, start : start + len(leaves)] += parts
     assert slopes.experts == EXPERTS
     assert slopes.places == places
     assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)

@@ -21,6 +21,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "lines": {"field": "lines", "outside_layers": "shared"},
     "tensor": {"field": "tensor"},
     "row": {"field": "row"},
+    "row_shared": {"field": "row", "outside_layers": "shared"},
 }
 
 
@@ -46,7 +47,8 @@ def differences(found: SearchSpace, gradient: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("part", [False, True], ids=["everywhere", "part"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_the_gradient_by_gene_is_that_of_finite_differences(field: str, part: bool) -> None:
-    over = {"tensor": tensor_layout(), "row": row_layout()}.get(field, layout())
+    fine = {"tensor": tensor_layout(), "row": row_layout(), "row_shared": row_layout()}
+    over = fine.get(field, layout())
     if part:
         over = replace(over, active={"math": over.places[1:9], "code": over.places})
     found = space(over=over, weight=FIELDS[field])

@@ -64,6 +64,13 @@ def row_layout() -> ModelLayout:
     return replace(over, active=active, rows=rows)
 
 
+def vocabulary(rows: int) -> ModelLayout:
+    """A layer of some rows below an embedding of many."""
+    over = tensor_layout(1, outer=("embed", "final_norm"))
+    few = {place: 2 for place in over.places if place.startswith("layers.0.attn")}
+    return replace(over, rows={"embed": rows, **few})
+
+
 def space(
     method: str = "task_arithmetic",
     over: ModelLayout | None = None,
@@ -307,6 +314,62 @@ def test_a_row_field_has_a_gene_for_each_row_and_one_for_norms() -> None:
     assert "weight.code.layers.1.norm" in names(ROWS)
     # Of `math` one matrix less.
     assert len(ROWS.genes) == 2 * (3 + 2 * (3 * 3 + 1) + 1) - 3
+
+
+def test_nobody_needs_a_gene_for_each_row_of_a_vocabulary() -> None:
+    found = space(over=vocabulary(600_000), weight={"field": "row", "outside_layers": "shared"})
+    assert len(found.genes) == 2 * (2 + 2 + 1 + 1)
+
+
+SHARED_ROWS = space(over=row_layout(), weight={"field": "row", "outside_layers": "shared", "low": -0.5})
+
+
+def test_rows_outside_the_layers_share_the_values_of_norms() -> None:
+    assert not [name for name in names(SHARED_ROWS) if "embed" in name or "final_norm" in name]
+    # Of `math` one matrix less, and of neither expert the three rows of the embedding and the last norm.
+    assert len(SHARED_ROWS.genes) == len(ROWS.genes) - 2 * (3 + 1)
+    by_name = {gene.name: gene for gene in SHARED_ROWS.genes}
+    first, last = by_name["weight.code.layers.0.norm"], by_name["weight.code.layers.1.norm"]
+    assert first.places == ("layers.0.norm", "embed.0", "embed.1", "embed.2")
+    assert last.places == ("layers.1.norm", "final_norm")
+    assert first.matrix == last.matrix == ""
+    assert by_name["weight.math.layers.1.mlp.up_proj.2"].matrix == "layers.1.mlp.mlp.up_proj"
+    covered = [place for gene in SHARED_ROWS.genes if gene.input == "code" for place in gene.places]
+    assert sorted(covered) == sorted(SHARED_ROWS.layout.leaves)
+    rng = np.random.default_rng(6)
+    genome = SHARED_ROWS.snap(rng.uniform(-0.5, 1.5, len(SHARED_ROWS.genes)).tolist())
+    recipe = SHARED_ROWS.decode(genome)
+    assert SHARED_ROWS.encode(recipe) == genome
+    assert ROWS.decode(ROWS.encode(recipe) or ()).digest == recipe.digest
+    found = values_of(recipe, SHARED_ROWS)
+    value = genome[names(SHARED_ROWS).index(first.name)]
+    assert {found["weight", "code", place] for place in first.places} == {value}
+    assert rows_of(recipe)["code", "embed"] == ()
+
+
+def test_where_norms_are_not_touched_rows_outside_share_a_value_all_the_same() -> None:
+    over = row_layout()
+    touched = tuple(place for place in over.places if not place.endswith("norm"))
+    over = replace(over, active={"math": touched, "code": over.places})
+    shared = {"field": "row", "outside_layers": "shared"}
+    (gene,) = [g for g in space(over=over, weight=shared).genes if "embed.0" in g.places][:1]
+    assert gene.name == "weight.math.layers.0.norm"
+    assert gene.places == ("embed.0", "embed.1", "embed.2")
+    assert gene.matrix == ""
+
+
+def test_where_layers_have_rows_alone_what_is_outside_has_a_value_a_place() -> None:
+    places = ("embed", "layers.0.mlp.mlp.up_proj", "final_norm", "head")
+    over = ModelLayout(1, places, 1000, rows={"embed": 4, places[1]: 2, "head": 4})
+    found = space(over=over, weight={"field": "row", "outside_layers": "shared"})
+    assert names(found)[:5] == [
+        "weight.math.embed",
+        "weight.math.final_norm",
+        "weight.math.head",
+        "weight.math.layers.0.mlp.up_proj.0",
+        "weight.math.layers.0.mlp.up_proj.1",
+    ]
+    assert len(found.genes) == 10
 
 
 def test_rows_that_differ_go_to_a_table_and_come_back() -> None:
@@ -569,6 +632,11 @@ def test_faults_of_a_declaration(tmp_path: Path, text: str, code: str, line: int
         (
             lambda: space(over=layout(2000), weight={"field": "layer_module"}),
             r"E121.*too many genes; found 12006, the limit is 10000; use a coarser field",
+        ),
+        (
+            lambda: space(over=vocabulary(600_000), weight={"field": "row"}),
+            r"E121.*too many genes; found 1200014, the limit is 1000000, 1200002 of them outside the layers; "
+            r"`outside_layers: shared` leaves these out; `field: tensor` has one for each matrix",
         ),
     ],
 )

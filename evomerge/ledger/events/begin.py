@@ -207,6 +207,8 @@ class PreparedEvent(Event):
         generation: engine to the seconds it took for some answers of the base; None where nobody asked.
         one_with_baselines: whether genomes that are the uniform average or a single coefficient have the
             baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
+        shares_rows: whether fields of rows heed `outside_layers: shared`; not in ledgers from before 2026-12,
+            where they have a gene for each row of embedding and head all the same.
     """
 
     kind = "prepared"
@@ -218,6 +220,7 @@ class PreparedEvent(Event):
     task_vectors: TaskVectors | None = None
     warnings: tuple[Problem, ...] = ()
     one_with_baselines: bool = False
+    shares_rows: bool = False
     generation: Mapping[str, float] | None = None
 
     @property
