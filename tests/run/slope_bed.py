@@ -20,7 +20,7 @@ from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, Recip
 from evomerge.run.job import Job, JobResult, MeasuredSlope, SlopeWork, WorkerSetup
 from evomerge.run.worker import Worker
 from evomerge.search_space import SearchSpace, SearchSpaceDeclaration, build_search_space
-from evomerge.search_space.genes import ModelLayout
+from evomerge.search_space.model_layout import ModelLayout
 from tests.shared import made_once
 from tests.tiny_models import tiny_base, write_evaluator, write_model
 
@@ -31,8 +31,8 @@ WORK = SlopeWork({"pets.acc": 0.75, "birds.acc": 1.5}, ITEMS)
 STEP = 5e-3
 
 
-def make(root: Path, tied: bool) -> None:
-    fields = {"tie_word_embeddings": tied}
+def make(root: Path, tied: bool, layers: int) -> None:
+    fields = {"tie_word_embeddings": tied, "num_hidden_layers": layers}
     write_model(root / "base", **fields)
     write_model(root / "code", expert=0, **fields)
     write_model(root / "math", expert=1, **fields)
@@ -88,7 +88,8 @@ class Bed:
         options = {k: v for k, v in fields.items() if isinstance(v, str)}
         base = None if method == "linear" else "base"
         merged = MergedSource(method, EXPERTS, base, coefficients, options, seed=9)
-        return single_source_recipe({**self.sources, MERGED: merged}, MERGED, 2, "float32")
+        layers = self.layout.layers
+        return single_source_recipe({**self.sources, MERGED: merged}, MERGED, layers, "float32")
 
     def loss(self, recipe: Recipe, entropy: bool = False) -> float:
         found = self.slope(recipe, SlopeWork({}, WORK.items, entropy))
@@ -132,8 +133,8 @@ def widen_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def bed_with(tied: bool, by_tensor: bool = False, by_row: bool = False) -> Bed:
-    folder = made_once(f"slopes-{tied}", lambda root: make(root, tied))
+def bed_with(tied: bool, by_tensor: bool = False, by_row: bool = False, layers: int = 2) -> Bed:
+    folder = made_once(f"slopes-{tied}-{layers}", lambda root: make(root, tied, layers))
     return bed_of(folder, by_tensor=by_tensor, by_row=by_row)
 
 

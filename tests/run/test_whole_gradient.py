@@ -60,7 +60,7 @@ def compare(bed: Bed, space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
 
 FIELDS: dict[str, dict[str, Any]] = {
     "model": {"field": "model"},
-    "band": {"field": "band", "bands": 1},
+    "band": {"field": "band", "bands": 2},
     "curve": {"field": "depth_curve", "knots": 2, "outside_layers": "shared"},
     "lines": {"field": "lines", "outside_layers": "shared"},
     "module": {"field": "layer_module"},
@@ -70,8 +70,15 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_gene_of_a_field(field: str) -> None:
-    bed = bed_with(tied=True, by_tensor=field == "tensor")
-    found, expected = compare(bed, space_of(bed, "task_arithmetic", FIELDS[field]))
+    # Of three layers two bands have one and two.
+    bed = bed_with(tied=True, by_tensor=field == "tensor", layers=3 if field == "band" else 2)
+    space = space_of(bed, "task_arithmetic", FIELDS[field])
+    if field == "band":
+        labels = [
+            gene.name.removeprefix("weight.code.") for gene in space.genes if gene.input == "code"
+        ]
+        assert labels == ["embed", "layers.0", "layers.1-2", "final_norm"]
+    found, expected = compare(bed, space)
     assert relative(found, expected) < 1e-3
 
 
