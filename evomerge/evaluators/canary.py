@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -54,3 +54,16 @@ def check_logits(
     padded = torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows], device=model.device)
     if not bool(model(input_ids=padded, use_cache=False).logits.isfinite().all()):
         raise CandidateError("nonfinite_logits", "the model's logits are not finite numbers")
+
+
+def refuse_nan(answers: Sequence[Sequence[Any]]) -> None:
+    """An arg-max over NaN is an answer like any other; it must not become a score.
+
+    Raises:
+        CandidateError: `nonfinite_logits`, if a reply is, or begins with, NaN.
+    """
+    for replies in answers:
+        for reply in replies:
+            number = reply[0] if isinstance(reply, tuple) else reply
+            if isinstance(number, float) and number != number:
+                raise CandidateError("nonfinite_logits", "a log-likelihood is not a number")

@@ -94,9 +94,9 @@ class Classification(ItemEvaluator):
         found: torch.Tensor = outputs.logits
         return found
 
-    def has_losses(self, split: Split) -> bool:
-        """See `Differentiable.has_losses`: all items have, if their class is one of the model's."""
-        return True
+    def loss_directions(self, split: Split) -> dict[str, bool]:
+        """See `Differentiable.loss_directions`: items of a class of the model's have losses."""
+        return {f"{self.name}.acc": True}
 
     def has_choices(self, split: Split) -> bool:
         """See `Differentiable.has_choices`: the classes are."""

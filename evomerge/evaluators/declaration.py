@@ -73,6 +73,10 @@ class Declaration(Section, ABC):
     def directions(self) -> dict[str, bool | None]:
         """Full metric name to whether higher is better; None where either may be wanted."""
 
+    def learnable(self) -> frozenset[str]:
+        """Full names of the metrics that losses may stand for; its items decide (`Differentiable`)."""
+        return frozenset(self.directions()) if self.has_losses else frozenset()
+
     @abstractmethod
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
         """Every fault that shows without loading a model."""

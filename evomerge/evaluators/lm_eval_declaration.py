@@ -77,6 +77,9 @@ class LmEvalDeclaration(Declaration):
         smooth: whether smooth values are recorded beside the metrics (see `margins`), for a search to steer
             by. They cost nothing but where a task writes answers: there reference answers are scored too, one
             more forward pass beside the many of writing.
+        learn_targets: of tasks that write answers, whether the target of each item is a right answer, which
+            an optimizer with gradients may make likely. Where absent, it is if lm-eval compares answers
+            with targets; where Python of its own judges them, targets may be tests. Changes no score.
     """
 
     by_block: ClassVar[bool] = True
@@ -94,6 +97,7 @@ class LmEvalDeclaration(Declaration):
     gen_kwargs: Annotated[dict[str, bool | int | float | str | list[str]], Field(default_factory=dict)]
     scorer: Scorer = "auto"
     smooth: bool = True
+    learn_targets: bool | None = None
 
     @field_validator("metrics")
     @classmethod
@@ -118,6 +122,15 @@ class LmEvalDeclaration(Declaration):
             return metric_directions(self)
         except ConfigError:
             return dict.fromkeys(self.metric_names)
+
+    def learnable(self) -> frozenset[str]:
+        """As the task of the search and `learn_targets` have it; all if the task is missing."""
+        named = zip(self.metric_names, (m.partition(",")[0] for m in self.metrics), strict=True)
+        try:
+            task = task_files(self)["search"]
+        except ConfigError:
+            return frozenset(self.metric_names)
+        return frozenset(full for full, name in named if task.may_learn(name, self.learn_targets))
 
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
         """As `check_evaluator`."""
@@ -175,7 +188,8 @@ def check_evaluator(declaration: LmEvalDeclaration, *, allow_code: bool = False)
 
     Problems: E101 a folder or data file is missing, E122 few-shot settings that lm-eval would ignore,
     E123 no such task, E124 no such metric or filter, E126 a task that runs code (unless `allow_code`),
-    E128 two splits that share a task or an item, E141 a scorer that cannot do the task.
+    E128 two splits that share a task or an item, E141 a scorer that cannot do the task, E142 `learn_targets`
+    of a task that does not write.
     """
     fault = declaration.fault
     if not declaration.folder.is_dir():
@@ -241,6 +255,11 @@ def _task_problems(
     if task.config.get("num_fewshot") == 0 and declaration.num_fewshot:
         wrong = f"task {task.name} fixes num_fewshot at 0, and lm-eval keeps to that"
         yield fault("num_fewshot", "E122", wrong, f"found {declaration.num_fewshot}")
+    if declaration.learn_targets is not None and task.output_type != "generate_until":
+        wrong = (
+            f"`learn_targets` is for answers that are written, task {task.name} is {task.output_type}"
+        )
+        yield fault("learn_targets", "E142", wrong, "", "leave it out")
     if declaration.scorer == "packed" and task.output_type not in ("multiple_choice", "loglikelihood"):
         wrong = f"the packed scorer takes log-likelihood tasks, {task.name} is {task.output_type}"
         yield fault("scorer", "E141", wrong, "", "write `scorer: auto`")
@@ -371,7 +390,8 @@ def digest(declaration: LmEvalDeclaration) -> str:
     Raises:
         ConfigError: E123, if a task is missing.
     """
-    settings = declaration.model_dump(by_alias=True, exclude={"include_path"})
+    # What is learned changes no score; what an evaluator can teach is recorded beside its digest.
+    settings = declaration.model_dump(by_alias=True, exclude={"include_path", "learn_targets"})
     if declaration.smooth:
         # Campaigns from before there was this field have digests without it.
         del settings["smooth"]

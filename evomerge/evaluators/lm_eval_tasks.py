@@ -21,8 +21,8 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from evomerge.errors import CandidateError, ConfigError, EnvironmentFault
-from evomerge.evaluators.canary import check_logits, must_write
+from evomerge.errors import ConfigError, EnvironmentFault
+from evomerge.evaluators.canary import check_logits, must_write, refuse_nan
 from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.data import quiet
 from evomerge.evaluators.generation import Generation, GeneratorFactory
@@ -35,11 +35,10 @@ from evomerge.evaluators.margins import signs as signs_of
 from evomerge.evaluators.margins import smooth_values
 from evomerge.evaluators.packed import Layout, Request, answer
 from evomerge.evaluators.packing import choose_layout
-from evomerge.evaluators.questions import has_choices, has_questions, questions
+from evomerge.evaluators.questions import has_choices, loss_directions, questions
 from evomerge.evaluators.requests import (
     Recorder,
     Requests,
-    judged_by_lm_eval,
     language_model,
     lm_eval_answers,
     lm_eval_likelihoods,
@@ -99,6 +98,12 @@ class LmEvalTasks:
         """Full metric names."""
         return self.declaration.metric_names
 
+    @property
+    def _names(self) -> dict[str, str]:
+        """Full metric name to the task's own, without a filter."""
+        plain = [metric.partition(",")[0] for metric in self.declaration.metrics]
+        return dict(zip(self.metrics, plain, strict=True))
+
     def item_count(self, split: Split) -> int:
         """Number of items of a split."""
         return len(self.item_ids(split))
@@ -152,7 +157,7 @@ class LmEvalTasks:
             else:
                 greedy = needs_greedy(loaded.task)
                 answers = self._answers(subject, lm, requests, layout, part, greedy)
-            _refuse_nan(answers)
+            refuse_nan(answers)
             self._collect(loaded.task, items, flat, answers, values)
             if scored is not None and signs:
                 if writes:
@@ -166,10 +171,13 @@ class LmEvalTasks:
         """See `Writer.writes`."""
         return bool(self._split(split).task.OUTPUT_TYPE == "generate_until")
 
-    def has_losses(self, split: Split) -> bool:
-        """See `Differentiable.has_losses`."""
-        loaded = self._split(split)
-        return has_questions(loaded.task, loaded.docs)
+    def loss_directions(self, split: Split) -> dict[str, bool]:
+        """See `Differentiable.loss_directions`."""
+        loaded, names = self._split(split), self._names
+        found = loss_directions(
+            loaded.task, loaded.docs, list(names.values()), self.declaration.learn_targets
+        )
+        return {metric: found[name] for metric, name in names.items() if name in found}
 
     def has_choices(self, split: Split) -> bool:
         """See `Differentiable.has_choices`."""
@@ -186,8 +194,9 @@ class LmEvalTasks:
         chat = self.declaration.apply_chat_template
         try:
             asked, tokens = questions(
-                loaded.task, requests, items, subject, lm.max_length, chat, entropy=entropy
-            )
+                loaded.task, requests, items, subject, lm.max_length, chat,
+                entropy=entropy, learn_targets=self.declaration.learn_targets,
+            )  # fmt: skip
             layout = self._fitting(subject, lm, split, tokens) if tokens else "rows"
             if layout is None:
                 raise ValueError(f"the packed scorer does not fit {type(subject.model).__name__}")
@@ -338,10 +347,8 @@ class LmEvalTasks:
             instance.resps, instance.filtered_resps = [], {}
 
     def _signs(self, task: Any) -> dict[str, float]:
-        """As `margins.signs`; empty where no smooth values are wanted or lm-eval itself does not judge."""
-        if not self.declaration.smooth or not judged_by_lm_eval(task):
-            return {}
-        return signs_of(task, [metric.partition(",")[0] for metric in self.declaration.metrics])
+        """As `margins.signs`; empty where no smooth values are wanted."""
+        return signs_of(task, list(self._names.values())) if self.declaration.smooth else {}
 
     def _add_smooth(
         self,
@@ -388,12 +395,3 @@ class LmEvalTasks:
 
 def _probe(subject: Subject, instance: Instance) -> list[int]:
     return list(subject.tokenizer.encode(str(instance.args[0])))
-
-
-def _refuse_nan(answers: Sequence[Sequence[Any]]) -> None:
-    """An arg-max over NaN is an answer like any other; it must not become a score."""
-    for replies in answers:
-        for reply in replies:
-            number = reply[0] if isinstance(reply, tuple) else reply
-            if isinstance(number, float) and number != number:
-                raise CandidateError("nonfinite_logits", "a log-likelihood is not a number")

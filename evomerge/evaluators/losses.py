@@ -6,7 +6,7 @@ entropy over them; of other texts the negative log-likelihood per token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 class Differentiable(Evaluator, Protocol):
     """An evaluator with a differentiable loss for each item."""
 
-    def has_losses(self, split: Split) -> bool:
-        """Whether the items of a split are of a kind that has one; looks at no model."""
+    def loss_directions(self, split: Split) -> Mapping[str, bool]:
+        """The metrics whose quality the losses of a split's items stand for, by full name; looks at no model.
+
+        A loss stands for a metric that tells how likely right answers are, and for none that, say, counts
+        tokens. Each with whether it rises as losses fall (an accuracy) or falls too (a perplexity); empty
+        where items have no losses.
+        """
 
     def has_choices(self, split: Split) -> bool:
         """Whether the items of a split are choices, whose entropy can be asked for; looks at no model."""

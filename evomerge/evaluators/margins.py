@@ -3,7 +3,8 @@
 Per item and metric: of a choice `tanh(m / 2)`, where the margin m is the log-likelihood of the right choice
 minus that of the best wrong one (normalised where the metric normalises them); of a text its log-likelihood
 (nats); of a generated answer the log-likelihood per token of the reference answer, teacher-forced, of several
-the likeliest. All run in the direction of their metric: of one to be minimised the sign is turned.
+the likeliest. All run in the direction of their metric: of one that falls as right answers get likelier the
+sign is turned.
 """
 
 from __future__ import annotations
@@ -14,23 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.evaluators.judging import compared
+
 Answers = Sequence[tuple[float, bool]]
 """What a model said of the requests of an item: summed log-likelihood, and whether it is the greedy text."""
 
 
 def signs(task: Any, metrics: Sequence[str]) -> dict[str, float]:
-    """Which of some metrics (without filters) have smooth values: +1 where more is better, -1 where less is.
-
-    None of a task or metric that is Python of the task's own: what it compares is not known.
-    """
-    if task.config.process_results is not None:
-        return {}
-    listed = task.config.metric_list
-    plain = set(
-        metrics if listed is None else (m["metric"] for m in listed if isinstance(m["metric"], str))
-    )
-    higher = {metric: up for metric, up in task.higher_is_better().items() if metric in plain}
-    return {m: 1.0 if higher[m] else -1.0 for m in metrics if higher.get(m) is not None}
+    """Which of some metrics (without filters) have smooth values: those of `compared`, +1 where they rise."""
+    return {metric: 1.0 if up else -1.0 for metric, up in compared(task, metrics).items()}
 
 
 def smooth_values(

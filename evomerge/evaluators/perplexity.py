@@ -59,6 +59,10 @@ class PerplexityDeclaration(ItemsDeclaration):
             f"{self.name}.tokens": None,
         }
 
+    def learnable(self) -> frozenset[str]:
+        """All but `tokens`."""
+        return super().learnable() - {f"{self.name}.tokens"}
+
 
 def windows(text: str, most: int) -> list[str]:
     """A text cut at white space into pieces of at most `most` characters; blank ones are left out."""
@@ -106,9 +110,9 @@ class Perplexity(ItemEvaluator):
         tokens = [float(sum(len(r.continuation) for r in requests)) for requests in rolled]
         return {"loglikelihood": sums, "tokens": tokens}
 
-    def has_losses(self, split: Split) -> bool:
-        """See `Differentiable.has_losses`: all texts have."""
-        return True
+    def loss_directions(self, split: Split) -> dict[str, bool]:
+        """See `Differentiable.loss_directions`: all texts have losses; `tokens` is no quality."""
+        return {f"{self.name}.perplexity": False, f"{self.name}.loglikelihood": True}
 
     def has_choices(self, split: Split) -> bool:
         """See `Differentiable.has_choices`: texts are none."""

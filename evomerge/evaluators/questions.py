@@ -7,32 +7,71 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from evomerge.evaluators.judging import compared, judged_by_lm_eval, rises
 from evomerge.evaluators.losses import Question
 from evomerge.evaluators.margins import reference_answers, right_choices
 from evomerge.evaluators.perplexity import rolling_requests
 from evomerge.evaluators.requests import Recorder, Requests, language_model, reference_requests
+from evomerge.evaluators.task_files import GENERATION_METRICS
 
 if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
     from evomerge.evaluators.packed import Request
 
 
-def has_questions(task: Any, docs: Sequence[Any]) -> bool:
-    """Whether `questions` knows what is right for each of some items; looks at no model."""
-    kind = task.OUTPUT_TYPE
+def loss_directions(
+    task: Any, docs: Sequence[Any], metrics: Sequence[str], learn_targets: bool | None
+) -> dict[str, bool]:
+    """Which of some metrics the losses of some items stand for, and which way they go; looks at no model.
+
+    Args:
+        task: lm-eval's.
+        docs: the items. If `questions` does not know of each what is right, there are no losses.
+        metrics: names without filters.
+        learn_targets: as the declaration has it.
+
+    Returns:
+        Metric to whether it rises as right answers get likelier.
+    """
+    found = _taught(task, metrics, learn_targets)
+    return found if found and _tells_what_is_right(task, docs) else {}
+
+
+def _taught(task: Any, metrics: Sequence[str], learn_targets: bool | None) -> dict[str, bool]:
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        # Whoever makes metrics of them: all there is of a text is its log-likelihood.
+        ways = {metric: rises(task, metric) for metric in metrics}
+        return {metric: up for metric, up in ways.items() if up is not None}
+    if task.OUTPUT_TYPE == "generate_until":
+        if learn_targets:
+            own = [metric for metric in metrics if metric not in GENERATION_METRICS]
+            return {metric: rises(task, metric) is not False for metric in own}
+        if learn_targets is not None:
+            return {}
+    return compared(task, metrics)
+
+
+def _tells_what_is_right(task: Any, docs: Sequence[Any]) -> bool:
     try:
-        if kind == "generate_until":
+        if task.OUTPUT_TYPE == "generate_until":
             return all(reference_answers(task, doc) for doc in docs)
-        if kind == "loglikelihood_rolling":
-            return True
-        if not _is_plain(task):
-            return False
-        return kind == "loglikelihood" or all(
-            right_choices(task, doc, task.doc_to_choice(doc)) for doc in docs
-        )
+        if task.OUTPUT_TYPE == "multiple_choice":
+            return all(right_choices(task, doc, task.doc_to_choice(doc)) for doc in docs)
     except Exception:
         # Templates and code of a task fail in any way they like on what no score of it asks for.
         return False
+    return True
+
+
+def _refuse_targets(task: Any, learn_targets: bool | None) -> None:
+    """What code judges by may be tests to pass, or nothing at all."""
+    if learn_targets is False:
+        raise ValueError("`learn_targets: false` keeps written answers from being learned")
+    if learn_targets is None and not compared(task, list(task.higher_is_better())):
+        raise ValueError(
+            "Python of the task's own judges what is written, and its targets need be no right answers; "
+            "`learn_targets: true` says that they are"
+        )
 
 
 def has_choices(task: Any) -> bool:
@@ -50,11 +89,6 @@ def _choices(
     return [Question(tuple(requests.tokens[n][:count])) for n, count in pairs], requests.tokens
 
 
-def _is_plain(task: Any) -> bool:
-    """Whether no Python of the task's own decides what is right."""
-    return isinstance(task, ConfigurableTask) and not task.config.process_results
-
-
 def questions(
     task: Any,
     requests: Requests,
@@ -64,6 +98,7 @@ def questions(
     chat: bool,
     *,
     entropy: bool = False,
+    learn_targets: bool | None = None,
 ) -> tuple[list[Question], list[list[Request]]]:
     """The questions of some items of a task, and the requests of its whole split that tell how to pack them.
 
@@ -78,10 +113,11 @@ def questions(
         max_length: tokens that the model reads at once.
         chat: whether prompts are in the tokenizer's chat template.
         entropy: whether only the choices are wanted, for which no label is looked at.
+        learn_targets: as the declaration has it.
 
     Raises:
-        ValueError: an item has no right choice or reference answer, or Python of the task's own decides which
-            one is right; with `entropy`, the items are no choices.
+        ValueError: an item has no right choice or reference answer, or Python of the task's own decides what
+            is right; with `entropy`, the items are no choices.
     """
     if entropy:
         return _choices(task, requests, items)
@@ -90,6 +126,7 @@ def questions(
         texts = [str(requests.items[item][0].args[0]) for item in items]
         return [Question(tuple(rolling_requests(subject, text, max_length))) for text in texts], []
     if kind == "generate_until":
+        _refuse_targets(task, learn_targets)
         references = requests.references
         if references is None:
             recorder = language_model(Recorder, subject)
@@ -97,7 +134,7 @@ def questions(
         if references is None or references.tokens is None:
             raise ValueError("an item has no reference answer")
         return [Question((references.tokens[item][0],)) for item in items], references.tokens
-    if requests.tokens is None or not _is_plain(task):
+    if requests.tokens is None or not judged_by_lm_eval(task):
         raise ValueError(f"a `{kind}` task with Python of its own does not tell what is right")
     if kind == "loglikelihood":
         return [Question(tuple(requests.tokens[item])) for item in items], requests.tokens

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.evaluators.data import quiet
+from evomerge.evaluators.judging import judged_by_lm_eval
 from evomerge.evaluators.margins import reference_answers
 from evomerge.evaluators.packed import Layout, PackedBlock, Request, pack_for
 
@@ -121,12 +121,6 @@ def lm_eval_likelihoods(lm: Any, requests: Sequence[Request]) -> list[tuple[floa
     with quiet():
         found: list[tuple[float, bool]] = lm._loglikelihood_tokens(asked, disable_tqdm=True)
     return found
-
-
-def judged_by_lm_eval(task: Any) -> bool:
-    """Whether results are what lm-eval's own `process_results` makes of the answers."""
-    own = isinstance(task, ConfigurableTask) and task.config.process_results is None
-    return own and type(task).process_results is ConfigurableTask.process_results
 
 
 def needs_greedy(task: Any) -> bool:

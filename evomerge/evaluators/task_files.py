@@ -90,6 +90,25 @@ class TaskFile:
             for entry in entries
         )
 
+    def may_learn(self, metric: str, learn_targets: bool | None) -> bool:
+        """Whether right answers make a metric (without a filter) better, as far as the file tells.
+
+        They do where lm-eval itself compares answers with targets (see `judging`), where the declaration says
+        so, and with any metric of whole texts; they do not make answers longer or shorter.
+        """
+        kind = self.output_type
+        if metric in GENERATION_METRICS and kind == "generate_until":
+            return False
+        if kind == "generate_until" and learn_targets is not None:
+            return learn_targets
+        if kind == "loglikelihood_rolling" or "class" in self.config:
+            return True
+        listed = self.config.get("metric_list")
+        entries = listed if isinstance(listed, list) else []
+        own = [each.get("metric") for each in entries if isinstance(each, dict)]
+        plain = {each for each in own if isinstance(each, str)} if entries else {metric}
+        return metric in plain and not self.config.get("process_results")
+
     @property
     def filters(self) -> tuple[str, ...]:
         """Names of the answer filters; `none` where the file lists none."""

@@ -207,6 +207,10 @@ class Engine:
             self.statistics, self.stored, "base", self.setup.methods, self.setup.trims,
             by_tensor=self.setup.by_tensor, calibration=self.setup.calibration,
         )  # fmt: skip
+        directions = {
+            evaluator.name: dict(evaluator.loss_directions("search")) if self._learns(evaluator) else {}
+            for evaluator in self.evaluators
+        }
         evaluators = {
             evaluator.name: PreparedEvaluator(
                 digest=evaluator.declaration.digest(),
@@ -214,8 +218,9 @@ class Engine:
                 items={split: evaluator.item_count(split) for split in SPLITS},
                 deterministic=evaluator.declaration.deterministic,
                 block_size=evaluator.block_size if isinstance(evaluator, BlockEvaluator) else None,
-                losses=self._learns(evaluator) and evaluator.has_losses("search"),
+                losses=bool(directions[evaluator.name]),
                 choices=self._learns(evaluator) and evaluator.has_choices("search"),
+                loss_directions=directions[evaluator.name],
             )
             for evaluator in self.evaluators
         }

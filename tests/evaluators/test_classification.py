@@ -123,7 +123,7 @@ def test_losses_are_those_of_the_models_own_logits(seeing, pictures, reading, te
     written = opened(declare(texts, kind="text_classification", items="items.jsonl"))
     for evaluator, subject in ((shown, seeing), (written, reading)):
         assert isinstance(evaluator, Differentiable)
-        assert evaluator.has_losses("search")
+        assert evaluator.loss_directions("search")
         assert evaluator.has_choices("search")
         wanted = [0, 1, 3, 8, 9, 11]
         items = [evaluator._splits["search"].items[number] for number in wanted]

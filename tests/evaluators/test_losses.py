@@ -16,6 +16,7 @@ from evomerge.evaluators.kinds import load_declaration, open_evaluator
 from evomerge.evaluators.losses import Differentiable, Question, question_losses
 from evomerge.evaluators.packed import Request
 from evomerge.evaluators.packing import alone
+from evomerge.evaluators.task_files import find_installed
 from tests.evaluators.conftest import DECLARATION, TASK, Bench, make_items
 from tests.evaluators.test_generation import DECLARED, WRITE
 from tests.evaluators.test_margins import LIKELIHOOD
@@ -103,7 +104,7 @@ def test_choices_have_the_cross_entropy_of_what_is_evaluated(
     path = bench()
     path.write_text(path.read_text() + f"scorer: {scorer}\n")
     evaluator: Any = open_evaluator(load_declaration(path))
-    assert evaluator.has_losses("search")
+    assert evaluator.loss_directions("search")
     found = losses_of(evaluator, subject, [0, 3, 4, 10, 16])
     right = {item["question"]: item["answer"] for item in make_items(0, 17)}
     requests = evaluator._requests["search"]
@@ -152,18 +153,177 @@ def test_texts_have_their_likelihood_per_token(
     bench: Bench, subject: Subject, task: str, declaration: str
 ) -> None:
     evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, counts=(9, 4, 3))))
-    assert evaluator.has_losses("search")
+    assert evaluator.loss_directions("search")
+    are_likelihoods_per_token(evaluator, subject, whole=task is ROLLING)
+
+
+def are_likelihoods_per_token(evaluator: Any, subject: Subject, *, whole: bool = False) -> None:
+    """Losses of right choices behind their questions, or of `whole` questions."""
     found = losses_of(evaluator, subject, [1, 2, 5, 8])
     tokenizer: Any = subject.tokenizer
     for number, loss in found.items():
         item = evaluator._requests["search"].items[number][0].doc
         before = tokenizer(item["question"])["input_ids"]
-        whole = tokenizer(item["question"] + item["choices"][item["answer"]])["input_ids"]
-        if task is ROLLING:
-            whole, before = [tokenizer.bos_token_id, *before], [tokenizer.bos_token_id]
-        request = Request(tuple(before), tuple(whole[len(before) :]))
+        text = tokenizer(item["question"] + item["choices"][item["answer"]])["input_ids"]
+        if whole:
+            text, before = [tokenizer.bos_token_id, *before], [tokenizer.bos_token_id]
+        request = Request(tuple(before), tuple(text[len(before) :]))
         expected = -alone(subject.model, request, LONGEST) / len(request.continuation)
         assert loss == pytest.approx(expected, abs=1e-5)
+
+
+JUDGE = """\
+def passes(doc, results):
+    return {"passes": float(len(results[0]) % 2)}
+
+
+def judged(references, predictions, **_):
+    return float(len(predictions[0]) % 2)
+"""
+LISTED = WRITE[: WRITE.index("metric_list")]
+"""A task that writes, without its metrics."""
+PASSES = LISTED + (
+    "process_results: !function judge.passes\n"
+    "metric_list:\n  - {metric: passes, aggregation: mean, higher_is_better: true}\n"
+)
+FUNCTION = LISTED + (
+    "metric_list:\n  - {metric: !function judge.judged, aggregation: mean, higher_is_better: true}\n"
+)
+BY_CODE = {
+    "process_results": (PASSES, DECLARED.replace("exact_match, chrf, bleu", "passes, tokens")),
+    "a function": (FUNCTION, DECLARED.replace("exact_match, chrf, bleu", "judged, looped")),
+}
+
+
+def judged_by_code(bench: Bench, task: str, declaration: str) -> Any:
+    path = bench(task, declaration, counts=(9, 4, 3))
+    (path.parent / "tasks" / "judge.py").write_text(JUDGE)
+    return open_evaluator(load_declaration(path), allow_code=True)
+
+
+@pytest.mark.parametrize("judge", BY_CODE)
+@pytest.mark.parametrize("target", ["assert", "{{choices[answer]}}"])
+def test_written_answers_that_code_judges_have_no_loss(
+    bench: Bench, subject: Subject, judge: str, target: str
+) -> None:
+    """As HumanEval's, whose target is the tests; that it may be an answer does not show."""
+    task, declaration = BY_CODE[judge]
+    task = task.replace("{{choices[answer]}}", target)
+    evaluator = judged_by_code(bench, task, declaration)
+    assert evaluator.loss_directions("search") == {}
+    assert not evaluator.declaration.learnable()
+    words = r"E148.*Python of the task's own judges what is written.*`learn_targets: true` says that"
+    with pytest.raises(ConfigError, match=words):
+        next(evaluator.losses(subject, "search", [0]))
+
+
+@pytest.mark.parametrize("judge", BY_CODE)
+def test_a_declaration_may_say_that_targets_are_right_answers(
+    bench: Bench, subject: Subject, judge: str
+) -> None:
+    task, declaration = BY_CODE[judge]
+    evaluator = judged_by_code(bench, task, declaration + "learn_targets: true\n")
+    (metric, _) = evaluator.metrics
+    assert evaluator.loss_directions("search") == {metric: True}, "not of how long answers are"
+    assert evaluator.declaration.learnable() == {metric}
+    are_likelihoods_per_token(evaluator, subject)
+    assert evaluator.evaluate(subject, "search").smooth == {}
+
+
+def test_a_declaration_may_say_that_no_target_is_to_be_learned(bench: Bench, subject: Subject) -> None:
+    path = bench(WRITE, DECLARED)
+    before = load_declaration(path)
+    path.write_text(DECLARED + "learn_targets: false\n")
+    evaluator: Any = open_evaluator(load_declaration(path))
+    assert evaluator.loss_directions("search") == {}
+    assert not evaluator.declaration.learnable()
+    assert evaluator.declaration.digest() == before.digest(), "no score is another"
+    with pytest.raises(ConfigError, match=r"E148.*`learn_targets: false` keeps written answers"):
+        next(evaluator.losses(subject, "search", [0]))
+
+
+def test_targets_to_be_learned_are_of_tasks_that_write(bench: Bench) -> None:
+    path = bench(TASK, DECLARATION + "learn_targets: true\n")
+    with pytest.raises(ConfigError, match=r"E142.*learn_targets: `learn_targets` is for answers that"):
+        open_evaluator(load_declaration(path))
+    path.write_text(DECLARATION + "learn_targets: code\n")
+    with pytest.raises(ConfigError, match=r"E108.*learn_targets"):
+        load_declaration(path)
+
+
+CHOSEN = TASK.replace(
+    "metric: acc_norm, aggregation: mean", "metric: brier_score, aggregation: brier_score"
+)
+WAYS = {
+    "choices": (CHOSEN, "acc, brier_score", {"acc": True, "brier_score": False}),
+    "few right ones wanted": (
+        TASK.replace("metric: acc, aggregation: mean, higher_is_better: true",
+                     "metric: acc, aggregation: mean, higher_is_better: false"),
+        "acc, acc_norm", {"acc": True, "acc_norm": True},
+    ),
+    "written": (WRITE, "exact_match, bleu, tokens, looped", {"exact_match": True, "bleu": True}),
+    "written, beside a function": (
+        WRITE + "  - {metric: !function judge.judged, aggregation: mean, higher_is_better: true}\n",
+        "judged, bleu", {"bleu": True},
+    ),
+    "log-likelihood": (LIKELIHOOD, "acc, perplexity", {"acc": True, "perplexity": False}),
+    "rolling": (ROLLING, "word_perplexity", {"word_perplexity": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_losses_stand_for_metrics_that_tell_how_likely_right_answers_are(
+    bench: Bench, kind: str
+) -> None:
+    task, metrics, ways = WAYS[kind]
+    evaluator = judged_by_code(bench, task, DECLARATION.replace("acc, acc_norm", metrics))
+    expected = {f"pets.{metric}": up for metric, up in ways.items()}
+    assert evaluator.loss_directions("search") == expected
+    assert evaluator.declaration.learnable() == set(expected)
+
+
+def test_filters_are_no_part_of_what_a_metric_is(bench: Bench) -> None:
+    task = WRITE + (
+        "filter_list:\n  - {name: first, filter: [{function: take_first}]}\n"
+        "  - {name: again, filter: [{function: take_first}]}\n"
+    )
+    declared = DECLARED.replace("exact_match, chrf, bleu", '"exact_match,again", "bleu,first", tokens')
+    evaluator: Any = open_evaluator(load_declaration(bench(task, declared)))
+    assert evaluator.loss_directions("search") == {
+        "pets.exact_match,again": True,
+        "pets.bleu,first": True,
+    }
+
+
+def test_tokens_of_a_text_are_no_quality(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(" ".join(f"cat {n} runs" for n in range(400)))
+    path = tmp_path / "own.yaml"
+    path.write_text("{schema: 1, name: own, kind: perplexity, text: text.txt}")
+    evaluator: Any = open_evaluator(load_declaration(path))
+    expected = {"own.perplexity": False, "own.loglikelihood": True}
+    assert evaluator.loss_directions("search") == expected
+    assert evaluator.declaration.learnable() == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "learnable"),
+    [
+        ("humaneval", "pass@1", False),
+        ("mbpp", "pass_at_1", False),
+        ("ifeval", "prompt_level_strict_acc", False),
+        ("minerva_math_algebra", "exact_match", False),
+        ("drop", "em", False),
+        ("gsm8k", "exact_match", True),
+        ("gsm8k", "tokens", False),
+        ("triviaqa", "exact_match", True),
+        ("arc_easy", "acc_norm", True),
+        ("lambada_openai", "perplexity", True),
+        ("wikitext", "word_perplexity", True),
+    ],
+)
+def test_tasks_of_lm_eval(name: str, metric: str, learnable: bool) -> None:
+    """As their files tell: their items are not on this machine."""
+    assert find_installed([name])[0][name].may_learn(metric, None) == learnable
 
 
 def one_right(seed: int, count: int) -> list[dict[str, Any]]:
@@ -187,7 +347,7 @@ def test_items_without_a_right_answer_have_no_loss(
     bench: Bench, subject: Subject, task: str, declaration: str, items: Any, words: str
 ) -> None:
     evaluator: Any = open_evaluator(load_declaration(bench(task, declaration, items=items)))
-    assert not evaluator.has_losses("search")
+    assert not evaluator.loss_directions("search")
     with pytest.raises(ConfigError, match=rf"E148.*tasks\.search: there is no diff.* loss; {words}"):
         next(evaluator.losses(subject, "search", range(17)))
 

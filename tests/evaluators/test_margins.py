@@ -97,6 +97,17 @@ def test_a_loss_runs_in_its_own_direction(bench: Bench, subject: Subject) -> Non
     assert "pets.brier_score" not in scores.items
 
 
+def test_an_accuracy_that_shall_be_low_rises_with_right_answers_all_the_same(
+    bench: Bench, subject: Subject
+) -> None:
+    path = bench()
+    usual, _ = smooth_of(path, subject)
+    for file in (path.parent / "tasks").glob("*.yaml"):
+        file.write_text(file.read_text().replace("better: true", "better: false"))
+    scores, _ = smooth_of(path, subject)
+    assert scores.smooth["pets.acc"].tolist() == usual.smooth["pets.acc"].tolist()
+
+
 def test_a_text_has_its_log_likelihood(bench: Bench, subject: Subject) -> None:
     declared = DECLARATION.replace("acc_norm", "perplexity")
     path = bench(LIKELIHOOD, declared)

@@ -12,6 +12,7 @@ from evomerge.evaluators.generation import Generation
 from evomerge.evaluators.kinds import open_evaluator
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, load_evaluator
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
+from evomerge.objectives.scores import SPLITS, Split
 from tests.evaluators.test_lm_eval_tasks import stock
 
 FILE = Path(__file__).parents[2] / "evaluators" / "python_functions" / "functions.yaml"
@@ -52,6 +53,19 @@ def test_right_functions_pass_and_wrong_ones_do_not(
     assert scores.smooth == {}  # programs are not compared with a reference answer
     assert scores.metrics["functions.pass_at_1"].value == pytest.approx(0.7)
     assert sorted(scores.items["functions.pass_at_1"]) == [0.0] * 3 + [1.0] * 7
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_targets_are_solutions_and_may_be_learned(
+    declaration: LmEvalDeclaration, subject: Subject, split: Split
+) -> None:
+    evaluator = LmEvalTasks(declaration)
+    docs = evaluator._split(split).docs
+    targets = {doc["prompt"]: evaluator._split(split).task.doc_to_target(doc) for doc in docs}
+    scores = LmEvalTasks(declaration, lambda _: Writer(targets)).evaluate(subject, split)
+    assert scores.metrics["functions.pass_at_1"].value == 1.0
+    assert evaluator.loss_directions(split) == {"functions.pass_at_1": True}
+    assert declaration.learnable() == {"functions.pass_at_1"}
 
 
 def test_stock_lm_eval_scores_it_alike(declaration: LmEvalDeclaration, subject: Subject) -> None:

@@ -158,6 +158,8 @@ class PreparedEvaluator:
         block_size: items it scores at a time, None where it cannot stop between blocks.
         losses: whether it has losses with gradients, so that slopes can be asked of it; None before 2026-12.
         choices: whether its items are choices, whose entropy has gradients; None in earlier ledgers.
+        loss_directions: the metrics that losses stand for, each with whether it rises as they fall; None in
+            earlier ledgers, which took them to stand for every metric.
     """
 
     digest: str
@@ -167,6 +169,16 @@ class PreparedEvaluator:
     block_size: int | None = None
     losses: bool | None = None
     choices: bool | None = None
+    loss_directions: Mapping[str, bool] | None = None
+
+    def teaches(self, objective: Objective, *, entropy: bool = False) -> bool:
+        """Whether an objective gets better as losses (or entropies over choices) get less."""
+        has = bool(self.choices if entropy else self.losses)
+        if not has or self.loss_directions is None:
+            return has
+        wanted = objective.direction == "maximize"
+        # Entropies look at no label, so that they may be there where it is not known what is right.
+        return self.loss_directions.get(objective.metric, wanted if entropy else None) == wanted
 
 
 @dataclass(frozen=True, kw_only=True)
