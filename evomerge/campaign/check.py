@@ -20,6 +20,7 @@ from evomerge.campaign.check_objectives import (
     benchmark_items,
     cannot_race,
     learns,
+    may_teach,
     measured_by_the_clock,
     no_ensemble,
     no_gradients,
@@ -162,7 +163,7 @@ def check_campaign(
     problems += wrong_heads(campaign, declarations)
     learning = False
     if space is not None and len(declarations) == len(campaign.evaluator_files):
-        sources = {m: d.has_losses for d in declarations.values() for m in d.directions()}
+        sources = may_teach(campaign, declarations)
         problems += no_gradients(campaign, space, sources)
         learning = learns(campaign, space, sources)
     problems += no_ensemble(campaign, {d.name: d.has_losses for d in declarations.values()})

@@ -59,13 +59,23 @@ def cannot_race(campaign: Campaign, declarations: Mapping[Path, Declaration]) ->
     ]  # fmt: skip
 
 
+def may_teach(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> dict[str, bool]:
+    """Of each metric, whether it may be learned from losses (by entropy, choices); the items decide."""
+    entropy = by_entropy(campaign)
+    return {
+        metric: declaration.has_losses and (entropy or metric in declaration.learnable())
+        for declaration in declarations.values()
+        for metric in declaration.directions()
+    }
+
+
 def no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[str, bool]) -> list[Problem]:
     """E149 for an optimizer that only learns from gradients, where there are none.
 
     Args:
         campaign: as loaded.
         space: its search space.
-        losses: of each metric, whether its evaluator has (or may have) losses; by entropy, choices.
+        losses: of each metric, whether it has (or may have) losses; by entropy, choices.
     """
     if _first(campaign).kind != "learned-front":
         return []
@@ -117,8 +127,12 @@ def _why_no_gradients(campaign: Campaign, space: SearchSpace, losses: Mapping[st
     if has_weights and not weighed:
         reasons.append("the search space has no gene for the weight of an expert")
     if not any(losses.get(objective.metric) for objective in campaign.objectives):
-        what = "choices, whose entropy it learns from" if by_entropy(campaign) else "losses"
-        reasons.append(f"no objective's evaluator has {what}")
+        what = (
+            "has choices, whose entropy it learns from"
+            if by_entropy(campaign)
+            else "has losses that fall as it gets better"
+        )
+        reasons.append(f"no objective {what}")
     return reasons
 
 

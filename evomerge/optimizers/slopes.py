@@ -67,7 +67,7 @@ class SlopeGround:
     """What slopes can be asked of, and what the baselines say of experts.
 
     Attributes:
-        items: search items of each objective's evaluator; 0 where it has no losses.
+        items: search items of each objective's evaluator; 0 where no losses stand for the objective.
         gains: for each expert, how much of the way from base to best expert it goes on each objective:
             1 for the best, 0 for the base and below it.
         choices: search items of each objective's evaluator whose entropy can be asked for; 0 where there are

@@ -245,14 +245,14 @@ class Driver:
             ConfigError: E149.
         """
         assert self.history.prepared is not None
-        evaluators = self.history.prepared.evaluators.values()
         entropy = by_entropy(self.campaign)
-        losses = {
-            metric: bool(each.choices if entropy else each.losses)
-            for each in evaluators
-            for metric in each.metrics
+        taught = {
+            objective.metric: each.teaches(objective, entropy=entropy)
+            for objective in self.campaign.objectives
+            for each in self.history.prepared.evaluators.values()
+            if objective.metric in each.metrics
         }
-        if problems := no_gradients(self.campaign, self.space, losses):
+        if problems := no_gradients(self.campaign, self.space, taught):
             raise ConfigError(problems)
 
     def check_ensemble(self) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -58,6 +59,9 @@ def run_session(
     if refinement is None and is_finished(campaign, directory):
         return False
     report = check_starts(campaign, check_campaign(campaign, grants), directory)
+    if any(problem.code == "E149" for problem in report.problems) and _is_prepared(directory):
+        # What it learns from is on record, and the driver goes by that: rules may have changed since.
+        report = replace(report, problems=[p for p in report.problems if p.code != "E149"])
     for warning in report.warnings:
         warn(warning)
     report.raise_problems()
@@ -97,6 +101,13 @@ def is_finished(campaign: Campaign, directory: Path) -> bool:
     if not history.campaign or history.campaign.identity != identity_digest(campaign.to_json()):
         return False
     return is_reached(history, campaign.config.budget)
+
+
+def _is_prepared(directory: Path) -> bool:
+    try:
+        return read_history(directory / LEDGER_FILE).prepared is not None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 class StopSignals:

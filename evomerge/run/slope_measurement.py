@@ -60,6 +60,9 @@ def measure_slope(
 def evaluator_of(metric: str, evaluators: Sequence[Evaluator]) -> Differentiable:
     """The evaluator that gives a metric.
 
+    Whether its losses stand for that metric the ledger says (`PreparedEvaluator.teaches`), so that a campaign
+    goes on as it began.
+
     Raises:
         ConfigError: E148, if there is none, or it has no differentiable loss.
     """

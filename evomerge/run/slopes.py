@@ -17,8 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from evomerge.campaign.file import BudgetSection
+from evomerge.errors import ConfigError, Problem
 from evomerge.failpoint import failpoint
-from evomerge.ledger.events import SlopeEvent, StoppedEvent
+from evomerge.ledger.events import PreparedEvaluator, SlopeEvent, StoppedEvent
 from evomerge.ledger.failed_slopes import slope_name
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -64,7 +65,8 @@ def slope_ground(
 
     No slopes can be had of methods that are not linear in their weights, nor of paths of layers and mixtures;
     of the `merging` part of a space they can. Without `whole_tensors` none are had of methods that make
-    these either.
+    these either. Of an objective there are none where losses do not stand for its metric, or fall as it gets
+    worse.
 
     Raises:
         SlopesDiffer: a score or an evaluator is missing, as in a ledger that was tampered with.
@@ -78,12 +80,12 @@ def slope_ground(
 def _slope_ground(
     history: History, objectives: Sequence[Objective], space: SearchSpace, whole_tensors: bool
 ) -> SlopeGround:
-    assert history.prepared is not None
     plain = all(each is None for each in (space.paths, space.trajectory, space.mixtures))
     wanted = whole_tensors or not space.method.makes_whole
     linear = plain and wanted and space.method.has_slopes(space.options)
     experts = space.experts
-    evaluators = [history.prepared.evaluators[each.metric.split(".")[0]] for each in objectives]
+    evaluators = [_evaluator(history, each) for each in objectives]
+    pairs = [*zip(evaluators, objectives, strict=True)]
     base, *values = [
         np.array(
             [
@@ -97,12 +99,19 @@ def _slope_ground(
     most = gains.max(axis=0)
     shares = gains / np.where(most > 0.0, most, 1.0)
     return SlopeGround(
-        items=tuple(each.items["search"] if each.losses and linear else 0 for each in evaluators),
+        items=tuple(e.items["search"] if linear and e.teaches(o) else 0 for e, o in pairs),
         gains=dict(zip(experts, map(tuple, shares.tolist()), strict=True)),
-        choices=tuple(each.items["search"] if each.choices and linear else 0 for each in evaluators),
+        choices=tuple(
+            e.items["search"] if linear and e.teaches(o, entropy=True) else 0 for e, o in pairs
+        ),
         allowance=_allowance(history),
         backward=PASSES,
     )
+
+
+def _evaluator(history: History, objective: Objective) -> PreparedEvaluator:
+    assert history.prepared is not None
+    return history.prepared.evaluators[objective.metric.split(".")[0]]
 
 
 def _allowance(history: History) -> float | None:
@@ -217,6 +226,7 @@ class SlopeDesk:
             self._record(batch, number, requests[number], result)
 
     def _job(self, batch: int, number: int, request: SlopeRequest) -> Job:
+        self._refuse_untaught(request)
         metrics = [each.metric for each in self._objectives]
         work = SlopeWork(
             weights=dict(zip(metrics, request.weights, strict=True)),
@@ -232,6 +242,19 @@ class SlopeDesk:
             slope=work,
             rows=recipe.row_content,
         )
+
+    def _refuse_untaught(self, request: SlopeRequest) -> None:
+        """Losses of an evaluator are there for all its metrics, also those that they say nothing of.
+
+        Raises:
+            ConfigError: E148.
+        """
+        for objective, items in zip(self._objectives, request.items, strict=True):
+            evaluator = _evaluator(self._history, objective)
+            if items and not evaluator.teaches(objective, entropy=request.entropy):
+                what = "entropies" if request.entropy else "losses"
+                wrong = f"no {what} stand for an objective to {objective.direction} {objective.metric}"
+                raise ConfigError(Problem("E148", wrong, field="objectives"))
 
     def _deadline(self, request: SlopeRequest) -> float | None:
         """As an evaluation's, and in proportion where a slope costs more than one."""
