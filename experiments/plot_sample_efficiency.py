@@ -1,11 +1,12 @@
 """A picture of `benchmarks/sample_efficiency.py`: what each search had at what cost, over seeds.
 
-    python experiments/plot_sample_efficiency.py runs/sample_efficiency --out docs
+    python experiments/plot_sample_efficiency.py runs/sample_efficiency --out docs/sample_efficiency
 
 Left, the hypervolume on search items after each evaluation (median over the seeds that went furthest), which
 flatters; right, that on test items of the front chosen on selection items, where it was measured. The numbers
-of the right panel go beside the picture as `sample_efficiency.csv`; what this has already of other seeds and
-costs stays in it and in the picture. Needs matplotlib, which pymoo brings.
+of both go beside the picture, as `NAME.csv` and `NAME_curves.csv`. What these have already of other seeds,
+costs and searches stays in them and in the picture, so that runs of several machines come together in one;
+without a folder they are drawn as they are. Needs matplotlib, which pymoo brings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +34,48 @@ COLUMNS = (
     "arm", "seed", "cost", "spent", "slopes", "members", "hypervolume", "low", "high", "best_member_mean",
     "surely_over_single", "surely_over_uniform",
 )  # fmt: skip
-"""Of the csv. `low` and `high` end a 95 % interval over test items, the last two count members; older rows
+"""Of the rows. `low` and `high` end a 95 % interval over test items, the last two count members; older rows
 have nothing there."""
 
-WHOLE = {"seed", "cost", "members", "surely_over_single", "surely_over_uniform"}
+WHOLE = {"seed", "seeds", "cost", "members", "surely_over_single", "surely_over_uniform"}
 
 
-def measured(folder: Path, earlier: Path) -> list[dict[str, Any]]:
-    """The rows that the benchmark kept, by arm, seed and cost, and those of a file that it has not."""
-    rows: list[dict[str, Any]] = []
-    if earlier.exists():
-        with earlier.open(newline="") as file:
-            for row in csv.DictReader(file):
-                known = {name: text for name, text in row.items() if text and name != "arm"}
-                numbers = {
-                    name: (int if name in WHOLE else float)(text) for name, text in known.items()
-                }
-                rows.append({"arm": row["arm"], **numbers})
-    rows += [_flat(json.loads(file.read_text())) for file in folder.glob("*/row-*.json")]
+@dataclass(frozen=True)
+class Curve:
+    """Of one search, the median over `seeds` seeds of the hypervolume on search items: [costs] of it each."""
+
+    seeds: int
+    costs: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def read_table(file: Path) -> list[dict[str, Any]]:
+    """The lines of a csv, numbers as numbers, without what is empty; none if there is no file."""
+    if not file.exists():
+        return []
+    found = []
+    with file.open(newline="") as opened:
+        for row in csv.DictReader(opened):
+            known = {name: text for name, text in row.items() if text and name != "arm"}
+            numbers = {name: (int if name in WHOLE else float)(text) for name, text in known.items()}
+            found.append({"arm": row["arm"], **numbers})
+    return found
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The other way round."""
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            shown = [row.get(name, "") for name in columns]
+            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in shown])
+
+
+def measured(folder: Path | None, earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that the benchmark kept, by arm, seed and cost, and earlier ones that it has not."""
+    files = [] if folder is None else folder.glob("*/row-*.json")
+    rows = [*earlier, *(_flat(json.loads(file.read_text())) for file in files)]
     newest = {(row["arm"], row["seed"], row["cost"]): row for row in rows}
     return [newest[key] for key in sorted(newest)]
 
@@ -59,7 +86,28 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"low": low, "high": high} | sure
 
 
-def curve(folder: Path, arm: str, seed: int, cost: int, costs: np.ndarray) -> np.ndarray | None:
+def curves(
+    folder: Path | None, rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]]
+) -> dict[str, Curve]:
+    """By search, that of the runs at hand; the earlier one where it has more seeds."""
+    found: dict[str, Curve] = {}
+    for arm in dict.fromkeys(row["arm"] for row in earlier):
+        own = [row for row in earlier if row["arm"] == arm]
+        pairs = [(row["cost"], row["hypervolume"]) for row in own]
+        found[arm] = Curve(own[0]["seeds"], *zip(*pairs, strict=True))
+    for arm in dict.fromkeys(row["arm"] for row in rows if folder is not None):
+        assert folder is not None
+        most = max(row["cost"] for row in rows if row["arm"] == arm)
+        costs = np.arange(1.0, most + 1.0)
+        seeds = [row["seed"] for row in rows if row["arm"] == arm and row["cost"] == most]
+        each = [_of_run(folder, arm, seed, most, costs) for seed in seeds]
+        known = [values for values in each if values is not None]
+        if known and (arm not in found or len(known) >= found[arm].seeds):
+            found[arm] = _median(costs, np.array(known))
+    return found
+
+
+def _of_run(folder: Path, arm: str, seed: int, cost: int, costs: np.ndarray) -> np.ndarray | None:
     """Float64 [costs]: hypervolume on search items once so much was spent; NaN before the first result.
 
     None without the run.
@@ -80,26 +128,26 @@ def curve(folder: Path, arm: str, seed: int, cost: int, costs: np.ndarray) -> np
     return found
 
 
-def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
+def _median(costs: np.ndarray, values: np.ndarray) -> Curve:
+    """Of [runs, costs], where all runs have one, without points on a level stretch."""
+    shown = np.isfinite(values).all(axis=0)
+    costs, medians = costs[shown], np.median(values[:, shown], axis=0)
+    steps = np.diff(medians) != 0.0
+    kept = np.concatenate([[True], steps]) | np.concatenate([steps, [True]])
+    return Curve(len(values), tuple(costs[kept].tolist()), tuple(medians[kept].tolist()))
+
+
+def draw(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Curve], file: Path) -> None:
     """Both panels, one colour for each arm, in the order of what they reach on test items."""
-    runs: dict[str, dict[int, int]] = defaultdict(dict)
     on_test: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        furthest = runs[row["arm"]].get(row["seed"], 0)
-        runs[row["arm"]][row["seed"]] = max(furthest, row["cost"])
         on_test[row["arm"]][row["cost"]].append(row["hypervolume"])
-    arms = sorted(runs, key=lambda arm: float(np.median(on_test[arm][min(on_test[arm])])))
-    costs = np.arange(1.0, max(row["cost"] for row in rows) + 1.0)
+    arms = sorted(on_test, key=lambda arm: float(np.median(on_test[arm][min(on_test[arm])])))
     figure, (search, test) = plt.subplots(1, 2, figsize=(11, 4.8))
     for place, arm in enumerate(arms):
         colour = plt.get_cmap("tab20")(place % 20)
-        most = max(runs[arm].values())
-        seeds = sorted(seed for seed, cost in runs[arm].items() if cost == most)
-        found = [curve(folder, arm, seed, most, costs) for seed in seeds]
-        curves = np.array([each for each in found if each is not None])
-        if len(curves):
-            shown = np.isfinite(curves).all(axis=0)
-            search.plot(costs[shown], np.median(curves[:, shown], axis=0), color=colour)
+        if arm in known:
+            search.plot(known[arm].costs, known[arm].values, color=colour)
         for cost, values in on_test[arm].items():
             size = 12.0 + 0.5 * cost
             test.scatter(values, [place] * len(values), s=size, color=colour, alpha=0.8)
@@ -122,18 +170,23 @@ def draw(folder: Path, rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     """Write the picture and its numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("folder", type=Path, nargs="?", help="what the benchmark kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/sample_efficiency"), help="without an ending"
+    )
     words = parser.parse_args()
-    beside = words.out / "sample_efficiency.csv"
-    rows = measured(words.folder, beside)
-    with beside.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            shown = [row.get(name, "") for name in COLUMNS]
-            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in shown])
-    draw(words.folder, rows, words.out / "sample_efficiency.svg")
+    table = words.out.with_name(f"{words.out.name}.csv")
+    beside = words.out.with_name(f"{words.out.name}_curves.csv")
+    rows = measured(words.folder, read_table(table))
+    known = curves(words.folder, rows, read_table(beside))
+    write_table(table, COLUMNS, rows)
+    lines = [
+        {"arm": arm, "seeds": curve.seeds, "cost": cost, "hypervolume": value}
+        for arm, curve in sorted(known.items())
+        for cost, value in zip(curve.costs, curve.values, strict=True)
+    ]
+    write_table(beside, ("arm", "seeds", "cost", "hypervolume"), lines)
+    draw(rows, known, words.out.with_name(f"{words.out.name}.svg"))
 
 
 if __name__ == "__main__":
