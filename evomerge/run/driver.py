@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign, identity_digest
@@ -108,6 +109,8 @@ def run(
         if history.campaign and history.campaign.identity != identity_digest(campaign.to_json()):
             raise ConfigError(differences(history.config, campaign))
         setup = worker_setup(campaign, paths, storage, directory / CACHE_FOLDER, "task_code" in grants)
+        if history.prepared:
+            setup = replace(setup, rows=history.prepared.layout.rows)
         failpoint("driver.before_pool")
         opened = open_pool(campaign.config.workers, setup) if pool is None else pool(setup)
         workers = ShownPool(opened, directory)

@@ -136,8 +136,12 @@ class Engine:
 
     @property
     def layout(self) -> ModelLayout:
-        """The layout that `prepare` records, before it is known what the experts touch."""
-        return self.base.layout_by(tensor=self.setup.by_tensor, row=self.setup.by_row)
+        """The layout that `prepare` records, before it is known what the experts touch.
+
+        Once it is on record its rows are those of the record: an earlier version may have told more apart.
+        """
+        layout = self.base.layout_by(tensor=self.setup.by_tensor, row=self.setup.by_row)
+        return layout if self.setup.rows is None else replace(layout, rows=self.setup.rows)
 
     def live(self) -> LiveModel:
         """The resident model, built once."""

@@ -78,7 +78,7 @@ class WorkerSetup:
         functions: evaluators that the person registered in the driver's process.
         own_methods: merge methods likewise.
         by_tensor: whether the places of the layout are single weight matrices, and not modules of layers.
-        by_row: whether their rows are told apart too.
+        by_row: whether their rows are told apart too; `rows` which, by place, where a ledger says it.
         layer_path: the paths of layers that are searched; None where all layers stay in their places.
         calibration: the text of methods that need statistics of the experts on inputs.
     """
@@ -103,6 +103,7 @@ class WorkerSetup:
     own_methods: tuple[ShippedMethod, ...] = ()
     by_tensor: bool = False
     by_row: bool = False
+    rows: Mapping[str, int] | None = None
     layer_path: LayerPathSection | None = None
     calibration: Calibration | None = None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from evomerge.checkpoint import folder
 from evomerge.checkpoint.folder import open_folder
 from evomerge.front.folder import open_campaign_folder
 from evomerge.ledger.events import AskedCandidate, AskedEvent
@@ -158,3 +160,28 @@ def test_rows_start_from_rows_and_from_coarser_merges(campaign: Path, tmp_path: 
     assert set(starts.genomes[2:]) <= front
     verified = call("verify", opened.path, "--json")
     assert verified.code == 0, verified.out
+
+
+def test_it_goes_on_with_the_rows_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version told rows apart by another rule."""
+    file = write_campaign(tmp_path, space=SPACE, optimizer=OPTIMIZER, budget={"evaluations": 12})
+    rule = folder.rows_by_place
+
+    def earlier(*given: Any) -> dict[str, int]:
+        return rule(*given) | {"embed": 1}
+
+    def begun() -> None:
+        monkeypatch.setattr(folder, "rows_by_place", earlier)
+        run_file(file, tmp_path / "run")
+
+    assert forked(begun, "slopes.before_record=kill@1") == -signal.SIGKILL
+    history = run_file(file, tmp_path / "run")
+    assert history.stopped == "budget"
+    assert history.prepared is not None
+    rows = history.prepared.layout.rows or {}
+    assert len(rows) > 1
+    assert "embed" not in rows
+    assert any(slope.gradient for batch in history.slopes for slope in batch.values())
+    assert call("verify", tmp_path / "run").code == 0
