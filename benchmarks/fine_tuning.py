@@ -6,7 +6,7 @@ preference. Cost is counted as a campaign's is: an evaluation is every search it
 backwards counts three times. Learning rate and number of steps are those that are best on selection items
 (the search's own choices are made there too); what is printed is measured on test items, as the front of
 the campaign in `--run` is. Forgetting: the perplexity of answers in the shapes that only the base was
-taught (`--texts`, a file of JSON lines with `context` and `answer`).
+taught (`--texts`, a file of JSON lines with `context` and `answer`), of a front the median of its models.
 
     python benchmarks/fine_tuning.py experiments/quickstart/campaign.yaml --run runs/quickstart \
         --out runs/fine_tuning
@@ -260,26 +260,43 @@ def one_for_all(
 
 
 def one_per_preference(
-    bench: Bench, cost: float, kinds: Sequence[Kind], count: int
+    bench: Bench, cost: float, kinds: Sequence[Kind], starts: Sequence[str], count: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each kind: a front of models, the cost shared among preferences, from the best merge."""
-    name, recipe = list(bench.starts.items())[-1]
+    """A row for each start and each kind: a front of models, the cost shared among preferences."""
     preferences = list(itertools.islice(lattice(len(bench.metrics)), count))
-    for kind in kinds:
+    for start_name, kind in itertools.product(starts, kinds):
+        name, recipe = list(bench.starts.items())[STARTS.index(start_name)]
         start = bench.start(recipe)
         steps = max(1, round(cost / count / bench.step_cost()))
-        chosen, test = [], []
+        chosen, test, forgotten = [], [], []
         for preference in preferences:
             found = best_of(bench, start, kind, kind.rates, steps, preference)
+            model = loaded(bench, start, kind, found)
             chosen.append(found.values)
-            test.append(bench.values(loaded(bench, start, kind, found), "test"))
+            test.append(bench.values(model, "test"))
+            forgotten.append(bench.forgetting(model))
         signs = np.array([objective.sign for objective in bench.campaign.objectives])
         stays = non_dominated(np.array(chosen) * signs)
         volume, mean = describe(bench, np.array(test)[stays])
         yield {
             "models": f"{count} preferences", "start": name, "kind": kind.name, "cost": cost,
             "members": int(stays.sum()), "hypervolume": volume, "test": mean / 100,
+            "forgetting": float(np.median(forgotten)),
         }  # fmt: skip
+
+
+def untrained_row(bench: Bench, start: str) -> dict[str, Any]:
+    """What a start has before it is trained."""
+    name, recipe = list(bench.starts.items())[STARTS.index(start)]
+    model = bench.start(recipe)
+    test = bench.values(model, "test")
+    return {
+        "models": "one", "start": name, "kind": "-", "cost": 0.0,
+        "search": np.mean(bench.values(model, "search")),
+        "selection": np.mean(bench.values(model, "selection")),
+        "test": np.mean(test), "hypervolume": describe(bench, np.array([test]))[0],
+        "forgetting": bench.forgetting(model),
+    }  # fmt: skip
 
 
 def search_row(bench: Bench) -> dict[str, Any]:
@@ -306,11 +323,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--texts", type=Path, help="held-out text, for forgetting")
     parser.add_argument("--costs", type=float, nargs="+", default=[50, 500])
-    parser.add_argument("--preferences", type=int, default=10, help="models of a front; 0: no front")
+    parser.add_argument("--preferences", type=int, default=10, help="models of a front")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument(
         "--starts", nargs="*", choices=STARTS, default=STARTS, help="of one model for all"
     )
+    parser.add_argument("--fronts", nargs="*", choices=STARTS, default=STARTS, help="starts of fronts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -319,15 +337,14 @@ def main() -> None:
     campaign = replace(campaign, config=campaign.config.model_copy(update={"evaluation": evaluation}))
     bench = Bench(campaign, arguments.run, arguments.out, arguments.texts)
     kinds = [KINDS[name] for name in arguments.kinds]
-    rows = [search_row(bench)]
-    print(json.dumps(rows[0]), flush=True)
+    rows = [search_row(bench), *(untrained_row(bench, start) for start in STARTS)]
+    for row in rows:
+        print(json.dumps(row), flush=True)
     for cost in arguments.costs:
         began = time.process_time()
         for row in itertools.chain(
             one_for_all(bench, cost, kinds, arguments.starts),
-            one_per_preference(
-                bench, cost, kinds if arguments.preferences else [], arguments.preferences
-            ),
+            one_per_preference(bench, cost, kinds, arguments.fronts, arguments.preferences),
         ):
             row["cpu_s"] = time.process_time() - began
             began = time.process_time()
