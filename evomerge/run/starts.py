@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def read_starts(
 ) -> StartsEvent:
     """The genomes to begin with: the stated merges, and of each earlier campaign what spans its front.
 
-    Of all of them at most a population's worth; campaigns share alike what stated merges leave. Besides, what
-    an earlier campaign over the same space measured as this one would is known, as many as there are.
+    Of all of them at most a population's worth; campaigns share alike what stated merges leave. Besides, all
+    points of the space that an earlier campaign measured as this one would are known.
 
     Args:
         campaign: whose `start_from` is read.
@@ -233,22 +234,34 @@ def _known(
     models: Models,
     is_measured: IsMeasured,
 ) -> list[Genome]:
-    """All that a campaign over the same space has scored, as far as this one would have scored it alike.
+    """All points of the space that a campaign has scored, as far as this one would have scored them alike.
 
-    Nothing where genomes are of rows, which are long and of which no model learns; nor for stages, of which
-    each begins with a front.
+    Of another space those that are points of this one too, as where bounds were widened or a coefficient of
+    each layer is now one of each matrix. Nothing where genomes are of rows, which are long and of which no
+    model learns; nor for stages, of which each begins with a front.
     """
-    history = folder.history
+    history, theirs = folder.history, recorded_space(folder.history)
     names = models.names(earlier_models(history))
-    if campaign.stages or space.layout.rows or not is_same_space(recorded_space(history), space, names):
+    if campaign.stages or space.layout.rows or theirs.layout.rows:
         return []
     scored = (
         candidate.genome
         for candidate in history.candidates.values()
         if not candidate.is_baseline and "search" in candidate.evaluations
     )
-    genomes = dict.fromkeys(genome for genome in scored if genome is not None)
+    genomes: Iterable[Genome] = dict.fromkeys(genome for genome in scored if genome is not None)
+    if not is_same_space(theirs, space, names):
+        genomes = dict.fromkeys(near_points(genomes, theirs, space, names))
     return [genome for genome in genomes if is_measured(space.decode(genome))]
+
+
+def near_points(
+    genomes: Iterable[Genome], other: SearchSpace, space: SearchSpace, names: Mapping[str, str]
+) -> Iterator[Genome]:
+    """Of each point of another space the nearest of this one, if there is any."""
+    for genome in genomes:
+        with suppress(NoPoint):
+            yield nearest(space, other.decode(genome), names)
 
 
 def from_recipe(file: Path, space: SearchSpace, models: Models) -> Genome:

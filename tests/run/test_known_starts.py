@@ -20,7 +20,7 @@ from evomerge.run.limits import recent_gain
 from tests.cli.terminal import call
 from tests.faults.bed import RUN, STEADY, session, write_toy_campaign
 from tests.faults.toy import executions
-from tests.run.test_starts import COARSER, NSGA2, SURROGATE, space_of
+from tests.run.test_starts import NSGA2, SURROGATE, space_of
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, run_file
 
@@ -124,13 +124,42 @@ def test_a_model_is_asked_at_once(earlier: Path, tmp_path: Path) -> None:
     assert {c.origin.how for c in scored_by(begun).values() if c.origin} == {"given", "start"}
 
 
+WIDER = {"weight": {"field": "layer", "low": -0.5, "high": 2.0}}
+BY_MODULE = {"weight": {"field": "layer_module", "low": 0.0, "high": 1.5}}
+BY_MATRIX = {"weight": {"field": "tensor", "low": 0.0, "high": 1.5}}
+HALVED = {"weight": {"field": "layer", "low": 0.0, "high": 1.5, "step": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "all_of_them"),
+    [(WIDER, True), (BY_MODULE, True), (BY_MATRIX, True), (HALVED, False)],
+    ids=["wider", "by module", "by matrix", "coarser grid"],
+)
+def test_points_of_another_space_are_known_where_they_are_the_same_merges(
+    earlier: Path, tmp_path: Path, fields: dict[str, Any], all_of_them: bool
+) -> None:
+    before = open_campaign_folder(earlier / RUN)
+    keys = {c.evaluations["search"].key for c in scored_by(before.history).values()}
+    history = session(write_next(earlier / RUN, tmp_path / "next", space=space_of(fields)))
+    known = {c.evaluations["search"].key for c in scored_by(history).values() if c.is_free}
+    assert known <= keys
+    # Those that equal a baseline are its repeats.
+    repeats = {c.evaluations["search"].key for c in history.candidates.values() if c.is_baseline}
+    assert (known == keys - repeats) == all_of_them
+    assert history.budget_used == BUDGET == history.cost
+    assert verify(tmp_path / "next" / RUN) == []
+
+
 def test_other_conditions_are_no_knowledge(earlier: Path, tmp_path: Path) -> None:
     batch = {"evaluation": {"dtype": "float32", "batch_size": 3, "threads": 1, "device": "cpu"}}
     history = session(write_next(earlier / RUN, tmp_path / "batch", **batch))
     assert starts_of(history).besides == history.free == 0
     assert not any(starts_of(history).measured)
-    history = session(write_next(earlier / RUN, tmp_path / "space", space=space_of(COARSER)))
-    assert starts_of(history).besides == 0
+    ties = {**space_of(WIDER), "method": "ties"}
+    history = session(write_next(earlier / RUN, tmp_path / "space", space=ties))
+    # Without any weight it is the base by either method.
+    known = [candidate for candidate in scored_by(history).values() if candidate.is_free]
+    assert all(set(candidate.genome or ()) == {0.0} for candidate in known)
     assert history.budget_used == BUDGET
 
 

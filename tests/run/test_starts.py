@@ -131,10 +131,12 @@ def test_another_space_takes_the_nearest_points(
         if at:
             means = [np.mean([at[gene.input, place] for place in gene.places]) for gene in genes]
             expected.add(tuple(g.snap(float(m)) for g, m in zip(genes, means, strict=True)))
-    assert set(starts_of(folder).genomes) <= expected
+    starts = starts_of(folder)
+    assert set(starts.genomes[: len(starts.genomes) - starts.besides]) <= expected
+    assert all(starts.measured[len(starts.genomes) - starts.besides :])
     if fields is FINER:
         digests = {member.recipe for member in members}
-        asked = history.generations[0][: len(starts_of(folder).genomes)]
+        asked = history.generations[0][: len(starts.genomes) - starts.besides]
         assert {history.candidates[name].recipe for name in asked} <= digests
     assert verify(folder / RUN) == []
 
