@@ -100,7 +100,9 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
     if as_json:
         believed = opened.front_uncertainty(found)
         data = {"statistics": believed.to_json(), "decision": decision.to_json()}
-        print_json({**found.to_json(), **data, "ended_by": opened.history.stopped})
+        sessions = opened.history.sessions
+        ended = {"ended_by": sessions.stopped, "refinement_ended_by": sessions.refinement_stopped}
+        print_json({**found.to_json(), **data, **ended})
         return
     from evomerge.front.drawing import drawing_lines
     from evomerge.front.terminal import (
@@ -111,6 +113,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         title_lines,
     )
     from evomerge.front.text_table import prose
+    from evomerge.ledger.sessions import FINAL
     from evomerge.run.limits import ended_text
 
     shown = choose_shown(found, decision, wish or Wish())
@@ -134,5 +137,9 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         parts.append(prose(f"{known}, beside {found.evaluations} evaluations", width))
     if opened.history.stopped is not None:
         parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))
+    refinement = opened.history.sessions.refinement_stopped
+    if refinement is not None and refinement not in FINAL:
+        words = ended_text(refinement, refinement=True)
+        parts.append(prose(f"the last refinement was ended by {words}", width))
     for line in "\n\n".join("\n".join(part) for part in parts).split("\n"):
         console.print(plain(line), markup=False, soft_wrap=True)

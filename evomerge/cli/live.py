@@ -12,9 +12,8 @@ from evomerge.front.tables import NARROW_NAME, shown_value
 from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
 from evomerge.front.trace import sparkline
 from evomerge.front.words import duration
-from evomerge.run.limits import ended_text
 from evomerge.run.progress import Display
-from evomerge.run.standing import Standing, failures_text, line, pace_text
+from evomerge.run.standing import Standing, ended_words, failures_text, line, pace_text
 from evomerge.run.watch import Watch
 
 if TYPE_CHECKING:
@@ -137,8 +136,8 @@ class Live(Display):
             more = len(running) - MOST_RUNNING
             names = " ".join(running[:MOST_RUNNING]) + (f" and {more} more" if more > 0 else "")
             parts.append(Text(f"running: {names}", style="dim"))
-        if now.ended_by is not None:
-            parts.append(Text(f"ended by {ended_text(now.ended_by)}"))
+        if ended := ended_words(now):
+            parts.append(Text(*ended))
         if self.is_stopping():
             parts.append(Text("stopping; Ctrl-C again stops at once", style="bold"))
         return Group(*parts)

@@ -26,10 +26,10 @@ from evomerge.ledger.events import (
     SelectionEvent,
     SlopeEvent,
     StartsEvent,
-    StoppedEvent,
     ToldEvent,
 )
 from evomerge.ledger.packed_field import held, packed_digest
+from evomerge.ledger.sessions import Sessions
 from evomerge.ledger.turn import Turn
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.forecast import Forecast
@@ -55,7 +55,6 @@ class History:
         budget_used: results of the search that count: scored, raced or failed; no repeats, no baselines,
             nothing that was free.
         selection: who is scored on selection items; None until that is decided, and after a further ask.
-        stopped: why the last session ended; None while one goes on.
         grants: what was allowed by name in any session.
         failed_by_key: evaluation key to the first failure.
         settled: candidates of the search with a result of any kind.
@@ -71,7 +70,8 @@ class History:
         measured_seconds: what workers spent on what they brought to an end.
         raced, raced_items: candidates given up early, and the items they had answered.
         slopes, slope_cost: batches of slopes, each by number in its batch; what all cost, in evaluations.
-        refinements, refinements_ended: those begun, and how many of them came to their end.
+        refinements: those begun.
+        sessions: what ended them, and what of the running time refinements took.
         refined: results that count, by refinement.
         made_for: the candidate that is the learned map's own model for its preference, by refinement.
         asked_by: candidates asked for, by who asked: a refinement, or None.
@@ -91,7 +91,6 @@ class History:
     asked: int = 0
     budget_used: int = 0
     selection: tuple[str, ...] | None = None
-    stopped: str | None = None
     grants: set[Grant] = field(default_factory=set)
     failed_by_key: dict[str, FailedEvent] = field(default_factory=dict)
     settled: int = 0
@@ -111,7 +110,7 @@ class History:
     slopes: list[dict[int, SlopeEvent]] = field(default_factory=list)
     slope_cost: float = 0.0
     refinements: list[RefineEvent] = field(default_factory=list)
-    refinements_ended: int = 0
+    sessions: Sessions = field(default_factory=Sessions)
     refined: Counter[int] = field(default_factory=Counter)
     made_for: dict[int, str] = field(default_factory=dict)
     arrivals: list[str] = field(default_factory=list)
@@ -139,9 +138,7 @@ class History:
     def apply(self, event: Event) -> None:
         """Take in one more event."""
         self.last = self.last if event.time is None else event.time
-        self.elapsed = self.elapsed if event.elapsed is None else event.elapsed
-        if not isinstance(event, SelectionEvent):
-            self.stopped = None
+        before, self.elapsed = self.elapsed, self.elapsed if event.elapsed is None else event.elapsed
         match event:
             case CampaignEvent():
                 self.campaign = event
@@ -171,7 +168,7 @@ class History:
                 number = len(self.generations) if event.generation is None else event.generation
                 whole = self.generations[number : number + 1]
                 told = self._own(event.id) if event.id is not None else whole[0] if whole else ()
-                asker = self.candidates[told[0]].asker if told and told[0] in self.candidates else None
+                asker = self._asker_of(told[0]) if told else None
                 if asker is None:
                     self.tells += 1
                 self.turns.append(Turn(told, event.state, asker=asker))
@@ -193,10 +190,7 @@ class History:
                 self.selection = event.ids
                 if event.made_for is not None and self.refinements:
                     self.made_for[len(self.refinements) - 1] = event.made_for
-            case StoppedEvent():
-                self.stopped = event.reason
-                if event.refinement is not None:
-                    self.refinements_ended = event.refinement + 1
+        self.sessions.take(event, self.elapsed - before, self._asker_of)
 
     def _asked(self, event: AskedEvent) -> None:
         ids = tuple(candidate.id for candidate in event.candidates)
@@ -228,6 +222,9 @@ class History:
     def _own(self, name: str) -> tuple[str]:
         """An id as the string that its candidate has; each line of JSON has a copy."""
         return (self.candidates[name].id if name in self.candidates else name,)
+
+    def _asker_of(self, name: str) -> int | None:
+        return self.candidates[name].asker if name in self.candidates else None
 
     def _candidate(self, event: ResultEvent) -> Candidate:
         if event.id not in self.candidates:
@@ -307,6 +304,16 @@ class History:
         if candidate.is_counted:
             self.raced += 1
             self.raced_items += sum(event.seen.values())
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the last session of the search itself ended; None while one goes on."""
+        return self.sessions.stopped
+
+    @property
+    def search_elapsed(self) -> float:
+        """Seconds of running time without those of refinements."""
+        return self.elapsed - self.sessions.refining_seconds
 
     @property
     def cost(self) -> float:
@@ -420,8 +427,5 @@ class History:
 
     def failures(self) -> dict[str, int]:
         """Number of failed candidates by class."""
-        counts: dict[str, int] = {}
-        for candidate in self.candidates.values():
-            if candidate.failure is not None:
-                counts[candidate.failure] = counts.get(candidate.failure, 0) + 1
-        return dict(sorted(counts.items()))
+        found = (candidate.failure for candidate in self.candidates.values())
+        return dict(sorted(Counter(each for each in found if each is not None).items()))

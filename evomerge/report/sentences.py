@@ -16,8 +16,9 @@ from evomerge.front.tables import shown_interval
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import History
+from evomerge.ledger.sessions import FINAL
 from evomerge.objectives.pareto import REFERENCE
-from evomerge.run.standing import FINAL, phase_of, slope_failure
+from evomerge.run.standing import phase_of, slope_failure
 
 
 def sentences(
@@ -102,7 +103,7 @@ def _decided(front: Front, decision: Decision) -> str:
 
 def not_final(history: History) -> str:
     """Why the scores are not final."""
-    ended = history.stopped in FINAL
+    ended = history.sessions.last_stopped in FINAL
     why = "nothing was scored again" if ended else "it still runs, or was stopped"
     return (
         f"Not final ({phase_of(history)}): {why}. Everything here is by the search's own items, which "

@@ -17,7 +17,7 @@ class Account:
     Attributes:
         budget: of the campaign.
         history: what was spent.
-        elapsed: seconds the campaign has been running, over all its sessions.
+        elapsed: seconds the search has been running, over all its sessions; those of refinements are not.
         open: evaluations that are queued or under way.
         asker: number of the refinement that asks now; None for the campaign's own search.
     """

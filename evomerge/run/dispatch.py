@@ -64,7 +64,8 @@ POLL = 0.25
 class Dispatcher:
     """Hands evaluations to a pool, each evaluation key once, and puts what comes back on record.
 
-    It alone writes the ledger and keeps the time; its `account` knows what of the budget is left.
+    It alone writes the ledger and keeps the time; its `account` knows what of the budget is left, and
+    `refinement` is the number of that whose session it is, None for the search's own.
     """
 
     def __init__(
@@ -89,7 +90,13 @@ class Dispatcher:
         self._clock = clock
         self._work = OpenWork(clock)
         self._capacity = CapacityWatch()
-        self.account = Account(campaign.config.budget, history, self.elapsed, lambda: self.open)
+        self.account = Account(
+            campaign.config.budget,
+            history,
+            lambda: self.elapsed() - history.sessions.refining_seconds,
+            lambda: self.open,
+        )
+        self.refinement: int | None = None
         self.done = 0
         self.began = clock.now()
         self.seconds_before = history.elapsed
@@ -105,6 +112,10 @@ class Dispatcher:
         for event in self.ledger.append_all(stamped):
             self.history.apply(event)
             self.notify()
+
+    def stopped(self, reason: str) -> None:
+        """Put on record that this session ends, and whose it was."""
+        self.record(StoppedEvent(reason=reason, refinement=self.refinement))
 
     def elapsed(self) -> float:
         """Seconds this campaign has been running, over all its sessions."""
@@ -287,7 +298,7 @@ class Dispatcher:
             if result.status in MEASURED:
                 continue
             if result.status == "fault":
-                self.record(StoppedEvent(reason="fault"))
+                self.stopped("fault")
                 raise error_of(result)
             if result.status == "lost" and not self._given_up(result, entry):
                 if result.failure in INFRASTRUCTURE:
@@ -346,7 +357,7 @@ class Dispatcher:
     def _heed_stop(self) -> None:
         stop = self.stop_request()
         if stop is not None:
-            self.record(StoppedEvent(reason=type(stop).__name__.lower()))
+            self.stopped(type(stop).__name__.lower())
             raise stop
 
     def _record_failed(self, result: JobResult, entry: Wanted) -> None:
@@ -410,5 +421,5 @@ class Dispatcher:
         """
         failure = too_many_failures(self.history)
         if failure is not None:
-            self.record(StoppedEvent(reason="breaker"))
+            self.stopped("breaker")
             raise failure

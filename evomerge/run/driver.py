@@ -31,7 +31,6 @@ from evomerge.ledger.events import (
     Grant,
     GrantedEvent,
     SelectionEvent,
-    StoppedEvent,
 )
 from evomerge.ledger.history import CACHE_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.ledger import Ledger, keep_starts
@@ -54,7 +53,7 @@ from evomerge.run.pool.shown import ShownPool
 from evomerge.run.progress import Observer, Progress, StopRequest
 from evomerge.run.racing_references import without_items
 from evomerge.run.replay import ReplayDiffers, seeds
-from evomerge.run.search import Refinement, Search
+from evomerge.run.search import Refinement, Search, number_of
 from evomerge.run.starts import read_starts
 from evomerge.run.unchanged import differences, refuse_drift
 from evomerge.run.worker_setup import worker_setup
@@ -136,6 +135,8 @@ class Driver:
     ) -> None:
         self.campaign, self.paths, self.dispatcher = campaign, paths, dispatcher
         self.grants, self.refinement = grants, refinement
+        if refinement is not None:
+            dispatcher.refinement = number_of(refinement, dispatcher.history)
         self.made_for: str | None = None
         self.history = dispatcher.history
         self.recipes: dict[str, Recipe] = {}
@@ -146,9 +147,9 @@ class Driver:
         reason = self.search()
         self.rescore()
         self.dispatcher.phase = "done"
-        asker = self.dispatcher.account.asker
-        if self.history.stopped != reason or asker is not None:
-            self.dispatcher.record(StoppedEvent(reason=reason, refinement=asker))
+        of_refinement = self.refinement is not None or self.history.sessions.refining is not None
+        if of_refinement or self.history.stopped != reason:
+            self.dispatcher.stopped(reason)
 
     def begin(self) -> None:
         """Everything before the search: the campaign on record, weights and starts seen, the baselines."""

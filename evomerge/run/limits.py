@@ -24,17 +24,18 @@ ENDED = {
     "hours": "its hours",
     "plateau": "a plateau: the next candidates would add too little hypervolume, or the last ones did",
     "exhausted": "its search space: every point was asked",
-    "interrupted": "an interrupt; `evomerge run` goes on",
-    "stopped": "SIGTERM; `evomerge run` goes on",
-    "fault": "a fault; once mended, `evomerge run` goes on",
+    "interrupted": "an interrupt; {again} goes on",
+    "stopped": "SIGTERM; {again} goes on",
+    "fault": "a fault; once mended, {again} goes on",
     "breaker": "too many failures",
 }
-"""Reasons of `stopped` events, in words."""
+"""Reasons of `stopped` events, in words; `again`: the command that goes on."""
 
 
-def ended_text(reason: str) -> str:
-    """What ended the last session, in words."""
-    return ENDED.get(reason, reason)
+def ended_text(reason: str, refinement: bool = False) -> str:
+    """What ended the last session of a search, or of a refinement, in words."""
+    same = "`evomerge refine` with the same --prefer and --evaluations"
+    return ENDED.get(reason, reason).format(again=same if refinement else "`evomerge run`")
 
 
 def spent_reason(budget: BudgetSection, search_items: int) -> str:
@@ -103,12 +104,14 @@ def at_plateau(history: History, budget: BudgetSection) -> bool:
 
 def is_reached(history: History, budget: BudgetSection) -> bool:
     """Whether a campaign stopped at a limit that leaves nothing to do with this budget either."""
+    if history.selection is None:
+        return False  # what a refinement found that was cut short is to be scored
     match history.stopped:
         case "budget" | "items":
             allowed = budget.evaluations_allowed(history.search_items)
             return allowed is not None and history.cost_of(None) >= allowed
         case "hours":
-            return budget.hours is not None and history.elapsed >= 3600 * budget.hours
+            return budget.hours is not None and history.search_elapsed >= 3600 * budget.hours
         case "plateau":
             # Before 2026-12 no forecasts were recorded, and the past decided.
             forecasts = any(each is not None for each in history.forecasts)

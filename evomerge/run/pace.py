@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from evomerge.ledger.events import Event, FailedEvent, ScoredEvent, StoppedEvent
-from evomerge.run.standing import FINAL
+from evomerge.ledger.sessions import FINAL
 
 PACE_WINDOW = 60
 """Results the pace is taken over: it follows a change within a few generations."""

@@ -18,9 +18,9 @@ from evomerge.ledger.events import (
     AskedCandidate,
     AskedEvent,
     RefineEvent,
-    StoppedEvent,
     ToldEvent,
 )
+from evomerge.ledger.history import History
 from evomerge.ledger.ledger import keep_genome
 from evomerge.optimizers.optimizer import (
     AdoptingOptimizer,
@@ -58,6 +58,16 @@ class Refinement:
 
     preference: tuple[float, ...]
     evaluations: int
+
+
+def number_of(refinement: Refinement, history: History) -> int:
+    """The number of the last refinement, if it is this one and has not ended; else that of a new one."""
+    begun = history.refinements
+    wanted = (refinement.preference, refinement.evaluations)
+    under_way = len(begun) > history.sessions.refinements_ended
+    if under_way and (begun[-1].preference, begun[-1].evaluations) == wanted:
+        return len(begun) - 1
+    return len(begun)
 
 
 def candidate_id(number: int) -> str:
@@ -141,15 +151,12 @@ class Search:
         return next(iter([*scored, *(each.id for each in reversed(same))]), None)
 
     def _begin(self, refinement: Refinement) -> int:
-        """The number of a refinement: of the last one, if it is this and has not ended; else of a new one."""
-        begun = self.history.refinements
-        wanted = (refinement.preference, refinement.evaluations)
-        under_way = len(begun) > self.history.refinements_ended
-        if under_way and (begun[-1].preference, begun[-1].evaluations) == wanted:
-            return len(begun) - 1
-        by = None if focusing(self.optimizer) is None else "policy"
-        self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1], by=by))
-        return len(begun) - 1
+        number = number_of(refinement, self.history)
+        if number == len(self.history.refinements):
+            by = None if focusing(self.optimizer) is None else "policy"
+            wanted = refinement.preference, refinement.evaluations
+            self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1], by=by))
+        return number
 
     def untold(self) -> list[int]:
         """Candidates asked and not told, in ask order."""
@@ -256,7 +263,7 @@ class Search:
         self._heeds_lesson = False
         given_up = self.optimizer.given_up
         if given_up == "nothing":
-            self.dispatcher.record(StoppedEvent(reason="breaker"))
+            self.dispatcher.stopped("breaker")
             raise nothing_learned(self.history)
         if given_up is not None:
             logger.warning(

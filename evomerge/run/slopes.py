@@ -19,7 +19,7 @@ import numpy as np
 from evomerge.campaign.file import BudgetSection
 from evomerge.errors import ConfigError, Problem
 from evomerge.failpoint import failpoint
-from evomerge.ledger.events import PreparedEvaluator, SlopeEvent, StoppedEvent
+from evomerge.ledger.events import PreparedEvaluator, SlopeEvent
 from evomerge.ledger.failed_slopes import slope_name
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -212,7 +212,7 @@ class SlopeDesk:
                 continue
             number = int(result.id.rpartition(".")[2])
             if result.status == "fault":
-                dispatcher.record(StoppedEvent(reason="fault"))
+                dispatcher.stopped("fault")
                 raise error_of(result)
             if result.status == "lost":
                 lost[number] += 1

@@ -15,13 +15,11 @@ from evomerge.front.words import duration
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import commonest, failed_slopes, measured_slopes
 from evomerge.ledger.history import History
+from evomerge.ledger.sessions import FINAL
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.baselines import soups_in
 from evomerge.run.limits import ended_text
-
-FINAL = ("budget", "items", "hours", "plateau", "exhausted")
-"""Reasons to stop after which nothing is left to do."""
 
 BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
@@ -70,6 +68,8 @@ class Standing:
         slope_failure: the most frequent class of failure of those, with a message; empty where none failed.
         refinements: of each, what it is near and how far it is.
         ended_by: the limit at which the search ended, or what stopped it.
+        refinement_ended_by: the same of the last refinement, where there was one.
+        refines: whether it is a refinement that is at work, or was last.
         pace: evaluations per minute; None where too little is known.
         seconds_left: to the end, what will be scored again included; None where too little is known.
         steady: whether results are told as they come.
@@ -97,6 +97,8 @@ class Standing:
     slope_failure: str = ""
     refinements: tuple[str, ...] = ()
     ended_by: str | None = None
+    refinement_ended_by: str | None = None
+    refines: bool = False
     pace: float | None = None
     seconds_left: float | None = None
     steady: bool = False
@@ -139,6 +141,7 @@ class Standing:
             "slope_failure": self.slope_failure or None,
             "refinements": list(self.refinements),
             "ended_by": self.ended_by,
+            "refinement_ended_by": self.refinement_ended_by,
             "pace_per_minute": self.pace,
             "seconds_left": self.seconds_left,
         }
@@ -146,8 +149,9 @@ class Standing:
 
 def phase_of(history: History) -> str:
     """prepare, baselines, learning, search, selection, done, or how the last session was stopped."""
-    if history.stopped is not None:
-        return "done" if history.stopped in FINAL else history.stopped
+    stopped = history.sessions.last_stopped
+    if stopped is not None:
+        return "done" if stopped in FINAL else stopped
     if history.prepared is None:
         return "prepare"
     if history.baselines is None:
@@ -215,6 +219,8 @@ def standing(
         free=history.free,
         refinements=_refinements(history, objectives),
         ended_by=history.stopped,
+        refinement_ended_by=history.sessions.refinement_stopped,
+        refines=history.sessions.refining is not None,
         lost=history.lost_kinds.total(),
         lost_to={
             kind: (count, history.lost_seconds[kind]) for kind, count in history.lost_kinds.items()
@@ -237,6 +243,9 @@ def _refinements(history: History, objectives: Sequence[Objective]) -> tuple[str
         pairs = zip(objectives, each.preference, strict=True)
         near = ", ".join(f"{o.metric} {weight:.3g}" for o, weight in pairs if weight > 0.0)
         found.append(f"near {near}: {history.refined[number]} of {each.evaluations} evaluations")
+    stopped = history.sessions.refinement_stopped
+    if found and stopped is not None and stopped not in FINAL:
+        found[-1] += f"; ended by {ended_text(stopped, refinement=True)}"
     return tuple(found)
 
 
@@ -330,8 +339,7 @@ def line(now: Standing) -> str:
         failed = f"{now.slopes_failed} failed, " if now.slopes_failed else ""
         return f"learning: {now.slopes} gradients and losses, {failed}{now.cost:.1f}{of} evaluations"
     if now.phase != "search":
-        ended = "" if now.ended_by is None else f", ended by {ended_text(now.ended_by)}"
-        return f"{now.phase}: {now.evaluations} evaluations{ended}"
+        return ", ".join([f"{now.phase}: {now.evaluations} evaluations", *ended_words(now)])
     of = "" if now.budget is None else f" of {now.budget}"
     done = f"{now.cost:.1f}" if now.raced or now.slopes else f"{now.evaluations}"
     parts = [f"{now.stage}: {done}{of} evaluations", *pace_text(now)]
@@ -346,6 +354,14 @@ def line(now: Standing) -> str:
     if now.failures or now.slopes_failed:
         parts.append(f"failed: {failures_text(now)}")
     return ", ".join(parts)
+
+
+def ended_words(now: Standing) -> list[str]:
+    """What ended the last session, in a few words; none while one goes on."""
+    reason = now.refinement_ended_by if now.refines else now.ended_by
+    if reason is None:
+        return []
+    return [f"{'refinement ' if now.refines else ''}ended by {ended_text(reason, now.refines)}"]
 
 
 def pace_text(now: Standing) -> list[str]:

@@ -87,6 +87,7 @@ def test_front_json_is_the_front_and_stable(campaign):
     assert [card["pick"] for card in decision["cards"]] == ["knee", "best:mean", "best:worst"]
     assert set(decision["dominates"]) == {member["id"] for member in found["members"]}
     assert found.pop("ended_by") == "budget"
+    assert found.pop("refinement_ended_by") is None
     assert found == json.loads(json.dumps(campaign.front.to_json()))
     assert set(statistics["hypervolume"]) == {"search", "selection"}
     for split, interval in statistics["hypervolume"].items():

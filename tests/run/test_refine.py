@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evomerge.campaign.campaign import load_campaign
+from evomerge.campaign.file import BudgetSection
+from evomerge.errors import Interrupted
+from evomerge.ledger.ledger import read_history
+from evomerge.ledger.records import RecordFile
 from evomerge.objectives.pareto import chebyshev
+from evomerge.run.limits import is_reached
+from evomerge.run.search import Refinement
+from evomerge.run.session import is_finished
+from evomerge.run.standing import line, standing
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, forked, front_text, run_file
@@ -131,6 +140,107 @@ def test_the_campaign_goes_on_with_its_own_budget_afterwards(refined: Path, tmp_
         assert call("verify", tmp_path / name).code == 0
     assert asked[0] == asked[1]
     assert len(asked[0]) > 18
+
+
+def ended(folder: Path) -> dict[str, Any]:
+    """What `status` and `front` say alike of what ended the search and the last refinement."""
+    found = [call(verb, folder, "--json").json for verb in ("status", "front")]
+    (both,) = {(each["ended_by"], each["refinement_ended_by"]) for each in found}
+    return dict(zip(("search", "refinement"), both, strict=True))
+
+
+def words(verb: str, folder: Path) -> str:
+    return " ".join(call(verb, folder).out.split())
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit"), [("plateau", {"plateau": 0.9}), ("hours", {"hours": 1e-9})]
+)
+def test_what_ended_the_search_is_still_said_after_a_refinement(
+    tmp_path: Path, reason: str, limit: dict[str, float]
+) -> None:
+    folder = copy(tmp_path / "run")
+    file = finished().file.parent / f"ended-by-{reason}.yaml"
+    budget = {"budget": {"evaluations": 60, **limit}}
+    file.write_text(json.dumps(json.loads(finished().file.read_text()) | budget))
+    assert run_file(file, folder).stopped == reason
+    assert ended(folder) == {"search": reason, "refinement": None}
+    before = words("front", folder).partition("the search was ended by ")[2]
+    assert refine(folder, "--prefer", "knee", "--evaluations", "2").code == 0
+    assert ended(folder) == {"search": reason, "refinement": "budget"}
+    assert words("front", folder).partition("the search was ended by ")[2] == before
+    assert "the last refinement" not in words("front", folder)
+    done = line(standing(read_history(folder / "ledger.jsonl"), budget=None))
+    assert done.endswith(" evaluations, refinement ended by its evaluations")
+    assert call("status", folder, "--json").json["phase"] == "done"
+    assert is_finished(load_campaign(file), folder)
+    known = events_of(folder)
+    again = call("run", file, "--dir", folder)
+    assert "this campaign is finished" in again.err
+    assert events_of(folder) == known
+    assert call("verify", folder).code == 0
+
+
+def test_an_interrupted_refinement_is_what_goes_on_and_not_the_search(
+    refined: Path, tmp_path: Path
+) -> None:
+    folder = copy(tmp_path / "run")
+
+    def after_two() -> Interrupted | None:
+        told = [e for e in events_of(folder) if e["event"] == "told" and "id" in e]
+        return Interrupted("interrupted") if len(told) >= 2 else None
+
+    near = Refinement((0.7, 0.3), MORE)
+    with pytest.raises(Interrupted):
+        run_file(finished().file, folder, refinement=near, stop_request=after_two)
+    assert events_of(folder)[-1] | {"reason": "interrupted", "refinement": 0} == events_of(folder)[-1]
+    assert ended(folder) == {"search": "budget", "refinement": "interrupted"}
+    goes_on = "`evomerge refine` with the same --prefer and --evaluations goes on"
+    assert f"of {MORE} evaluations; ended by an interrupt; {goes_on}" in words("status", folder)
+    assert "ended by its evaluations" in words("status", folder)
+    assert f"the last refinement was ended by an interrupt; {goes_on}" in words("front", folder)
+    assert "evomerge run" not in words("status", folder) + words("front", folder)
+    # What it found so far is not scored on held-out items, which a run makes up for.
+    shutil.copytree(folder, tmp_path / "scored")
+    assert not is_finished(load_campaign(finished().file), tmp_path / "scored")
+    run_file(finished().file, tmp_path / "scored")
+    assert call("front", tmp_path / "scored", "--json").json["split"] == "selection"
+    assert call("status", tmp_path / "scored", "--json").json["phase"] == "done"
+    assert is_finished(load_campaign(finished().file), tmp_path / "scored")
+    assert refine(folder).code == 0
+    assert plain(events_of(folder)) == plain(events_of(refined))
+    assert ended(folder) == {"search": "budget", "refinement": "budget"}
+
+
+def test_a_refinement_that_is_stopped_before_it_begins_leaves_the_search_ended(tmp_path: Path) -> None:
+    folder, near = copy(tmp_path / "run"), Refinement((0.7, 0.3), MORE)
+    with pytest.raises(Interrupted):
+        run_file(
+            finished().file, folder, refinement=near, stop_request=lambda: Interrupted("interrupted")
+        )
+    assert ended(folder) == {"search": "budget", "refinement": "interrupted"}
+    assert is_finished(load_campaign(finished().file), folder)
+
+
+def test_the_hours_of_a_refinement_are_not_those_of_the_search(refined: Path, tmp_path: Path) -> None:
+    folder, at = tmp_path / "run", len(events_of(finished().directory))
+    shutil.copytree(refined, folder)
+    events = events_of(folder)
+    (folder / "ledger.jsonl").unlink()
+    with RecordFile.open(folder / "ledger.jsonl", create=True) as ledger:
+        for number, event in enumerate(events):
+            hours = {"elapsed": event["elapsed"] + 7200.0} if number > at else {}
+            ledger.append({k: v for k, v in (event | hours).items() if k not in ("n", "format")})
+    budget = {"budget": {"evaluations": 24, "hours": 1.0}}
+    file = finished().file.parent / "hours.yaml"
+    file.write_text(json.dumps(json.loads(finished().file.read_text()) | budget))
+    history = run_file(file, folder)
+    assert history.stopped == "budget"
+    assert history.cost_of(None) == 24
+    assert history.elapsed > 7200.0 > 3600.0 > history.search_elapsed > 0.0
+    history.sessions.stopped = "hours"
+    assert not is_reached(history, BudgetSection(hours=1.5))
+    assert call("verify", folder).code == 0
 
 
 def test_with_a_learned_front_the_preferences_own_model_comes_first(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ class StoppedEvent(Event):
     Attributes:
         reason: the limit that was reached (`budget`, `items`, `hours`, `plateau`, `exhausted`), or what
             stopped it.
-        refinement: the one whose budget came to its end, if it was one.
+        refinement: the one whose session it was, if it was one; it came to its end where a limit was reached.
+            Before 2026-12 named only then.
     """
 
     kind = "stopped"
