@@ -154,8 +154,9 @@ class BudgetSection(_Section):
         evaluations: candidates scored; baselines are not counted, slopes count by their cost.
         hours: wall time of all sessions together, without those of refinements.
         items: search items answered, over all candidates.
-        plateau: a share of the hypervolume: the search ends when its next population is expected to add less
-            than this share (`auto` and `surrogate`), or when its last two added less.
+        plateau: a share of the hypervolume, with a focus of that near it: the search ends when its next
+            population is expected to add less than this share (`auto` and `surrogate`), or when its last two
+            added less.
     """
 
     evaluations: PositiveInt | None = None

@@ -18,7 +18,7 @@ class Forecast:
         by: what chose it: `map` (the next preferences of a learned map), `chart` (a model on the map's
             chart) or `genes` (a model on the genes themselves).
         gain: hypervolume that it is expected to add, as a share of what is known, in the scale of what was
-            told; None without a model.
+            told; with a focus both near it. None without a model, and before 2026-12 of the whole front.
         low, high: of the same, the quantiles `LOW` and `HIGH`.
     """
 

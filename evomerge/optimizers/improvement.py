@@ -3,16 +3,20 @@
 Greedy qEHVI (Daulton, Balandat and Bakshy 2020, arXiv:2006.05078) with hypervolume by random scalarizations
 (Zhang and Golovin 2020, arXiv:2006.04655), whose cost does not grow exponentially with the objectives: the
 volume between a front and the reference is the mean over directions of how far each goes before it leaves
-what the front dominates, to the power of the number of objectives, times a constant.
+what the front dominates, to the power of the number of objectives, times a constant. What directions
+count by how near to a preference they end, is the hypervolume near it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from evomerge.objectives.pareto import REFERENCE
+from evomerge.objectives.pareto import REFERENCE, chebyshev
 
 DIRECTIONS = 256
+
+NEAR = 0.03
+"""Of the Chebyshev function: what is so much worse than the best known counts 1/e of what is as good."""
 
 
 def greedy(
@@ -49,20 +53,26 @@ def greedy(
 
 
 def gain_shares(
-    front: np.ndarray, pending: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+    front: np.ndarray,
+    pending: np.ndarray,
+    batch: np.ndarray,
+    rng: np.random.Generator,
+    focus: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """Hypervolume that a batch adds to a front and to what is pending, as a share of theirs: float64 [draws].
 
-    `batch` holds draws of its points, float64 [draws, k, objectives]; the others are those of `greedy`.
-    None where there is no hypervolume yet.
+    `batch` holds draws of its points, float64 [draws, k, objectives]; the others are those of `greedy`. With
+    a `focus`, as for `near_volume`, both are the hypervolume near it. None where there is none yet.
     """
-    directions = _directions(batch.shape[2], rng)
+    directions, nearness = _directions(batch.shape[2], rng), np.ones(DIRECTIONS)
+    if focus is not None and len(front):
+        directions, nearness = _near(front, focus, rng)
     before = _reached(front, pending, directions)
     after = np.maximum(before, _reach(batch, directions).max(axis=1, initial=0.0))
-    volume = before.mean(axis=1)
+    volume = (before * nearness).mean(axis=1)
     if not (volume > 0.0).all():
         return None
-    shares: np.ndarray = after.mean(axis=1) / volume - 1.0
+    shares: np.ndarray = (after * nearness).mean(axis=1) / volume - 1.0
     return shares
 
 
@@ -71,6 +81,38 @@ def _directions(objectives: int, rng: np.random.Generator) -> np.ndarray:
     found = np.abs(rng.normal(size=(DIRECTIONS, objectives)))
     unit: np.ndarray = np.maximum(found / np.linalg.norm(found, axis=1, keepdims=True), 1e-3)
     return unit
+
+
+def near_volume(values: np.ndarray, front: np.ndarray, focus: np.ndarray) -> float:
+    """What points dominate near where a front is best for a focus, in units of its own.
+
+    Args:
+        values: of the points, float64 [n, objectives], scaled.
+        front: float64 [m, objectives], scaled; of one front all figures can be compared.
+        focus: weights of the objectives, the largest of them 1.
+    """
+    if not len(values) or not len(front):
+        return 0.0
+    directions, nearness = _near(front, focus, np.random.default_rng(0))
+    return float((_reach(values, directions).max(axis=0) * nearness).mean())
+
+
+def _near(
+    front: np.ndarray, focus: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directions about the point of a front that is best for a focus, and what each counts.
+
+    That is how near it leaves what the front dominates: 1/e for each `NEAR` that it is worse there than at the
+    best point. They are drawn as far about that as each objective is weighed.
+    """
+    known = chebyshev(front, focus)
+    spread = np.minimum(NEAR / np.maximum(focus, 1e-9), REFERENCE)
+    room = REFERENCE - front[np.argmin(known)]
+    places = np.maximum(room + spread * rng.laplace(size=(DIRECTIONS, len(room))), 1e-3)
+    directions = np.maximum(places / np.linalg.norm(places, axis=1, keepdims=True), 1e-3)
+    far = _reach(front, directions).max(axis=0) ** (1.0 / len(room))
+    worse = chebyshev(REFERENCE - far[:, None] * directions, focus) - known.min()
+    return directions, np.exp(-np.maximum(worse, 0.0) / NEAR)
 
 
 def _reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:

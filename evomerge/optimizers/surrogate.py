@@ -22,7 +22,7 @@ from evomerge.optimizers import structured
 from evomerge.optimizers.descent import Descent, of
 from evomerge.optimizers.gaussian import Data, Fits, Levels, Name, Process, fitted_at, one_thread
 from evomerge.optimizers.grid import Grid, as_rows
-from evomerge.optimizers.improvement import gain_shares, greedy
+from evomerge.optimizers.improvement import NEAR, gain_shares, greedy
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import Nsga2Settings, SurrogateSettings
@@ -35,9 +35,6 @@ POOL = 120
 
 LEAST = 4
 """Complete candidates below which there is no model."""
-
-NEAR = 0.03
-"""Of the Chebyshev function: what is so much worse than the best known counts 1/e of what is as good."""
 
 GUIDE = 3.0
 """With a focus, what the Chebyshev function counts beside each objective in the search on the model."""
@@ -126,7 +123,8 @@ class Surrogate:
         rows = self._levels(np.concatenate([points, as_rows(asked.pending, len(self._grid))]))
         drawn, known = self._drawn(seen, rows, rng), self._levels(seen.best)
         front = np.stack([model.expect(known) for model in seen.models], axis=1)
-        return gain_shares(front, drawn[:, len(points) :], drawn[:, : len(points)], rng)
+        parts = front, drawn[:, len(points) :], drawn[:, : len(points)]
+        return gain_shares(*parts, rng, self._focus)
 
     def _seen_of(self, told: Results) -> _Seen | None:
         if self._seen is None or self._seen[0] != len(told):

@@ -12,8 +12,10 @@ import numpy as np
 from evomerge.campaign.file import BudgetSection
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
+from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
 from evomerge.objectives.pareto import hypervolume
+from evomerge.optimizers.improvement import near_volume
 
 WINDOW = 2
 """Populations' worth of told candidates over which a plateau is looked for."""
@@ -47,8 +49,9 @@ def spent_reason(budget: BudgetSection, search_items: int) -> str:
 def recent_gain(history: History) -> float | None:
     """What the last `WINDOW` populations' worth of told candidates added, as a share of the hypervolume.
 
-    On search scores, of what keeps all constraints; of the campaign's own optimizer. What was free is none of
-    these. None while fewer than twice as many were told, or where nothing is better than the reference.
+    On search scores, of what keeps all constraints and lies in the region, where the focus is one; where it
+    is a preference, near that. Of the campaign's own optimizer; what was free is none of these. None while
+    fewer than twice as many were told, or where nothing is better than the reference.
     """
     scaling = history.scaling
     window = WINDOW * history.stated.population
@@ -62,16 +65,21 @@ def recent_gain(history: History) -> float | None:
     told = [candidate for candidate in every if not candidate.is_free]
     if scaling is None or len(told) < 2 * window:
         return None
-    objectives = history.stated.objectives
+    objectives, bounds = history.stated.objectives, history.told_bounds(None)
 
-    def volume(candidates: list[Candidate]) -> float:
-        scored = history.feasible([c for c in candidates if "search" in c.evaluations])
-        rows = [complete(objectives, c.evaluations["search"].metrics).values for c in scored]
+    def scaled(candidates: list[Candidate]) -> np.ndarray:
+        found = [c.evaluations["search"].metrics for c in candidates if "search" in c.evaluations]
+        rows = [complete(objectives, each).values for each in found if not broken(bounds, each)]
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
-        return hypervolume(scaling.scale(values))
+        return scaling.scale(values)
 
-    now = volume([*free, *told])
-    return None if now <= 0.0 else (now - volume([*free, *told[:-window]])) / now
+    everything, earlier = scaled([*free, *told]), scaled([*free, *told[:-window]])
+    if (preference := history.stated.preference) is None:
+        now, before = hypervolume(everything), hypervolume(earlier)
+    else:
+        focus = np.array(preference) / max(preference)
+        now, before = (near_volume(values, everything, focus) for values in (everything, earlier))
+    return None if now <= 0.0 else (now - before) / now
 
 
 def expected_gain(history: History) -> float | None:

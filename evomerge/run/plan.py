@@ -99,10 +99,11 @@ def _not_learned(campaign: Campaign, report: CheckReport) -> list[str]:
 
 
 def _budget(campaign: Campaign) -> str:
-    budget = campaign.config.budget
+    config = campaign.config
+    budget = config.budget
     parts = []
     if budget.evaluations is not None:
-        singles = len(campaign.config.baselines.single)
+        singles = len(config.baselines.single)
         baselines = 2 + len(campaign.experts) + singles
         parts.append(f"{budget.evaluations} evaluations after {baselines} baselines")
     if budget.hours is not None:
@@ -111,6 +112,8 @@ def _budget(campaign: Campaign) -> str:
         parts.append(f"at most {budget.items} search items")
     if budget.plateau is not None:
         share = f"{100 * budget.plateau:g} % of the hypervolume"
+        if config.optimizer.focus is not None:
+            share += " in the region" if campaign.focus is None else " near the focus"
         foreseen = CampaignEvent(config=campaign.to_json(), identity="", versions={}).has_forecasts
         parts.append(
             f"until a population is expected to add less than {share}"

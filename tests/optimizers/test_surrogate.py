@@ -12,10 +12,10 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.objectives.pareto import chebyshev, hypervolume, non_dominated
+from evomerge.objectives.pareto import REFERENCE, chebyshev, hypervolume, non_dominated
 from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
-from evomerge.optimizers.improvement import gain_shares, greedy
+from evomerge.optimizers.improvement import gain_shares, greedy, near_volume
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.settings import SurrogateSettings
 from evomerge.optimizers.slopes import SlopeRequest
@@ -121,6 +121,47 @@ def test_a_gain_is_the_share_of_hypervolume_that_a_batch_adds():
     none = np.empty((1, 0, 3))
     assert gain_shares(front, none, front[None], rng) == pytest.approx([0.0])
     assert gain_shares(front[:0], none, batch[:1], rng) is None
+
+
+@pytest.mark.parametrize("focus", [None, (1.0, 1.0), (1.0, 0.2), (1.0, 0.0)])
+def test_with_a_focus_a_gain_is_a_share_of_the_hypervolume_near_it(focus):
+    """What makes all a tenth larger has the same share anywhere; what lies elsewhere has none near it."""
+    front = np.array([[0.1, 0.9], [0.2, 0.6], [0.4, 0.4], [0.6, 0.2], [0.9, 0.1]])
+    near = None if focus is None else np.array(focus)
+
+    def share(*rows):
+        rng = np.random.default_rng(1)
+        (found,) = gain_shares(front, np.empty((1, 0, 2)), np.array([rows]), rng, near)
+        return found
+
+    larger = REFERENCE - 1.1 * (REFERENCE - front)
+    assert share(*larger) == pytest.approx(1.1**2 - 1.0)
+    assert share(*front) == 0.0
+    middle, corner = [0.35, 0.35], [0.0, 0.85]
+    if focus is None:
+        assert min(share(middle), share(corner)) > 0.02
+        return
+    shares = {"middle": share(middle), "corner": share(corner)}
+    here = "middle" if focus == (1.0, 1.0) else "corner"
+    for name, found in shares.items():
+        assert found > 0.1 if name == here else found < 0.005
+    before, now = (near_volume(rows, larger, near) for rows in (front, larger))
+    assert now / before == pytest.approx(1.1**2)
+    assert near_volume(front[:0], larger, near) == 0.0
+
+
+def test_what_a_surrogate_with_a_focus_expects_is_near_it():
+    problem, rng = zdt1(2), np.random.default_rng(2)
+    told = [(genome, problem.outcome(genome)) for genome in map(tuple, rng.random((24, 2)).tolist())]
+    asked = SimpleNamespace(told=told, pending=(), asks_again=True)
+    near, aside = np.array([[0.1, 0.0]]), np.array([[0.5, 0.0]])
+    gains = {}
+    for focus in (None, (0.5, 0.5)):
+        surrogate = Surrogate(problem.genes, (), 1, focus, steady=False)
+        gains[focus] = [surrogate.expected(asked, points).mean() for points in (near, aside)]
+    assert min(gains[None]) > 0.3
+    assert gains[0.5, 0.5][0] > 0.3
+    assert gains[0.5, 0.5][1] < 0.001
 
 
 def test_less_and_less_is_expected_of_a_batch_and_what_is_asked_does_not_depend_on_it(monkeypatch):

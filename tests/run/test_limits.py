@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.file import BudgetSection
 from evomerge.errors import Interrupted
+from evomerge.ledger.events import ToldEvent
+from evomerge.ledger.history import History
 from evomerge.optimizers import surrogate
 from evomerge.run.limits import (
     ENDED,
@@ -23,7 +26,7 @@ from evomerge.run.limits import (
 from evomerge.run.session import is_finished
 from evomerge.run.standing import search_hypervolume
 from tests.cli.terminal import call
-from tests.hand_made import fold_records
+from tests.hand_made import asked, begin, fold_records, scored
 from tests.tiny_runs import events_of, finished, run_file
 
 POPULATION = 6
@@ -64,6 +67,40 @@ def test_the_recent_gain_is_that_of_the_last_two_populations() -> None:
     assert recent_gain(history) == pytest.approx(gain)
     assert at_plateau(history, BudgetSection(hours=1.0, plateau=min(0.99, gain + 0.01)))
     assert not at_plateau(history, BudgetSection(hours=1.0))
+
+
+def gain_of(focus: Any, points: list[tuple[float, float]]) -> float | None:
+    """What the last two of four populations of one candidate added, where the optimizer has this focus."""
+    optimizer = {"kind": "learned-front", "population": 1, "focus": focus}
+    events = begin(optimizer=optimizer, constraints=[])
+    for number, point in enumerate(points):
+        name, hits = f"c{number:05d}", [round(100 * value) for value in point]
+        rows = {m: [1.0] * n + [0.0] * (100 - n) for m, n in zip(("a.acc", "b.acc"), hits, strict=True)}
+        told = ToldEvent(generation=number, state="s")
+        events += [replace(asked(0, name), generation=number), scored(name, rows), told]
+    return recent_gain(History.fold(events))
+
+
+def test_with_a_focus_the_recent_gain_is_that_near_it() -> None:
+    """So what the rest of the front gains or has does not count; in a region only what lies inside does."""
+    even, aside = [(0.6, 0.6), (0.4, 0.7)], [(0.75, 0.3), (0.3, 0.79)]
+    late, nearer = [*even, *aside], [*aside, (0.5, 0.5), (0.55, 0.55), (0.52, 0.53), (0.6, 0.6)]
+    gains = {}
+    for focus in (None, "knee", {"a": 1.0, "b": 0.0}, "a>=0.5,b>=0.5", "a>=0.7", "a>=0.7,b>=0.7"):
+        gains[str(focus)] = (gain_of(focus, late), gain_of(focus, nearer))
+    assert gains.pop("a>=0.7,b>=0.7") == (None, None), "nothing lies inside"
+    free, knee, first, middle, right = gains.values()
+    assert free[0] is not None
+    assert free[1] is not None
+    assert free[0] > 0.1
+    assert knee[0] == pytest.approx(0.0, abs=0.02)
+    assert knee[1] is not None
+    assert knee[1] > 1.2 * free[1]
+    assert first[0] is not None
+    assert first[0] > 0.3
+    assert first[1] == pytest.approx(0.0, abs=0.02)
+    assert middle[0] == 0.0
+    assert right == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,17 @@ def test_workers_that_wait_while_a_map_is_learned(tmp_path: Path, kind: str, opt
     assert "learning" not in rows_of(tmp_path, kind)
 
 
+@pytest.mark.parametrize(
+    ("focus", "where"), [(None, ""), ("knee", " near the focus"), ("pets>=0.5", " in the region")]
+)
+def test_a_plateau_is_that_of_the_focus(tmp_path: Path, focus: str | None, where: str) -> None:
+    limits = {"evaluations": 20, "plateau": 0.02}
+    file = write_campaign(tmp_path, optimizer={"kind": "surrogate", "focus": focus}, budget=limits)
+    campaign = load_campaign(file)
+    words = dict(plan_rows(campaign, check_campaign(campaign)))["budget"]
+    assert words.endswith(f"expected to add less than 2 % of the hypervolume{where}")
+
+
 def test_nothing_is_said_where_nothing_is_learned(tmp_path: Path) -> None:
     karcher = {"schema": 1, "method": "karcher", "coefficients": {"weight": WEIGHT}}
     for kind, space, options in (

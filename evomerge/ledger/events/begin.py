@@ -12,6 +12,7 @@ from evomerge.ledger.events.event import Event
 from evomerge.ledger.item_store import ItemReference
 from evomerge.objectives.constraint import Bound, Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
+from evomerge.objectives.preference import preference
 from evomerge.objectives.region import is_region, region
 from evomerge.objectives.scores import Split
 from evomerge.objectives.steering import SHARE
@@ -95,6 +96,14 @@ class CampaignEvent(Event):
         """Where on the front the search is to look; empty where its focus is no region."""
         stated = self.config["optimizer"].get("focus")
         return region(self.objectives, stated) if is_region(stated) else ()
+
+    @property
+    def preference(self) -> tuple[float, ...] | None:
+        """What its focus weighs objectives by, summing to 1; None without one, or where it is a region."""
+        stated = self.config["optimizer"].get("focus")
+        if stated is None or is_region(stated):
+            return None
+        return preference(self.objectives, stated, last_counts=True)
 
     @property
     def evaluations(self) -> int | None:
