@@ -19,7 +19,8 @@ class Forecast:
             chart) or `genes` (a model on the genes themselves).
         gain: hypervolume that it is expected to add, as a share of what is known, in the scale of what was
             told; with a focus both near it. None without a model, and before 2026-12 of the whole front.
-        low, high: of the same, the quantiles `LOW` and `HIGH`.
+        low, high: of the same, the quantiles `LOW` and `HIGH`. Where another choice was weighed and not taken
+            yet, `high` is the higher of both, and None if that one has no model; before 2026-12 its own.
     """
 
     by: str

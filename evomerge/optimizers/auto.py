@@ -57,6 +57,18 @@ class _Choice:
     descents: Sequence[Descent | None]
 
 
+def weighed(taken: Forecast | None, other: Forecast | None) -> Forecast | None:
+    """What was taken, its upper end also that of what was weighed against it, which the search may go on to.
+
+    None where that has no model yet: nobody knows then that little is left to gain.
+    """
+    if taken is None or taken.high is None:
+        return taken
+    if other is None or other.high is None:
+        return replace(taken, high=None)
+    return replace(taken, high=max(taken.high, other.high))
+
+
 class Chart:
     """Points near a learned map by few numbers: shares, a scale, a tilt.
 
@@ -220,6 +232,7 @@ class Auto(LearnedFront):
             if self._is_more(beyond.forecast, expected):
                 self._is_beyond = True
                 return beyond
+            return replace(near, forecast=weighed(near.forecast, beyond.forecast))
         return near
 
     def _may_leave(self, told: Results) -> bool:
@@ -263,6 +276,8 @@ class Auto(LearnedFront):
                 self._handed_over = True
                 forecast = None if ahead is None else replace(ahead, by=CHART)
                 on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
+            elif ahead is not None:
+                forecast = weighed(forecast, ahead)
         self._on_chart |= {point: place for place, point in on_map}
         descents = [self._chart.descent(place) for place, _ in on_map]
         return _Choice(as_rows([point for _, point in on_map], len(self._genes)), forecast, descents)

@@ -102,8 +102,8 @@ def _near(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Directions about the point of a front that is best for a focus, and what each counts.
 
-    That is how near it leaves what the front dominates: 1/e for each `NEAR` that it is worse there than at the
-    best point. They are drawn as far about that as each objective is weighed.
+    That is by how good it is where it leaves what the front dominates: 1/e for each `NEAR` that it is worse
+    than the best point. They are drawn as far about that as each objective is weighed.
     """
     known = chebyshev(front, focus)
     spread = np.minimum(NEAR / np.maximum(focus, 1e-9), REFERENCE)

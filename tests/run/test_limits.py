@@ -15,7 +15,9 @@ from evomerge.campaign.file import BudgetSection
 from evomerge.errors import Interrupted
 from evomerge.ledger.events import ToldEvent
 from evomerge.ledger.history import History
+from evomerge.objectives.forecast import Forecast
 from evomerge.optimizers import surrogate
+from evomerge.optimizers.auto import weighed
 from evomerge.run.limits import (
     ENDED,
     at_plateau,
@@ -27,6 +29,7 @@ from evomerge.run.session import is_finished
 from evomerge.run.standing import search_hypervolume
 from tests.cli.terminal import call
 from tests.hand_made import asked, begin, fold_records, scored
+from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, run_file
 
 POPULATION = 6
@@ -174,6 +177,75 @@ def test_with_a_model_a_search_ends_before_a_batch_of_which_too_little_is_expect
     assert went_on.stopped == "budget"
     assert went_on.candidates[last].is_settled
     assert call("verify", tmp_path / "run").code == 0
+
+
+AUTO = {"steps": 2, "items": 4, "preferences": 4, "generations": 3, "inner_population": 8}
+
+
+@pytest.fixture(scope="module", params=["generational", "steady_state"])
+def auto(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a campaign by `auto`, which learns a map first; run without a plateau beside it."""
+    optimizer = {"kind": "auto", "population": 4, "options": AUTO, "schedule": request.param}
+    root = tmp_path_factory.mktemp("auto")
+    file = write_campaign(root, optimizer=optimizer, budget={"evaluations": 40})
+    assert run_file(file, root / "run").stopped == "budget"
+    return file
+
+
+def expected_gains(directory: Path) -> list[float | None]:
+    """What was expected when each batch had been asked."""
+    events = events_of(directory)
+    ends = [number for number, event in enumerate(events, 1) if event["event"] == "asked"]
+    return [expected_gain(fold_records(events[:end])) for end in ends]
+
+
+def told_by(directory: Path) -> list[str | None]:
+    """Who chose each batch."""
+    asked = [event for event in events_of(directory) if event["event"] == "asked"]
+    return [event.get("forecast", {}).get("by") for event in asked]
+
+
+def test_auto_ends_at_a_plateau_once_its_lesson_is_over(auto: Path, tmp_path: Path) -> None:
+    """At the first batch of which too little is expected, and what it asks until then is as without one."""
+    gains = expected_gains(auto.parent / "run")
+    least = min(gain for gain in gains if gain is not None)
+    config = json.loads(auto.read_text())
+    file = auto.parent / "plateau.yaml"
+    file.write_text(json.dumps(config | {"budget": {"evaluations": 40, "plateau": 1.001 * least}}))
+    history = run_file(file, tmp_path / "run")
+    assert history.stopped == "plateau"
+    assert expected_gains(tmp_path / "run") == gains[: 1 + gains.index(least)]
+    assert not history.candidates[history.generations[-1][0]].is_settled
+    asked, undisturbed = (
+        [event["candidates"] for event in events_of(folder) if event["event"] == "asked"]
+        for folder in (tmp_path / "run", auto.parent / "run")
+    )
+    assert asked == undisturbed[: len(asked)]
+    kinds = [event["event"] for event in events_of(tmp_path / "run")]
+    assert kinds.count("slope") > 0
+    assert kinds.index("asked") > max(n for n, kind in enumerate(kinds) if kind == "slope")
+    assert is_finished(load_campaign(file), tmp_path / "run")
+    assert call("verify", tmp_path / "run").code == 0
+
+
+def test_auto_is_at_no_plateau_while_a_model_that_it_may_go_on_to_is_not_there(auto: Path) -> None:
+    """The map's next points are worth nothing by then, and the genes will be worth a good deal."""
+    gains, by = expected_gains(auto.parent / "run"), told_by(auto.parent / "run")
+    assert "map" in by
+    assert "genes" in by
+    assert all(gain is None for gain, who in zip(gains, by, strict=True) if who == "map")
+    assert min(gain for gain in gains if gain is not None) > 0.02
+
+
+@pytest.mark.parametrize("other", [None, 0.1, 0.3])
+def test_a_choice_is_as_good_as_what_it_was_weighed_against(
+    other: float | None,
+) -> None:
+    taken = Forecast("chart", 0.15, 0.1, 0.2)
+    against = None if other is None else Forecast("genes", 0.05, 0.0, other)
+    expected = None if other is None else max(0.2, other)
+    assert weighed(taken, against) == replace(taken, high=expected)
+    assert weighed(Forecast("map"), against) == Forecast("map")
 
 
 def test_what_stopped_a_session_is_said(tmp_path: Path) -> None:
