@@ -123,7 +123,8 @@ class Bench:
 
     def start(self, recipe: Any) -> Any:
         """A model of its own, merged by a recipe."""
-        merged = self.engine._merge(Job("start", "evaluate", recipe.to_json(), "search"))
+        job = Job("start", "evaluate", recipe.to_json(), "search", rows=recipe.row_content)
+        merged = self.engine._merge(job)
         return copy.deepcopy(merged.model)
 
     def score(self, model: Any, split: Split) -> dict[str, np.ndarray]:
