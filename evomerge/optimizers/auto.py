@@ -13,7 +13,7 @@ a lesson gave up before it had any.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,11 +50,12 @@ MOST_PREFERENCES = 500
 
 @dataclass(frozen=True)
 class _Choice:
-    """Points, float64 [n, genes], what is expected of them, and what each was made of."""
+    """Points, float64 [n, genes], what is expected of them, what each was made of, and where on the chart."""
 
     points: np.ndarray
     forecast: Forecast | None
     descents: Sequence[Descent | None]
+    places: Mapping[Genome, Genome] = field(default_factory=dict)
 
 
 def weighed(taken: Forecast | None, other: Forecast | None) -> Forecast | None:
@@ -195,19 +196,35 @@ class Auto(LearnedFront):
         notes: Sequence[Note | None],
         forecast: Forecast | None = None,
     ) -> None:
-        """Take genomes with their places; without notes those of the first preferences are known again."""
-        if self.lesson.has_taken_steps and not any(notes):
-            first = self._first_places(FIRST_KNOWN)
-            known = dict(
-                zip(map(tuple, self._chart.points(np.array(first)).tolist()), first, strict=True)
-            )
-            notes = [known.get(genome) for genome in genomes]
+        """Take genomes with their places, and who chose them from what was expected of them."""
+        super().adopt(genomes, notes, forecast)
+        if self.lesson.has_taken_steps and forecast is None and not any(notes):
+            notes = self._known_again(genomes)
         pairs = zip(genomes, notes, strict=True)
         self._on_chart |= {genome: note for genome, note in pairs if note is not None}
+        self._follow(forecast)
+
+    def _known_again(self, genomes: Sequence[Genome]) -> list[Note | None]:
+        """Places of the first preferences, for ledgers without notes; given genomes have none."""
+        first = self._first_places(FIRST_KNOWN)
+        known = dict(zip(map(tuple, self._chart.points(np.array(first)).tolist()), first, strict=True))
+        given = set(map(tuple, self._initial.tolist()))
+        return [None if genome in given else known.get(genome) for genome in genomes]
+
+    def _proposed(self, count: int, batch: list[Genome], rng: np.random.Generator) -> np.ndarray:
+        points = super()._proposed(count, batch, rng)
+        self._follow(self.forecast())
+        return points
+
+    def _follow(self, forecast: Forecast | None) -> None:
+        """Go on, for good, with who chose a batch, as the forecast that is recorded of it says.
+
+        And by nothing else: a resume would not know it, nor would the digest of the state show it. So where
+        an ask proposes several times, since some points were known, its first proposal alone decides.
+        """
         if forecast is not None and self.lesson.has_taken_steps:
             self._handed_over |= forecast.by == CHART
             self._is_beyond |= forecast.by == GENES
-        super().adopt(genomes, notes, forecast)
 
     def _foreseen(self) -> Forecast | None:
         return self._points_forecast
@@ -220,29 +237,29 @@ class Auto(LearnedFront):
     def _points(self, asked: Asked) -> np.ndarray:
         chosen = self._choice(asked)
         self._points_forecast, self._points_descents = chosen.forecast, chosen.descents
+        self._on_chart |= chosen.places
         return chosen.points
 
     def _choice(self, asked: Asked) -> _Choice:
         if not self.lesson.has_taken_steps or self._is_beyond:
             return self._by_all(asked)
         near = self._near_map(asked)
-        expected = None if near.forecast is None else near.forecast.gain
-        if expected is not None and self._may_leave(asked.told):
+        now = near.forecast
+        if now is not None and now.gain is not None and self._may_leave(asked.told, now.by):
             beyond = self._by_all(asked)
-            if self._is_more(beyond.forecast, expected):
-                self._is_beyond = True
+            if self._is_more(beyond.forecast, now.gain):
                 return beyond
             return replace(near, forecast=weighed(near.forecast, beyond.forecast))
         return near
 
-    def _may_leave(self, told: Results) -> bool:
+    def _may_leave(self, told: Results, by: str) -> bool:
         """Whether the genes themselves are thought of: in generations once the surrogate is on the chart.
 
         In steady state from the map as well, where the chart's own choice, one point, is seldom surely more.
         """
         if not self._goes_beyond or self.lesson.has_many_genes:
             return False
-        return self._handed_over or (self._steady and not self._stays_on_map(told))
+        return by == CHART or (self._steady and not self._stays_on_map(told))
 
     def _by_all(self, asked: Asked) -> _Choice:
         """By the model on the genes, of all that was told."""
@@ -267,20 +284,20 @@ class Auto(LearnedFront):
             if len(charted) >= self._points_first:
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
-        forecast: Forecast | None = Forecast.of(MAP, shares)
+        forecast = Forecast.of(MAP, shares)
         to_beat = None if self._stays_on_map(asked.told) else shares
         if self._handed_over or to_beat is not None or not on_map:
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
             if not on_map or (to_beat is not None and self._is_better(ahead, to_beat)):
-                self._handed_over = True
-                forecast = None if ahead is None else replace(ahead, by=CHART)
+                # Without a model too it is on record who chose.
+                forecast = Forecast(CHART) if ahead is None else replace(ahead, by=CHART)
                 on_map = self._new(map(tuple, chosen.tolist()), known, asked.count)
             elif ahead is not None:
                 forecast = weighed(forecast, ahead)
-        self._on_chart |= {point: place for place, point in on_map}
         descents = [self._chart.descent(place) for place, _ in on_map]
-        return _Choice(as_rows([point for _, point in on_map], len(self._genes)), forecast, descents)
+        points = as_rows([point for _, point in on_map], len(self._genes))
+        return _Choice(points, forecast, descents, {point: place for place, point in on_map})
 
     def _charted(
         self, told: Results

@@ -1,0 +1,85 @@
+"""Auto with a learned map, resumed after every batch, where a coarse grid leaves it few new points.
+
+A batch is then filled up by further proposals, and a map's points are soon known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from evomerge.objectives.objective import Failed
+from evomerge.optimizers import auto
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.optimizer import AdoptingOptimizer
+from evomerge.testing.problems import merge_like
+
+ASKS = {"generational": 4, "steady_state": 28}
+
+
+def learned(problem, genes, schedule):
+    options = {"steps": 4, "generations": 6, "inner_population": 16}
+    found = make_optimizer(
+        "auto",
+        genes,
+        problem.objectives,
+        population=20,
+        seed=3,
+        initial=problem.initial,
+        settings=optimizer_settings("auto", options),
+        schedule=schedule,
+    )
+    found.begin(problem.ground)
+    while requests := found.slopes():
+        found.tell_slopes([problem.slope(request) for request in requests])
+    assert isinstance(found, AdoptingOptimizer)
+    return found
+
+
+@pytest.mark.parametrize("step", [0.05, 0.25])
+@pytest.mark.parametrize("schedule", ASKS)
+def test_whenever_it_is_resumed_it_goes_on_as_it_would_have(schedule, step):
+    """In what it asks, what it notes and expects of that, and in what it knows of its chart."""
+    problem = merge_like(layers=1, items=60, seed=3)
+    genes = tuple(replace(gene, step=step) for gene in problem.genes)
+    undisturbed, log, count, by = learned(problem, genes, schedule), [], 0, []
+    for turn in range(ASKS[schedule]):
+        resumed = learned(problem, genes, schedule)
+        for batch, notes, forecast, outcomes, numbers in log:
+            resumed.adopt(batch, notes, forecast)
+            resumed.tell(outcomes, numbers)
+        assert resumed.places == undisturbed.places, turn
+        assert resumed.state_digest() == undisturbed.state_digest()
+        batch = undisturbed.ask()
+        assert resumed.ask() == batch, turn
+        record = undisturbed.notes(batch), undisturbed.forecast()
+        assert (resumed.notes(batch), resumed.forecast()) == record, turn
+        by.append(record[1] and record[1].by)
+        outcomes = [problem.outcome(genome) for genome in batch]
+        numbers = list(range(count, count + len(batch)))
+        count += len(batch)
+        undisturbed.tell(outcomes, numbers)
+        log.append((batch, *record, outcomes, numbers))
+    assert {"map", "chart"} <= set(by) or {"map", "genes"} <= set(by)
+
+
+def test_that_it_left_a_map_without_a_model_is_on_record(monkeypatch):
+    """Failures alone make no model: once the map is used up it is on its chart for good."""
+    monkeypatch.setattr(auto, "MOST_PREFERENCES", 30)
+    problem = merge_like(layers=1, items=60, seed=3)
+    undisturbed, log, by = learned(problem, problem.genes, "generational"), [], []
+    for _ in range(3):
+        batch = undisturbed.ask()
+        log.append((batch, undisturbed.notes(batch), undisturbed.forecast()))
+        by.append(undisturbed.forecast().by)
+        undisturbed.tell([Failed("timeout")] * len(batch))
+    assert by == ["map", "map", "chart"]
+    resumed = learned(problem, problem.genes, "generational")
+    for record in log:
+        resumed.adopt(*record)
+        resumed.tell([Failed("timeout")] * len(record[0]))
+    monkeypatch.undo()  # whoever is still on the map now has further preferences
+    assert resumed.ask() == undisturbed.ask()
+    assert resumed.forecast() == undisturbed.forecast()
+    assert undisturbed.forecast().by == "chart"
