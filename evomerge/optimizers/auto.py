@@ -24,7 +24,7 @@ from evomerge.objectives.origin import MAP as ON_MAP
 from evomerge.objectives.origin import Origin
 from evomerge.optimizers.descent import Descent, for_preference
 from evomerge.optimizers.grid import Grid, as_rows
-from evomerge.optimizers.learned_front import REACH, LearnedFront
+from evomerge.optimizers.learned_front import REACH, TRIES, LearnedFront
 from evomerge.optimizers.optimizer import Note
 from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
@@ -45,7 +45,7 @@ SURELY = 0.25
 """Of what a single point is expected to add: taken for the lower end, which is mostly 0 of one alone."""
 
 MOST_PREFERENCES = 500
-"""Preferences of the map that are looked at for points that are new."""
+"""Preferences of the map that are looked at for points that are new; where it stays on the map, at least."""
 
 
 @dataclass(frozen=True)
@@ -278,15 +278,20 @@ class Auto(LearnedFront):
             settings=replace(self._inner, start=LEAST),
         )
         known = {genome for genome, _ in asked.told} | set(asked.pending)
+        stays = self._stays_on_map(asked.told) and not self._handed_over
         on_map, shares = [], None
         if not self._handed_over:
-            on_map = self._new(self._first_places(MOST_PREFERENCES), known, asked.count)
+            # Where it stays, ever finer ones follow; see `LearnedFront`.
+            most = (
+                max(MOST_PREFERENCES, len(known) + asked.count + TRIES) if stays else MOST_PREFERENCES
+            )
+            on_map = self._new(self._first_places(most), known, asked.count)
             if len(charted) >= self._points_first:
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
         forecast = Forecast.of(MAP, shares)
-        to_beat = None if self._stays_on_map(asked.told) else shares
-        if self._handed_over or to_beat is not None or not on_map:
+        to_beat = None if stays else shares
+        if self._handed_over or to_beat is not None or not (on_map or stays):
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
             ahead = self._by_chart.forecast
             if not on_map or (to_beat is not None and self._is_better(ahead, to_beat)):
@@ -297,6 +302,9 @@ class Auto(LearnedFront):
                 forecast = weighed(forecast, ahead)
         descents = [self._chart.descent(place) for place, _ in on_map]
         points = as_rows([point for _, point in on_map], len(self._genes))
+        if stays and len(points) < asked.count:
+            beside, near = self._beside(asked, asked.count - len(points))
+            points, descents = np.concatenate([points, beside]), descents + near
         return _Choice(points, forecast, descents, {point: place for place, point in on_map})
 
     def _charted(
@@ -328,11 +336,15 @@ class Auto(LearnedFront):
         return found
 
     def _stays_on_map(self, told: Results) -> bool:
-        """Whether its preferences are all that is asked for; by them no bound is kept, and no focus."""
+        """Whether its preferences are all that is asked for; by them no bound is kept, and no focus.
+
+        Of one objective there is one preference: what lies beside it is then chosen by the model.
+        """
         if self._goes_on != "chosen":
             return self._goes_on == "never"
         bounded = any(isinstance(outcome, Complete) and outcome.violations for _, outcome in told)
-        return self.lesson.has_many_genes and self._focus is None and not bounded
+        whole_front = self._focus is None and len(self._objectives) > 1
+        return self.lesson.has_many_genes and whole_front and not bounded
 
     def _is_better(self, ahead: Forecast | None, shares: np.ndarray) -> bool:
         """Whether the lower end of what the model's own choice adds is above what the map is expected to.

@@ -112,12 +112,17 @@ class LearnedFront(Adopted):
             if len(found) == asked.count:
                 return np.array(found)
         # So much of the map is known that points beside it are drawn.
-        preferences = drawn(asked.count, len(self._objectives), 1.0, asked.rng)
+        points, near = self._beside(asked, asked.count)
+        descents += near
+        return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points])
+
+    def _beside(self, asked: Asked, count: int) -> tuple[np.ndarray, list[Descent]]:
+        """Points near the map for preferences that are drawn, float64 [count, genes], off the grid."""
+        preferences = drawn(count, len(self._objectives), 1.0, asked.rng)
         wanted = pulled(preferences, self._focus, REACH)
-        descents += [for_preference(BESIDE, weights) for weights in wanted]
         points = self.lesson.map.points(wanted)
-        beside = 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
-        return np.concatenate([np.array(found).reshape(-1, len(self._genes)), points + beside])
+        points += 0.1 * (asked.high - asked.low) * asked.rng.standard_normal(points.shape)
+        return points, [for_preference(BESIDE, weights) for weights in wanted]
 
     def _along(self, count: int) -> list[Genome]:
         """Grid points of the learned map, for preferences from the middle outwards; worked out once."""

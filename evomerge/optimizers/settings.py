@@ -119,8 +119,9 @@ class AutoSettings:
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
-            genes, or with a focus, a region or constraints; with more genes the map fits search items so well
-            that their scores mislead it.
+            genes, or with a single objective, a focus, a region or constraints; with more genes the map fits
+            search items so well that their scores mislead it. Where it does not, finer preferences follow,
+            then points beside the map.
         beyond: whether the surrogate goes on from the chart to the genes themselves: `chosen` does where an
             expert has fewer than 500, when even the lower end of what they are expected to add is more than
             is expected of the chart.
