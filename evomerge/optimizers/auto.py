@@ -151,6 +151,7 @@ class Auto(LearnedFront):
             fewest_items=settings.fewest_items,
             share=settings.share,
             preferences=settings.step_preferences,
+            fewest_held_back=settings.fewest_held_back,
             patience=settings.patience,
             give_up=settings.give_up,
         )

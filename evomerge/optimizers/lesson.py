@@ -8,8 +8,10 @@ held-out items, exported. It takes as many steps as the budget pays for, and the
 With `loss: entropy` the losses are entropies over the choices of items, as AdaMerging's (Yang et al. 2024,
 arXiv:2310.02575), and it begins with an equal share of every expert: no label is looked at while it learns.
 
-Some search items are held back: the last map whose loss on them was near the least is kept, and no further
-step is taken once that loss rises. Losses on search items flatter; they decide nothing else.
+Some search items are held back, and now and then the loss on them is looked at: the last map whose loss was
+near the least is kept. A lesson mostly ends with its last step; before that only if several looks in a row
+were not near the least, by default after 25 of 30 steps at the earliest. Losses on search items flatter; they
+decide nothing else.
 
 A lesson gives up after a few steps in a row of which no gradient could be had, since each costs time: then it
 keeps its map, and one that no gradient was applied to is no map to go by.
@@ -211,9 +213,12 @@ class Lesson:
 
     def _is_look_due(self) -> bool:
         step = self._step
-        return (
-            self._is_look_after(step, self._splits) or step >= self._steps
-        ) and self._looked_at < step
+        due = self._is_look_after(step, self._splits) or step >= self._steps
+        return due and self._looked_at < step and self._looks()
+
+    def _looks(self) -> bool:
+        """Whether there is anything to look at; earlier lessons looked at nothing then, see `settings`."""
+        return self._settings.fewest_held_back == 0 or any(map(self._held_back, self._ground.items))
 
     def _is_look_after(self, step: int, splits: int) -> bool:
         settings = self._settings
@@ -221,7 +226,8 @@ class Lesson:
 
     def _held_back(self, items: int) -> int:
         """How many items of an objective are held back: the last ones, a random sample by content hash."""
-        return int(items * self._settings.held_back)
+        fewest = min(self._settings.fewest_held_back, items - 1)
+        return max(int(items * self._settings.held_back), fewest, 0)
 
     def _next_step(self) -> _Step:
         settings = self._settings
@@ -328,6 +334,8 @@ class Lesson:
             rate = done.rate * (0.2 + 0.8 * left)
             preferences, gradients = (np.array(each) for each in zip(*found, strict=True))
             self.map.step(preferences, gradients, rate, done.shrinkage)
+        if self._step >= self._steps and not self._looks():
+            self.enough()
 
     def _rate(self) -> float:
         assert self._ground is not None

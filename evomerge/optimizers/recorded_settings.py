@@ -14,6 +14,7 @@ from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
 _BEFORE: Mapping[str, Option] = {
+    "fewest_held_back": 0,
     "fewest_items": 1_000_000,
     "give_up": 0,
     "longer": 1,

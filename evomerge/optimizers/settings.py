@@ -78,8 +78,12 @@ class LearnedFrontSettings:
             asked along where nothing can be learned.
         concentration: of the Dirichlet distribution that preferences are drawn from.
         held_back: share of the search items that no step sees.
-        look_from, look_every: after so many steps, and then so often, the loss on those is looked at.
-        patience: after so many looks with a larger loss it stops.
+        fewest_held_back: so many of an objective at least, as long as one is left; 0 asks for none, and then
+            losses on no items are looked at where there are none, as before December 2026.
+        look_from, look_every: after so many steps, and then so often, the loss on those is looked at; and
+            after the last step.
+        patience: after so many looks in a row with a loss above 1.03 times the least it stops before that;
+            of a lesson longer than `steps` after more, in proportion.
         give_up: after so many steps in a row of which no gradient could be had it stops; 0 never, and such
             steps count as taken, as before December 2026.
         metagpt: whether MetaGPT's weights are evaluated first although gradients can be had.
@@ -100,6 +104,7 @@ class LearnedFrontSettings:
     spread: Annotated[float, Between(0.0, 10.0)] = 1.2
     concentration: Annotated[float, Between(0.01, 100.0)] = 0.8
     held_back: Annotated[float, Between(0.01, 0.5)] = 0.1
+    fewest_held_back: Annotated[int, Between(0, 1_000_000)] = 1
     look_from: Annotated[int, Between(1, 10_000)] = 10
     look_every: Annotated[int, Between(1, 10_000)] = 5
     patience: Annotated[int, Between(1, 1_000)] = 3
@@ -115,6 +120,7 @@ class AutoSettings:
     Attributes:
         loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, give_up, metagpt: of the
             learned front; see `LearnedFrontSettings`.
+        fewest_held_back: search items of each objective that no step sees, at least; as there.
         whole_tensors: whether it learns where the method makes whole tensors; as there.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
@@ -136,6 +142,7 @@ class AutoSettings:
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     share: Annotated[float, Between(0.0, 1.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
+    fewest_held_back: Annotated[int, Between(0, 1_000_000)] = 1
     patience: Annotated[int, Between(1, 1_000)] = 3
     give_up: Annotated[int, Between(0, 1_000)] = 3
     metagpt: bool = False

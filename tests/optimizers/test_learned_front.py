@@ -12,7 +12,7 @@ from evomerge.objectives.objective import Complete
 from evomerge.objectives.origin import Origin
 from evomerge.optimizers import front_map, lesson
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
-from evomerge.optimizers.recorded_settings import as_begun
+from evomerge.optimizers.recorded_settings import as_begun, to_record
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeOptimizer
 from evomerge.search_space import Gene
 from evomerge.testing.optimizers import OBJECTIVES
@@ -739,3 +739,85 @@ def test_bounds_on_objectives_keep_auto_in_a_region_of_the_front():
 
     assert inside(bounded=False) < 0.5
     assert inside(bounded=True) > 0.7
+
+
+def few(items, **options):
+    """What a lesson with so few search items asks, steps and looks; and the optimizer after it."""
+    optimizer, bed = (
+        learned(ground=replace(GROUND, items=items), steps=12, patience=1, **options),
+        Bed(),
+    )
+    bed.learn(optimizer)
+    looks = [request for request in bed.asked if not any(request.weights)]
+    return [request for request in bed.asked if any(request.weights)], looks, optimizer
+
+
+@pytest.mark.parametrize(("items", "held"), [((6, 6), (1, 1)), ((2, 9), (1, 1)), ((1, 12), (0, 1))])
+def test_of_few_items_one_is_held_back_of_each_objective_that_has_another(items, held):
+    steps, looks, _ = few(items)
+    for known, own in zip(items, range(2), strict=True):
+        assert {request.items[own] for request in looks} == {tuple(range(known - held[own], known))}
+        seen = {item for request in steps for item in request.items[own]}
+        assert seen == set(range(known - held[own]))
+
+
+def test_a_single_item_that_is_held_back_decides_which_map_is_kept():
+    """Steps far too large, and one look at which the loss is small: that map is the one that is asked for."""
+    optimizer = learned(
+        ground=replace(GROUND, items=(2, 2)), rate=2.0, steps=40, look_from=5, look_every=5, patience=2
+    )
+    bed, kept, steps = Bed(), None, 0
+    while requests := optimizer.slopes():
+        if any(requests[0].weights):
+            steps += 1
+            optimizer.tell_slopes([bed.answer(request) for request in requests])
+            continue
+        kept = kept if steps > 5 else requests[0].genome
+        loss = 1.0 if steps <= 5 else 2.0
+        found = [tuple(loss if own else np.nan for own in request.items) for request in requests]
+        optimizer.tell_slopes([Slope(losses, np.empty(0)) for losses in found])
+    assert steps == 15, "two looks with a larger loss"
+    assert kept == optimizer.ask()[0]
+
+
+def test_where_no_item_can_be_held_back_nothing_is_looked_at_and_the_last_map_is_kept():
+    steps, looks, optimizer = few((1, 1), preferences=2)
+    assert (len(steps), looks) == (24, [])
+    last = optimizer.lesson.map.table.copy()
+    assert optimizer.slopes() == []
+    optimizer.enough()
+    assert np.array_equal(optimizer.lesson.map.table, last)
+    assert optimizer.lesson.is_over
+
+
+@pytest.mark.parametrize("cut", [0, 3, 11, 12])
+def test_a_lesson_of_few_items_from_before_goes_on_as_it_began(cut):
+    """It held nothing back of fewer than ten items, and its looks were at no items at all."""
+    recorded = to_record(optimizer_settings("learned-front", {"steps": 12, "look_from": 4}))
+    del recorded["fewest_held_back"]
+
+    def from_before():
+        settings = as_begun("learned-front", {}, recorded)
+        found = make_optimizer(
+            "learned-front", GENES, OBJECTIVES, population=4, seed=1, settings=settings
+        )
+        found.begin(replace(GROUND, items=(6, 9)))
+        return found
+
+    bed, one, log = Bed(), from_before(), []
+    while requests := one.slopes():
+        log.append((requests, [bed.answer(request) for request in requests]))
+        one.tell_slopes(log[-1][1])
+    looks = [request for requests, _ in log for request in requests if not any(request.weights)]
+    assert {request.items for request in looks} == {((), ())}
+    assert len(looks) == 3 * 3, "after 4 and 9 steps, where it was, and at the end"
+    steps = [requests[0] for requests, _ in log if any(requests[0].weights)]
+    assert {item for request in steps for item in request.items[0]} == set(range(6))
+    other = from_before()
+    for requests, answers in log[:cut]:
+        assert other.slopes() == requests
+        other.adopt_slopes({number: request.note for number, request in enumerate(requests)})
+        other.tell_slopes(answers)
+    bed.learn(other)
+    assert other.state_digest() == one.state_digest()
+    assert other.ask() == one.ask()

@@ -37,6 +37,7 @@ def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind:
     later = (
         "beyond",
         "chart",
+        "fewest_held_back",
         "fewest_items",
         "give_up",
         "longer",
@@ -48,6 +49,7 @@ def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind:
         recorded.pop(name, None)
     for found in (as_begun(kind, {}, recorded), as_begun(kind, {}, None)):
         assert found.fewest_items > found.items, "steps were never made smaller for want of budget"
+        assert found.fewest_held_back == 0, "of fewer than ten items none was held back"
         assert found.give_up == 0, "lessons never gave up"
         assert found.longer == 1, "there were never more steps than stated"
         assert found.share == 1.0, "lessons took all that slopes may cost"
