@@ -290,7 +290,7 @@ class Auto(LearnedFront):
             if len(charted) >= self._points_first:
                 places = as_rows([place for place, _ in on_map], len(seen.genes))
                 shares = self._by_chart.expected(seen, places, others)
-        forecast = Forecast.of(MAP, shares)
+        forecast: Forecast | None = Forecast.of(MAP, shares)
         to_beat = None if stays else shares
         if self._handed_over or to_beat is not None or not (on_map or stays):
             chosen = Grid(seen.genes).snap(self._by_chart(seen, others))
