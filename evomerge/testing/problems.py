@@ -96,6 +96,28 @@ def zdt2(genes: int = 30) -> TestProblem:
     return _analytic("zdt2", genes, 2, 7.0, values)
 
 
+def zdt3(genes: int = 30) -> TestProblem:
+    """ZDT3 of the same paper: a front of five separate pieces."""
+
+    def values(x: np.ndarray) -> np.ndarray:
+        g = 1.0 + 9.0 * float(x[1:].mean()) if len(x) > 1 else 1.0
+        share = x[0] / g
+        return np.array([x[0], g * (1.0 - np.sqrt(share) - share * np.sin(10.0 * np.pi * x[0]))])
+
+    return _analytic("zdt3", genes, 2, 7.0, values)
+
+
+def zdt4(genes: int = 10) -> TestProblem:
+    """ZDT4 of the same paper: the front of ZDT1 at genes 1 on = 1/2, and 21 local ones a gene on the way."""
+
+    def values(x: np.ndarray) -> np.ndarray:
+        rest = 10.0 * x[1:] - 5.0
+        g = 1.0 + float((10.0 + rest**2 - 10.0 * np.cos(4.0 * np.pi * rest)).sum())
+        return np.array([x[0], g * (1.0 - np.sqrt(x[0] / g))])
+
+    return _analytic("zdt4", genes, 2, 50.0 * genes, values)
+
+
 def dtlz2(genes: int = 12, objectives: int = 3) -> TestProblem:
     """DTLZ2 of Deb, Thiele, Laumanns and Zitzler (2002): a sphere's corner, genes past the first = 1/2."""
 

@@ -49,7 +49,7 @@ VARIANTS = [
 
 STARTS = {check_no_repeats: 150, check_failures_have_no_degree: 48}
 STEADY_STARTS = {check_no_repeats: 116}
-"""After how many candidates qLogNEHVI chooses points, by check; else after 60. Each takes it 0.1 s and more."""
+"""After how many candidates qLogNEHVI chooses points, by check, else after 60: each takes it 0.1 s."""
 
 
 def cheap(monkeypatch, kind, options, start):
