@@ -2,8 +2,8 @@
 
 Hansen (2016), "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772; above `DIAGONAL` genes with a
 diagonal covariance (Ros and Hansen 2008). One strategy for each of several weight vectors, all from the
-uniform average; they ask in turn, each its whole generation. A strategy ranks its generation: what breaks
-constraints comes after what keeps them, then what was raced, then what failed.
+uniform average by the method's defaults; they ask in turn, each its whole generation. A strategy ranks its
+generation: what breaks constraints comes after what keeps them, then what was raced, then what failed.
 
 Paths of layers are searched as by Akiba et al. (2024, arXiv:2403.13187): numbers behind the genes, those of
 the layers in order two deviations to the side where they are taken, the others two to the other; a strategy
@@ -71,7 +71,7 @@ class CmaEs:
         self._grid = Grid(genes)
         self._behind: dict[Genome, np.ndarray] = {}
         self.descents: Sequence[Descent | None] = ()
-        start = (self._average() - self._low) / self._span
+        start = (self._average(settings.others) - self._low) / self._span
         if self._paths is not None and self._paths.form == "indicator":
             slots = np.array([gene.coefficient == "path" for gene in genes])
             aside = min(2.0 * settings.sigma, 0.5)
@@ -79,15 +79,18 @@ class CmaEs:
         vectors = weight_vectors(int(settings.weights), objectives, self._rng)
         self._strategies = [_Strategy(w, self._evolution(start, settings)) for w in vectors]
 
-    def _average(self) -> np.ndarray:
-        """1 / experts for what belongs to an expert, the middle of its range for what all share."""
+    def _average(self, others: str) -> np.ndarray:
+        """1 / experts for weights, for `others` (see `CmaEsSettings`) defaults; float64 [genes]."""
         experts = {gene.input for gene in self._genes if gene.input != "*"}
-        found = [
-            (gene.low + gene.high) / 2.0
-            if gene.input == "*"
-            else min(max(1.0 / len(experts), gene.low), gene.high)
-            for gene in self._genes
-        ]
+        found = []
+        for gene in self._genes:
+            value: float | None = None
+            if gene.input != "*" and (gene.coefficient == "weight" or others == "as_weights"):
+                value = 1.0 / len(experts)
+            elif others == "default":
+                value = gene.default
+            middle = (gene.low + gene.high) / 2.0
+            found.append(middle if value is None else min(max(value, gene.low), gene.high))
         if self._paths is not None:
             found[-len(self._paths) :] = self._paths.spell(self._paths.home)
         return np.array(found)

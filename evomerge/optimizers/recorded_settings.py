@@ -29,6 +29,7 @@ EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front":
 
 ADDED: Mapping[str, Mapping[str, Option]] = {
     "auto": {**_BEFORE, "beyond": "never", "chart": "always"},
+    "cma-es": {"others": "as_weights"},
     "learned-front": _BEFORE,
 }
 """By kind, what a record means that lacks a setting which came later: that all is as it was before."""

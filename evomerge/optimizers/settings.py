@@ -193,10 +193,14 @@ class CmaEsSettings:
         weights: weight vectors, each with a strategy of its own: equal weights, each objective foremost, then
             drawn ones.
         sigma: first standard deviation, as a share of a gene's range; mergekit-evolve's is a sixth.
+        others: where what is no weight begins, such as densities: at the method's default, in the middle of
+            its bounds if it has none; or, as before December 2026, what belongs to an expert where its weight
+            does, and what all share in the middle.
     """
 
     weights: Annotated[int, Between(1, 1_000)] = 6
     sigma: Annotated[float, Between(1e-3, 1.0)] = 1.0 / 6.0
+    others: Literal["default", "as_weights"] = "default"
 
 
 @dataclass(frozen=True)

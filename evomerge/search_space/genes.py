@@ -37,6 +37,8 @@ class Gene:
         matrix: the place of which it is one row; empty for others.
         single: whether a search also begins with values of its own, and not with one value for all genes of
             its coefficient and input.
+        default: with which the coefficient is at its method's own default, whatever the bounds are; None
+            where it has none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Gene:
     paths: LayerPaths | None = None
     matrix: str = ""
     single: bool = False
+    default: float | None = None
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""
@@ -105,7 +108,7 @@ def make_genes(
             genes.append(
                 Gene(
                     label, part.low, part.high, field.step, coefficient.name, name, places, basis,
-                    matrix=matrix,
+                    matrix=matrix, default=part.default,
                 )
             )  # fmt: skip
         _refuse_ambiguous([gene for gene in genes if gene.input == name and gene.basis], file)
@@ -178,6 +181,7 @@ class _Part:
     low: float
     high: float
     basis: tuple[float, ...] = ()
+    default: float | None = None
 
 
 def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayout) -> list[_Part]:
@@ -185,8 +189,10 @@ def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayou
         return low, Gene("", low, high, field.step, "", "", ()).snap(high)  # both lie on the grid
 
     low, high = grid(*field.bounds(coefficient))
+    usual = coefficient.default
     if field.field not in ("depth_curve", "lines"):
-        return [_Part(label, places, low, high) for label, places in _groups(field, layout)]
+        groups = _groups(field, layout)
+        return [_Part(label, places, low, high, default=usual) for label, places in groups]
     shared = field.outside_layers == "shared"
     found: list[_Part] = []
     for stretch in _stretches(layout):
@@ -197,8 +203,8 @@ def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayou
             level = [*stretch.inside, *before, *after]
             ends = grid(*field.slopes)
             curve = [
-                _Part(stretch.label("alpha"), tuple(level), low, high, (1.0,) * len(level)),
-                _curve_part(stretch.label("beta"), stretch.inside, depths, *ends),
+                _Part(stretch.label("alpha"), tuple(level), low, high, (1.0,) * len(level), usual),
+                _curve_part(stretch.label("beta"), stretch.inside, depths, *ends, 0.0),
             ]
         else:
             assert field.knots is not None
@@ -208,12 +214,13 @@ def _parts(coefficient: Coefficient, field: CoefficientField, layout: ModelLayou
                 beside = after if knot == field.knots - 1 else before if knot == 0 else []
                 places = [*stretch.inside, *beside]
                 factors += [1.0] * len(beside)
-                curve.append(_curve_part(stretch.label(f"knot.{knot}"), places, factors, low, high))
+                label = stretch.label(f"knot.{knot}")
+                curve.append(_curve_part(label, places, factors, low, high, usual))
         if not shared:
-            found += [_Part(place, (place,), low, high) for place in stretch.before]
+            found += [_Part(place, (place,), low, high, default=usual) for place in stretch.before]
         found += curve
         if not shared:
-            found += [_Part(place, (place,), low, high) for place in stretch.after]
+            found += [_Part(place, (place,), low, high, default=usual) for place in stretch.after]
     return found
 
 
@@ -263,10 +270,15 @@ def _stretches(layout: ModelLayout) -> list[_Stretch]:
 
 
 def _curve_part(
-    label: str, places: Sequence[str], factors: Sequence[float], low: float, high: float
+    label: str,
+    places: Sequence[str],
+    factors: Sequence[float],
+    low: float,
+    high: float,
+    default: float,
 ) -> _Part:
     kept = [(place, factor) for place, factor in zip(places, factors, strict=True) if factor > 1e-12]
-    return _Part(label, tuple(p for p, _ in kept), low, high, tuple(f for _, f in kept))
+    return _Part(label, tuple(p for p, _ in kept), low, high, tuple(f for _, f in kept), default)
 
 
 def _label(place: str, layout: ModelLayout) -> str:
