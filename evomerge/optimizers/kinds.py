@@ -146,7 +146,7 @@ def _optuna(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.optuna_samplers import OptunaSampler
 
     parts = (plan.genes, len(plan.objectives), plan.seed, plan.population, plan.settings)
-    return plan.proposing(OptunaSampler(*parts))
+    return plan.computing(OptunaSampler(*parts))
 
 
 def _mmmo(plan: Blueprint) -> Optimizer:

@@ -256,10 +256,13 @@ class OptunaSettings:
     Attributes:
         sampler: tree-structured Parzen estimators, Gaussian processes (needs torch), or NSGA-III.
         multivariate: whether TPE draws genes jointly.
+        seeded: anew for each ask, so that nothing is sampled in a replay; or once for all asks, as stages of
+            ledgers from before December 2026 have it, whose asks a replay works out again.
     """
 
     sampler: Literal["tpe", "gp", "nsga3"] = "tpe"
     multivariate: bool = True
+    seeded: Literal["ask", "once"] = "ask"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,13 @@ import pytest
 from optuna.samplers import GPSampler
 
 from evomerge.objectives.objective import Complete, Failed, Raced
+from evomerge.optimizers import optuna_samplers
 from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.optimizer import AdoptingOptimizer
+from evomerge.optimizers.recorded_settings import as_begun
 from evomerge.optimizers.settings import OptunaSettings
+from evomerge.optimizers.stage import Stage
+from evomerge.optimizers.stages import Stages
 from evomerge.testing.problems import minimised, unit_genes, zdt1
 from tests.cli.terminal import call
 from tests.tiny_runs import finished
@@ -90,6 +95,135 @@ def test_gaussian_processes_ask_after_ten_trials_and_are_replayed_with_failures(
             assert np.median(away(asked[13:])) < 0.15
             assert np.median(away(asked[:11])) > 0.25
     assert ends[0][:13] == ends[1]
+
+
+def outcome(number, genome):
+    """Two quadratics with a bound, and failures and races among them."""
+    if number % 7 == 3:
+        return Failed("timeout")
+    values = tuple(sum((gene - aim) ** 2 for gene in genome) for aim in (0.2, 0.6))
+    return Raced(8, values) if number % 7 == 5 else Complete(values, (0.0, 0.0), (genome[0] - 0.7,))
+
+
+def made(settings, schedule="generational"):
+    return make_optimizer(
+        "optuna",
+        unit_genes(3),
+        minimised(2),
+        population=4,
+        seed=3,
+        initial=[(0.5, 0.5, 0.5)],
+        settings=settings,
+        schedule=schedule,
+    )
+
+
+def undisturbed(search, schedule, asks):
+    """Every ask, with what was told after it and the state then; in steady state some are pending."""
+    log, open_, count = [], [], 0
+    for turn in range(asks):
+        batch = search.ask()
+        open_ += list(enumerate(batch, count))
+        count += len(batch)
+        told = []
+        if schedule == "generational":
+            told, open_ = open_, []
+        elif turn % 5 != 1:
+            told = [open_.pop(turn * 7 % len(open_))]
+        outcomes = [outcome(number, genome) for number, genome in told]
+        if told:
+            search.tell(outcomes, [number for number, _ in told])
+        log.append((batch, outcomes, [number for number, _ in told], search.state_digest()))
+    return log
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady_state"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga3", "gp"])
+def test_a_resume_after_any_batch_asks_the_same_and_samples_nothing(sampler, schedule, monkeypatch):
+    """More than ten candidates have values before the last ones, which Gaussian processes ask for."""
+    plain = GPSampler.__init__
+
+    def few(self, **given):
+        plain(self, **given)
+        # How many points it looks at: 2,048, of which ten go uphill.
+        self._n_preliminary_samples, self._n_local_search, self._n_qmc_samples_ehvi = 16, 2, 8
+
+    monkeypatch.setattr(GPSampler, "__init__", few)
+    asks = 6 if schedule == "generational" else 22
+    settings = OptunaSettings(sampler)
+    log = undisturbed(made(settings, schedule), schedule, asks)
+    for cut in range(asks) if sampler != "gp" else (asks - 2, asks - 1):
+        resumed = made(settings, schedule)
+        assert isinstance(resumed, AdoptingOptimizer)
+        with monkeypatch.context() as patched:
+            patched.delattr(optuna.study.Study, "ask")
+            for batch, outcomes, numbers, state in log[:cut]:
+                resumed.adopt(batch, [None] * len(batch))
+                if numbers:
+                    resumed.tell(outcomes, numbers)
+                assert resumed.state_digest() == state
+        assert resumed.ask() == log[cut][0], f"after {cut} of {asks} batches"
+
+
+def test_the_members_of_a_generation_are_parents_of_the_next():
+    """NSGA-III crosses what was told: most genes of a child are a parent's, as none are that was drawn."""
+    search, told = made(OptunaSettings("nsga3")), []
+    for _ in range(8):
+        batch = search.ask()
+        search.tell([outcome(0, genome) for genome in batch])
+        told.append(batch)
+    values = [{genome[gene] for batch in told[:4] for genome in batch} for gene in range(3)]
+    later = [genome for batch in told[4:] for genome in batch]
+    kept = [genome[gene] in values[gene] for genome in later for gene in range(3)]
+    assert np.mean(kept) > 0.4
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga3"])
+def test_a_campaign_from_before_is_adopted_and_goes_on_in_the_new_way(sampler):
+    """Its record lacks how it was seeded. Nothing of that is in its states, so that it comes to the same."""
+    before = as_begun("optuna", {}, {"sampler": sampler, "multivariate": True})
+    assert before.seeded == "once"
+    old = made(before)
+    old.asks_again = True  # as every ask was
+    log = undisturbed(old, "generational", 5)
+    assert log != undisturbed(made(OptunaSettings(sampler)), "generational", 5)
+    found = []
+    for settings in (before, OptunaSettings(sampler)):
+        resumed = made(settings)
+        for batch, outcomes, numbers, state in log:
+            resumed.adopt(batch, [None] * len(batch))
+            resumed.tell(outcomes, numbers)
+            assert resumed.state_digest() == state
+        found.append(resumed.ask())
+    assert found[0] == found[1]
+
+
+def test_a_stage_from_before_asks_as_it_did():
+    """Stages are asked again: with the settings of then as one sampler that is seeded once, by itself."""
+    before = as_begun("optuna", {}, {"sampler": "tpe", "multivariate": True})
+    genes, objectives = unit_genes(3), minimised(2)
+    staged = {}
+    for name, settings in (("before", before), ("now", OptunaSettings("tpe"))):
+        search = Stages([Stage("merge", "optuna", settings)], genes, objectives, 4, 3, [])
+        staged[name] = [batch for batch, *_ in undisturbed(search, "generational", 5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampling = optuna_samplers.sampler(before, 3, 4)
+    of_then = optuna.create_study(directions=["minimize"] * 2, sampler=sampling)
+    forms = optuna_samplers.distributions(genes)
+    number = 0
+    for batch in staged["before"]:
+        trials = [of_then.ask(forms) for _ in batch]
+        for trial, genome in zip(trials, batch, strict=True):
+            assert tuple(trial.params.values()) == pytest.approx(genome)
+            found = outcome(number, genome)
+            number += 1
+            if isinstance(found, Complete):
+                trial.set_constraint("bound 0", found.violations[0])
+                of_then.tell(trial, found.values)
+            else:
+                of_then.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert staged["now"] != staged["before"]
 
 
 @pytest.mark.parametrize("name", ["study.db", "study.log"])
