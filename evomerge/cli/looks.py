@@ -45,7 +45,7 @@ def optuna(
     from evomerge.campaign.campaign import campaign_from_json
     from evomerge.campaign.recorded import recorded_space
     from evomerge.front.folder import open_campaign_folder
-    from evomerge.optimizers.study import write_study
+    from evomerge.optimizers.study import address, write_study
 
     history = open_campaign_folder(directory).history
     if history.prepared is None:
@@ -53,7 +53,7 @@ def optuna(
         raise UsageError(problem)
     objectives = campaign_from_json(history.config).objectives
     count = write_study(history, recorded_space(history).genes, objectives, output)
-    say(f"wrote {count} trials to {output}; see them with `optuna-dashboard {output}`")
+    say(f"wrote {count} trials to {output}; see them with `optuna-dashboard {address(output)}`")
 
 
 def verify(directory: Folder, as_json: Json = False) -> None:

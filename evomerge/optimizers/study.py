@@ -71,6 +71,11 @@ def write_study(
     return len(trials)
 
 
+def address(file: Path) -> str:
+    """What `optuna-dashboard` is to be given: it takes a journal by its name, SQLite by a URL alone."""
+    return f"sqlite:///{file}" if file.suffix in SQLITE else str(file)
+
+
 def _storage(part: Path, kind: tuple[str, ...]) -> BaseStorage:
     if kind is SQLITE:
         return RDBStorage(f"sqlite:///{part.resolve()}")
