@@ -350,7 +350,9 @@ def test_hm3_starts_from_the_front_of_a_campaign_that_learned(tmp_path: Path) ->
     assert {genome[:MERGE] for genome in history.starts.genomes} <= learned
     assert {genome[MERGE:] for genome in history.starts.genomes} == {home}
     first_batch = [history.candidates[name].genome for name in history.generations[0]]
-    assert first_batch[: len(history.starts.genomes)] == list(history.starts.genomes)
+    given = history.starts.genomes[: len(history.starts.genomes) - history.starts.besides]
+    assert first_batch[: len(given)] == list(given)
+    assert set(history.starts.genomes) <= {c.genome for c in history.candidates.values()}
     walked = [
         c for c in history.candidates.values() if c.origin is not None and c.origin.how == "policy"
     ]
