@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import peft
 import pytest
 import torch
 import transformers
@@ -19,6 +18,7 @@ from evomerge.merge.slopes import Slopes, differentiable
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import MERGED, CheckpointSource, MergedSource, single_source_recipe
 from tests.merge.test_binding import FAMILIES
+from tests.tiny_adapters import write_adapter
 
 EXPERTS = ("b", "a")
 TOKENS = torch.tensor([[5, 9, 2, 61, 7, 0, 33, 8], [4, 3, 0, 12, 90, 90, 1, 6]])
@@ -100,19 +100,6 @@ def test_slopes_are_contracted_gradients(tmp_path: Path, family: str, by_row: bo
     assert (slopes.take() == 0.0).all()
 
 
-def write_adapter(base: Path, out: Path, rank: int) -> None:
-    """An adapter of all linear layers but the head, its numbers by its rank."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = peft.LoraConfig(r=rank, lora_alpha=5, target_modules="all-linear")
-    tuned = peft.get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(rank)
-    with torch.no_grad():
-        for parameter in tuned.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    tuned.save_pretrained(out, save_embedding_layers=False)
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("family", ["llama_tied", "phi3", "gemma2", "gpt_neox"])
@@ -127,7 +114,9 @@ def test_layers_that_adapters_alone_change_have_no_gradient_of_their_matrix(
     base = open_folder(tmp_path / "base", "base")
     folders = {"base": base}
     for rank, name in enumerate(EXPERTS, start=2):
-        write_adapter(base.path, tmp_path / name, rank)
+        write_adapter(
+            base.path, tmp_path / name, rank, 0.1, r=rank, lora_alpha=5, target_modules="all-linear"
+        )
         folders[name] = open_source(tmp_path / name, name, base)
     sources = {name: CheckpointSource(str(folder.path)) for name, folder in folders.items()}
     weights = {"b": {"": 0.4, "layers.1": 0.0}, "a": {"": 0.3}}

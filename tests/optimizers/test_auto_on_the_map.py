@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from evomerge.optimizers import auto, lesson, proposals
-from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.testing.problems import merge_like
+from tests.optimizers.taught import taught
 
 PROBLEM = merge_like(layers=1, items=60, seed=3)
 
@@ -21,19 +21,11 @@ def _few_preferences(monkeypatch):
 def searched(evaluations, schedule="generational", step=1e-3, problem=PROBLEM, **options):
     """Who chose each batch, how each candidate was made, and the places of all on the chart."""
     options = {"steps": 4, "generations": 4, "inner_population": 12, **options}
-    found = make_optimizer(
-        "auto",
-        tuple(replace(gene, step=step) for gene in problem.genes),
-        problem.objectives,
-        population=8,
-        seed=1,
-        initial=problem.initial,
-        settings=optimizer_settings("auto", options),
-        schedule=schedule,
-    )
-    found.begin(problem.ground)
-    while requests := found.slopes():
-        found.tell_slopes([problem.slope(request) for request in requests])
+    found = taught(
+        "auto", tuple(replace(gene, step=step) for gene in problem.genes), problem.objectives,
+        population=8, seed=1, initial=problem.initial, schedule=schedule, ground=problem.ground,
+        slope=problem.slope, options=options,
+    )  # fmt: skip
     by, hows, asked = [], [], []
     while len(asked) < evaluations and (batch := found.ask()):
         if found.forecast() is not None:

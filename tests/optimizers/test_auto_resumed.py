@@ -11,28 +11,19 @@ import pytest
 
 from evomerge.objectives.objective import Failed
 from evomerge.optimizers import auto
-from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer
 from evomerge.testing.problems import merge_like
+from tests.optimizers.taught import taught
 
 ASKS = {"generational": 4, "steady_state": 28}
 
 
 def learned(problem, genes, schedule, **more):
     options = {"steps": 4, "generations": 6, "inner_population": 16, **more}
-    found = make_optimizer(
-        "auto",
-        genes,
-        problem.objectives,
-        population=20,
-        seed=3,
-        initial=problem.initial,
-        settings=optimizer_settings("auto", options),
-        schedule=schedule,
-    )
-    found.begin(problem.ground)
-    while requests := found.slopes():
-        found.tell_slopes([problem.slope(request) for request in requests])
+    found = taught(
+        "auto", genes, problem.objectives, population=20, seed=3, initial=problem.initial,
+        schedule=schedule, ground=problem.ground, slope=problem.slope, options=options,
+    )  # fmt: skip
     assert isinstance(found, AdoptingOptimizer)
     return found
 

@@ -13,11 +13,11 @@ import pytest
 
 from evomerge.objectives.objective import Complete, Failed, Objective, Raced
 from evomerge.optimizers import proposals
-from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import Slope, SlopeGround
 from evomerge.search_space import Gene
 from evomerge.testing.optimizers import CHECKS, STEADY_CHECKS
 from evomerge.testing.problems import merge_like
+from tests.optimizers.taught import taught
 
 OPTIONS = {
     "learned-front": {"steps": 4, "items": 8},
@@ -33,25 +33,6 @@ def _few_tries(monkeypatch):
 
 kinds = pytest.mark.parametrize("kind", OPTIONS)
 schedules = pytest.mark.parametrize("schedule", ["generational", "steady_state"])
-
-
-def taught(kind, genes, objectives, population, seed, initial, schedule, ground, slope):
-    """One whose lesson is over, with a map."""
-    found = make_optimizer(
-        kind,
-        genes,
-        objectives,
-        population=population,
-        seed=seed,
-        initial=initial,
-        settings=optimizer_settings(kind, OPTIONS[kind]),
-        schedule=schedule,
-    )
-    found.begin(ground)
-    while requests := found.slopes():
-        found.tell_slopes([slope(request) for request in requests])
-    assert found.lesson.has_taken_steps
-    return found
 
 
 def factory(kind, schedule):
@@ -71,8 +52,10 @@ def factory(kind, schedule):
         count = len(objectives)
         gains = {e: tuple(float(t == k % count) for t in range(count)) for k, e in enumerate(experts)}
         ground = SlopeGround((20,) * count, gains)
-        parts = (kind, genes, objectives, population, seed, initial, schedule, ground, slope)
-        return taught(*parts)
+        return taught(
+            kind, genes, objectives, population=population, seed=seed, initial=initial,
+            schedule=schedule, ground=ground, slope=slope, options=OPTIONS[kind],
+        )  # fmt: skip
 
     return make
 
@@ -96,8 +79,10 @@ def problem(step=1e-3, layers=1):
 
 
 def learned(kind, schedule, of, population=8):
-    parts = (of.genes, of.objectives, population, 1, of.initial, schedule, of.ground, of.slope)
-    return taught(kind, *parts)
+    return taught(
+        kind, of.genes, of.objectives, population=population, seed=1, initial=of.initial,
+        schedule=schedule, ground=of.ground, slope=of.slope, options=OPTIONS[kind],
+    )  # fmt: skip
 
 
 def searched(kind, schedule, of, outcome, evaluations):

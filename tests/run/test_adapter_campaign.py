@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -16,6 +15,7 @@ from evomerge.export.export import export_candidate
 from evomerge.recipe.json_form import recipe_from_json
 from tests.checkpoint.test_vocabulary import change_tokens
 from tests.cli.terminal import call
+from tests.tiny_adapters import write_adapter
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import killed_at, run_file
 
@@ -23,16 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def train(base: Path, folder: Path, seed: int, **fields: object) -> None:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    tuned = peft.get_peft_model(
-        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], **fields)
-    )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in tuned.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    tuned.save_pretrained(folder, save_embedding_layers=False)
+    shape = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]}
+    write_adapter(base, folder, seed, **shape, **fields)
 
 
 def as_people_do(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
