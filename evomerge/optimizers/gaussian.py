@@ -145,6 +145,57 @@ class Process:
         return found
 
 
+class Chain:
+    """Draws of a process at points one after another, each given those before, by fixed normal numbers.
+
+    As the samples of BoTorch's joint posteriors: what is drawn at a next point is a smooth function of it.
+    `normal` float64 [draws, points]: as many points can be added as it has columns, less one.
+    """
+
+    def __init__(self, process: Process, normal: np.ndarray) -> None:
+        self._process, self._normal = process, normal
+        self._points = np.empty((0, process.points.shape[1]))
+        self._half = np.empty((len(process.points), 0))
+        self._root = np.empty((0, 0))
+
+    def draw(self, features: np.ndarray, draws: int) -> np.ndarray:
+        """The first draws at each of [m, features] as the next point; float64 [draws, m]."""
+        mean, _, _, below, rest = self._given(features)
+        known = len(self._root)
+        normal = self._normal[:draws]
+        found: np.ndarray = mean + normal[:, :known] @ below + normal[:, [known]] * rest
+        return found
+
+    def add(self, features: np.ndarray) -> np.ndarray:
+        """Make [1, features] one of the points; all draws there, float64 [draws, 1]."""
+        found = self.draw(features, len(self._normal))
+        _, points, half, below, rest = self._given(features)
+        known = len(self._root)
+        root = np.zeros((known + 1, known + 1))
+        root[:known, :known] = self._root
+        root[known] = [*below[:, 0], rest[0]]
+        self._root = root
+        self._points = np.concatenate([self._points, points])
+        self._half = np.concatenate([self._half, half], axis=1)
+        return found
+
+    def _given(
+        self, features: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Means, points in length scales, and of a joint factor their rows by data, by points, and alone."""
+        process = self._process
+        points = features / process.scales
+        cross = process.variance * _matern(_distances(points, process.points))
+        half = solve_triangular(process.factor, cross.T, lower=True)
+        between = process.variance * _matern(_distances(self._points, points)) - self._half.T @ half
+        below = between
+        if len(between):
+            below = solve_triangular(self._root, between, lower=True)
+        rest = process.variance - (half**2).sum(axis=0) - (below**2).sum(axis=0)
+        alone = np.sqrt(np.maximum(rest, 1e-6 * process.variance))
+        return process.mean + cross @ process.weights, points, half, below, alone
+
+
 def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * (one @ other.T)
     found: np.ndarray = np.sqrt(np.maximum(squares, 0.0))

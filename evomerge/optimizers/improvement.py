@@ -37,9 +37,9 @@ def greedy(
         rng: draws the directions of the scalarizations.
         nearness: what the gain of each point counts, by draw, float64 [draws, m]; alike if None.
     """
-    directions = _directions(pool.shape[2], rng)
-    best = _reached(front, pending, directions)
-    offered = _reach(pool, directions)
+    directions = drawn_directions(pool.shape[2], rng)
+    best = reached(front, pending, directions)
+    offered = reach(pool, directions)
     left = np.ones(pool.shape[1], dtype=bool)
     chosen: list[int] = []
     for _ in range(min(count, len(left))):
@@ -64,11 +64,11 @@ def gain_shares(
     `batch` holds draws of its points, float64 [draws, k, objectives]; the others are those of `greedy`. With
     a `focus`, as for `near_volume`, both are the hypervolume near it. None where there is none yet.
     """
-    directions, nearness = _directions(batch.shape[2], rng), np.ones(DIRECTIONS)
+    directions, nearness = drawn_directions(batch.shape[2], rng), np.ones(DIRECTIONS)
     if focus is not None and len(front):
         directions, nearness = _near(front, focus, rng)
-    before = _reached(front, pending, directions)
-    after = np.maximum(before, _reach(batch, directions).max(axis=1, initial=0.0))
+    before = reached(front, pending, directions)
+    after = np.maximum(before, reach(batch, directions).max(axis=1, initial=0.0))
     volume = (before * nearness).mean(axis=1)
     if not (volume > 0.0).all():
         return None
@@ -76,7 +76,7 @@ def gain_shares(
     return shares
 
 
-def _directions(objectives: int, rng: np.random.Generator) -> np.ndarray:
+def drawn_directions(objectives: int, rng: np.random.Generator) -> np.ndarray:
     """Unit vectors into the positive orthant, float64 [DIRECTIONS, objectives]."""
     found = np.abs(rng.normal(size=(DIRECTIONS, objectives)))
     unit: np.ndarray = np.maximum(found / np.linalg.norm(found, axis=1, keepdims=True), 1e-3)
@@ -94,7 +94,7 @@ def near_volume(values: np.ndarray, front: np.ndarray, focus: np.ndarray) -> flo
     if not len(values) or not len(front):
         return 0.0
     directions, nearness = _near(front, focus, np.random.default_rng(0))
-    return float((_reach(values, directions).max(axis=0) * nearness).mean())
+    return float((reach(values, directions).max(axis=0) * nearness).mean())
 
 
 def _near(
@@ -110,12 +110,12 @@ def _near(
     room = REFERENCE - front[np.argmin(known)]
     places = np.maximum(room + spread * rng.laplace(size=(DIRECTIONS, len(room))), 1e-3)
     directions = np.maximum(places / np.linalg.norm(places, axis=1, keepdims=True), 1e-3)
-    far = _reach(front, directions).max(axis=0) ** (1.0 / len(room))
+    far = reach(front, directions).max(axis=0) ** (1.0 / len(room))
     worse = chebyshev(REFERENCE - far[:, None] * directions, focus) - known.min()
     return directions, np.exp(-np.maximum(worse, 0.0) / NEAR)
 
 
-def _reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """[..., objectives] to [..., directions]: how far each direction goes until the point's box ends."""
     room = np.maximum(REFERENCE - values, 0.0)
     far = room[..., None, 0] / directions[:, 0]
@@ -125,11 +125,11 @@ def _reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return found
 
 
-def _reached(front: np.ndarray, pending: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def reached(front: np.ndarray, pending: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """How far a front [n, objectives] and what is pending [draws, p, objectives] go: [draws, directions]."""
     best = np.zeros((len(pending), DIRECTIONS))
     if len(front):
-        best = np.maximum(best, _reach(front, directions).max(axis=0))
+        best = np.maximum(best, reach(front, directions).max(axis=0))
     if pending.shape[1]:
-        best = np.maximum(best, _reach(pending, directions).max(axis=1))
+        best = np.maximum(best, reach(pending, directions).max(axis=1))
     return best

@@ -152,7 +152,7 @@ def _optuna(plan: Blueprint) -> Optimizer:
 def _mmmo(plan: Blueprint) -> Optimizer:
     from evomerge.optimizers.mmmo import Mmmo
 
-    return plan.computing(Mmmo(plan.genes, plan.initial))
+    return plan.computing(Mmmo(plan.genes, plan.initial, plan.settings.acquisition))
 
 
 def _m2n2(plan: Blueprint) -> Optimizer:

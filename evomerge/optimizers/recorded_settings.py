@@ -31,6 +31,7 @@ ADDED: Mapping[str, Mapping[str, Option]] = {
     "auto": {**_BEFORE, "beyond": "never", "chart": "always"},
     "cma-es": {"others": "as_weights"},
     "learned-front": _BEFORE,
+    "mmmo": {"acquisition": "pool"},
     "optuna": {"seeded": "once"},
 }
 """By kind, what a record means that lacks a setting which came later: that all is as it was before."""

@@ -270,16 +270,21 @@ class MmmoSettings:
     """Settings of `mmmo`.
 
     Attributes:
-        start: random candidates before a model is asked.
+        start: random candidates before a model is asked, besides baselines and starts; what an earlier
+            campaign measured counts.
         weak_to_strong: whether points are crossed with steps among the best evaluated.
         fisher: whether those are evaluated of which the model knows least.
         sparsity: whether the size of the change to the base is one more objective.
+        acquisition: expected hypervolume is sought point by point and refined (`refined`), or, as before
+            December 2026, is the largest of a `pool`: 160 points, 16 draws, a model with one length scale,
+            all coefficients of experts for sparsity, and baselines counted by `start`.
     """
 
     start: Annotated[int, Between(4, 10_000)] = 10
     weak_to_strong: bool = True
     fisher: bool = True
     sparsity: bool = True
+    acquisition: Literal["refined", "pool"] = "refined"
 
 
 @dataclass(frozen=True)

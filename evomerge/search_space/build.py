@@ -71,7 +71,9 @@ def build_search_space(
             fixed[coefficient.name] = field.value
             continue
         active = layout.active_leaves if only_where_active(method, options) else None
-        genes += make_genes(coefficient, field, layout, experts, active, file)
+        own = make_genes(coefficient, field, layout, experts, active, file)
+        thins = coefficient.name == "density" and options.rescale == "none"
+        genes += [replace(gene, thins=True) for gene in own] if thins else own
     paths = None
     if declaration.layer_path is not None:
         if len(layout.towers) > 1:

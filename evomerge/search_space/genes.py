@@ -39,6 +39,7 @@ class Gene:
             its coefficient and input.
         default: with which the coefficient is at its method's own default, whatever the bounds are; None
             where it has none.
+        thins: whether what is merged gets less by it: a density where nothing makes up for what is dropped.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Gene:
     matrix: str = ""
     single: bool = False
     default: float | None = None
+    thins: bool = False
 
     def snap(self, value: float) -> float:
         """The nearest grid value within the bounds, as a short decimal."""

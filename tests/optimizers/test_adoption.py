@@ -10,6 +10,9 @@ from evomerge.optimizers import cma_es, gaussian
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
+from tests.optimizers.few_points import few_points  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("few_points")
 
 KINDS = {
     "surrogate": {"start": 8, "generations": 3, "inner_population": 8, "reuse": 4},

@@ -17,6 +17,9 @@ from evomerge.objectives.pareto import non_dominated
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer
 from evomerge.testing.problems import dtlz2, merge_like, minimised, unit_genes, zdt1, zdt3, zdt4
+from tests.optimizers.few_points import few_points  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("few_points")
 
 PROBLEMS = {"zdt1": zdt1(6)} | {f"dtlz2, {m}": dtlz2(m + 4, m) for m in (2, 3, 4, 5, 6)}
 

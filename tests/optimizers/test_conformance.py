@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from evomerge.optimizers import mmmo, proposals
+from evomerge.optimizers import proposals
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
 from evomerge.testing.optimizers import (
     CHECKS,
@@ -20,13 +20,9 @@ from evomerge.testing.optimizers import (
     example_genes,
     run,
 )
+from tests.optimizers.few_points import few_points  # noqa: F401
 
-
-@pytest.fixture(autouse=True)
-def _few_points(monkeypatch):
-    """MM-MO looks at fewer points: what it must do does not depend on how many, and its time does."""
-    monkeypatch.setattr(mmmo, "RAW", 32)
-
+pytestmark = pytest.mark.usefixtures("few_points")
 
 VARIANTS = [
     ("nsga2", {}),
@@ -119,10 +115,10 @@ del SMALL[
 
 REPLAY = """
 import numpy, random
-from evomerge.optimizers import mmmo
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, run
-mmmo.RAW = 32
+from tests.optimizers.few_points import fewer
+fewer()
 for other, kinds in enumerate(({kinds!r}, {kinds!r}[::-1])):
     for kind, options in kinds:
         numpy.random.seed(other); random.seed(other)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from evomerge.objectives.origin import Origin
-from evomerge.optimizers import mmmo
 from evomerge.optimizers.descent import children
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import KnowsDescent
 from evomerge.testing.optimizers import OBJECTIVES, example_genes, example_outcome
+from tests.optimizers.few_points import few_points  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("few_points")
 
 GENES = example_genes()
 GIVEN = (tuple(0.4 for _ in GENES), tuple(0.8 for _ in GENES))
@@ -50,8 +52,7 @@ def asked_of(kind: str, schedule: str, options: dict[str, object], asks: int):
 
 @pytest.mark.parametrize("schedule", ["generational", "steady_state"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_parents_were_told_before_their_children(kind, schedule, monkeypatch):
-    monkeypatch.setattr(mmmo, "RAW", 32)
+def test_parents_were_told_before_their_children(kind, schedule):
     options, ways = KINDS[kind]
     found: list[Origin] = []
     for batch, descents, told in asked_of(

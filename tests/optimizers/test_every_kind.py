@@ -8,6 +8,9 @@ import pytest
 from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
 from evomerge.testing.problems import minimised, unit_genes
+from tests.optimizers.few_points import few_points  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("few_points")
 
 QUICK = {
     "surrogate": {"start": 4, "generations": 1, "inner_population": 8},

@@ -13,8 +13,11 @@ from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.optimizers.told import learned
 from evomerge.testing.problems import merge_like, minimised, zdt1
+from tests.optimizers.few_points import few_points  # noqa: F401
 from tests.optimizers.test_hm3 import target_outcome
 from tests.search_space.test_layer_path import space
+
+pytestmark = pytest.mark.usefixtures("few_points")
 
 OPTIONS = {
     "surrogate": {"start": 4, "generations": 2, "inner_population": 8},
