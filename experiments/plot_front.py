@@ -1,59 +1,89 @@
 """A picture of a front: every pair of objectives, members and baselines, as a PNG.
 
     evomerge front RUN --json > front.json
-    python experiments/plot_front.py front.json docs/quickstart_front.png
+    python experiments/plot_front.py front.json --out docs/quickstart_front.png
 
-Needs matplotlib, which pymoo brings.
+With --beside, a second front of the same objectives is drawn as hollow circles. Needs matplotlib, which pymoo
+brings.
 """
 
+import argparse
 import itertools
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+Model = dict[str, Any]
 
-def main(source: Path, target: Path) -> None:
-    """Read `evomerge front --json` and draw one panel for each pair of objectives."""
-    front = json.loads(source.read_text())
+
+def main() -> None:
+    """Read what `evomerge front --json` printed and draw one panel for each pair of objectives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("front", type=Path)
+    parser.add_argument("--beside", type=Path, help="another front, as hollow circles")
+    parser.add_argument("--label", default="the other front", help="what the picture calls it")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    front = json.loads(arguments.front.read_text())
+    other = json.loads(arguments.beside.read_text()) if arguments.beside else None
     split = front["split"]
     metrics = [objective["metric"] for objective in front["objectives"]]
     pairs = list(itertools.combinations(metrics, 2))
 
-    def values(model: dict, metric: str) -> float:
-        return 100 * model["metrics"][split][metric]["value"]
+    def values(models: list[Model], metric: str) -> list[float]:
+        return [100 * model["metrics"][split][metric]["value"] for model in models]
 
-    figure, panels = plt.subplots(1, len(pairs), figsize=(5 * len(pairs), 4.6), squeeze=False)
+    members, baselines = front["members"], front["baselines"]
+    means = [
+        sum(of_member) / len(metrics)
+        for of_member in zip(*(values(members, m) for m in metrics), strict=True)
+    ]
+    figure, panels = plt.subplots(
+        1, len(pairs), figsize=(4.6 * len(pairs) + 1, 4.6), squeeze=False, layout="constrained"
+    )
     for panel, (across, up) in zip(panels[0], pairs, strict=True):
-        members = front["members"]
-        weights = [sum(values(m, metric) for metric in metrics) / len(metrics) for m in members]
+        if other is not None:
+            shown = other["members"]
+            panel.scatter(
+                values(shown, across),
+                values(shown, up),
+                s=26,
+                facecolors="none",
+                edgecolors="0.55",
+                linewidths=0.9,
+            )
         dots = panel.scatter(
-            [values(m, across) for m in members],
-            [values(m, up) for m in members],
-            c=weights,
-            cmap="viridis",
-            s=26,
+            values(members, across), values(members, up), c=means, cmap="viridis", s=26
         )
-        for baseline in front["baselines"]:
-            x, y = values(baseline, across), values(baseline, up)
-            panel.scatter([x], [y], marker="D", c="crimson", s=34)
+        panel.scatter(values(baselines, across), values(baselines, up), marker="D", c="crimson", s=34)
+        left, right = panel.get_xlim()
+        for baseline, x, y in zip(
+            baselines, values(baselines, across), values(baselines, up), strict=True
+        ):
+            beyond = x > (left + right) / 2
             panel.annotate(
-                baseline["id"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8
+                baseline["id"],
+                (x, y),
+                xytext=(-6 if beyond else 6, -11),
+                textcoords="offset points",
+                ha="right" if beyond else "left",
+                fontsize=8,
             )
         panel.set_xlabel(f"{across} (%)")
         panel.set_ylabel(f"{up} (%)")
         panel.grid(alpha=0.3)
-    figure.suptitle(
-        f"{front['campaign']}: {len(front['members'])} models on the front, {split} items; "
-        "diamonds are baselines"
-    )
+    title = f"{front['campaign']}: {len(members)} models on the front, {split} items; diamonds are baselines"
+    if other is not None:
+        title += f", hollow circles {arguments.label} ({len(other['members'])} models)"
+    figure.suptitle(title)
     figure.colorbar(dots, ax=panels[0].tolist(), label="mean over objectives (%)", pad=0.01)
-    figure.savefig(target, dpi=90, bbox_inches="tight")
+    figure.savefig(arguments.out, dpi=90)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()
