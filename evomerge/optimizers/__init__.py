@@ -12,11 +12,11 @@ Then an optimizer. Evolution: `random_search`, `nsga2` and `steady_nsga2` with w
 `variation`, `structured`), `cma_es`, `m2n2`; `kinship` (greedy, without a model). Models of the objectives:
 `proposals` (an optimizer of one function) with what a model learns from (`told`, `gaussian`) and how a
 batch is chosen (`improvement`, `sequential`), `surrogate`, `qlognehvi`, `mmmo` with `distance` (of a merge
-from the base), `optuna_samplers`. Gradients: `slopes` (what may be asked for), `front_map`, `lesson` and
-`learned_front`; `auto`, the default, goes from there to a surrogate. Paths of layers: `path_operators`, `hm3`
-with its `path_policy`. One after another: `stage` and `stages`; a further budget near a preference:
-`refiner`, `preferences`. `recorded_settings` are those of a campaign that has begun; `study` shows a campaign
-to Optuna's dashboard.
+from the base), `optuna_samplers`. Gradients: `slopes` (what may be asked for), `front_map`, `lesson` with
+its `allotment` of items, `learned_front`; `auto`, the default, goes from there to a surrogate. Paths of
+layers: `path_operators`, `hm3` with its `path_policy`. One after another: `stage` and `stages`; a further
+budget near a preference: `refiner`, `preferences`. `recorded_settings` are those of a campaign that has
+begun; `study` shows a campaign to Optuna's dashboard.
 """
 
 from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings

@@ -26,10 +26,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evomerge.optimizers.allotment import allotted
 from evomerge.optimizers.front_map import FrontMap, curve, starting_table
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.optimizer import Note
-from evomerge.optimizers.preferences import drawn, pulled
+from evomerge.optimizers.preferences import drawn, in_turn, pulled
 from evomerge.optimizers.settings import LearnedFrontSettings
 from evomerge.optimizers.slopes import Slope, SlopeGround, SlopeRequest
 from evomerge.search_space import Gene
@@ -44,10 +45,10 @@ LESSON_REACH = 0.5
 """With a focus, how much of the way from it to other preferences a lesson goes."""
 
 MANY = 500
-"""Genes of an expert from which on the rate falls, since each of them matters less, and steps are split."""
+"""Genes of an expert from which on the rate falls, since each of them matters less."""
 
 SPLITS = 2
-"""Smaller steps for one where genes are many; see docs/performance.md for what that brought."""
+"""Smaller steps for one from `split_from` genes on; see docs/performance.md for what that brought."""
 
 LONGER = 2
 """Times as many steps where genes are many and the budget pays for them; see docs/performance.md."""
@@ -155,7 +156,7 @@ class Lesson:
 
     def _chosen_splits(self) -> int:
         """As many as the genes ask for, and more where the budget does not pay for whole steps."""
-        few = SPLITS if self.has_many_genes else 1
+        few = SPLITS if self._genes_each() >= self._settings.split_from else 1
         self._splits = few
         while (
             self._affordable_steps() < few * self._settings.steps
@@ -235,21 +236,32 @@ class Lesson:
             self._start(curved=True)
         rng = np.random.default_rng((self._seed, 2, self._step))
         count = int(settings.preferences)
-        preferences = drawn(count, self._objectives, settings.concentration, rng)
+        parts = (self._objectives, settings.concentration)
+        if settings.in_turn:
+            preferences = in_turn(self._step * count, count, *parts, (self._seed, 3))
+        else:
+            preferences = drawn(count, *parts, rng)
         preferences = pulled(preferences, self._focus, LESSON_REACH)
-        items = [self._drawn_items(rng, self._items_each(self._splits)) for _ in range(count)]
+        items = [self._drawn_items(rng, w) for w in preferences]
         return self._asked(preferences, items, self._rate(), float(settings.shrinkage))
 
     def _items_each(self, splits: int) -> int:
         """Items of each objective for one preference of one step."""
         return max(1, self._settings.items // splits // self._settings.preferences)
 
-    def _drawn_items(self, rng: np.random.Generator, count: int) -> tuple[tuple[int, ...], ...]:
+    def _drawn_items(
+        self, rng: np.random.Generator, preference: np.ndarray
+    ) -> tuple[tuple[int, ...], ...]:
         """Search items of each objective that are not held back, drawn without replacement."""
+        free = np.array([known - self._held_back(known) for known in self._ground.items])
+        counts = np.minimum(free, self._items_each(self._splits))
+        if self._settings.allotment == "by_preference":
+            # In parts of a thousand, so that another processor's last bits of a preference change nothing.
+            weights = np.maximum(np.round(preference, 3), WEIGHT_FLOOR)
+            counts = allotted(int(counts.sum()), weights, free)
         found = []
-        for known in self._ground.items:
-            free = known - self._held_back(known)
-            chosen = rng.choice(free, size=min(free, count), replace=False)
+        for own, count in zip(free.tolist(), counts.tolist(), strict=True):
+            chosen = rng.choice(own, size=count, replace=False)
             found.append(tuple(sorted(chosen.tolist())))
         return tuple(found)
 

@@ -35,6 +35,23 @@ def drawn(count: int, objectives: int, concentration: float, rng: np.random.Gene
     return rng.dirichlet(np.full(objectives, concentration), size=count)
 
 
+def in_turn(
+    first: int, count: int, objectives: int, concentration: float, seed: Sequence[int]
+) -> np.ndarray:
+    """Preferences number `first` and on of a sequence, float64 [count, objectives].
+
+    Each is drawn as by `drawn`, and its largest weight changes places with that of the objective whose turn
+    it is: of as many in a row as there are objectives each is foremost in one.
+    """
+    found = np.empty((count, objectives))
+    for row, number in enumerate(range(first, first + count)):
+        (own,) = drawn(1, objectives, concentration, np.random.default_rng((*seed, number)))
+        foremost, turn = int(np.argmax(own)), number % objectives
+        own[[foremost, turn]] = own[[turn, foremost]]
+        found[row] = own
+    return found
+
+
 def pulled(preferences: np.ndarray, focus: Sequence[float] | None, reach: float) -> np.ndarray:
     """Preferences [n, objectives] drawn towards a focus until `reach` of their way from it is left."""
     if focus is None:

@@ -14,12 +14,15 @@ from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.settings import Option
 
 _BEFORE: Mapping[str, Option] = {
+    "allotment": "alike",
     "fewest_held_back": 0,
     "fewest_items": 1_000_000,
     "give_up": 0,
+    "in_turn": False,
     "longer": 1,
     "metagpt": True,
     "share": 1.0,
+    "split_from": 500,
     "whole_tensors": False,
 }
 _LESSON: Mapping[str, Option] = {"splits": 1, "patience": 2}

@@ -65,13 +65,17 @@ class LearnedFrontSettings:
         longer: up to so many times as many, where slopes may cost that much; 0 chooses: two where an expert
             has at least 500 genes, else one.
         items: search items of each objective that a step looks at, over all its preferences.
-        splits: into how many smaller ones, each with its share of the items, a step is split; 0 chooses: two
-            where an expert has at least 500 genes, and more where the budget does not pay for all steps.
+        splits, split_from: into how many smaller ones, each with its share of the items, a step is split; 0
+            chooses: two where an expert has at least `split_from` genes, and more where the budget does not
+            pay for all steps.
         fewest_items: of each objective, to which steps are split so that the budget pays for as many of them
             as it otherwise would.
         share: of what slopes may cost, half of the budget, that the lesson takes; 0 chooses: all of it where
             an expert has at least 40 genes, else a tenth more than all steps cost with 16 items.
         preferences: how many preferences a step learns from, each of them a job of its own.
+        in_turn: whether each objective is foremost in turn in the preferences that are drawn, so that no few
+            steps in a row favour one.
+        allotment: whether objectives get a step's items in proportion to their weights or alike.
         rate: of Adam, in units of coefficients; 0 chooses it by the number of genes.
         shrinkage: how far each step draws rows to the mean of their matrix, in units of the rate.
         spread: how much more of an expert there is where its own objective is preferred, on the line that is
@@ -96,9 +100,12 @@ class LearnedFrontSettings:
     longer: Annotated[int, Between(0, 1_000)] = 0
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
+    split_from: Annotated[int, Between(1, 1_000_000)] = 40
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     share: Annotated[float, Between(0.0, 1.0)] = 0.0
     preferences: Annotated[int, Between(1, 1_000)] = 1
+    in_turn: bool = True
+    allotment: Literal["by_preference", "alike"] = "by_preference"
     rate: Annotated[float, Between(0.0, 10.0)] = 0.0
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     spread: Annotated[float, Between(0.0, 10.0)] = 1.2
@@ -118,8 +125,9 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, longer, items, splits, fewest_items, share, shrinkage, patience, give_up, metagpt: of the
-            learned front; see `LearnedFrontSettings`.
+        loss, steps, longer, items, splits, split_from, fewest_items, share: of the learned front; see
+            `LearnedFrontSettings`.
+        in_turn, allotment, shrinkage, patience, give_up, metagpt: of the learned front; as there.
         fewest_held_back: search items of each objective that no step sees, at least; as there.
         whole_tensors: whether it learns where the method makes whole tensors; as there.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
@@ -139,8 +147,11 @@ class AutoSettings:
     longer: Annotated[int, Between(0, 1_000)] = 0
     items: Annotated[int, Between(1, 1_000_000)] = 64
     splits: Annotated[int, Between(0, 100)] = 0
+    split_from: Annotated[int, Between(1, 1_000_000)] = 40
     fewest_items: Annotated[int, Between(1, 1_000_000)] = 4
     share: Annotated[float, Between(0.0, 1.0)] = 0.0
+    in_turn: bool = True
+    allotment: Literal["by_preference", "alike"] = "by_preference"
     shrinkage: Annotated[float, Between(0.0, 100.0)] = 0.0
     fewest_held_back: Annotated[int, Between(0, 1_000_000)] = 1
     patience: Annotated[int, Between(1, 1_000)] = 3

@@ -279,7 +279,7 @@ def test_gradients_of_many_genes_and_objectives_are_followed(kind, layers, exper
     problem = merge_like(layers=layers, experts=experts, items=60)
     ends = []
     for _ in range(2):
-        optimizer = made(Case(kind, {"steps": 6}, population=6), problem)
+        optimizer = made(Case(kind, {"steps": 15}, population=6), problem)
         optimizer.begin(problem.ground)
         while requests := optimizer.slopes():
             optimizer.tell_slopes([problem.slope(request) for request in requests])

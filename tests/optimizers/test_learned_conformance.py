@@ -21,7 +21,7 @@ from tests.optimizers.taught import taught
 
 OPTIONS = {
     "learned-front": {"steps": 4, "items": 8},
-    "auto": {"steps": 4, "items": 8, "generations": 2, "inner_population": 8, "reuse": 24},
+    "auto": {"steps": 4, "items": 8, "generations": 5, "inner_population": 16, "reuse": 24},
 }
 
 

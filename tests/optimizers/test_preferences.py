@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.optimizers.preferences import around, drawn, lattice, outwards, pulled
+from evomerge.optimizers.preferences import around, drawn, in_turn, lattice, outwards, pulled
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4, 6])
@@ -62,3 +62,29 @@ def test_around_a_focus_they_are_drawn_near():
     assert np.array(others).sum(axis=1) == pytest.approx(np.ones(39))
     assert np.array(others).min() >= 0.0
     assert list(itertools.islice(around(3, None, 0.3), 9)) == list(itertools.islice(outwards(3), 9))
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 5])
+def test_in_turn_each_objective_is_foremost(objectives):
+    found = in_turn(0, 40 * objectives, objectives, 0.8, (7, 3))
+    assert np.allclose(found.sum(axis=1), 1.0)
+    assert found.min() >= 0.0
+    assert np.array_equal(found.argmax(axis=1), np.arange(len(found)) % objectives)
+    assert objectives == 1 or len(np.unique(found)) == found.size, "each is a draw of its own"
+
+
+def test_in_turn_preferences_are_distributed_as_if_drawn_apart():
+    found = in_turn(0, 6000, 3, 0.8, (7, 3))
+    apart = drawn(6000, 3, 0.8, np.random.default_rng(1))
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert np.quantile(found, share, axis=0) == pytest.approx(np.quantile(apart, share), abs=0.02)
+    assert np.corrcoef(found.T) == pytest.approx(np.corrcoef(apart.T), abs=0.05)
+
+
+def test_in_turn_is_one_sequence_wherever_it_is_begun():
+    whole = in_turn(0, 12, 3, 0.8, (7, 3))
+    pieces = [
+        in_turn(first, count, 3, 0.8, (7, 3)) for first, count in ((0, 5), (5, 0), (5, 1), (6, 6))
+    ]
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert not np.array_equal(in_turn(0, 12, 3, 0.8, (8, 3)), whole)

@@ -223,8 +223,8 @@ def test_its_settings_are_recorded_and_rule_when_it_goes_on(
         history.campaign = replace(history.campaign, settings=recorded)
         learning = campaign_optimizer(silent, recorded_space(history), (), history)
         assert isinstance(learning, SlopeOptimizer)
-        asked[name] = [len(request.items[0]) for request in learning.slopes()]
-    assert asked == {"then": [4 // 2] * 2, "earlier": [7]}
+        asked[name] = [sum(map(len, request.items)) for request in learning.slopes()]
+    assert asked == {"then": [2 * 4 // 2] * 2, "earlier": [2 * 7]}
 
 
 def test_it_learns_from_entropies_without_labels(tmp_path: Path) -> None:
@@ -430,8 +430,8 @@ def test_a_lesson_resumed_where_preferences_round_otherwise_is_the_one_on_record
     before = slopes(tmp_path / "run")
     assert len(before) == 3
     assert all(len(event["note"]) == 2 + 3 for event in before)
-    plain_draw = lesson.drawn
-    monkeypatch.setattr(lesson, "drawn", lambda *args: np.nextafter(plain_draw(*args), 2.0))
+    plain_draw = lesson.in_turn
+    monkeypatch.setattr(lesson, "in_turn", lambda *args: np.nextafter(plain_draw(*args), 2.0))
     run_file(file, tmp_path / "run")
     found = slopes(tmp_path / "run")
     assert found[:3] == before
