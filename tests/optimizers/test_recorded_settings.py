@@ -35,14 +35,17 @@ def test_campaigns_that_recorded_none_have_the_lessons_of_their_time(kind: str) 
 def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind: str) -> None:
     recorded = to_record(optimizer_settings(kind, {}))
     later = (
+        "allotment",
         "beyond",
         "chart",
         "fewest_held_back",
         "fewest_items",
         "give_up",
+        "in_turn",
         "longer",
         "metagpt",
         "share",
+        "split_from",
         "whole_tensors",
     )
     for name in later:
@@ -52,6 +55,9 @@ def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind:
         assert found.fewest_held_back == 0, "of fewer than ten items none was held back"
         assert found.give_up == 0, "lessons never gave up"
         assert found.longer == 1, "there were never more steps than stated"
+        assert found.split_from == 500, "fewer genes had whole steps"
+        assert not found.in_turn, "preferences were drawn apart"
+        assert found.allotment == "alike", "objectives had as many items each"
         assert found.share == 1.0, "lessons took all that slopes may cost"
         assert kind != "auto" or found.chart == "always", "the surrogate always went on"
         assert kind != "auto" or found.beyond == "never", "and stayed on the chart"
