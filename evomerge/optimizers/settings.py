@@ -125,11 +125,9 @@ class AutoSettings:
     """Settings of `auto`.
 
     Attributes:
-        loss, steps, longer, items, splits, split_from, fewest_items, share: of the learned front; see
-            `LearnedFrontSettings`.
-        in_turn, allotment, shrinkage, patience, give_up, metagpt: of the learned front; as there.
-        fewest_held_back: search items of each objective that no step sees, at least; as there.
-        whole_tensors: whether it learns where the method makes whole tensors; as there.
+        loss, steps, longer, items, splits, split_from, fewest_items, share, in_turn, allotment: as those of
+            `learned-front`.
+        shrinkage, fewest_held_back, patience, give_up, metagpt, whole_tensors: as those of `learned-front`.
         step_preferences: the learned front's `preferences`: how many a step learns from, each a job.
         preferences: so many of its points are evaluated before the surrogate may go on.
         chart: whether the surrogate goes on beside the map: `chosen` does where an expert has fewer than 500
