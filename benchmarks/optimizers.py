@@ -18,7 +18,8 @@ from functools import partial
 
 import numpy as np
 
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.slopes import SlopeGround, SlopeOptimizer, SlopeRequest
 from evomerge.run.search import MOST_LEARNING
 from evomerge.run.slopes import PASSES

@@ -87,7 +87,7 @@ DEFERRED = {
     "merge.passes.compiled": ("torch._C",),
     "merge.peft_adapters": ("peft",),
     "merge.passes.kernels": ("torch._inductor",),
-    "optimizers.kinds": (
+    "optimizers.builtin": (
         "evomerge.optimizers.auto",
         "evomerge.optimizers.cma_es",
         "evomerge.optimizers.hm3",

@@ -4,9 +4,9 @@ In come genes, objectives and outcomes; out come genomes on the grid. An optimiz
 its seed and of what it was asked and told, so that a campaign resumes by repeating what its ledger
 holds; each lives in a file that alone knows its library.
 
-Read `optimizer` (the seam), `settings` and `kinds` (what each is called and takes), `grid` (genomes, and
-which were asked), `descent` (what they were made of), `schedule` (who is asked and told when), `seeders` and
-`baselines` (where a search starts, and what it must beat).
+Read `optimizer` (the seam), `settings`, `builtin` and `kinds` (what each takes, is called, and how one is
+found), `grid` (genomes, and which were asked), `descent` (what they were made of), `schedule` (who is asked
+and told when), `seeders` and `baselines` (where a search starts, and what it must beat).
 
 Then an optimizer. Evolution: `random_search`, `nsga2` and `steady_nsga2` with what they share (`genetic`,
 `variation`, `structured`), `cma_es`, `m2n2`; `kinship` (greedy, without a model). Models of the objectives:
@@ -19,7 +19,8 @@ budget near a preference: `refiner`, `preferences`. `recorded_settings` are thos
 begun; `study` shows a campaign to Optuna's dashboard.
 """
 
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.settings import Nsga2Settings, RandomSettings
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from evomerge.optimizers.kinds import KINDS
+from evomerge.optimizers.builtin import KINDS
 from evomerge.recipe.catalogue import METHODS
 from tests.cli.terminal import call
 

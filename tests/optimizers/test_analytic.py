@@ -14,7 +14,8 @@ import pytest
 
 from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.objectives.pareto import non_dominated
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.optimizer import AdoptingOptimizer
 from evomerge.testing.problems import dtlz2, merge_like, minimised, unit_genes, zdt1, zdt3, zdt4
 from tests.optimizers.few_points import few_points  # noqa: F401

@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 from evomerge.optimizers import proposals
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.testing.optimizers import (
     CHECKS,
     OBJECTIVES,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.testing.problems import minimised, unit_genes
 from tests.optimizers.few_points import few_points  # noqa: F401
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers.kinds import KINDS, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.recorded_settings import as_begun, to_record
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from evomerge.ledger.events.begin import STEERED
 from evomerge.objectives.steering import ENOUGH, rank_correlation
-from evomerge.optimizers.kinds import KINDS, make_optimizer, optimizer_settings
+from evomerge.optimizers.builtin import KINDS
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.optimizers.told import learned
 from evomerge.testing.problems import merge_like, minimised, zdt1
