@@ -75,7 +75,9 @@ def narrow_last_layer(
             for name in LAST_LAYER:
                 module = _descendant(layer, name)
                 if module is not None:
-                    stack.enter_context(_forward(module, _at_cells(module.forward, cells, shape)))
+                    stack.enter_context(
+                        replaced_forward(module, _at_cells(module.forward, cells, shape))
+                    )
         yield
 
 
@@ -94,12 +96,12 @@ def aligned_rows(model: PreTrainedModel) -> Iterator[None]:
                 and module.weight.dtype == torch.float32
                 and "forward" not in vars(module)
             ):
-                stack.enter_context(_forward(module, _aligned(module)))
+                stack.enter_context(replaced_forward(module, _aligned(module)))
         yield
 
 
 @contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Put another forward in place of a module's own; a device map may have set one of its own as well."""
     own = vars(module).get("forward")
     module.forward = forward

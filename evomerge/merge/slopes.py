@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder
 from evomerge.checkpoint.reader import Reader
 from evomerge.errors import ConfigError, Problem
+from evomerge.evaluators.forward import replaced_forward
 from evomerge.merge.binding import Binding
 from evomerge.merge.materialize import LiveModel
 from evomerge.merge.passes.contract import contract
@@ -260,45 +261,28 @@ def _watched(slopes: Slopes) -> Iterator[None]:
     # Inputs of the first layer may need no gradient; what is made of them is to have one all the same.
     anchor = torch.zeros((), requires_grad=True)
 
-    names = {layer: name for name, layer in slopes.layers.items()}
-
-    def watched(layer: torch.nn.Module) -> Forward:
+    def watched(name: str, layer: torch.nn.Module) -> Forward:
         forward: Forward = layer.forward
-        show = functools.partial(slopes.receive_outputs, names[layer])
+        show = functools.partial(slopes.receive_outputs, name)
         watch: Forward = _Watch.apply
         return lambda inputs: watch(forward(inputs), inputs, anchor, show)
 
-    with _forwards(names, watched):
+    with ExitStack() as stack:
+        for name, layer in slopes.layers.items():
+            stack.enter_context(replaced_forward(layer, watched(name, layer)))
         yield
 
 
-def _recomputed(layers: Sequence[torch.nn.Module]) -> AbstractContextManager[None]:
+@contextmanager
+def _recomputed(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Layers keep only their inputs for the backward pass, and compute again what it needs.
 
     Not by transformers' own switch, which wants a model in training mode, with dropout.
     """
-
-    def recomputed(layer: torch.nn.Module) -> Forward:
-        return functools.partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-        )
-
-    return _forwards(layers, recomputed)
-
-
-@contextmanager
-def _forwards(
-    modules: Iterable[torch.nn.Module], make: Callable[[torch.nn.Module], Forward]
-) -> Iterator[None]:
-    """Other forwards in place of the modules' own; a device map may have set one of its own as well."""
-    kept: list[tuple[torch.nn.Module, Forward | None]] = []
-    try:
-        for module in modules:
-            kept.append((module, module.__dict__.get("forward")))
-            module.forward = make(module)
+    with ExitStack() as stack:
+        for layer in layers:
+            again = functools.partial(
+                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+            )
+            stack.enter_context(replaced_forward(layer, again))
         yield
-    finally:
-        for module, own in kept:
-            module.__dict__.pop("forward", None)
-            if own is not None:
-                module.forward = own

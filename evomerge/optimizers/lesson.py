@@ -48,13 +48,13 @@ MANY = 500
 """Genes of an expert from which on the rate falls, since each of them matters less."""
 
 SPLITS = 2
-"""Smaller steps for one from `split_from` genes on; see docs/performance.md for what that brought."""
+"""Smaller steps for one from `split_from` genes on; see docs/ablations.md for what that brought."""
 
 LONGER = 2
-"""Times as many steps where genes are many and the budget pays for them; see docs/performance.md."""
+"""Times as many steps where genes are many and the budget pays for them; see docs/ablations.md."""
 
 FEW = 40
-"""Genes of an expert below which evaluations bring more than many steps; see docs/performance.md."""
+"""Genes of an expert below which evaluations bring more than many steps; see docs/ablations.md."""
 
 FEW_ITEMS = 16
 """Of each objective that a step looks at where genes are few, whatever the budget."""
