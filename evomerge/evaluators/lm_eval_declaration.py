@@ -78,8 +78,9 @@ class LmEvalDeclaration(Declaration):
             by. They cost nothing but where a task writes answers: there reference answers are scored too, one
             more forward pass beside the many of writing.
         learn_targets: of tasks that write answers, whether the target of each item is a right answer, which
-            an optimizer with gradients may make likely. Where absent, it is if lm-eval compares answers
-            with targets; where Python of its own judges them, targets may be tests. Changes no score.
+            an optimizer with gradients may make likely, and whose likelihood is a smooth value. Where
+            absent, it is if lm-eval compares answers with targets; where Python of its own judges them,
+            targets may be tests. Changes no score.
     """
 
     by_block: ClassVar[bool] = True

@@ -31,11 +31,10 @@ from evomerge.evaluators.items import fixed_order, item_id
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, shared_items, task_files
 from evomerge.evaluators.loading import load_task
 from evomerge.evaluators.losses import question_losses
-from evomerge.evaluators.margins import signs as signs_of
 from evomerge.evaluators.margins import smooth_values
 from evomerge.evaluators.packed import Layout, Request, answer
 from evomerge.evaluators.packing import choose_layout
-from evomerge.evaluators.questions import has_choices, loss_directions, questions
+from evomerge.evaluators.questions import has_choices, loss_directions, questions, smooth_signs
 from evomerge.evaluators.requests import (
     Recorder,
     Requests,
@@ -142,7 +141,7 @@ class LmEvalTasks:
         writes = loaded.task.OUTPUT_TYPE == "generate_until"
         scored = requests.references if writes else requests
         layout = None if scored is None else self._layout(subject, lm, split, scored)
-        signs = self._signs(loaded.task)
+        signs = self._signs(loaded)
         smooth: dict[str, list[float]] = defaultdict(list)
         values: dict[str, list[Any]] = {
             metric: []
@@ -261,7 +260,7 @@ class LmEvalTasks:
         if all(instance.request_type == "loglikelihood" for instance in task.instances):
             tokens = recorder.tokenised(items)
         found = Requests(subject.tokenizer, items, tokens)
-        if task.OUTPUT_TYPE == "generate_until" and self._signs(task):
+        if task.OUTPUT_TYPE == "generate_until" and self._signs(loaded):
             found.references = reference_requests(task, items, recorder, chat)
         self._requests[split] = found
         return self._requests[split]
@@ -346,9 +345,10 @@ class LmEvalTasks:
         for instance in flat:
             instance.resps, instance.filtered_resps = [], {}
 
-    def _signs(self, task: Any) -> dict[str, float]:
-        """As `margins.signs`; empty where no smooth values are wanted."""
-        return signs_of(task, list(self._names.values())) if self.declaration.smooth else {}
+    def _signs(self, loaded: _Split) -> dict[str, float]:
+        """As `smooth_signs`; empty where no smooth values are wanted."""
+        parts = (loaded.task, loaded.docs, list(self._names.values()), self.declaration.learn_targets)
+        return smooth_signs(*parts) if self.declaration.smooth else {}
 
     def _add_smooth(
         self,

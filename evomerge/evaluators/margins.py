@@ -15,15 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.evaluators.judging import compared
-
 Answers = Sequence[tuple[float, bool]]
 """What a model said of the requests of an item: summed log-likelihood, and whether it is the greedy text."""
-
-
-def signs(task: Any, metrics: Sequence[str]) -> dict[str, float]:
-    """Which of some metrics (without filters) have smooth values: those of `compared`, +1 where they rise."""
-    return {metric: 1.0 if up else -1.0 for metric, up in compared(task, metrics).items()}
 
 
 def smooth_values(
@@ -36,7 +29,7 @@ def smooth_values(
         doc: the item.
         answers: to its requests; of a task that writes, to those for its reference answers.
         lengths: tokens that each of them scores.
-        signs: as the function of that name gives them.
+        signs: by metric, as `questions.smooth_signs` gives them.
     """
     if task.OUTPUT_TYPE == "multiple_choice":
         found = _Choice(task, doc, answers)

@@ -1,4 +1,7 @@
-"""What the items of an lm-eval task ask, for losses: requests, and which of them are right."""
+"""What the items of an lm-eval task ask, for losses: requests, and which of them are right.
+
+Which metrics have losses, and which smooth values, follows from what judges them.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,21 @@ def loss_directions(
     """
     found = _taught(task, metrics, learn_targets)
     return found if found and _tells_what_is_right(task, docs) else {}
+
+
+def smooth_signs(
+    task: Any, docs: Sequence[Any], metrics: Sequence[str], learn_targets: bool | None
+) -> dict[str, float]:
+    """Which of some metrics have smooth values (see `margins`): +1 where these rise with the metric, else -1.
+
+    Those that lm-eval itself computes; of answers that are written and judged otherwise, where the
+    declaration says that targets are right ones, those that losses stand for. Arguments as `loss_directions`.
+    """
+    if learn_targets and task.OUTPUT_TYPE == "generate_until":
+        ways = loss_directions(task, docs, metrics, learn_targets)
+    else:
+        ways = compared(task, metrics)
+    return {metric: 1.0 if up else -1.0 for metric, up in ways.items()}
 
 
 def _taught(task: Any, metrics: Sequence[str], learn_targets: bool | None) -> dict[str, bool]:

@@ -227,7 +227,16 @@ def test_a_declaration_may_say_that_targets_are_right_answers(
     assert evaluator.loss_directions("search") == {metric: True}, "not of how long answers are"
     assert evaluator.declaration.learnable() == {metric}
     are_likelihoods_per_token(evaluator, subject)
-    assert evaluator.evaluate(subject, "search").smooth == {}
+    smooth = evaluator.evaluate(subject, "search").smooth[metric]
+    for number, loss in losses_of(evaluator, subject, [1, 2, 5, 8]).items():
+        assert smooth[number] == pytest.approx(-loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("judge", BY_CODE)
+def test_what_code_judges_has_no_smooth_value_unless_targets_are_answers(
+    bench: Bench, subject: Subject, judge: str
+) -> None:
+    assert judged_by_code(bench, *BY_CODE[judge]).evaluate(subject, "search").smooth == {}
 
 
 def test_a_declaration_may_say_that_no_target_is_to_be_learned(bench: Bench, subject: Subject) -> None:

@@ -50,7 +50,9 @@ def test_right_functions_pass_and_wrong_ones_do_not(
     evaluator = LmEvalTasks(declaration, lambda _: Writer(known))
     scores = evaluator.evaluate(subject, "selection")
     assert len(docs) == 10
-    assert scores.smooth == {}  # programs are not compared with a reference answer
+    smooth = scores.smooth["functions.pass_at_1"]
+    assert smooth.shape == (10,)
+    assert (smooth < 0).all(), "log-likelihoods of the solutions, per token"
     assert scores.metrics["functions.pass_at_1"].value == pytest.approx(0.7)
     assert sorted(scores.items["functions.pass_at_1"]) == [0.0] * 3 + [1.0] * 7
 
