@@ -1,9 +1,9 @@
 """What does each optimizer find with few evaluations, and what does it cost to ask? Without models.
 
 For each problem and optimizer the hypervolume after some evaluations, median over seeds, and the CPU seconds
-that asking and telling cost per candidate. Merge-like problems are judged on test items, the front chosen on
-selection items; the seed draws another problem as well. A lesson is that of a campaign with the largest
-number of evaluations.
+that asking and telling cost per candidate, and per one of the last fifty. Merge-like problems are judged on
+test items, the front chosen on selection items; the seed draws another problem as well. A lesson is that of a
+campaign with the largest number of evaluations.
 
     python benchmarks/optimizers.py --arms surrogate nsga2 random-global --problems merge24 merge168
 """
@@ -37,6 +37,9 @@ PROBLEMS: dict[str, Callable[[int], TestProblem]] = {
     "merge-5-tasks": lambda seed: merge_like(modules=7, experts=5, seed=seed),
 }
 
+LAST = 50
+"""Candidates at the end whose cost is printed apart: a model of all results costs most there."""
+
 
 def search(
     kind: str,
@@ -46,9 +49,10 @@ def search(
     population: int,
     at: list[int],
     steady: int,
-) -> tuple[list[float], float]:
+) -> tuple[list[float], float, float]:
     """Hypervolume after each of `at` evaluations, slopes counted, and CPU seconds of asking and telling one.
 
+    The seconds are a mean over all candidates, with what a lesson takes, and one over the last `LAST`.
     `steady` candidates are pending at a time in steady state; 0 for generations.
     """
     read: dict[str, str | float | bool] = {
@@ -66,6 +70,7 @@ def search(
         schedule="steady_state" if steady else "generational",
     )
     evaluated, spent, pending, learned = [], 0.0, [], 0.0
+    each: list[float] = []
     begun = time.process_time()
     if isinstance(optimizer, SlopeOptimizer) and problem.ground is not None and problem.slope:
         allowance = MOST_LEARNING * max(at) * sum(problem.ground.items)
@@ -86,14 +91,16 @@ def search(
         else:
             batch = optimizer.ask()
             numbers = None
-        spent += time.process_time() - begun
+        asked = time.process_time() - begun
         outcomes = [problem.outcome(genome) for genome in batch]
         evaluated += batch
         begun = time.process_time()
         optimizer.tell(outcomes, numbers)
-        spent += time.process_time() - begun
+        asked += time.process_time() - begun
+        each += [asked / len(batch)] * len(batch)
     counts = [max(1, round(count - learned)) for count in at]
-    return [problem.quality(evaluated[:count]) for count in counts], spent / len(evaluated)
+    costs = (spent + sum(each)) / len(each), float(np.mean(each[-LAST:]))
+    return [problem.quality(evaluated[:count]) for count in counts], *costs
 
 
 def _cost(ground: SlopeGround, request: SlopeRequest) -> float:
@@ -115,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     columns = "".join(f"{count:>9}" for count in arguments.at)
     for name in arguments.problems:
-        print(f"\n{name:<40}{columns}{'s/candidate':>13}", flush=True)
+        print(f"\n{name:<40}{columns}{'s/candidate':>13}{'the last':>10}", flush=True)
         for arm in arguments.arms:
             kind, _, rest = arm.partition(":")
             options = dict(pair.split("=") for pair in rest.split(",") if pair)
@@ -128,10 +135,10 @@ def main() -> None:
                 steady=arguments.steady,
             )
             found = [run(problem=PROBLEMS[name](seed), seed=seed) for seed in arguments.seeds]
-            median = np.median([values for values, _ in found], axis=0)
-            cost = float(np.median([spent for _, spent in found]))
+            median = np.median([values for values, *_ in found], axis=0)
+            cost, last = np.median([costs for _, *costs in found], axis=0)
             cells = "".join(f"{value:>9.3f}" for value in median)
-            print(f"{arm:<40}{cells}{cost:>13.4f}", flush=True)
+            print(f"{arm:<40}{cells}{cost:>13.4f}{last:>10.4f}", flush=True)
 
 
 if __name__ == "__main__":
