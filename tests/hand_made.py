@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from evomerge.ledger.events import (
     FailedEvent,
     PreparedEvent,
     PreparedLayout,
+    ToldEvent,
     event_from_json,
 )
 from evomerge.ledger.history import History
@@ -96,3 +98,16 @@ def searched(points: Mapping[str, tuple[float, float]], store: ItemStore | None 
         }
         events.append(scored(name, rows, store=store))
     return History.fold(events)
+
+
+def searched_in_turn(
+    optimizer: Mapping[str, Any], points: Sequence[tuple[float, float]]
+) -> list[Event]:
+    """One candidate after the other, each told before the next is asked."""
+    events = begin(optimizer=optimizer, constraints=[], budget={"plateau": 0.02})
+    for number, point in enumerate(points):
+        name, hits = f"c{number:05d}", [round(100 * value) for value in point]
+        rows = {m: [1.0] * n + [0.0] * (100 - n) for m, n in zip(("a.acc", "b.acc"), hits, strict=True)}
+        told = ToldEvent(generation=number, state="s")
+        events += [replace(asked(0, name), generation=number), scored(name, rows), told]
+    return events

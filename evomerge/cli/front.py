@@ -114,7 +114,7 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
     )
     from evomerge.front.text_table import prose
     from evomerge.ledger.sessions import FINAL
-    from evomerge.run.limits import ended_text
+    from evomerge.run.limits import ended_text, plateau_text
 
     shown = choose_shown(found, decision, wish or Wish())
     believed = opened.front_uncertainty(found)
@@ -136,7 +136,8 @@ def print_front(opened: OpenedFolder, found: Front, as_json: bool, wish: Wish | 
         known = f"{found.free} candidates were known from earlier campaigns"
         parts.append(prose(f"{known}, beside {found.evaluations} evaluations", width))
     if opened.history.stopped is not None:
-        parts.append(prose(f"the search was ended by {ended_text(opened.history.stopped)}", width))
+        words = ended_text(opened.history.stopped, plateau=plateau_text(opened.history))
+        parts.append(prose(f"the search was ended by {words}", width))
     refinement = opened.history.sessions.refinement_stopped
     if refinement is not None and refinement not in FINAL:
         words = ended_text(refinement, refinement=True)

@@ -16,7 +16,7 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     """Name and text of each line about one campaign."""
     from evomerge.front.tables import shown_value
     from evomerge.front.words import duration
-    from evomerge.run.limits import ended_text
+    from evomerge.run.limits import ahead_text, ended_text
     from evomerge.run.standing import failures_text
 
     now = seen.standing
@@ -61,8 +61,10 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
         )
     if now.shared:
         rows.append(("shared", f"{now.shared} found among the results of other campaigns"))
+    if now.ahead is not None and now.ended_by != "plateau":
+        rows.append(("forecast", ahead_text(now.ahead)))
     if now.ended_by is not None:
-        rows.append(("ended by", ended_text(now.ended_by)))
+        rows.append(("ended by", ended_text(now.ended_by, plateau=now.plateau)))
     rows += [("refined", text) for text in now.refinements]
     rows.append(("failed", failures_text(now)))
     if now.lost:

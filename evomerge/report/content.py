@@ -32,7 +32,7 @@ from evomerge.report.models import (
     nearest_earlier,
     origins_json,
 )
-from evomerge.report.progress import curve, faults, seconds_by_phase, stage_words
+from evomerge.report.progress import curve, faults, forecast_words, seconds_by_phase, stage_words
 from evomerge.report.sentences import (
     conflict_words,
     fewer_sentences,
@@ -143,6 +143,7 @@ def read_content(directory: Path, rivals: Sequence[Path] = ()) -> Content:
         "rows": model_rows(front, decision),
         "hypervolume_words": hypervolume_words(),
         "stage_words": stage_words(history, opened.events),
+        "forecast_words": forecast_words(history),
         "time_words": f"Seconds of all workers together; the campaign ran for {duration(history.elapsed)}.",
         "faults": faults(history),
         "lost": lost_workers(history),

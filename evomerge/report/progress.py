@@ -21,6 +21,7 @@ from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
 from evomerge.optimizers.baselines import ENSEMBLE
+from evomerge.run.limits import ahead, ahead_text, ended_text, plateau_text
 
 POINTS = 240
 """Most points of a curve."""
@@ -115,6 +116,14 @@ def stage_words(history: History, events: Sequence[Event]) -> str:
     if any(isinstance(e, AskedEvent) and e.stage is not None for e in events):
         found.append("after the numbers, what a stage searched and by which optimizer")
     return f"; {'; '.join(found)}" if found else ""
+
+
+def forecast_words(history: History) -> str:
+    """That a plateau ended the search, or what was expected of the last candidates asked; may be empty."""
+    if history.stopped == "plateau":
+        return f"The search was ended by {ended_text('plateau', plateau=plateau_text(history))}."
+    found = ahead(history)
+    return "" if found is None else f"{ahead_text(found).capitalize()}."
 
 
 def _baselines(history: History, objectives: Sequence[Objective], scaling: Scaling) -> float:

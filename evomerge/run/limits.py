@@ -7,10 +7,13 @@ and looking back elsewhere. All but hours follow from the ledger alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from evomerge.campaign.file import BudgetSection
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.events import CampaignEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.constraint import broken
 from evomerge.objectives.objective import complete
@@ -34,8 +37,59 @@ ENDED = {
 """Reasons of `stopped` events, in words; `again`: the command that goes on."""
 
 
-def ended_text(reason: str, refinement: bool = False) -> str:
-    """What ended the last session of a search, or of a refinement, in words."""
+@dataclass(frozen=True)
+class Ahead:
+    """What the last population's worth of asked candidates was expected to add.
+
+    Attributes:
+        candidates: how many these are.
+        gain, low, high: shares of the hypervolume, each summed over batches: the mean, and the ends of the
+            interval. `high` is None while what the search may go on to has no model.
+        of: which hypervolume, in words.
+        plateau: the search ends once `high` is below this share; None where no such limit is known.
+    """
+
+    candidates: int
+    gain: float
+    low: float
+    high: float | None
+    of: str
+    plateau: float | None = None
+
+
+def ahead_text(found: Ahead) -> str:
+    """A forecast in words, and what it is compared with."""
+    last = (
+        "candidate asked was" if found.candidates == 1 else f"{found.candidates} candidates asked were"
+    )
+    text = (
+        f"the last {last} expected to add {_percent(found.gain)} % of {found.of}, {_percent(found.low)}"
+    )
+    if found.high is None:
+        return f"{text} % or more; what the search may go on to has no model yet"
+    ends = "" if found.plateau is None else f"; {_ends('the upper end', found.plateau)}"
+    return f"{text} to {_percent(found.high)} %{ends}"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 2 if share < 0.1 else 1):g}"
+
+
+def _ends(what: str, plateau: float) -> str:
+    return f"the search ends once {what} is below {100 * plateau:g} %"
+
+
+def volume_words(stated: CampaignEvent) -> str:
+    """Which hypervolume a plateau is a share of."""
+    if stated.config["optimizer"].get("focus") is None:
+        return "the hypervolume"
+    return f"the hypervolume {'in the region' if stated.preference is None else 'near the focus'}"
+
+
+def ended_text(reason: str, refinement: bool = False, plateau: str = "") -> str:
+    """What ended the last session of a search, or of a refinement, in words; `plateau`: of `plateau_text`."""
+    if reason == "plateau" and plateau:
+        return f"a plateau: {plateau}"
     same = "`evomerge refine` with the same --prefer and --evaluations"
     return ENDED.get(reason, reason).format(again=same if refinement else "`evomerge run`")
 
@@ -82,24 +136,58 @@ def recent_gain(history: History) -> float | None:
     return None if now <= 0.0 else (now - before) / now
 
 
-def expected_gain(history: History) -> float | None:
-    """What the last population's worth of asked candidates is expected to add, a share of the hypervolume.
+def ahead(history: History) -> Ahead | None:
+    """What is expected of those just asked, which need not be evaluated yet; from the ledger alone.
 
-    The upper ends of the intervals, summed over batches: those just asked, which need not be evaluated yet.
-    From the ledger alone. None where too little was asked, or a batch was chosen without a model.
+    None where less than a population's worth was asked, or a batch was chosen without a model.
     """
-    left = history.stated.population
-    total = 0.0
+    enough = history.stated.population
+    count, gains, lows = 0, 0.0, 0.0
+    highs: list[float | None] = []
     for batch, forecast in zip(reversed(history.generations), reversed(history.forecasts), strict=True):
         if not batch or history.candidates[batch[0]].asker is not None:
             continue
-        if forecast is None or forecast.high is None:
+        if forecast is None or forecast.gain is None or forecast.low is None:
             return None
-        total += forecast.high
-        left -= len(batch)
-        if left <= 0:
-            return total
+        count, gains, lows = count + len(batch), gains + forecast.gain, lows + forecast.low
+        highs.append(forecast.high)
+        if count >= enough:
+            known = [high for high in highs if high is not None]
+            high = sum(known) if len(known) == len(highs) else None
+            plateau = _stated_plateau(history, high) if history.stated.has_forecasts else None
+            return Ahead(count, gains, lows, high, volume_words(history.stated), plateau)
     return None
+
+
+def expected_gain(history: History) -> float | None:
+    """The upper end of what is expected of the last candidates asked, a share of the hypervolume."""
+    found = ahead(history)
+    return None if found is None else found.high
+
+
+def _stated_plateau(history: History, gain: float | None) -> float | None:
+    """The campaign's `budget.plateau`, as far as known.
+
+    The ledger keeps the first session's. None where whether the search ended there shows that it was changed.
+    """
+    stated: float | None = history.config.get("budget", {}).get("plateau")
+    is_below = stated is not None and gain is not None and gain < stated
+    return stated if is_below == (history.stopped == "plateau") else None
+
+
+def plateau_text(history: History) -> str:
+    """What the search that ended at a plateau expected, or gained of late; empty where it ended at none."""
+    if history.stopped != "plateau":
+        return ""
+    found = ahead(history) if history.stated.has_forecasts else None
+    if found is not None and found.high is not None:
+        return ahead_text(found)
+    gain = recent_gain(history)
+    if gain is None:
+        return ""
+    told, plateau = WINDOW * history.stated.population, _stated_plateau(history, gain)
+    ends = "" if plateau is None else f"; {_ends('that', plateau)}"
+    return f"the last {told} candidates told added {_percent(gain)} % of {volume_words(history.stated)}{ends}"
 
 
 def at_plateau(history: History, budget: BudgetSection) -> bool:

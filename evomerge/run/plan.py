@@ -12,6 +12,7 @@ from evomerge.ledger.history import LEDGER_FILE
 from evomerge.optimizers.kinds import optimizer_settings
 from evomerge.optimizers.lesson import MANY
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings
+from evomerge.run.limits import volume_words
 
 
 def plan_rows(campaign: Campaign, report: CheckReport) -> list[tuple[str, str]]:
@@ -111,13 +112,11 @@ def _budget(campaign: Campaign) -> str:
     if budget.items is not None:
         parts.append(f"at most {budget.items} search items")
     if budget.plateau is not None:
-        share = f"{100 * budget.plateau:g} % of the hypervolume"
-        if config.optimizer.focus is not None:
-            share += " in the region" if campaign.focus is None else " near the focus"
-        foreseen = CampaignEvent(config=campaign.to_json(), identity="", versions={}).has_forecasts
+        stated = CampaignEvent(config=campaign.to_json(), identity="", versions={})
+        share = f"{100 * budget.plateau:g} % of {volume_words(stated)}"
         parts.append(
             f"until a population is expected to add less than {share}"
-            if foreseen
+            if stated.has_forecasts
             else f"until two populations add less than {share}"
         )
     return ", ".join(parts)

@@ -19,7 +19,7 @@ from evomerge.ledger.sessions import FINAL
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.baselines import soups_in
-from evomerge.run.limits import ended_text
+from evomerge.run.limits import Ahead, ahead, ended_text, plateau_text
 
 BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
@@ -67,7 +67,9 @@ class Standing:
         slopes, slopes_failed: losses and gradients measured, and those that could not be had.
         slope_failure: the most frequent class of failure of those, with a message; empty where none failed.
         refinements: of each, what it is near and how far it is.
+        ahead: what was expected of the last candidates asked; None where no model says so.
         ended_by: the limit at which the search ended, or what stopped it.
+        plateau: if that was a plateau, what was compared with it, in words.
         refinement_ended_by: the same of the last refinement, where there was one.
         refines: whether it is a refinement that is at work, or was last.
         pace: evaluations per minute; None where too little is known.
@@ -104,6 +106,8 @@ class Standing:
     steady: bool = False
     starts: int = 0
     free: int = 0
+    ahead: Ahead | None = None
+    plateau: str = ""
 
     @property
     def stage(self) -> str:
@@ -140,6 +144,7 @@ class Standing:
             "slopes_failed": self.slopes_failed,
             "slope_failure": self.slope_failure or None,
             "refinements": list(self.refinements),
+            "forecast": None if self.ahead is None else asdict(self.ahead),
             "ended_by": self.ended_by,
             "refinement_ended_by": self.refinement_ended_by,
             "pace_per_minute": self.pace,
@@ -218,7 +223,9 @@ def standing(
         starts=len(history.starts.sources) if history.starts is not None else 0,
         free=history.free,
         refinements=_refinements(history, objectives),
+        ahead=ahead(history),
         ended_by=history.stopped,
+        plateau=plateau_text(history) if phase in (None, "done") else "",
         refinement_ended_by=history.sessions.refinement_stopped,
         refines=history.sessions.refining is not None,
         lost=history.lost_kinds.total(),
@@ -361,7 +368,9 @@ def ended_words(now: Standing) -> list[str]:
     reason = now.refinement_ended_by if now.refines else now.ended_by
     if reason is None:
         return []
-    return [f"{'refinement ' if now.refines else ''}ended by {ended_text(reason, now.refines)}"]
+    return [
+        f"{'refinement ' if now.refines else ''}ended by {ended_text(reason, now.refines, now.plateau)}"
+    ]
 
 
 def pace_text(now: Standing) -> list[str]:

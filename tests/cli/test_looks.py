@@ -180,6 +180,8 @@ def test_status(campaign):
     assert data["phase"] == "done"
     assert data["evaluations"] == 18
     assert data["driver"] is None
+    assert data["forecast"] is None, "without a model none is made"
+    assert "forecast" not in rows
     assert data["hypervolume"] == campaign.front.hypervolume["search"]
     assert {best["metric"] for best in data["best"]} == {"pets.acc", "birds.acc", "mean"}
 

@@ -204,6 +204,23 @@ def test_a_ledger_without_origins_says_nothing_of_them(tmp_path: Path) -> None:
     assert data["near"] == finished_page().data["near"]
 
 
+def test_what_was_expected_of_the_last_candidates_stands_beside_what_each_stage_brought(
+    tmp_path: Path,
+) -> None:
+    def foreseen(records: list[Record]) -> list[Record]:
+        for record in records:
+            if record["event"] == "asked":
+                record["forecast"] = {"by": "genes", "gain": 0.012, "low": 0.003, "high": 0.026}
+        return records
+
+    words = (
+        "were judged; model: a model's choice among all genomes. The last 6 candidates asked were expected "
+        "to add 1.2 % of the hypervolume, 0.3 to 2.6 %."
+    )
+    assert words in page_of(rewritten(tmp_path / "run", foreseen)).words
+    assert "expected to add" not in finished_page().words
+
+
 def test_parents_are_read_off_the_coefficients() -> None:
     data, made = finished_page().data, finished()
     known = made.history.candidates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,26 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.file import BudgetSection
+from evomerge.cli.seen import Seen
+from evomerge.cli.status_rows import status_rows
 from evomerge.errors import Interrupted
-from evomerge.ledger.events import ToldEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.forecast import Forecast
 from evomerge.optimizers import surrogate
 from evomerge.optimizers.auto import weighed
+from evomerge.report.progress import forecast_words
 from evomerge.run.limits import (
     ENDED,
+    ahead_text,
     at_plateau,
     expected_gain,
     recent_gain,
     spent_reason,
 )
 from evomerge.run.session import is_finished
-from evomerge.run.standing import search_hypervolume
+from evomerge.run.standing import search_hypervolume, standing
 from tests.cli.terminal import call
-from tests.hand_made import asked, begin, fold_records, scored
+from tests.hand_made import fold_records, searched_in_turn
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished, run_file
 
@@ -75,13 +79,7 @@ def test_the_recent_gain_is_that_of_the_last_two_populations() -> None:
 def gain_of(focus: Any, points: list[tuple[float, float]]) -> float | None:
     """What the last two of four populations of one candidate added, where the optimizer has this focus."""
     optimizer = {"kind": "learned-front", "population": 1, "focus": focus}
-    events = begin(optimizer=optimizer, constraints=[])
-    for number, point in enumerate(points):
-        name, hits = f"c{number:05d}", [round(100 * value) for value in point]
-        rows = {m: [1.0] * n + [0.0] * (100 - n) for m, n in zip(("a.acc", "b.acc"), hits, strict=True)}
-        told = ToldEvent(generation=number, state="s")
-        events += [replace(asked(0, name), generation=number), scored(name, rows), told]
-    return recent_gain(History.fold(events))
+    return recent_gain(History.fold(searched_in_turn(optimizer, points)))
 
 
 def test_with_a_focus_the_recent_gain_is_that_near_it() -> None:
@@ -133,8 +131,20 @@ def test_a_campaign_ends_at_the_limit_that_comes_first(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": {"evaluations": 60}}))
     assert not is_finished(load_campaign(file), tmp_path / "run")
     front = call("front", tmp_path / "run")
-    assert f"the search was ended by {ENDED[reason]}" in " ".join(front.out.split())
+    words = ENDED[reason]
+    if reason == "plateau":
+        gain = recent_gain(history)
+        assert gain is not None
+        # The ledger has the first session's limits, without a plateau.
+        words = f"a plateau: the last 12 candidates told added {share(gain)} % of the hypervolume"
+        assert f"ended by      {words}\n" in status.out
+    assert f"the search was ended by {words}" in " ".join(front.out.split())
     assert call("front", tmp_path / "run", "--json").json["ended_by"] == reason
+
+
+def share(value: float) -> str:
+    """In percent, as it is shown."""
+    return f"{round(100 * value, 2 if value < 0.1 else 1):g}"
 
 
 @pytest.mark.parametrize("schedule", ["generational", "steady_state"])
@@ -166,6 +176,19 @@ def test_with_a_model_a_search_ends_before_a_batch_of_which_too_little_is_expect
     if schedule == "generational":
         assert gain == asked[-1]["forecast"]["high"]
     assert asked[0].get("forecast") is None
+    seen = call("status", tmp_path / "run", "--json").json["forecast"]
+    last_six = [each["forecast"] for each in (asked[-6:] if schedule == "steady_state" else asked[-1:])]
+    for name in ("gain", "low", "high"):
+        assert seen.pop(name) == pytest.approx(sum(each[name] for each in last_six))
+    assert seen == {"candidates": 6, "of": "the hypervolume", "plateau": 0.999}
+    mean, low = (share(sum(each[name] for each in last_six)) for name in ("gain", "low"))
+    words = (
+        f"a plateau: the last 6 candidates asked were expected to add {mean} % of the hypervolume, "
+        f"{low} to {share(gain)} %; the search ends once the upper end is below 99.9 %"
+    )
+    assert f"\nended by      {words}\n" in call("status", tmp_path / "run").out
+    assert f"the search was ended by {words}" in " ".join(call("front", tmp_path / "run").out.split())
+    assert forecast_words(history) == f"The search was ended by {words}."
     monkeypatch.setattr(
         surrogate.Surrogate, "__call__", lambda *_: pytest.fail("a replay needs no model")
     )
@@ -177,6 +200,10 @@ def test_with_a_model_a_search_ends_before_a_batch_of_which_too_little_is_expect
     assert went_on.stopped == "budget"
     assert went_on.candidates[last].is_settled
     assert call("verify", tmp_path / "run").code == 0
+    row = re.search(r"^forecast      (.*)$", call("status", tmp_path / "run").out, re.MULTILINE)
+    assert row is not None
+    assert forecast_words(went_on) == f"T{row[1][1:]}."
+    assert "the search ends" not in row[1], "that limit was taken away"
 
 
 AUTO = {"steps": 2, "items": 4, "preferences": 4, "generations": 3, "inner_population": 8}
@@ -226,6 +253,29 @@ def test_auto_ends_at_a_plateau_once_its_lesson_is_over(auto: Path, tmp_path: Pa
     assert kinds.index("asked") > max(n for n, kind in enumerate(kinds) if kind == "slope")
     assert is_finished(load_campaign(file), tmp_path / "run")
     assert call("verify", tmp_path / "run").code == 0
+
+
+def test_status_says_what_is_expected_of_the_last_candidates_as_soon_as_a_model_says_so(
+    auto: Path, tmp_path: Path
+) -> None:
+    """Also where nothing can be a plateau yet; see below."""
+    events = events_of(auto.parent / "run")
+    ends = [number for number, event in enumerate(events, 1) if event["event"] == "asked"]
+    rows: list[str | None] = []
+    for end in ends:
+        history = fold_records(events[:end])
+        now = standing(history, budget=40)
+        row = dict(status_rows(Seen(tmp_path, now, None, 0.0))).get("forecast")
+        assert row == (None if now.ahead is None else ahead_text(now.ahead))
+        rows.append(row)
+    assert rows[0] is None
+    assert rows[-1] is not None
+    assert "% of the hypervolume, " in rows[-1]
+    open_ended = [row for row in rows if row is not None and "no model yet" in row]
+    gains = expected_gains(auto.parent / "run")
+    assert len(open_ended) == sum(
+        gain is None and row is not None for gain, row in zip(gains, rows, strict=True)
+    )
 
 
 def test_auto_is_at_no_plateau_while_a_model_that_it_may_go_on_to_is_not_there(auto: Path) -> None:
