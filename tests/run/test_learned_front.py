@@ -32,8 +32,9 @@ from evomerge.run.standing import line, phase_of, standing
 from tests.cli.terminal import call
 from tests.hand_made import fold_records
 from tests.local_workers import served_workers
+from tests.run.killed import is_killed_and_comes_to_the_same, plain, slopes
 from tests.tiny_models import write_campaign
-from tests.tiny_runs import events_of, forked, front_text, run_file
+from tests.tiny_runs import events_of, forked, run_file
 
 OPTIMIZER = {
     "kind": "learned-front",
@@ -51,15 +52,6 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = write_campaign(root, optimizer=OPTIMIZER, budget={"evaluations": 20})
     run_file(file, root / "run")
     return root
-
-
-def slopes(directory: Path) -> list[dict[str, Any]]:
-    return [event for event in events_of(directory) if event["event"] == "slope"]
-
-
-def plain(event: dict[str, Any]) -> dict[str, Any]:
-    """An event without what the clock and the place of a record say."""
-    return {k: v for k, v in event.items() if k not in ("n", "time", "elapsed", "seconds", "gradient")}
 
 
 def test_slopes_are_recorded_before_the_first_candidate_and_paid_for(campaign: Path) -> None:
@@ -133,32 +125,6 @@ def test_where_it_learns_no_weights_are_evaluated_that_nobody_learned(
         history.campaign = replace(history.campaign, settings=(recorded,))
         found = seeds(opened, space, recipes, history)
         assert ("metagpt" in found.values()) == expected
-
-
-def gradients(directory: Path) -> list[list[float]]:
-    """As they are on record, in the order of the requests."""
-    store = ItemStore(directory / ITEMS_FOLDER)
-    places = [event["gradient"] for event in slopes(directory) if "gradient" in event]
-    return [store.read(ItemReference(**place))["gradient"].tolist() for place in places]
-
-
-def told_states(directory: Path) -> list[str]:
-    """Digests of the optimizer's state after each tell, in order."""
-    return [event["state"] for event in events_of(directory) if event["event"] == "told"]
-
-
-def is_killed_and_comes_to_the_same(
-    file: Path, directory: Path, undisturbed: Path, moment: str
-) -> None:
-    """Killed among its slopes, it goes on: slopes, gradients, states and front are those of another run."""
-    assert forked(lambda: run_file(file, directory), moment) == -signal.SIGKILL
-    assert 0 < len(slopes(directory)) < len(slopes(undisturbed))
-    assert not told_states(directory)
-    run_file(file, directory)
-    assert list(map(plain, slopes(directory))) == list(map(plain, slopes(undisturbed)))
-    assert gradients(directory) == gradients(undisturbed)
-    assert told_states(directory) == told_states(undisturbed) != []
-    assert front_text(directory) == front_text(undisturbed)
 
 
 @pytest.mark.parametrize(
