@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from evomerge.checkpoint import folder
 from evomerge.checkpoint.folder import open_folder
 from evomerge.front.folder import open_campaign_folder
-from evomerge.ledger.events import AskedCandidate, AskedEvent
-from evomerge.ledger.ledger import read_events
 from evomerge.recipe.recipe import canonical_json
 from tests.cli.terminal import call
+from tests.run.killed import asked, come_to_the_same
 from tests.tiny_models import EXPERTS, write_campaign
 from tests.tiny_runs import events_of, finished, forked, run_file
 
@@ -47,12 +46,6 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def asked(run: Path) -> list[AskedCandidate]:
-    """Every candidate, its genome whole."""
-    events = read_events(run / "ledger.jsonl")
-    return [c for event in events if isinstance(event, AskedEvent) for c in event.candidates]
-
-
 def varied(run: Path) -> str:
     """A candidate whose rows differ: the baselines are among the candidates."""
     return next(candidate.id for candidate in asked(run) if len(set(candidate.genome)) > 200)
@@ -74,6 +67,12 @@ def test_genomes_lie_beside_the_ledger(campaign: Path) -> None:
     assert f"{genes} genes, most of single rows" in shown.out
     verified = call("verify", campaign / "run", "--json")
     assert verified.code == 0, verified.out
+
+
+def test_it_came_to_the_same_as_one_that_nobody_killed(campaign: Path, tmp_path: Path) -> None:
+    """Genomes of rows and their gradients too, which lie beside the ledger."""
+    run_file(campaign / "campaign.yaml", tmp_path / "undisturbed")
+    come_to_the_same(campaign / "run", tmp_path / "undisturbed")
 
 
 def test_an_export_has_its_rows_beside_it_and_is_made_again_from_them(
