@@ -65,6 +65,7 @@ SERVED = (
     "tests/evaluators/test_registered.py",
     "tests/merge/test_own_methods.py",
     "tests/run/test_learned_front.py",
+    "tests/run/test_rows_of_auto.py",
 )
 """Files whose tests use `served_workers`."""
 
