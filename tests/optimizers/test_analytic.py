@@ -54,8 +54,8 @@ class Case:
 
 MODEL = {"generations": 4, "inner_population": 12}
 CASES = [
-    Case("surrogate", MODEL | {"start": 8}, 1.05, 0.7),
-    Case("auto", MODEL, 1.05, 0.75),
+    Case("surrogate", MODEL | {"start": 8}, 1.05, 0.8),
+    Case("auto", MODEL, 1.05, 0.8),
     Case("nsga2", {}, 1.0, 0.75),
     # No model of failures, and none of what lost its race: these have no values.
     Case("mmmo", {"start": 8}, 0.85, 0.7, avoids=False),
@@ -151,6 +151,28 @@ def test_asks_are_new_replayed_and_worth_it(case, name):
 
     least = case.zdt1 if name == "zdt1" else case.dtlz2
     assert problem.quality(asked) > least * random_quality(name, case.evaluations)
+
+
+@pytest.mark.parametrize("objectives", [3, 6])
+@pytest.mark.parametrize(("kind", "options"), [("surrogate", {"start": 8}), ("auto", {})])
+def test_models_are_ahead_of_as_many_random_points_on_a_sphere(kind, options, objectives):
+    """In the median of three seeds, by batches of twelve: more points than there are genes.
+
+    The whole box is 1.11 to 1.14 times what random points have, so that there is little room. Of twelve seeds
+    in each of these cases all were above 1.01 and most near 1.07; with 40 evaluations of six objectives, by
+    batches of eight, half of them are below 1.
+    """
+    name, evaluations = f"dtlz2, {objectives}", 96
+    model = Case(kind, options | {"generations": 8, "inner_population": 16}, population=12)
+    found = []
+    for seed in (1, 2, 3):
+        optimizer, asked = made(model, PROBLEMS[name], seed), []
+        while len(asked) < evaluations:
+            batch = optimizer.ask()
+            optimizer.tell([PROBLEMS[name].outcome(genome) for genome in batch])
+            asked += batch
+        found.append(PROBLEMS[name].quality(asked[:evaluations]))
+    assert np.median(found) > 1.01 * random_quality(name, evaluations)
 
 
 HARDER = {"zdt3": (zdt3(6), 7.0), "zdt4": (zdt4(6), 300.0)}
