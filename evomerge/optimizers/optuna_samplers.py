@@ -57,7 +57,8 @@ class _Trials:
 
     def genome(self, trial: optuna.trial.Trial) -> Genome:
         """What a trial asks for, on the grid."""
-        return tuple(gene.snap(trial.params[gene.name]) for gene in self._genes)
+        asked = trial.params  # all of them are copied each time
+        return tuple(gene.snap(asked[gene.name]) for gene in self._genes)
 
     def pending(self, genome: Genome) -> FrozenTrial:
         """A trial that waits for its outcome."""
