@@ -8,6 +8,7 @@ import pytest
 from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.optimizers.builtin import KINDS
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.optimizer import AdoptingOptimizer
 from evomerge.testing.problems import minimised, unit_genes
 from tests.optimizers.few_points import few_points  # noqa: F401
 
@@ -20,7 +21,7 @@ QUICK = {
     "qlognehvi": {"start": 6, "samples": 2, "restarts": 1, "iterations": 1},
 }
 MOST_GENES = {"optuna": 168, "qlognehvi": 24}
-"""Of kinds that take minutes for more: Optuna two seconds for each candidate, as docs/optimizers.md says."""
+"""Of kinds that take seconds for each candidate of more; Optuna's have one ask of 2,000 below."""
 
 OBJECTIVES = {1: (2, 6), 24: (2, 3, 6), 2_000: (3,)}
 """How many there are, by the number of genes."""
@@ -75,6 +76,33 @@ def test_any_number_of_genes_and_objectives_whatever_becomes_of_candidates(kind,
             for genome in asked
             for gene, value in zip(searched, genome, strict=True)
         )
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga3"])
+def test_optuna_asks_for_a_new_point_of_many_genes(sampler):
+    """One, since TPE takes seconds for it; after enough outcomes for its model and a whole generation."""
+    genes, rng = unit_genes(2_000), np.random.default_rng(1)
+    optimizer = make_optimizer(
+        "optuna",
+        genes,
+        minimised(3),
+        population=4,
+        seed=1,
+        schedule="steady_state",
+        settings=optimizer_settings("optuna", {"sampler": sampler}),
+    )
+    assert isinstance(optimizer, AdoptingOptimizer)
+    told = [tuple(row) for row in np.round(rng.random((14, len(genes))), 3).tolist()]
+    for number, genome in enumerate(told):
+        optimizer.adopt([genome], [None])
+        optimizer.tell([outcome(number, genome, 3)], [number])
+    (asked,) = optimizer.ask()
+    assert asked not in told
+    assert all(
+        gene.low <= value <= gene.high and value == gene.snap(value)
+        for gene, value in zip(genes, asked, strict=True)
+    )
+    assert len(set(asked)) > 500, "it is no constant"
 
 
 @pytest.mark.parametrize("steady", [False, True], ids=["generational", "steady_state"])
