@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check_evaluators import cannot_be_sent, open_evaluators
@@ -375,16 +375,3 @@ def check_devices(campaign: Campaign) -> None:
             wrong = f"a worker asks for {workers.gpus:g} devices"
             problem = Problem("E401", wrong, f"found {found} here", "", field="workers.gpus")
             raise EnvironmentFault(problem)
-
-
-def report_to_json(report: CheckReport) -> dict[str, Any]:
-    """The report as plain JSON data."""
-    return {
-        "problems": [asdict(problem) for problem in report.problems],
-        "warnings": [asdict(problem) for problem in report.warnings],
-        "storage": report.storage,
-        "genes": report.genes,
-        "items": report.items,
-        "estimates": report.estimates,
-        "starts": report.starts,
-    }

@@ -12,7 +12,7 @@ by: `spanning` and `decision` (a few members, and what each claims over the base
 `descent` (how a candidate came about), `words`.
 """
 
-from evomerge.front.compute import compute_front, read_front
+from evomerge.front.compute import compute_front
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.front import Front, Member, pick
 
@@ -23,5 +23,4 @@ __all__ = [
     "compute_front",
     "open_campaign_folder",
     "pick",
-    "read_front",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,9 +12,8 @@ from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
-from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
+from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.ledger.ledger import read_history
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import hypervolume, non_dominated
 from evomerge.objectives.scores import Split
@@ -109,17 +107,6 @@ def _hypervolume(
 ) -> float:
     kept = history.feasible(_scored(history, split), split)
     return hypervolume(scaling.scale(_values(kept, objectives, split)))
-
-
-def read_front(directory: Path) -> Front:
-    """The front of a campaign folder, also while a run goes on in it.
-
-    Raises:
-        UsageError: E507, as `compute_front` says.
-        LedgerDamaged: E502.
-    """
-    history = read_history(directory / LEDGER_FILE)
-    return compute_front(history, ItemStore(directory / ITEMS_FOLDER))
 
 
 def _deciding_split(history: History) -> Split:

@@ -197,7 +197,7 @@ def heatmap_figure(name: str, recipe: Recipe, layers: int, places: Sequence[str]
     Raises:
         UsageError: E506, if it is a plain checkpoint.
     """
-    table = coefficient_table(name, recipe, layers, places)
+    table = coefficient_table(name, recipe, places)
     inner = _modules(places)
     columns = min(3, len(table))
     rows = math.ceil(len(table) / columns)
@@ -227,9 +227,7 @@ def heatmap_figure(name: str, recipe: Recipe, layers: int, places: Sequence[str]
     return figure
 
 
-def coefficient_table(
-    name: str, recipe: Recipe, layers: int, places: Sequence[str]
-) -> dict[str, np.ndarray]:
+def coefficient_table(name: str, recipe: Recipe, places: Sequence[str]) -> dict[str, np.ndarray]:
     """Expert to float64 [rows, modules]: embedding, layers, final norm, head; NaN where there is no tensor.
 
     Places outside the layers fill their row. A weight of single output rows is shown by its mean.

@@ -78,7 +78,7 @@ class Lesson:
     """A map that is being learned: what is asked next, and what the answers make of it.
 
     Attributes:
-        map: as it is now; once `is_over`, the one that was kept.
+        map: as it is now; once nothing more is asked, the one that was kept.
     """
 
     map: FrontMap
@@ -105,11 +105,6 @@ class Lesson:
         self._least, self._kept_at = np.inf, -1
         self._start(curved=False)
         self._learning = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is asked."""
-        return not self._learning
 
     @property
     def has_taken_steps(self) -> bool:

@@ -73,7 +73,7 @@ class Improvement:
         draws: int,
         rng: np.random.Generator,
     ) -> None:
-        self._features, self._known, self._draws = features, known, draws
+        self._features, self._known = features, known
         normal = _normal(draws, (most + 1) * (len(models) + len(bounds)), rng)
         blocks = np.split(normal, len(models) + len(bounds), axis=1)
         chains = [Chain(each, own) for each, own in zip((*models, *bounds), blocks, strict=True)]

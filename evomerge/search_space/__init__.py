@@ -13,7 +13,7 @@ Read `declaration`, `model_layout` (the places there are), `genes` (the numbers 
 akin genomes are).
 """
 
-from evomerge.search_space.build import MAX_GENES, build_search_space, describe
+from evomerge.search_space.build import MAX_GENES, build_search_space
 from evomerge.search_space.declaration import (
     CoefficientField,
     FieldKind,
@@ -42,7 +42,6 @@ __all__ = [
     "Step",
     "build_layer_paths",
     "build_search_space",
-    "describe",
     "gene_gradient",
     "load_search_space",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipe.places import layer_place
@@ -132,16 +131,3 @@ def _refuse_many(declaration: SearchSpaceDeclaration, genes: Sequence[Gene], fil
             found += f", {outside} of them outside the layers"
             todo = f"`outside_layers: shared` leaves these out; {todo}"
     raise ConfigError(Problem("E121", "too many genes", found, todo, file, field="coefficients"))
-
-
-def describe(space: SearchSpace) -> dict[str, Any]:
-    """Genes, bounds and fixed coefficients as plain JSON data."""
-    return {
-        "method": space.method.name,
-        "genes": [
-            {"name": gene.name, "low": gene.low, "high": gene.high, "step": gene.step}
-            for gene in space.genes
-        ],
-        "fixed": dict(space.fixed),
-        "options": space.options.to_json(),
-    }

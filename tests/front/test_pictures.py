@@ -44,14 +44,14 @@ def merge() -> Recipe:
 
 
 def test_coefficients_by_layer_and_module() -> None:
-    found = coefficient_table("c0a", merge(), 2, PLACES)
+    found = coefficient_table("c0a", merge(), PLACES)
     # embed, layers 0 and 1, final norm; attn and mlp across.
     assert found["math"].tolist() == [[0.5, 0.5], [0.5, 0.5], [0.7, 0.9], [0.5, 0.5]]
     assert found["code"].tolist() == [[-0.1, -0.1], [0.2, 0.2], [0.2, 0.2], [0.2, 0.2]]
-    less = coefficient_table("c0a", merge(), 2, PLACES[:4])
+    less = coefficient_table("c0a", merge(), PLACES[:4])
     assert np.isnan(less["math"][2, 1])
     with pytest.raises(UsageError, match=r"E506.*`base` is a plain model"):
-        coefficient_table("base", recipe(CheckpointSource("somewhere")), 2, PLACES)
+        coefficient_table("base", recipe(CheckpointSource("somewhere")), PLACES)
 
 
 @pytest.mark.parametrize("end", ["png", "svg", "pdf"])

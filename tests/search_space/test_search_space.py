@@ -31,7 +31,6 @@ from evomerge.search_space import (
     SearchSpace,
     SearchSpaceDeclaration,
     build_search_space,
-    describe,
     load_search_space,
 )
 
@@ -643,15 +642,6 @@ def test_faults_of_a_declaration(tmp_path: Path, text: str, code: str, line: int
 def test_faults_against_the_model(build: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build()
-
-
-def test_describe_is_plain_data() -> None:
-    found = describe(METHOD_SPACES["fixed"])
-    assert found["method"] == "ties"
-    assert found["fixed"] == {"weight": 1.0}
-    assert found["options"]["trim"] == "tensor"
-    assert found["options"]["election"] == "before"
-    assert found["genes"][0]["name"] == "density.math.embed"
 
 
 def test_a_field_knows_its_bounds() -> None:

@@ -61,7 +61,7 @@ def contract(
     totals = torch.zeros(len(operands), rows, dtype=torch.float64, device=gradient.device)
     if entry.is_sparse:
         assert base is not None
-        _sparse(entry, base, readers, operands, gradient, scratch, totals)
+        _sparse(entry, base, operands, gradient, scratch, totals)
     else:
         streamed = []
         for number, operand in enumerate(operands):
@@ -151,7 +151,6 @@ def _factored(
 def _sparse(
     entry: TensorPlan,
     base: torch.Tensor,
-    readers: Mapping[str, Reader],
     operands: Sequence[Operand],
     gradient: torch.Tensor,
     scratch: Scratch,

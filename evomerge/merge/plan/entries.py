@@ -89,12 +89,6 @@ class TensorPlan:
         return self.election != "none"
 
     @property
-    def is_copy(self) -> bool:
-        """Whether the result is one source tensor, rounded to the storage dtype."""
-        plain = self.base is None and len(self.inputs) == 1 and self.scale == 1.0
-        return plain and self.inputs[0].weight == 1.0 and not self.by_row and not self.elect
-
-    @property
     def is_sparse(self) -> bool:
         """Whether the sparsified pass is needed."""
         return self.elect or any(entry.is_sparse for entry in self.inputs)

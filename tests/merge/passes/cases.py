@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from evomerge.merge.plan.entries import TensorPlan
 from evomerge.recipe.calibration import Calibration
 from evomerge.recipe.recipe import MergedSource
 
@@ -30,6 +31,12 @@ def merged(
         for name, table in tables.items()
     }
     return MergedSource(method, inputs, base, coefficients, options or {}, seed, shifts or {})
+
+
+def is_copy(entry: TensorPlan) -> bool:
+    """Whether the result is one source tensor, rounded to the storage dtype."""
+    plain = entry.base is None and len(entry.inputs) == 1 and entry.scale == 1.0
+    return plain and entry.inputs[0].weight == 1.0 and not entry.by_row and not entry.elect
 
 
 MERGEKIT = {"compat": "mergekit"}

@@ -19,7 +19,7 @@ from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import CheckpointSource, single_source_recipe
 from tests.checkpoint.folders import write_family
-from tests.merge.passes.cases import CASES, EXPERTS, TEXT, merged
+from tests.merge.passes.cases import CASES, EXPERTS, TEXT, is_copy, merged
 
 UP = "model.layers.1.mlp.up_proj.weight"
 MERGES = {name: source for name, source in CASES.items() if name != "copy"}
@@ -81,7 +81,7 @@ def test_every_method_has_a_case():
 def test_one_expert_in_full_is_that_expert(engine, method):
     source = dataclasses.replace(neutral(method), inputs=("b",))
     for entry in planned(engine, source).tensors:
-        assert entry.is_copy
+        assert is_copy(entry)
         assert entry.inputs[0].source == "b"
 
 
@@ -197,7 +197,7 @@ def test_l1_rescaling_keeps_the_norm(engine):
 def test_ends_of_the_arc_are_the_experts(engine, method):
     for t, name in ((0.0, "a"), (1.0, "b")):
         for entry in planned(engine, merged(method, ("a", "b"), t=t)).tensors:
-            assert entry.is_copy
+            assert is_copy(entry)
             assert entry.inputs[0].source == name
 
 

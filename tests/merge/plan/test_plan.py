@@ -17,7 +17,7 @@ from evomerge.merge.plan import make_plan
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.recipe.recipe import CheckpointSource, LayerStep, Recipe, single_source_recipe
 from tests.checkpoint.folders import llama, save, write_family
-from tests.merge.passes.cases import EXPERTS, merged
+from tests.merge.passes.cases import EXPERTS, is_copy, merged
 from tests.merge.test_binding import FAMILIES
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -81,7 +81,7 @@ def test_every_finest_place_has_its_own_weight(family, statistics):
 )
 def test_nothing_added_is_a_copy_of_the_base(family, statistics, source):
     for entry in plan_of(family, statistics, source).tensors:
-        assert entry.is_copy
+        assert is_copy(entry)
         assert entry.inputs[0].source == "base"
 
 
@@ -97,7 +97,7 @@ def test_nothing_added_is_a_copy_of_the_base(family, statistics, source):
 )
 def test_one_expert_at_full_weight_is_a_copy_of_it(family, statistics, source):
     for entry in plan_of(family, statistics, source).tensors:
-        assert entry.is_copy
+        assert is_copy(entry)
         assert entry.inputs[0].source == "b"
 
 
@@ -139,7 +139,7 @@ def test_slerp_takes_its_second_input_at_one(family, statistics):
 def test_a_checkpoint_as_it_stands(family, statistics):
     recipe = single_source_recipe(checkpoints(family), "c", 2, "float32")
     plan = make_plan(recipe, family, statistics)
-    assert all(e.is_copy and e.inputs[0].source == "c" and e.dtype == "float32" for e in plan.tensors)
+    assert all(is_copy(e) and e.inputs[0].source == "c" and e.dtype == "float32" for e in plan.tensors)
 
 
 def path_recipe(family, steps, **fields):
@@ -216,7 +216,7 @@ def test_adapters_take_part_only_where_they_touch(tmp_path):
     for entry in plan.tensors:
         touched = "up_proj" in entry.name
         assert entry.inputs[0].source == ("x" if touched else "base")
-        assert entry.is_copy != touched
+        assert is_copy(entry) != touched
 
 
 @pytest.mark.parametrize(
