@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evomerge.ledger.bounds import feasible
 from evomerge.ledger.events import AskedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.ledger import read_events
@@ -61,7 +62,7 @@ def _volume(history: History, names: Collection[str]) -> float:
     objectives, scaling = history.stated.objectives, history.scaling
     assert scaling is not None
     candidates = [history.candidates[name] for name in names]
-    scored = history.feasible([c for c in candidates if "selection" in c.evaluations])
+    scored = feasible(history, [c for c in candidates if "selection" in c.evaluations])
     values = [complete(objectives, c.evaluations["selection"].metrics).values for c in scored]
     return hypervolume(scaling.scale(np.array(values, dtype=np.float64).reshape(-1, len(objectives))))
 

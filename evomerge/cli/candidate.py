@@ -9,6 +9,7 @@ from evomerge.campaign.recorded import recorded_recipe, recorded_space
 from evomerge.cli.output import plain, table_console
 from evomerge.front.descent import descent_text
 from evomerge.front.tables import ruled, scores_lines
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.scores import SPLITS
@@ -63,7 +64,7 @@ def _kept(history: History, candidate: Candidate, split: str) -> list[dict[str, 
     metrics = candidate.evaluations[split].metrics
     return [
         bound.to_json() | {"measured": metrics[bound.metric].value, "kept": bound.is_kept(metrics)}
-        for bound in history.bounds(split)
+        for bound in bounds_of(history, split)
     ]
 
 
@@ -123,7 +124,7 @@ def print_candidate(history: History, candidate: Candidate) -> None:
             tell(line)
         tell("")
     for split in splits:
-        for bound in history.bounds(split):
+        for bound in bounds_of(history, split):
             metrics = candidate.evaluations[split].metrics
             kept = "keeps" if bound.is_kept(metrics) else "BREAKS"
             tell(f"{split}: {kept} {bound} ({metrics[bound.metric].value:.6g})")

@@ -15,6 +15,7 @@ from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.front.candidate import find_candidate
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.front import Front
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import PreparedEvent
 from evomerge.ledger.history import History
@@ -121,7 +122,7 @@ def _standing(history: History, front: Front, candidate: Candidate) -> tuple[str
     if candidate.recipe in {member.recipe for member in front.members}:
         return ()
     split: Split = front.split if front.split in candidate.evaluations else "search"
-    bounds = broken(history.bounds(split), candidate.evaluations[split].metrics)
+    bounds = broken(bounds_of(history, split), candidate.evaluations[split].metrics)
     if bounds:
         missed = ", ".join(map(str, bounds))
         return (f"{candidate.id} is not on the front, it breaks {missed} on {split} items",)

@@ -10,6 +10,7 @@ from evomerge.errors import Problem, UsageError
 from evomerge.front.front import Front, Member
 from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
+from evomerge.ledger.bounds import bounds_of, feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import History
@@ -35,7 +36,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
     split = _deciding_split(history)
     parts: tuple[Split, ...] = ("search",) if split == "search" else ("search", "selection")
     judged = distinct(_scored(history, split), split)
-    pool = history.feasible(judged, split)
+    pool = feasible(history, judged, split)
     values = _values(pool, objectives, split)
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
@@ -61,7 +62,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
         evaluations=history.budget_used,
         free=history.free,
         failures=history.failures(),
-        bounds=history.bounds(split),
+        bounds=bounds_of(history, split),
         infeasible=len(judged) - len(pool),
         raced=history.raced,
         slopes=measured_slopes(history),
@@ -105,7 +106,7 @@ def _smooth_share(history: History) -> float | None:
 def _hypervolume(
     history: History, objectives: Sequence[Objective], scaling: Scaling, split: Split
 ) -> float:
-    kept = history.feasible(_scored(history, split), split)
+    kept = feasible(history, _scored(history, split), split)
     return hypervolume(scaling.scale(_values(kept, objectives, split)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.front.statistics import probability_non_dominated
+from evomerge.ledger.bounds import bounds_of, feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import has_gradients
 from evomerge.ledger.history import History
@@ -73,7 +74,7 @@ def worth_rescoring(history: History, objectives: Sequence[Objective], store: It
     `hopeless`), and who is hardly ever non-dominated beside today's front alone.
     """
     searched = distinct(history.searched(), "search")
-    candidates = history.feasible(searched)
+    candidates = feasible(history, searched)
     if not candidates:
         return _least_violating(history, searched)
     outcomes = [complete(objectives, c.evaluations["search"].metrics) for c in candidates]
@@ -117,7 +118,7 @@ def _with_learned(history: History, kept: Sequence[Candidate], chosen: np.ndarra
 
 
 def _least_violating(history: History, candidates: Sequence[Candidate]) -> list[str]:
-    bounds = history.bounds()
+    bounds = bounds_of(history)
     amounts = {c.id: excess(bounds, c.evaluations["search"].metrics) for c in candidates}
     return [name for name, amount in amounts.items() if amount == min(amounts.values())]
 

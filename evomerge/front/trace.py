@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import EvaluatedEvent, Event, FailedEvent, RacedEvent, SlopeEvent
 from evomerge.ledger.history import History
@@ -61,7 +62,7 @@ def trace(
     if scaling is None:
         return []
     whole, spent, items = history.search_items, 0.0, 0
-    found = BestSoFar(tuple(objectives), scaling, history.bounds())
+    found = BestSoFar(tuple(objectives), scaling, bounds_of(history))
     points = []
     for event in events:
         if isinstance(event, SlopeEvent):

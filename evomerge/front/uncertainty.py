@@ -14,6 +14,7 @@ import numpy as np
 
 from evomerge.front.selection import distinct, item_arrays, tasks
 from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
+from evomerge.ledger.bounds import feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -117,7 +118,7 @@ def _best(history: History, objectives: Sequence[Objective], split: Split) -> li
     scored = [c for c in history.searched() if split in c.evaluations]
     if split == "selection":
         scored = [c for c in scored if c.id in set(history.selection or ())]
-    pool = history.feasible(distinct(scored, split), split)
+    pool = feasible(history, distinct(scored, split), split)
     if not pool:
         return []
     values = [complete(objectives, c.evaluations[split].metrics).values for c in pool]

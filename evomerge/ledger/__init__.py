@@ -5,8 +5,8 @@ In come events from the driver, each on disk before an optimizer sees what it sa
 
 Read `events/` (what can be said), `record_lines` (checksums, damage), `records` (the file, its one writer),
 `ledger` (records as events), `candidate` (with `packed_field`, `packed_genome`, `packed_scores`) and
-`history` with `turn`, `sessions` and `failed_slopes` (what events amount to), `item_store` (per-item
-results), `lock` with `process` (who may write), `takeover` (from one that is gone) and `repair` (what is
+`history` with `turn`, `sessions`, `bounds` and `failed_slopes` (what events amount to), `item_store` (results
+by item), `lock` with `process` (who may write), `takeover` (from one that is gone) and `repair` (what is
 sound of a damaged folder).
 """
 

@@ -31,7 +31,6 @@ from evomerge.ledger.events import (
 from evomerge.ledger.packed_field import held, packed_digest
 from evomerge.ledger.sessions import Sessions
 from evomerge.ledger.turn import Turn
-from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.forecast import Forecast
 from evomerge.objectives.objective import Scaling
 
@@ -366,38 +365,6 @@ class History:
         if self.baselines is None:
             return None
         return Scaling(self.baselines.ideal, self.baselines.nadir)
-
-    def bounds(self, split: str = "search") -> tuple[Bound, ...]:
-        """The constraints' bounds, once the baselines are known; empty without constraints.
-
-        On search items they are those frozen in the `baselines` event. On another split a bound relative
-        to a model follows from that model's score on the same split, where it has one.
-        """
-        if self.baselines is None:
-            return ()
-        frozen = self.baselines.bounds
-        if split == "search" or not frozen:
-            return frozen
-        known = {
-            name: candidate.evaluations[split].metrics
-            for name, candidate in self.candidates.items()
-            if candidate.is_baseline and split in candidate.evaluations
-        }
-        return tuple(
-            bound if constraint.of not in (None, *known) else constraint.bound(known)
-            for bound, constraint in zip(frozen, self.stated.constraints, strict=True)
-        )
-
-    def told_bounds(self, asker: int | None) -> tuple[Bound, ...]:
-        """What an optimizer is to keep: the constraints; the campaign's own one (None) also its region."""
-        return self.bounds() + (self.stated.region if asker is None else ())
-
-    def feasible(self, candidates: Iterable[Candidate], split: str = "search") -> list[Candidate]:
-        """Those of `candidates`, all with scores on `split`, that keep every constraint there."""
-        bounds = self.bounds(split)
-        if not bounds:
-            return list(candidates)
-        return [c for c in candidates if not broken(bounds, c.evaluations[split].metrics)]
 
     def searched(self) -> list[Candidate]:
         """Candidates of the search with scores on search items, in ask order."""

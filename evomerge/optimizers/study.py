@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.errors import Problem, UsageError
 from evomerge.files.storage import cannot_write
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
@@ -112,7 +113,7 @@ def _trials(
         if scored is not None:
             state = TrialState.COMPLETE
             values = [scored.metrics[objective.metric].value for objective in objectives]
-            bounds = history.bounds()
+            bounds = bounds_of(history)
             constraints = {str(bound): bound.violation(scored.metrics) for bound in bounds}
         elif candidate.failure is not None or candidate.raced is not None:
             state = TrialState.FAIL

@@ -10,6 +10,7 @@ import numpy as np
 from evomerge.campaign.campaign import campaign_from_json
 from evomerge.front.selection import distinct
 from evomerge.front.trace import spread_out, trace
+from evomerge.ledger.bounds import feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import (
     AskedEvent,
@@ -129,7 +130,7 @@ def forecast_words(history: History) -> str:
 def _baselines(history: History, objectives: Sequence[Objective], scaling: Scaling) -> float:
     models = [c for c in history.candidates.values() if c.is_baseline and c.id != ENSEMBLE]
     known = [c for c in models if "search" in c.evaluations]
-    kept = history.feasible(distinct(known, "search"))
+    kept = feasible(history, distinct(known, "search"))
     if not kept:
         return 0.0
     values = np.array([complete(objectives, c.evaluations["search"].metrics).values for c in kept])

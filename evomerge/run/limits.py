@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.campaign.file import BudgetSection
+from evomerge.ledger.bounds import told_bounds
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import CampaignEvent
 from evomerge.ledger.history import History
@@ -119,7 +120,7 @@ def recent_gain(history: History) -> float | None:
     told = [candidate for candidate in every if not candidate.is_free]
     if scaling is None or len(told) < 2 * window:
         return None
-    objectives, bounds = history.stated.objectives, history.told_bounds(None)
+    objectives, bounds = history.stated.objectives, told_bounds(history, None)
 
     def scaled(candidates: list[Candidate]) -> np.ndarray:
         found = [c.evaluations["search"].metrics for c in candidates if "search" in c.evaluations]

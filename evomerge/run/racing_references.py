@@ -14,6 +14,7 @@ import numpy as np
 from evomerge.campaign.file import RacingSection
 from evomerge.evaluators.racing import Race, References, compact
 from evomerge.front.selection import item_arrays
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import PreparedEvent, RacingRecord
 from evomerge.ledger.history import History
@@ -42,7 +43,7 @@ def first_references(history: History, objectives: Sequence[Objective]) -> Refer
     references = References()
     models = [name for name in history.reference_ids() if name != ENSEMBLE]
     baselines = (history.candidates[name] for name in models)
-    add_references(references, baselines, objectives, history.bounds())
+    add_references(references, baselines, objectives, bounds_of(history))
     return references
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from evomerge.campaign.campaign import Campaign
 from evomerge.failpoint import failpoint
 from evomerge.front.selection import item_arrays
+from evomerge.ledger.bounds import bounds_of, told_bounds
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
@@ -210,7 +211,7 @@ def refiners(
                 break
             names += turn.ids if turn.state is not None else ()
         told = [history.candidates[name] for name in names]
-        found = outcomes(told, campaign.objectives, history.bounds())
+        found = outcomes(told, campaign.objectives, bounds_of(history))
         pairs = [(c.genome, o) for c, o in zip(told, found, strict=True) if c.genome is not None]
         # Notes of the campaign's own optimizer are of its own chart, which it knows itself.
         refined = [c for c in told if c.asker is not None]
@@ -244,7 +245,7 @@ def replay(
         LedgerDamaged: if a gradient cannot be read.
     """
     steady = history.stated.is_steady
-    own, others = history.told_bounds(None), history.bounds()
+    own, others = told_bounds(history, None), bounds_of(history)
     known: dict[int | None, Optimizer] = {} if askers is None else askers
     known[None] = optimizer
     asked = told = 0

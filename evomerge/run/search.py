@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.racing import References
 from evomerge.failpoint import failpoint
+from evomerge.ledger.bounds import bounds_of, told_bounds
 from evomerge.ledger.events import (
     AskedCandidate,
     AskedEvent,
@@ -319,7 +320,7 @@ class Search:
         failpoint("driver.before_tell")
         candidates = [self.history.candidates[candidate_id(number)] for number in numbers]
         store = store_for(self.optimizer, self.dispatcher.items)
-        bounds = self.history.told_bounds(self.dispatcher.account.asker)
+        bounds = told_bounds(self.history, self.dispatcher.account.asker)
         told = outcomes(candidates, self.campaign.objectives, bounds, store)
         self.optimizer.tell(told, [candidate.number for candidate in candidates])
         failpoint("driver.after_tell")
@@ -331,7 +332,7 @@ class Search:
     def _add_references(self, names: Iterable[str]) -> None:
         if self._references is not None:
             told = (self.history.candidates[name] for name in names)
-            add_references(self._references, told, self.campaign.objectives, self.history.bounds())
+            add_references(self._references, told, self.campaign.objectives, bounds_of(self.history))
 
     def _recipe(self, number: int) -> Recipe:
         if number not in self._recipes:

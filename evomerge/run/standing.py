@@ -12,6 +12,7 @@ import numpy as np
 from evomerge.campaign.estimates import RESCORED
 from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
+from evomerge.ledger.bounds import bounds_of, feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import commonest, failed_slopes, measured_slopes
 from evomerge.ledger.history import History
@@ -266,10 +267,10 @@ def _rescoring_to_come(history: History, evaluations: float) -> float:
 
 
 def _feasible(history: History) -> tuple[int, int] | None:
-    if not history.bounds():
+    if not bounds_of(history):
         return None
     searched = history.searched()
-    return len(history.feasible(searched)), len(searched)
+    return len(feasible(history, searched)), len(searched)
 
 
 def _generations_told(history: History) -> int:
@@ -294,7 +295,7 @@ def search_hypervolume(history: History) -> float | None:
     if scaling is None:
         return None
     objectives = history.stated.objectives
-    kept = history.feasible(history.searched())
+    kept = feasible(history, history.searched())
     rows = [complete(objectives, c.evaluations["search"].metrics).values for c in kept]
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
     return hypervolume(scaling.scale(values))
@@ -303,7 +304,7 @@ def search_hypervolume(history: History) -> float | None:
 def _best(history: History, objectives: Sequence[Objective]) -> tuple[Best, ...]:
     experts = [history.candidates.get(name) for name in history.stated.experts]
     scored = [c for c in experts if c is not None and "search" in c.evaluations]
-    searched = history.feasible(history.searched())
+    searched = feasible(history, history.searched())
     if not scored or not searched:
         return ()
     found = [_best_of(objective.metric, searched, scored, [objective]) for objective in objectives]

@@ -134,14 +134,6 @@ def test_where_none_keeps_them_the_front_is_empty_and_says_so(tmp_path) -> None:
     assert worth_rescoring(found, objectives, ItemStore(tmp_path)) == ["c00003"]
 
 
-def test_a_bound_relative_to_a_model_follows_its_score_on_each_split() -> None:
-    found = history([Bound("a.acc", ">=", 0.1)], ["a.acc >= 0.5 x base"], POINTS)
-    assert found.bounds("selection") == found.bounds() == (Bound("a.acc", ">=", 0.1),)
-    found.apply(scored("base", {"a.acc": [1.0, 0.0], "b.acc": [1.0, 1.0]}, split="selection"))
-    assert found.bounds("selection") == (Bound("a.acc", ">=", 0.25),)
-    assert found.bounds() == (Bound("a.acc", ">=", 0.1),)
-
-
 def test_a_negative_bound_is_missed_on_its_own_side() -> None:
     metrics = {"a.gain": Metric(-1.0, 0.1, 10)}
     assert Bound("a.gain", ">=", -0.5).violation(metrics) == 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.cli.verify.invariants import examine
+from evomerge.ledger.bounds import feasible
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, run_file
@@ -29,7 +30,7 @@ def test_a_constrained_campaign(tmp_path: Path) -> None:
         {"metric": "pets.acc", "relation": "<=", "value": 0.99},
     ]
     # The expert for pets breaks the first constraint; it seeds the search, and cannot be on the front.
-    kept = {c.id for c in history.feasible(history.searched())}
+    kept = {c.id for c in feasible(history, history.searched())}
     rows = {c.id: c.evaluations["search"].metrics for c in history.searched()}
     assert kept == {
         name

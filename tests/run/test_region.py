@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.front.folder import open_campaign_folder
+from evomerge.ledger.bounds import bounds_of
 from evomerge.objectives.constraint import Bound
 from tests.cli.terminal import call
 from tests.run.test_refine_learned import OPTIONS, askers
@@ -34,7 +35,7 @@ def test_the_search_keeps_to_it_and_the_front_shows_all(tmp_path: Path, schedule
     found, opened = askers(folder), open_campaign_folder(folder)
     history = opened.history
     by_genome = {c.genome: c.evaluations["search"].metrics for c in history.searched()}
-    (limit,) = history.bounds()
+    (limit,) = bounds_of(history)
     for genome, outcome in found[None]._told:
         metrics = by_genome[genome]
         assert outcome.violations == (limit.violation(metrics), REGION.violation(metrics))

@@ -18,6 +18,7 @@ from evomerge.cli.verify.report import Verification
 from evomerge.cli.verify.results import check_failures, check_items, check_keys, check_results
 from evomerge.errors import LedgerDamaged, Problem
 from evomerge.front.compute import compute_front
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.events import (
     AskedEvent,
     EvaluatedEvent,
@@ -139,7 +140,7 @@ def _check_front(directory: Path, history: History, result: Verification) -> Non
         return  # noted with the items
     rows: dict[str, tuple[float, ...]] = {}
     keys: set[str] = set()
-    bounds = history.bounds(front.split)
+    bounds = bounds_of(history, front.split)
     # An earlier, smaller budget may have chosen others; the last selection is what counts.
     chosen = history.selection if front.split == "selection" else None
     for candidate in history.candidates.values():

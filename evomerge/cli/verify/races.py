@@ -10,6 +10,7 @@ from evomerge.campaign.campaign import campaign_from_json
 from evomerge.cli.verify.report import Verification
 from evomerge.errors import LedgerDamaged
 from evomerge.evaluators.racing import race_over
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import AskedEvent, Event, RacedEvent
 from evomerge.ledger.history import History
@@ -89,7 +90,7 @@ def _check_references(
             continue
         if turn.state is not None:
             told = (history.candidates[name] for name in turn.ids)
-            add_references(references, told, objectives, history.bounds())
+            add_references(references, told, objectives, bounds_of(history))
             continue
         event = next(waiting)
         where, ids = f"event {event.n}", references.chosen()

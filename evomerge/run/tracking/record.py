@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evomerge.front.trace import BestSoFar
+from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 
@@ -75,7 +76,7 @@ class Recorder:
         self._settled = history.settled
         found = []
         if self._best is None:
-            self._best = BestSoFar(history.stated.objectives, history.scaling, history.bounds())
+            self._best = BestSoFar(history.stated.objectives, history.scaling, bounds_of(history))
             found.append(Record(0, history.elapsed, _baselines(history)))
         for candidate in history.candidates.values():
             if candidate.is_baseline or not candidate.is_settled or candidate.id in self._seen:
