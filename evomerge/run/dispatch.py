@@ -14,7 +14,6 @@ from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.prepared import generation_of
-from evomerge.errors import EnvironmentFault, Problem
 from evomerge.evaluators.evaluator import GenerationEngine
 from evomerge.failpoint import failpoint
 from evomerge.ledger.events import Event, StoppedEvent
@@ -41,31 +40,27 @@ from evomerge.run.result_events import (
 )
 from evomerge.run.safeguards import (
     INFRASTRUCTURE,
-    MOST_REQUEUED,
     REAL_CLOCK,
-    CapacityWatch,
     Clock,
-    back_off_seconds,
     deadline_seconds,
     is_given_up,
     too_many_failures,
 )
 from evomerge.run.shared_results import known_results
+from evomerge.run.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
 MEASURED = ("ok", "raced")
 """Results with scores."""
 
-POLL = 0.25
-"""Seconds between looks at signals and limits while jobs run."""
-
 
 class Dispatcher:
     """Hands evaluations to a pool, each evaluation key once, and puts what comes back on record.
 
-    It alone writes the ledger and keeps the time; its `account` knows what of the budget is left, and
-    `refinement` is the number of that whose session it is, None for the search's own.
+    It alone writes the ledger and keeps the time; its `account` knows what of the budget is left, its
+    `under_way` which jobs the pool has, and `refinement` is the number of that whose session it is, None for
+    the search's own.
     """
 
     def __init__(
@@ -86,10 +81,9 @@ class Dispatcher:
         self._shared = known_results(campaign)
         self.observer, self.stop_request = observer, stop_request
         self.phase = "prepare"
-        self.running: set[str] = set()
+        self.under_way = UnderWay(pool, clock, self._heed_stop, self.notify)
         self._clock = clock
         self._work = OpenWork(clock)
-        self._capacity = CapacityWatch()
         self.account = Account(
             campaign.config.budget,
             history,
@@ -126,7 +120,7 @@ class Dispatcher:
         if self.observer is not None:
             seconds = self._clock.now() - self.began
             budget = self.account.whole
-            running = tuple(sorted(self.running))
+            running = tuple(sorted(self.under_way.ids))
             try:
                 size, look = self.pool.size, self.pool.workers
                 now = Progress(self.phase, running, budget, self.done, seconds, size, look)
@@ -146,29 +140,6 @@ class Dispatcher:
         evaluation, prepared = self.campaign.config.evaluation, self.history.prepared
         assert prepared is not None
         return evaluation_key(recipe.digest, split, prepared, evaluation, self.generation, seen)
-
-    def run_once(self, job: Job) -> JobResult:
-        """Run one job by itself and return its result, trying again if its worker is lost.
-
-        Raises:
-            EnvironmentFault: if it fails, or loses its worker again and again.
-            EvomergeError: the fault a worker reports.
-        """
-        for requeued in range(1, MOST_REQUEUED + 2):
-            self.pool.submit(job)
-            self.running.add(job.id)
-            while (result := self.wait()) is None:
-                pass
-            if result.status == "ok":
-                return result
-            if result.status == "fault":
-                raise error_of(result)
-            found = f"{result.failure}: {result.message}"
-            if result.status == "failed":
-                break
-            if result.failure in INFRASTRUCTURE and requeued <= MOST_REQUEUED:
-                self.pause(back_off_seconds(requeued))
-        raise EnvironmentFault(Problem("E405", f"the {job.kind} job failed", found))
 
     def evaluate(
         self, wanted: Sequence[tuple[str, Recipe]], split: Split, again: Sequence[str] = ()
@@ -196,7 +167,7 @@ class Dispatcher:
     @property
     def idle(self) -> int:
         """Workers for which nothing is queued or under way."""
-        return max(0, self.pool.size - len(self.running) - self._work.queued)
+        return max(0, self.pool.size - len(self.under_way) - self._work.queued)
 
     def is_known(self, recipe: Recipe, split: Split) -> bool:
         """Whether the scores of a recipe, or its end in a race, are known or under way."""
@@ -281,15 +252,15 @@ class Dispatcher:
         if not self._work:
             return None
         self._work.requeue_due()
-        while self._work.queued and len(self.running) < self._most_running():
+        while self._work.queued and len(self.under_way) < self._most_running():
             entry = self._work.take()
             race = self._races.against(self.history, entry.references) if self._races else None
             deadline = deadline_seconds(self.campaign.config.workers.deadline, self.history)
             recipe, rows = entry.recipe.to_json(), entry.recipe.row_content
             job = Job(entry.id, "evaluate", recipe, entry.split, deadline, race, rows=rows)
-            self.pool.submit(replace(job, generation=self.generation))
-            self.running.add(entry.id)
-        results = [(result, self._work.of(result.id)) for result in self._arrived()]
+            self.under_way.submit(replace(job, generation=self.generation))
+        arrived = self.under_way.arrived(self._work.seconds_to_next_try())
+        results = [(result, self._work.of(result.id)) for result in arrived]
         settled = [each for each in results if each[0].status in MEASURED]
         self._record_measured(settled)
         for _, entry in settled:
@@ -311,17 +282,6 @@ class Dispatcher:
             settled.append((result, entry))
         return [name for _, entry in settled for name, _ in entry.entries]
 
-    def _arrived(self) -> list[JobResult]:
-        """The next result and those that lie ready beside it; none after a while."""
-        result = self.wait()
-        found = []
-        while result is not None:
-            found.append(result)
-            result = self.pool.next(0.0) if self.running else None
-            if result is not None:
-                self.running.discard(result.id)
-        return found
-
     def _most_running(self) -> int:
         """How many jobs the pool may have now.
 
@@ -329,30 +289,6 @@ class Dispatcher:
         whoever is free first.
         """
         return self.pool.size + (self.pool.ahead if self._work.queued > self.pool.size else 0)
-
-    def wait(self) -> JobResult | None:
-        """The next result; None after a while, or if nothing is under way."""
-        self._heed_stop()
-        seconds = min(POLL, self._work.seconds_to_next_try())
-        if not self.running:  # all that is open backs off
-            self._clock.sleep(seconds)
-            self.notify()
-            return None
-        result = self.pool.next(seconds)
-        if result is None:
-            self._capacity.look(self.pool.waiting, self.pool.size)
-            self.notify()
-        else:
-            self.running.discard(result.id)
-        return result
-
-    def pause(self, seconds: float) -> None:
-        """Do nothing for a while, except to stop when that is asked for."""
-        end = self._clock.now() + seconds
-        while (left := end - self._clock.now()) > 0:
-            self._heed_stop()
-            self._clock.sleep(min(POLL, left))
-            self.notify()
 
     def _heed_stop(self) -> None:
         stop = self.stop_request()

@@ -175,7 +175,8 @@ class Driver:
         stated = self.campaign.config.evaluation.generation
         if self.history.prepared is not None:
             stated = self.dispatcher.generation  # whoever is faster today
-        found = self.dispatcher.run_once(Job("prepare", "prepare", generation=stated)).prepared
+        job = Job("prepare", "prepare", generation=stated)
+        found = self.dispatcher.under_way.run_once(job).prepared
         assert found is not None
         if self.history.prepared is None:
             self.dispatcher.record(found)

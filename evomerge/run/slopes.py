@@ -193,21 +193,19 @@ class SlopeDesk:
         return recorded(self._history, self._store, batch, requests)
 
     def _run(self, batch: int, requests: dict[int, SlopeRequest]) -> None:
-        dispatcher, pool = self._dispatcher, self._dispatcher.pool
+        dispatcher, under_way = self._dispatcher, self._dispatcher.under_way
         dispatcher.phase = "learning"
         waiting = deque(requests)
         lost: Counter[int] = Counter()
-        while waiting or dispatcher.running:
+        while waiting or under_way:
             if dispatcher.account.is_out_of_time():
                 waiting.clear()
-            while waiting and len(dispatcher.running) < pool.size:
+            while waiting and len(under_way) < dispatcher.pool.size:
                 number = waiting.popleft()
-                job = self._job(batch, number, requests[number])
-                pool.submit(job)
-                dispatcher.running.add(job.id)
-            if not dispatcher.running:
+                under_way.submit(self._job(batch, number, requests[number]))
+            if not under_way:
                 return
-            result = dispatcher.wait()
+            result = under_way.wait()
             if result is None:
                 continue
             number = int(result.id.rpartition(".")[2])
@@ -220,7 +218,7 @@ class SlopeDesk:
                 infrastructure = result.failure in INFRASTRUCTURE
                 if lost[number] <= (MOST_REQUEUED if infrastructure else POISON - 1):
                     if infrastructure:
-                        dispatcher.pause(back_off_seconds(lost[number]))
+                        under_way.pause(back_off_seconds(lost[number]))
                     waiting.append(number)
                     continue
             self._record(batch, number, requests[number], result)

@@ -14,7 +14,7 @@ import pytest
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.prepared import prepared_space
 from evomerge.cli.verify.invariants import examine
-from evomerge.errors import EnvironmentFault, EvomergeError, Stopped, TooManyFailures
+from evomerge.errors import EvomergeError, Stopped, TooManyFailures
 from evomerge.ledger.events import AskedEvent
 from evomerge.ledger.history import LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
@@ -285,17 +285,6 @@ def test_what_waits_is_dropped_when_the_hours_are_over(started: Path) -> None:
         bed.dispatcher.account.is_out_of_time = lambda: True  # type: ignore[method-assign]
         assert bed.dispatcher.settle(limited=True) is None
         assert bed.dispatcher.open == 0
-
-
-def test_the_first_job_of_a_session_is_tried_again_too(started: Path) -> None:
-    with Ledger.open(started / LEDGER_FILE, create=False) as ledger:
-        bed = Bed(started, ledger, 1, {"prepare": ["node_lost", "worker_died"]})
-        bed.dispatcher.run_once(Job("prepare", "prepare"))
-        assert [at for _, at in bed.pool.given] == [0.0, 2.0, 6.0]
-        bed = Bed(started, ledger, 1, {"prepare": ["node_lost"] * 6})
-        with pytest.raises(EnvironmentFault, match=r"E405.*node_lost"):
-            bed.dispatcher.run_once(Job("prepare", "prepare"))
-        assert len(bed.pool.given) == 6
 
 
 def test_what_is_under_way_is_in_the_budget(started: Path) -> None:
