@@ -15,7 +15,8 @@ from typing import Any
 
 from evomerge.campaign.across_fields import faults_across_fields, focus_faults, stage_faults
 from evomerge.campaign.changes import Change, changed
-from evomerge.campaign.file import CampaignFile, CheckpointReference
+from evomerge.campaign.checkpoint_reference import CheckpointReference
+from evomerge.campaign.file import CampaignFile
 from evomerge.errors import ConfigError, Problem
 from evomerge.files.yaml_file import Positions, load_yaml, place, validate
 from evomerge.objectives.constraint import Constraint, parse_constraint

@@ -28,9 +28,9 @@ from evomerge.campaign.check_objectives import (
     wrong_heads,
     wrong_metrics,
 )
+from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.campaign.devices import check_device
 from evomerge.campaign.estimates import estimates_of
-from evomerge.campaign.file import CheckpointReference
 from evomerge.campaign.items import item_counts, leaks
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.architecture import unknown_architecture

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from evomerge.campaign.check import locate
-from evomerge.campaign.file import CheckpointReference
+from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import CheckpointError, Problem
 

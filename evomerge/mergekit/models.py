@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evomerge.campaign.file import NAME, RESERVED_NAMES
+from evomerge.campaign.checkpoint_reference import NAME, RESERVED_NAMES
 from evomerge.checkpoint.adapter import AdapterFolder
 from evomerge.checkpoint.folder import CheckpointFolder, open_folder
 from evomerge.checkpoint.hub import cached_snapshot, download_hint, missing_files

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.campaign.check import locate
-from evomerge.campaign.file import CheckpointReference
+from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import ConfigError, Problem
 from evomerge.mergekit.read import read_mergekit

@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.campaign.check import check_campaign, locate
-from evomerge.campaign.file import CheckpointReference
+from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.checkpoint.hub import cached_snapshot, missing_files
 from evomerge.errors import CheckpointError
 from evomerge.mergekit import read_mergekit
