@@ -118,11 +118,18 @@ class LmEvalDeclaration(Declaration):
         return tuple(f"{self.name}.{metric}" for metric in self.metrics)
 
     def directions(self) -> dict[str, bool | None]:
-        """As `metric_directions`; None for every metric if a task is missing."""
+        """Full metric name to whether higher is better, as the search task says.
+
+        None where it does not, and for every metric if a task is missing.
+        """
         try:
-            return metric_directions(self)
+            known = task_files(self)["search"].metrics
         except ConfigError:
             return dict.fromkeys(self.metric_names)
+        return {
+            full: known.get(metric.partition(",")[0])
+            for full, metric in zip(self.metric_names, self.metrics, strict=True)
+        }
 
     def learnable(self) -> frozenset[str]:
         """As the task of the search and `learn_targets` have it; all if the task is missing."""
@@ -134,8 +141,33 @@ class LmEvalDeclaration(Declaration):
         return frozenset(full for full, name in named if task.may_learn(name, self.learn_targets))
 
     def problems(self, *, allow_code: bool = False) -> list[Problem]:
-        """As `check_evaluator`."""
-        return check_evaluator(self, allow_code=allow_code)
+        """Every fault that shows without loading lm-eval: tasks, metrics, data files, splits, code.
+
+        Problems: E101 a folder or data file is missing, E122 few-shot settings that lm-eval would ignore,
+        E123 no such task, E124 no such metric or filter, E126 a task that runs code (unless `allow_code`),
+        E128 two splits that share a task or an item, E141 a scorer that cannot do the task, E142
+        `learn_targets` of a task that does not write.
+        """
+        if not self.folder.is_dir():
+            wrong = "no such folder of task files"
+            return [self.fault("include_path", "E101", wrong, f"found {self.include_path!r}")]
+        tasks, unreadable = _find(self)
+        problems: list[Problem] = []
+        chosen: dict[Split, TaskFile] = {}
+        for split in SPLITS:
+            name = self.tasks.of(split)
+            if name in tasks:
+                chosen[split] = tasks[name]
+                continue
+            near = difflib.get_close_matches(name, tasks, n=1)
+            known = ", ".join(sorted(tasks)) or "none"
+            found = f"found {name!r}; the tasks of {self.folder} are: {known}"
+            found += "".join(f"; {path.name} cannot be read: {why}" for path, why in unreadable.items())
+            todo = f"did you mean `{near[0]}`?" if near else ""
+            problems.append(self.fault(f"tasks.{split}", "E123", "no such task", found, todo))
+        for split, task in chosen.items():
+            problems += _task_problems(self, split, task, allow_code)
+        return [*problems, *_overlaps(self, chosen)]
 
     def inputs(self) -> list[tuple[str, Path]]:
         """The folder of task files, where it is its own, and what its tasks include and read."""
@@ -153,12 +185,62 @@ class LmEvalDeclaration(Declaration):
         return {split: ids for split, ids in found.items() if ids is not None}
 
     def open_items(self, *, allow_code: bool = False) -> OpenedItems:
-        """As the function `open_items`; a task that runs code runs it, as its `problems` allowed."""
-        return open_items(self)
+        """The items of every split as lm-eval gives them, read on this machine without asking a network.
+
+        Torch and lm-eval are loaded only for tasks whose own Python says what the items are; that runs, as
+        `problems` allowed.
+
+        Raises:
+            ConfigError: E144 a data set is not on this machine, E123 it cannot be loaded, E128 a split has no
+                items or shares some with another.
+        """
+        ids: dict[Split, list[str]] = {}
+        problems: dict[tuple[str, str], Problem] = {}
+        tokens = 0
+        for split, task in task_files(self).items():
+            try:
+                local = None if task.changes_items else task.local_item_ids()
+                items = [] if local is not None else _items(self, task)
+            except Exception as error:
+                # Whatever lm-eval, datasets or the task's own code raises is a fault of the task.
+                code, wrong, found, todo = cannot_load(task, error)
+                fault = self.fault(f"tasks.{split}", code, wrong, found, todo)
+                # One data set that is missing is missing for all three.
+                problems.setdefault((code, todo or split), fault)
+                continue
+            ids[split] = local if local is not None else [item_id(item) for item in items]
+            if not ids[split]:
+                wrong = f"task {task.name} has no items"
+                problems["E128", split] = self.fault(f"tasks.{split}", "E128", wrong)
+            if split == "search":
+                characters = sum(len(str(value)) for item in items for value in item.values())
+                tokens = self.size()[1] if local is not None else characters // CHARACTERS_PER_TOKEN
+        if faults := [*problems.values(), *shared_items(self, ids)]:
+            raise ConfigError(faults)
+        return OpenedItems(ids, tokens)
 
     def digest(self) -> str:
-        """As the function `digest`."""
-        return digest(self)
+        """SHA-256 (hex) over the declaration and the bytes of its task and data files.
+
+        Where files lie does not matter; any changed item, prompt or setting changes the digest. Where a
+        task runs code, the Python files of its folder count too. Items of a hub data set count by its name.
+
+        Raises:
+            ConfigError: E123, if a task is missing.
+        """
+        # What is learned changes no score; what an evaluator can teach is recorded beside its digest.
+        settings = self.model_dump(by_alias=True, exclude={"include_path", "learn_targets"})
+        if self.smooth:
+            # Campaigns from before there was this field have digests without it.
+            del settings["smooth"]
+        hasher = hashlib.sha256(canonical_json(settings).encode())
+        for split, task in task_files(self).items():
+            code = sorted(task.path.parent.glob("**/*.py")) if task.code else []
+            for kind, files in (("yaml", task.sources), ("data", task.data_files()), ("code", code)):
+                for path in files:
+                    content = hashlib.sha256(path.read_bytes()).hexdigest()
+                    hasher.update(f"\n{split} {kind} {content}".encode())
+        return hasher.hexdigest()
 
     def size(self) -> tuple[int, int]:
         """Search items (0 where they are not local), and roughly their tokens."""
@@ -182,37 +264,6 @@ def load_evaluator(path: Path) -> LmEvalDeclaration:
     loaded._file = str(path)
     loaded._positions = dict(positions)
     return loaded
-
-
-def check_evaluator(declaration: LmEvalDeclaration, *, allow_code: bool = False) -> list[Problem]:
-    """Every fault that shows without loading lm-eval: tasks, metrics, data files, splits, code.
-
-    Problems: E101 a folder or data file is missing, E122 few-shot settings that lm-eval would ignore,
-    E123 no such task, E124 no such metric or filter, E126 a task that runs code (unless `allow_code`),
-    E128 two splits that share a task or an item, E141 a scorer that cannot do the task, E142 `learn_targets`
-    of a task that does not write.
-    """
-    fault = declaration.fault
-    if not declaration.folder.is_dir():
-        wrong = "no such folder of task files"
-        return [fault("include_path", "E101", wrong, f"found {declaration.include_path!r}")]
-    tasks, unreadable = _find(declaration)
-    problems: list[Problem] = []
-    chosen: dict[Split, TaskFile] = {}
-    for split in SPLITS:
-        name = declaration.tasks.of(split)
-        if name in tasks:
-            chosen[split] = tasks[name]
-            continue
-        near = difflib.get_close_matches(name, tasks, n=1)
-        known = ", ".join(sorted(tasks)) or "none"
-        found = f"found {name!r}; the tasks of {declaration.folder} are: {known}"
-        found += "".join(f"; {path.name} cannot be read: {why}" for path, why in unreadable.items())
-        todo = f"did you mean `{near[0]}`?" if near else ""
-        problems.append(fault(f"tasks.{split}", "E123", "no such task", found, todo))
-    for split, task in chosen.items():
-        problems += _task_problems(declaration, split, task, allow_code)
-    return [*problems, *_overlaps(declaration, chosen)]
 
 
 def _find(declaration: LmEvalDeclaration) -> tuple[dict[str, TaskFile], dict[Path, str]]:
@@ -285,41 +336,6 @@ def _overlaps(declaration: LmEvalDeclaration, chosen: dict[Split, TaskFile]) -> 
                 yield declaration.fault(f"tasks.{split}", "E128", wrong, found)
 
 
-def open_items(declaration: LmEvalDeclaration) -> OpenedItems:
-    """The items of every split as lm-eval gives them, read on this machine without asking a network.
-
-    Torch and lm-eval are loaded only for tasks whose own Python says what the items are.
-
-    Raises:
-        ConfigError: E144 a data set is not on this machine, E123 it cannot be loaded, E128 a split has no
-            items or shares some with another.
-    """
-    ids: dict[Split, list[str]] = {}
-    problems: dict[tuple[str, str], Problem] = {}
-    tokens = 0
-    for split, task in task_files(declaration).items():
-        try:
-            local = None if task.changes_items else task.local_item_ids()
-            items = [] if local is not None else _items(declaration, task)
-        except Exception as error:
-            # Whatever lm-eval, datasets or the task's own code raises is a fault of the task.
-            code, wrong, found, todo = cannot_load(task, error)
-            fault = declaration.fault(f"tasks.{split}", code, wrong, found, todo)
-            # One data set that is missing is missing for all three.
-            problems.setdefault((code, todo or split), fault)
-            continue
-        ids[split] = local if local is not None else [item_id(item) for item in items]
-        if not ids[split]:
-            wrong = f"task {task.name} has no items"
-            problems["E128", split] = declaration.fault(f"tasks.{split}", "E128", wrong)
-        if split == "search":
-            characters = sum(len(str(value)) for item in items for value in item.values())
-            tokens = declaration.size()[1] if local is not None else characters // CHARACTERS_PER_TOKEN
-    if faults := [*problems.values(), *shared_items(declaration, ids)]:
-        raise ConfigError(faults)
-    return OpenedItems(ids, tokens)
-
-
 def _items(declaration: LmEvalDeclaration, task: TaskFile) -> list[Item]:
     from evomerge.evaluators.data import open_data, without_network
 
@@ -371,36 +387,3 @@ def task_files(declaration: LmEvalDeclaration) -> dict[Split, TaskFile]:
             for split in missing
         )
     return {split: tasks[declaration.tasks.of(split)] for split in SPLITS}
-
-
-def metric_directions(declaration: LmEvalDeclaration) -> dict[str, bool | None]:
-    """Full metric name to whether higher is better, as the search task says (None: it does not)."""
-    known = task_files(declaration)["search"].metrics
-    return {
-        full: known.get(metric.partition(",")[0])
-        for full, metric in zip(declaration.metric_names, declaration.metrics, strict=True)
-    }
-
-
-def digest(declaration: LmEvalDeclaration) -> str:
-    """SHA-256 (hex) over the declaration and the bytes of its task and data files.
-
-    Where files lie does not matter; any changed item, prompt or setting changes the digest. Where a
-    task runs code, the Python files of its folder count too. Items of a hub data set count by its name.
-
-    Raises:
-        ConfigError: E123, if a task is missing.
-    """
-    # What is learned changes no score; what an evaluator can teach is recorded beside its digest.
-    settings = declaration.model_dump(by_alias=True, exclude={"include_path", "learn_targets"})
-    if declaration.smooth:
-        # Campaigns from before there was this field have digests without it.
-        del settings["smooth"]
-    hasher = hashlib.sha256(canonical_json(settings).encode())
-    for split, task in task_files(declaration).items():
-        code = sorted(task.path.parent.glob("**/*.py")) if task.code else []
-        for kind, files in (("yaml", task.sources), ("data", task.data_files()), ("code", code)):
-            for path in files:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                hasher.update(f"\n{split} {kind} {content}".encode())
-    return hasher.hexdigest()

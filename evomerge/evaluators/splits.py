@@ -24,7 +24,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.declaration import NAME
 from evomerge.evaluators.items import SHARES, item_id, split_of
 from evomerge.evaluators.kinds import open_evaluator
-from evomerge.evaluators.lm_eval_declaration import digest, load_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.evaluators.task_files import (
     GENERATION_METRICS,
     SPLIT_RECORD,
@@ -139,7 +139,7 @@ def make_splits(
         raise
     return SplitReport(
         declaration=out / f"{name}.yaml",
-        digest=digest(declared),
+        digest=declared.digest(),
         counts={split: len(docs) for split, docs in chosen.items()},
         examples=len(examples),
         files=tuple(sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())),

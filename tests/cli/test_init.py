@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.campaign.campaign import load_campaign
 from evomerge.cli.starter.tasks import BUCKETS, ITEMS, TASKS, TRAINING
-from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.search_space import load_search_space
 from tests.cli.terminal import Forked, call
 from tests.cli.test_hub_models import put_into_cache
@@ -77,7 +77,7 @@ def test_the_starter_runs_and_its_experts_conflict(toys):
 def test_splits_are_disjoint_and_whole(toys):
     folder, _ = toys
     for task in TASKS:
-        assert check_evaluator(load_evaluator(folder / "evaluators" / f"{task}.yaml")) == []
+        assert load_evaluator(folder / "evaluators" / f"{task}.yaml").problems() == []
         seen: set[str] = set()
         for split, count in ITEMS.items():
             path = folder / "evaluators" / "tasks" / "data" / f"{task}_{split}.jsonl"

@@ -13,7 +13,7 @@ from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.generation import LOOP_TOKENS, Generation, LiveGenerator
 from evomerge.evaluators.kinds import open_evaluator
-from evomerge.evaluators.lm_eval_declaration import check_evaluator, load_evaluator, metric_directions
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.evaluators.lm_eval_tasks import LmEvalTasks
 from tests.evaluators.conftest import DECLARATION, TASK, Bench, build_llama
 from tests.evaluators.test_lm_eval_tasks import stock
@@ -148,8 +148,8 @@ def test_loops_and_lengths_are_metrics(bench: Bench, parrot: Any, tokenizer: Any
     path = bench(
         task, DECLARED.replace("exact_match,", "exact_match, looped, tokens,"), counts=(6, 4, 3)
     )
-    assert check_evaluator(load_evaluator(path)) == []
-    directions = metric_directions(load_evaluator(path))
+    assert load_evaluator(path).problems() == []
+    directions = load_evaluator(path).directions()
     assert directions["pets.looped"] is False
     assert directions["pets.tokens"] is None
     scores = open_evaluator(load_evaluator(path)).evaluate(Subject(parrot, tokenizer), "search")
@@ -161,4 +161,4 @@ def test_loops_and_lengths_are_metrics(bench: Bench, parrot: Any, tokenizer: Any
 def test_they_are_no_metrics_of_other_tasks(bench: Bench) -> None:
     path = bench(declaration=DECLARATION.replace("acc_norm", "looped"))
     with pytest.raises(ConfigError, match=r"E124\].*no metric `looped`; it has: acc, acc_norm"):
-        raise ConfigError(check_evaluator(load_evaluator(path)))
+        raise ConfigError(load_evaluator(path).problems())

@@ -8,28 +8,23 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.evaluators.items import fixed_order, item_id, json_lines
 from evomerge.evaluators.kinds import load_declaration
-from evomerge.evaluators.lm_eval_declaration import (
-    check_evaluator,
-    digest,
-    load_evaluator,
-    metric_directions,
-)
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from tests.evaluators.conftest import DECLARATION, TASK, Bench
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def problems(path: Path, *, allow_code: bool = False) -> str:
-    return "\n".join(str(each) for each in check_evaluator(load_evaluator(path), allow_code=allow_code))
+    return "\n".join(str(each) for each in load_evaluator(path).problems(allow_code=allow_code))
 
 
 def test_a_sound_declaration_has_no_problems(bench: Bench) -> None:
     path = bench()
     declaration = load_evaluator(path)
-    assert check_evaluator(declaration) == []
+    assert declaration.problems() == []
     assert declaration.metric_names == ("pets.acc", "pets.acc_norm")
     assert declaration.folder == path.parent / "tasks"
-    assert metric_directions(declaration) == {"pets.acc": True, "pets.acc_norm": True}
+    assert declaration.directions() == {"pets.acc": True, "pets.acc_norm": True}
     assert declaration.scorer == "auto"
 
 
@@ -37,7 +32,7 @@ def test_importing_evaluators_and_checking_loads_nothing_heavy(bench: Bench) -> 
     code = (
         "import sys; from pathlib import Path; import evomerge.evaluators as e;"
         "from evomerge.evaluators.lm_eval_declaration import *;"
-        f"d = load_evaluator(Path({str(bench())!r})); assert check_evaluator(d) == []; digest(d);"
+        f"d = load_evaluator(Path({str(bench())!r})); assert d.problems() == []; d.digest();"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -69,7 +64,7 @@ def test_every_fault_of_the_file_is_reported_together(bench: Bench) -> None:
 def test_faults_against_the_tasks(bench: Bench, change: tuple[str, str], message: str) -> None:
     path = bench(declaration=DECLARATION.replace(*change))
     with pytest.raises(ConfigError, match=message):
-        raise ConfigError(check_evaluator(load_evaluator(path)))
+        raise ConfigError(load_evaluator(path).problems())
 
 
 def test_missing_data_is_named(bench: Bench) -> None:
@@ -119,9 +114,9 @@ def test_included_files_count(bench: Bench) -> None:
     )
     (path.parent / "tasks/common.yaml").write_text(common)
     assert problems(path) == ""
-    before = digest(load_evaluator(path))
+    before = load_evaluator(path).digest()
     (path.parent / "tasks/common.yaml").write_text(common.replace("question", '"Q {{question}}"'))
-    assert digest(load_evaluator(path)) != before
+    assert load_evaluator(path).digest() != before
 
 
 def test_a_broken_task_file_is_named_where_a_task_is_missing(bench: Bench) -> None:
@@ -144,18 +139,18 @@ def test_several_filters_need_a_choice(bench: Bench) -> None:
 
 def test_the_digest_follows_content_and_not_place(bench: Bench, tmp_path: Path) -> None:
     path = bench()
-    before = digest(load_evaluator(path))
+    before = load_evaluator(path).digest()
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     (path.parent / "tasks").rename(moved / "tasks")
     path = path.rename(moved / "pets.yaml")
-    assert digest(load_evaluator(path)) == before
+    assert load_evaluator(path).digest() == before
     path.write_text(DECLARATION.replace("block_size: 7", "block_size: 8"))
-    assert digest(load_evaluator(path)) != before
+    assert load_evaluator(path).digest() != before
     path.write_text(DECLARATION)
     data = moved / "tasks/data/pets_selection.jsonl"
     data.write_text(data.read_text().replace('"answer": 0', '"answer": 1', 1))
-    assert digest(load_evaluator(path)) != before
+    assert load_evaluator(path).digest() != before
 
 
 def test_item_ids_ignore_names_and_order_is_by_content() -> None:

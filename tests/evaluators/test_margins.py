@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.items import item_id
 from evomerge.evaluators.kinds import open_evaluator
-from evomerge.evaluators.lm_eval_declaration import digest, load_evaluator
+from evomerge.evaluators.lm_eval_declaration import load_evaluator
 from evomerge.objectives.scores import Scores
 from tests.evaluators.conftest import DECLARATION, TASK, Bench, make_items
 from tests.evaluators.test_generation import DECLARED
@@ -182,4 +182,4 @@ def test_they_are_switched_off_in_the_evaluators_file(bench: Bench, subject: Sub
     assert {n: m.value for n, m in without.metrics.items()} == {
         n: m.value for n, m in with_them.metrics.items()
     }
-    assert digest(load_evaluator(path)) != digest(before)
+    assert load_evaluator(path).digest() != before.digest()

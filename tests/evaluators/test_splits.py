@@ -18,12 +18,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluators.evaluator import Subject
 from evomerge.evaluators.items import item_id, split_of
 from evomerge.evaluators.kinds import open_evaluator
-from evomerge.evaluators.lm_eval_declaration import (
-    benchmark_problem,
-    check_evaluator,
-    digest,
-    load_evaluator,
-)
+from evomerge.evaluators.lm_eval_declaration import benchmark_problem, load_evaluator
 from evomerge.evaluators.splits import make_splits
 from evomerge.objectives.scores import SPLITS
 from tests.evaluators.conftest import TASK, make_items
@@ -72,8 +67,8 @@ def test_splits_tile_the_task_and_equal_items_stay_together(tmp_path: Path) -> N
     assert not ids["search"] & ids["test"]
     assert not ids["selection"] & ids["test"]
     assert report.counts == {split: len(part) for split, part in parts.items()}
-    assert report.digest == digest(load_evaluator(report.declaration))
-    assert check_evaluator(load_evaluator(report.declaration)) == []
+    assert report.digest == load_evaluator(report.declaration).digest()
+    assert load_evaluator(report.declaration).problems() == []
 
 
 def test_the_same_task_gives_the_same_files_in_any_order(tmp_path: Path) -> None:
@@ -106,7 +101,7 @@ def test_stock_lm_eval_gives_each_number_again(tmp_path: Path, subject: Subject)
     assert report.examples > 0
     declaration = load_evaluator(report.declaration)
     # What the task's code did to the items is done; nothing is left to run.
-    assert check_evaluator(declaration) == []
+    assert declaration.problems() == []
     evaluator = open_evaluator(declaration)
     for split in ("search", "test"):
         assert all(len(doc["question"]) <= 30 for doc in items_of(tmp_path / "out", split))
@@ -128,11 +123,11 @@ def test_code_that_a_task_still_needs_comes_along(tmp_path: Path) -> None:
     (source / "prompts.py").unlink()
     assert "tasks/code0/prompts.py" in report.files
     declaration = load_evaluator(report.declaration)
-    assert "E126" in str(check_evaluator(declaration)[0])
-    before = digest(declaration)
+    assert "E126" in str(declaration.problems()[0])
+    before = declaration.digest()
     assert open_evaluator(declaration, allow_code=True).item_count("search") > 0
     (tmp_path / "out/tasks/code0/prompts.py").write_text("def ask(doc):\n    return ''\n")
-    assert digest(declaration) != before
+    assert declaration.digest() != before
 
 
 @pytest.mark.parametrize(
@@ -187,12 +182,12 @@ def test_installed_tasks_go_by_name(tmp_path: Path) -> None:
     tasks = "{search: arc_easy, selection: arc_challenge, test: openbookqa}"
     path.write_text(f"schema: 1\nkind: lm_eval\nname: arc\ntasks: {tasks}\nmetrics: [acc]\n")
     declaration = load_evaluator(path)
-    assert check_evaluator(declaration) == []
+    assert declaration.problems() == []
     problem = benchmark_problem(declaration)
     assert problem is not None
     assert "allenai/ai2_arc" in problem.wrong
     path.write_text(path.read_text().replace("openbookqa", "openbookqa_no_such"))
-    assert "E123" in str(check_evaluator(load_evaluator(path))[0])
+    assert "E123" in str(load_evaluator(path).problems()[0])
 
 
 def test_nothing_is_fetched_and_nothing_loaded_for_a_data_set_that_is_not_here(tmp_path: Path) -> None:
