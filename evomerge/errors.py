@@ -24,6 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+GO_ON = "go on with `evomerge run`"
+"""What helps where a campaign has not come far enough."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -279,7 +282,7 @@ E503 the ledger is of a newer evomerge | use that version
 E504 an evaluator or its items changed since the campaign began | restore them
 E505 a replay comes to something else than was recorded | use the versions that wrote it
 E506 there is no such candidate or pick | `evomerge front DIR` lists them
-E507 what was asked for is not there yet, or failed | run on, or pick another
+E507 what was asked for is not there yet, or failed | go on with `evomerge run`, or pick another
 E508 too many candidates or gradients failed | see `evomerge status --failed`, mend the cause, run again
 E509 there is no campaign in this folder | give the folder that `run` was given as --dir
 E510 a campaign folder contradicts itself | `evomerge repair DIR OUT` copies what is sound

@@ -76,7 +76,7 @@ def bundle(campaign: Campaign, out: Path, *, models: Models = "copy", hub: bool 
         UsageError: E601, `out` exists.
         EnvironmentFault: E403 no room, E408 cannot be written.
     """
-    target = claim_target(out, overwrite=False)
+    target = claim_target(out, overwrite=False, todo="give a new folder")
     plan = _planned(campaign, models, hub)
     if plan.problems:
         raise ConfigError(plan.problems)

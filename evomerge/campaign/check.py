@@ -366,7 +366,12 @@ def check_devices(campaign: Campaign) -> None:
     workers, device = campaign.config.workers, campaign.config.evaluation.device
     if workers.address is not None:
         return
-    check_device(device)
+    try:
+        check_device(device, "write `evaluation.device: cpu` for a trial")
+    except EnvironmentFault as error:
+        (fault,) = error.problems
+        words = (fault.code, fault.wrong, fault.found, fault.todo)
+        raise EnvironmentFault(campaign.fault(("evaluation", "device"), *words)) from None
     if workers.gpus > 1:
         import torch
 

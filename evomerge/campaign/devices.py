@@ -41,8 +41,12 @@ def device_faults(workers: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
         yield ("evaluation", "device"), wrong, f"found {device!r}", "write `device: cuda`"
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, todo: str = "give `cpu`") -> None:
     """See that a CUDA device exists before workers are started; loads torch only for such a device.
+
+    Args:
+        device: its name.
+        todo: what helps where there is no such device.
 
     Raises:
         EnvironmentFault: E401.
@@ -51,12 +55,11 @@ def check_device(device: str) -> None:
     if device == "cpu":
         return
     if not is_device(device):
-        todo = "give cpu, cuda or cuda:N"
-        raise UsageError(Problem("E500", f"`{device}` is no device", "", todo))
+        names = "give cpu, cuda or cuda:N"
+        raise UsageError(Problem("E500", f"`{device}` is no device", "", names))
     import torch
 
     count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
     if index >= count:
-        todo = "set `evaluation.device: cpu`, or give --device cpu, for a trial"
         wrong, found = f"no device `{device}` here", f"{count} CUDA devices"
         raise EnvironmentFault(Problem("E401", wrong, found, todo))

@@ -85,7 +85,8 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8 + 512)
             if size < 8:
-                raise _fault("E211", path, "empty file", f"it has {size} bytes", "download it again")
+                wrong = "truncated file" if size else "empty file"
+                raise _fault("E211", path, wrong, f"it has {size} bytes", "download it again")
             if start[8:9] != b"{":
                 raise _not_safetensors(path, start)
             (length,) = struct.unpack("<Q", start[:8])

@@ -6,6 +6,8 @@ Only typer and the error tree are imported here; a verb imports what it needs wh
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import sys
@@ -39,7 +41,7 @@ from evomerge.cli import (
     weights,
 )
 from evomerge.cli.output import print_error, say
-from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
+from evomerge.errors import EnvironmentFault, EvomergeError, Interrupted, Problem, UsageError
 
 VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     start.init,
@@ -75,6 +77,9 @@ VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     reference.explain,
 )
 """In the order in which they are listed."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(Mapping[str, Any]):
@@ -157,35 +162,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except EvomergeError as error:
-        print_error(error, as_json)
-        return error.exit_code
+        return _failed(error, as_json)
     except TyperException as error:
-        print_error(_usage(error), as_json)
-        return UsageError.exit_code
+        return _failed(_usage(error), as_json)
     except KeyboardInterrupt:
-        print_error(Interrupted("interrupted"), as_json)
-        return Interrupted.exit_code
+        return _failed(Interrupted("interrupted"), as_json)
     except BrokenPipeError:
-        # The reader went away (`| head`); Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return _reader_gone()
     except Exception as error:
-        return _bug(error, as_json)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            # Files say which they are; what has no name is a stream, nearly always stdout.
+            return _failed(_cannot_write(error), as_json)
+        return _failed(_bug(error), as_json)
+
+
+def _failed(error: EvomergeError, as_json: bool) -> int:
+    try:
+        print_error(error, as_json)
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError:
+        print_error(error, as_json=False)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return error.exit_code
+    _drop_output()
+    return error.exit_code
+
+
+def _reader_gone() -> int:
+    _drop_output()  # `| head`
+    return 1
+
+
+def _drop_output() -> None:
+    """Send what stdout still holds nowhere; Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _cannot_write(error: OSError) -> EvomergeError:
+    found = error.strerror or str(error)
+    return EnvironmentFault(Problem("E408", "cannot write the output", found, "free some space"))
 
 
 def _usage(error: TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     todo = f"see `{context.command_path} --help`" if context is not None else "see `evomerge --help`"
     # Typer shows how pydantic names the exception behind a value that it refuses.
-    wrong = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    wrong = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
     return UsageError(Problem("E500", wrong, todo=todo))
 
 
-def _bug(error: Exception, as_json: bool) -> int:
+def _bug(error: Exception) -> EvomergeError:
     wrong = f"{type(error).__name__}: {error}".splitlines()[0]
     todo = "this is a bug in evomerge; EVOMERGE_TRACEBACK=1 shows where"
     if os.environ.get("EVOMERGE_TRACEBACK"):
         say(traceback.format_exc().rstrip())
         todo = "this is a bug in evomerge; please report it with the lines above"
-    print_error(EvomergeError(Problem("E999", wrong, todo=todo)), as_json)
-    return EvomergeError.exit_code
+    return EvomergeError(Problem("E999", wrong, todo=todo))

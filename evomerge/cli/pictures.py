@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from evomerge.cli.output import PICK_HELP, Folder, Json, plain, print_json, say, table_console
-from evomerge.errors import Problem, UsageError
+from evomerge.errors import GO_ON, Problem, UsageError
 
 ROWS = 16
 """Rows of a history that are shown in a terminal."""
@@ -48,7 +48,7 @@ def history(
         print_json({"campaign": opened.history.stated.name, "columns": head, "rows": rows})
         return
     if not points:
-        raise UsageError(Problem("E507", "there is no history yet", "nothing is searched", "run on"))
+        raise _nothing_yet()
     console = table_console()
     shown = spread_out(points, ROWS)
     heads = ["evaluations", "items", "seconds", "hypervolume", *(o.metric for o in objectives)]
@@ -92,6 +92,10 @@ def history(
         console.print(plain(line), markup=False, soft_wrap=True)
 
 
+def _nothing_yet() -> UsageError:
+    return UsageError(Problem("E507", "there is no history yet", "nothing is searched", GO_ON))
+
+
 def _named(heads: list[str], cells: list[str]) -> list[str]:
     return [f"{head} {cell}" for head, cell in zip(heads, cells, strict=True) if cell]
 
@@ -119,6 +123,8 @@ def plot(
 
         objectives = opened.history.stated.objectives
         points = trace(opened.history, opened.events, objectives)
+        if not points:
+            raise _nothing_yet()
         figure = pictures.history_figure(opened.history.stated.name, points, objectives)
     else:
         from evomerge.campaign.recorded import recorded_recipe
@@ -127,7 +133,7 @@ def plot(
         candidate = find_candidate(opened.history, opened.front, choice)
         prepared = opened.history.prepared
         if prepared is None:
-            raise UsageError(Problem("E507", "the campaign is not prepared yet", todo="run on"))
+            raise UsageError(Problem("E507", "the campaign is not prepared yet", todo=GO_ON))
         recipe = recorded_recipe(opened.history, candidate)
         layout = prepared.layout
         figure = pictures.heatmap_figure(candidate.id, recipe, layout.layers, layout.places)

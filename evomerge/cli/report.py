@@ -38,7 +38,16 @@ def report(
         bool,
         typer.Option("--watch", help="Serve it on this machine until Ctrl-C; it follows the run."),
     ] = False,
-    port: Annotated[int, typer.Option(help="With --watch; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="With --watch; a free one without.",
+            min=0,
+            max=65535,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a campaign as one HTML page that needs no network."""
@@ -46,8 +55,10 @@ def report(
         if output is not None or as_json:
             problem = Problem("E500", "--watch serves the page and writes nothing", todo="leave -o out")
             raise UsageError(problem)
-        _watch(directory, against or [], port)
+        _watch(directory, against or [], port or 0)
         return
+    if port is not None:
+        raise UsageError(Problem("E500", "--port is that of --watch", "", "give --watch as well"))
     from evomerge.report.write import write_report
 
     written = write_report(directory, output, against or [])

@@ -25,7 +25,7 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
         ("campaign", now.campaign),
         (
             "phase",
-            f"{now.phase}, {'steady state' if now.steady else f'{now.generation} generations told'}",
+            f"{now.phase}, {'steady state' if now.steady else _generations(now.generation)}",
         ),
         (
             "evaluations",
@@ -49,7 +49,7 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
         given_up = f"{now.raced} given up early; all cost {now.cost:.1f} evaluations"
         rows.append(("raced", given_up))
     if now.slopes or now.slopes_failed:
-        told = f"{now.slopes} gradients and losses; all cost {now.cost:.1f} evaluations"
+        told = f"{now.slopes} gradients and losses; with the merges {now.cost:.1f} evaluations"
         rows.append(("slopes", told))
     if now.slopes_failed:
         rows.append(("", f"{now.slopes_failed} more failed, mostly {now.slope_failure}"))
@@ -73,6 +73,10 @@ def status_rows(seen: Seen) -> list[tuple[str, str]]:
     rows.append(("driver", _driver_text(seen.holder)))
     rows += [("" if number else "workers", text) for number, text in enumerate(crew_lines(seen))]
     return rows
+
+
+def _generations(told: int) -> str:
+    return "1 generation told" if told == 1 else f"{told} generations told"
 
 
 def lost_text(now: Standing) -> str:

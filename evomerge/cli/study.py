@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 study = typer.Typer(
     name="study",
     help="Run a campaign with several settings and seeds, and compare what comes out.",
+    add_completion=False,
     rich_markup_mode=None,
-    no_args_is_help=True,
 )
+
+
+@study.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
 
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The study's folder.", show_default=False)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from evomerge.cli.output import Json, plain, print_json, say, show_log, table_console
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, Problem, UsageError
 
 Residual = Annotated[
     bool,
@@ -48,6 +48,9 @@ def kinship(
     from evomerge.checkpoint.open import open_source
 
     show_log()
+    if len(models) < 2:
+        wrong, todo = "kinship is that of two models or more", "give another MODEL"
+        raise UsageError(Problem("E500", wrong, f"found {models[0]} only", todo))
     origin = open_folder(base, "base")
     folders = {_name(path, models): open_source(path, path.name, origin) for path in models}
     problems = compare_with_base(origin, list(folders.values()))

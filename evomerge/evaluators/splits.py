@@ -107,7 +107,8 @@ def make_splits(
     if not NAME.fullmatch(name):
         raise ConfigError(Problem("E136", f"`{name}`: letters, digits, `_` and `-` only", field="name"))
     if len(shares) != len(SPLITS) or min(shares) <= 0:
-        raise ConfigError(Problem("E128", "shares are three numbers above 0", f"found {list(shares)}"))
+        wrong, todo = "these are three numbers above 0", "50,25,25 for one"
+        raise ConfigError(Problem("E128", wrong, f"found {list(shares)}", todo, field="shares"))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             Problem("E135", "this is in the way", todo="name a new folder", file=str(out))

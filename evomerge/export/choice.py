@@ -11,7 +11,7 @@ import numpy as np
 from evomerge.campaign.campaign import Campaign, campaign_from_json
 from evomerge.campaign.check import locate
 from evomerge.campaign.prepared import prepared_recipe, prepared_sources
-from evomerge.errors import LedgerDamaged, Problem, UsageError
+from evomerge.errors import GO_ON, LedgerDamaged, Problem, UsageError
 from evomerge.front.candidate import find_candidate
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.front import Front
@@ -109,7 +109,7 @@ def _candidate(history: History, front: Front, choice: str) -> tuple[Candidate, 
         wrong = f"`{name}` is no model: its experts answer together, and are not merged"
         raise UsageError(Problem("E507", wrong, "", "choose a member of the front"))
     if "search" not in candidate.evaluations:
-        raise UsageError(Problem("E507", f"`{name}` has not been evaluated yet", todo="run on"))
+        raise UsageError(Problem("E507", f"`{name}` has not been evaluated yet", todo=GO_ON))
     same = history.baselines_equal_to(candidate)
     itself = (f"{name} is the baseline {same[0]} itself",) if same else ()
     return candidate, (*warnings, *_standing(history, front, candidate), *itself)

@@ -28,6 +28,9 @@ from evomerge.errors import EnvironmentFault, Problem, UsageError
 from evomerge.failpoint import failpoint
 from evomerge.files.storage import cannot_write, make_folder, sync_folder, sync_tree
 
+OVERWRITE = "give `--overwrite`, or another folder"
+"""What helps where a target exists, for verbs that have the option."""
+
 logger = logging.getLogger(__name__)
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -102,8 +105,13 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def claim_target(out: Path, *, overwrite: bool) -> Path:
+def claim_target(out: Path, *, overwrite: bool, todo: str = OVERWRITE) -> Path:
     """The absolute target, refused before any work is done if it cannot be written.
+
+    Args:
+        out: the target.
+        overwrite: whether a model folder is replaced.
+        todo: what helps where it exists.
 
     Raises:
         UsageError: as `check_target`.
@@ -111,11 +119,11 @@ def claim_target(out: Path, *, overwrite: bool) -> Path:
     target = Path(os.path.abspath(out))
     with contextlib.suppress(OSError):  # `staged_folder` tries again and says what is wrong
         recover(target)
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite, todo=todo)
     return target
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, todo: str = OVERWRITE) -> None:
     """Refuse a target that must not be written, before any work is done for it.
 
     Raises:
@@ -124,11 +132,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise UsageError(
-            Problem(
-                "E601", "the target exists", "", "give `--overwrite`, or another folder", str(target)
-            )
-        )
+        raise UsageError(Problem("E601", "the target exists", "", todo, str(target)))
     plain = target.is_dir() and not target.is_symlink()
     if not plain or (any(target.iterdir()) and not any((target / f).is_file() for f in _MODEL_FILES)):
         todo = "only model folders are overwritten; remove it yourself, or give another folder"

@@ -40,6 +40,20 @@ Positions = Mapping[tuple[str | int, ...], tuple[int, int]]
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_FORMS = {
+    "search_space": "a campaign",
+    "genome": "a mergekit-evolve file",
+    "merge_method": "a mergekit YAML, which states one merge",
+    "arms": "the arms of a study",
+    "method": "a search space",
+    "kind": "an evaluator",
+}
+"""A field that only one form of file has, and what that form is; whoever names one file for another gets
+one error, and not one for each field."""
+
+_SHARED = frozenset({"schema", "name", "base", "experts", "tasks"})
+"""Fields of several forms, which do not say that a file is of one."""
+
 
 def load_yaml(path: Path) -> tuple[dict[str, Any], Positions]:
     """Read a YAML mapping and the position of every field.
@@ -240,6 +254,8 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        if (other := _other_form(model, data, file)) is not None:
+            raise ConfigError(other) from None
         problems: dict[tuple[str, str], Problem] = {}
         for fault in error.errors():
             problem = _problem(model, fault, positions, file)
@@ -250,6 +266,19 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
             problems[key] = problem
         listed = sorted(problems.values(), key=lambda problem: (problem.line, problem.column))
         raise ConfigError(listed) from None
+
+
+def _other_form(model: type[BaseModel], data: Any, file: str) -> Problem | None:
+    """The one problem of a file that has nothing of the form it is read as, and is one of another."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    needed = [name for name, field in fields.items() if field.is_required() and name not in _SHARED]
+    if not isinstance(data, dict) or not needed or any(name in data for name in needed):
+        return None
+    mark = next((name for name in _FORMS if name in data and name not in fields), None)
+    if mark is None:
+        return None
+    todo = f"name a file that has {', '.join(f'`{name}`' for name in needed)}"
+    return Problem("E103", f"this is {_FORMS[mark]}", f"it has `{mark}`", todo, file)
 
 
 def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evomerge.errors import Problem, UsageError
+from evomerge.errors import GO_ON, Problem, UsageError
 from evomerge.front.front import Front, Member
 from evomerge.front.selection import RESAMPLES, distinct, item_arrays, tasks
 from evomerge.front.statistics import probability_non_dominated
@@ -30,7 +30,7 @@ def compute_front(history: History, store: ItemStore) -> Front:
     scaling = history.scaling
     if scaling is None:
         raise UsageError(
-            Problem("E507", "there is no front yet", "the baselines are not evaluated", "run on")
+            Problem("E507", "there is no front yet", "the baselines are not evaluated", GO_ON)
         )
     objectives = history.stated.objectives
     split = _deciding_split(history)

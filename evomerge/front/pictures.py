@@ -70,6 +70,7 @@ def save(figure: Figure, path: Path) -> None:
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
     stated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(hidden, format=path.suffix[1:], dpi=200, metadata=stated[path.suffix])
         publish_file(hidden, path)
     except OSError as error:

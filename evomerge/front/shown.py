@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evomerge.errors import Problem, UsageError
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, objective_index, pick
-from evomerge.front.measures import MEAN, WORST, alike, mean_score, worst_score
+from evomerge.front.measures import MEAN, WORST, alike, is_fraction, mean_score, worst_score
 from evomerge.front.spanning import MOST, groups, spanning
 
 PROBABILITY, ID = "probability", "id"
@@ -88,6 +88,10 @@ def choose_shown(front: Front, decision: Decision, wish: Wish) -> Shown:
 
 def _counted(front: Front, count: int, allowed: int, wish: Wish) -> str:
     asked = "members" if allowed == len(front.members) else "members asked for"
+    if allowed == 0 and front.members:
+        return "no member has what was asked for"
+    if count == allowed == 1:
+        return "the one member" if asked == "members" else "the member asked for"
     if count == allowed:
         return f"{'all' if asked == 'members' else 'the'} {count} {asked}"
     if wish.sort is not None:
@@ -100,7 +104,12 @@ def _sorted(front: Front, members: Sequence[Member], name: str) -> list[Member]:
         return sorted(members, key=lambda member: member.id)
     if name == PROBABILITY:
         return sorted(members, key=lambda member: -(member.probability or 0.0))
-    measure = _measure(front, name)
+    try:
+        measure = _measure(front, name)
+    except UsageError as error:
+        others = f"sort by a metric, {MEAN}, {WORST}, {PROBABILITY} or {ID}"
+        problem = error.problems[0]
+        raise UsageError(dataclasses.replace(problem, todo=problem.todo or others)) from None
     minimised = name not in (MEAN, WORST) and (
         front.objectives[objective_index(front, name)].direction == "minimize"
     )
@@ -108,12 +117,19 @@ def _sorted(front: Front, members: Sequence[Member], name: str) -> list[Member]:
 
 
 def _bound(front: Front, text: str) -> tuple[Callable[[Member], float], float]:
-    name, _, value = text.partition("=")
+    name, _, stated = text.partition("=")
     try:
-        return _measure(front, name.strip()), float(value)
+        measure, value = _measure(front, name.strip()), float(stated)
     except ValueError:
         todo = "for example math.acc=0.6"
         raise UsageError(Problem("E506", f"`{text}` must be METRIC=VALUE", todo=todo)) from None
+    metrics = [each.metric for each in front.objectives]
+    if name.strip() not in (MEAN, WORST):
+        metrics = [front.objectives[objective_index(front, name.strip())].metric]
+    if 1 < value <= 100 and all(map(is_fraction, metrics)):
+        todo = f"write {name}={value / 100:g} for {value:g} %"
+        raise UsageError(Problem("E506", f"`{text}`: scores are shares of 1", todo=todo))
+    return measure, value
 
 
 def _measure(front: Front, name: str) -> Callable[[Member], float]:

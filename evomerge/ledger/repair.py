@@ -57,7 +57,8 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
     """
     path = directory / LEDGER_FILE
     if not path.is_file():
-        found = f"it has no {LEDGER_FILE}" if directory.is_dir() else "there is no such folder"
+        found = "this is a file" if directory.exists() else "there is no such folder"
+        found = f"it has no {LEDGER_FILE}" if directory.is_dir() else found
         raise UsageError(Problem("E509", "no campaign here", found, file=str(directory)))
     if out.exists():
         raise UsageError(Problem("E601", "the target exists", "", "give a new folder", str(out)))

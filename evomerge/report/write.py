@@ -23,7 +23,7 @@ def write_report(directory: Path, out: Path | None = None, rivals: Sequence[Path
 
     Args:
         directory: of the campaign; a run may be under way in it.
-        out: the file; `report.html` in the campaign folder by default.
+        out: the file, in a folder that is made if new; `report.html` in the campaign folder by default.
         rivals: campaign folders to draw beside it.
 
     Returns:
@@ -37,6 +37,7 @@ def write_report(directory: Path, out: Path | None = None, rivals: Sequence[Path
     text = report_html(directory, rivals)
     partial = target.with_name(f".{target.name}.partial")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
     except OSError as error:

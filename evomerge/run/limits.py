@@ -25,9 +25,9 @@ WINDOW = 2
 """Populations' worth of told candidates over which a plateau is looked for."""
 
 ENDED = {
-    "budget": "its evaluations",
-    "items": "its items",
-    "hours": "its hours",
+    "budget": "its budget of evaluations",
+    "items": "its budget of items",
+    "hours": "its budget of hours",
     "plateau": "a plateau: the next candidates would add too little hypervolume, or the last ones did",
     "exhausted": "its search space: every point was asked",
     "interrupted": "an interrupt; {again} goes on",

@@ -138,6 +138,8 @@ def test_nothing_half_written_is_left(
     taken = call("bundle", scattered, tmp_path / "out")
     assert taken.code == 2
     assert "E601" in taken.err
+    assert "give a new folder" in taken.err
+    assert "--overwrite" not in taken.err  # which `bundle` does not have
 
 
 def test_what_other_campaigns_found_is_not_left_out_in_silence(tmp_path: Path) -> None:

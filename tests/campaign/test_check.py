@@ -216,7 +216,7 @@ def test_a_hub_model_must_be_in_the_local_cache(folder: Path) -> None:
 def test_a_device_that_is_not_there() -> None:
     assert check_device("cpu") is None  # type: ignore[func-returns-value]
     if not torch.cuda.is_available():
-        with pytest.raises(EnvironmentFault, match=r"E401.*no device `cuda:0` here.*device: cpu"):
+        with pytest.raises(EnvironmentFault, match=r"E401.*no device `cuda:0` here.*; give `cpu`"):
             check_device("cuda:0")
     with pytest.raises(UsageError, match=r"E500.*`gpu` is no device; give cpu, cuda or cuda:N"):
         check_device("gpu")
@@ -260,6 +260,13 @@ def test_a_driver_needs_no_device_where_workers_are_elsewhere(folder: Path) -> N
         else:
             with pytest.raises(EnvironmentFault, match=r"E401.*(no device|asks for 999 devices)"):
                 check_devices(campaign)
+
+
+def test_a_device_that_is_not_there_is_told_by_its_field(folder: Path) -> None:
+    campaign = load_campaign(write_campaign(folder, evaluation={"device": "cuda:99"}))
+    place = r"E401\] \S*campaign.yaml:\d+:\d+ evaluation.device: no device `cuda:99`.*"
+    with pytest.raises(EnvironmentFault, match=place + r"; write `evaluation.device: cpu` for a trial"):
+        check_devices(campaign)
 
 
 def test_checking_loads_neither_torch_nor_lm_eval(folder: Path) -> None:

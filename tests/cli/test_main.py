@@ -220,3 +220,34 @@ def test_a_second_interrupt_stops_at_once():
         assert "go on with: x" in str(stop())
         with pytest.raises(KeyboardInterrupt, match="asked twice"):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "words", [["list", "methods"], ["list", "methods", "--json"], ["list", "--json"]]
+)
+def test_an_output_that_takes_nothing_is_no_bug(words: list[str]) -> None:
+    """`> FILE` on a full disk: one line on stderr, with `--json` too."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "evomerge.cli", *words]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    if words == ["list", "--json"]:
+        assert found.returncode == 2
+        assert "error[E500]: Missing argument" in found.stderr
+        return
+    assert found.returncode == 5
+    wrong = "error[E408]: cannot write the output; No space left on device; free some space\n"
+    assert found.stderr == wrong
+
+
+def test_what_is_wrong_with_a_command_is_told_in_one_line() -> None:
+    found = call("list")
+    assert found.code == 2
+    assert found.err.count("\n") == 1
+    assert "Choose from: methods, evaluators, optimizers" in found.err
+
+
+def test_a_group_of_verbs_shows_its_help_as_the_whole_does() -> None:
+    found = call("study")
+    assert (found.code, found.err) == (0, "")
+    assert "\n  table " in found.out
+    assert "completion" not in found.out

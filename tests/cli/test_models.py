@@ -65,7 +65,8 @@ def test_what_can_be_refused_without_torch_is(tmp_path):
         (["moe", tmp_path / "broken.yml", tmp_path / "out"], 3),
         (["align", base, base, tmp_path / "there"], 2),
         (["barrier", base, base, "--text", tmp_path / "nothing.txt"], 3),
-        (["kinship", base, tmp_path / "there"], 4),
+        (["kinship", base, tmp_path / "there", tmp_path / "there"], 4),
+        (["kinship", base, base], 2),
         (["score", finished().file.parent / "models" / "base", tmp_path / "evaluator.yaml"], 3),
     ]
     code = f"""

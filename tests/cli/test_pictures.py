@@ -47,6 +47,7 @@ def test_plot(campaign, tmp_path, kind):
     assert found.err == f"wrote {out}\n"
     assert b"<svg" in out.read_bytes()
     assert "E500" in call("plot", campaign.directory, "-o", tmp_path / "x.jpg").err
+    assert call("plot", campaign.directory, "-o", tmp_path / "new" / "x.svg").code == 0
 
 
 def test_front_for_papers(campaign, tmp_path):

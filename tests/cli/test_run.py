@@ -45,7 +45,7 @@ def test_run_prints_lines_and_the_front(folder, tmp_path):
     assert [re.match(r"generation (\d+): \d+ of 12 evaluations", line)[1] for line in generations] == [
         str(number) for number in range(len(generations))
     ]
-    assert lines[-1] == "done: 12 evaluations, ended by its evaluations"
+    assert lines[-1] == "done: 12 evaluations, ended by its budget of evaluations"
     assert "\x1b" not in run.err + run.out
     assert run.out == call("front", tmp_path / "run").out
     assert run.out.startswith("tiny: front of ")
@@ -61,7 +61,7 @@ def test_run_prints_lines_and_the_front(folder, tmp_path):
     more = Forked(tmp_path, "run", file, "--dir", tmp_path / "run").wait()
     assert more.code == 0, more.err
     assert len(events_of(tmp_path / "run")) > events
-    assert more.err.splitlines()[-1] == "done: 14 evaluations, ended by its evaluations"
+    assert more.err.splitlines()[-1] == "done: 14 evaluations, ended by its budget of evaluations"
 
     write_campaign(folder, seed=8)
     other = call("run", file, "--dir", tmp_path / "run")

@@ -84,7 +84,7 @@ def test_a_failed_candidate_and_one_that_waits(finished: Finished, tmp_path: Pat
     directory = copy_ledger(finished, tmp_path / "run", change)
     with pytest.raises(UsageError, match=rf"E507.*`{first}` failed.*nonfinite_weights: NaN in T"):
         export_candidate(directory, first, tmp_path / "out")
-    with pytest.raises(UsageError, match=rf"E507.*`{second}` has not been evaluated yet; run on"):
+    with pytest.raises(UsageError, match=rf"E507.*`{second}` has not been evaluated yet; go on with"):
         export_candidate(directory, second, tmp_path / "out")
     report = export_candidate(directory, "knee", tmp_path / "out")
     assert "the selection phase is not done: the front is by search scores" in report.warnings

@@ -252,3 +252,31 @@ def test_a_fault_is_told_of_the_file_that_was_asked_for(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a: 1\na: 2\n")
         with pytest.raises(ConfigError, match=rf"E105\] \S+/{name}:2:1 a: `a` given twice"):
             load_yaml(tmp_path / name)
+
+
+class Campaign(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    search_space: str
+    budget: int
+
+
+def test_a_file_of_another_form_is_one_fault(file: Path) -> None:
+    """Whoever names one file for another is told that, and not of each of its fields."""
+    file.write_text("schema: 1\nname: math\nmethod: ties\noptions: {}\n")
+    data, positions = load_yaml(file)
+    with pytest.raises(ConfigError) as caught:
+        validate(Campaign, data, positions, "some.yaml")
+    assert str(caught.value) == (
+        "error[E103] some.yaml: this is a search space; it has `method`; "
+        "name a file that has `search_space`, `budget`"
+    )
+
+
+@pytest.mark.parametrize("content", ["name: x\nmethod: ties\nbudget: 3\n", "name: x\nother: 1\n"])
+def test_a_file_of_its_form_has_its_own_faults(file: Path, content: str) -> None:
+    file.write_text(content)
+    data, positions = load_yaml(file)
+    with pytest.raises(ConfigError, match=r"E103\].* search_space: missing field") as caught:
+        validate(Campaign, data, positions, str(file))
+    assert len(caught.value.problems) > 1

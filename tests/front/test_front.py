@@ -109,7 +109,7 @@ def test_what_failed_on_selection_items_does_not_hold_up_the_rest(store: ItemSto
 
 
 def test_without_baselines_there_is_no_front(store: ItemStore) -> None:
-    with pytest.raises(UsageError, match=r"error\[E507\]: there is no front yet; .*; run on"):
+    with pytest.raises(UsageError, match=r"error\[E507\]: there is no front yet; .*; go on with"):
         compute_front(History.fold(begin()[:3]), store)
 
 

@@ -131,13 +131,19 @@ def test_what_a_person_asks_to_see() -> None:
     assert set(ids(low=(f"translation={level}",))) == set(best[:5])
     assert set(ids(high=(f"translation.acc={value[best[-2]]}",))) == set(best[-2:])
     assert ids(ids=("c00003", "best:translation")) == [n for n in every if n in ("c00003", best[0])]
-    assert ids(low=("mean=2",)) == []
+    assert ids(low=("mean=1",)) == []
+    nobody = choose_shown(front, decision, Wish(low=("mean=1",)))
+    assert nobody.how.startswith("no member has what was asked for, ")
+    one = choose_shown(front, decision, Wish(ids=(best[0],)))
+    assert one.how.startswith("the member asked for, ")
     least = sorted(value.values())[5]
     assert len(ids(low=(f"translation={least}",))) == MOST
     for wish, words in (
         (Wish(low=("translation",)), r"E506.*`translation` must be METRIC=VALUE"),
         (Wish(low=("speed=1",)), r"E506.*`speed` is no objective"),
-        (Wish(sort="speed"), r"E506.*`speed` is no objective"),
+        (Wish(sort="speed"), r"E506.*`speed` is no objective.*sort by a metric, mean, worst, .* or id"),
+        (Wish(low=("translation=70",)), r"E506.*shares of 1; write translation=0.7 for 70 %"),
+        (Wish(high=("mean=2",)), r"E506.*shares of 1; write mean=0.02 for 2 %"),
         (Wish(ids=("c00099",)), r"E506.*`c00099` is no member"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -374,10 +374,16 @@ def test_the_verb_writes_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.read_text(encoding="utf-8") == finished_page().html
     assert len(out.read_bytes()) < 3_000_000
     assert list(tmp_path.iterdir()) == [out]
+    new = tmp_path / "new" / "page.html"
+    assert main(["report", str(finished().directory), "-o", str(new)]) == 0
+    assert new.is_file()
+    assert main(["report", str(finished().directory), "--port", "0"]) == 2
+    assert "E500]: --port is that of --watch" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"E408.*no/page\.html: cannot write"):
-        write_report(finished().directory, tmp_path / "no" / "page.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFault, match=r"E408.*file/page\.html: cannot write"):
+        write_report(finished().directory, tmp_path / "file" / "page.html")
     with pytest.raises(UsageError, match=r"E509.*no campaign here"):
         write_report(tmp_path)

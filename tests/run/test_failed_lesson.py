@@ -123,7 +123,7 @@ def test_the_log_warns_of_each_and_says_once_what_to_do(root: Path) -> None:
 
 def test_status_and_front_and_report_say_how_many_failed_and_why(root: Path) -> None:
     out = " ".join(call("status", root / "run").out.split())
-    assert "slopes 0 gradients and losses; all cost 10.0 evaluations" in out
+    assert "slopes 0 gradients and losses; with the merges 10.0 evaluations" in out
     assert f"3 more failed, mostly out_of_memory: {REASON}" in out
     assert "failed 3 slopes" in out
     found = call("status", root / "run", "--json").json

@@ -125,7 +125,7 @@ def test_a_campaign_ends_at_the_limit_that_comes_first(
     assert history.cost == 20
     assert is_finished(load_campaign(file), tmp_path / "run")
     status = call("status", tmp_path / "run")
-    assert f"its {reason}" in status.out or f"a {reason}" in status.out
+    assert f"its budget of {reason}" in status.out or f"a {reason}" in status.out
     assert call("status", tmp_path / "run", "--json").json["ended_by"] == reason
     assert call("verify", tmp_path / "run").code == 0
     file.write_text(json.dumps(json.loads(file.read_text()) | {"budget": {"evaluations": 60}}))

@@ -171,7 +171,7 @@ def test_what_ended_the_search_is_still_said_after_a_refinement(
     assert words("front", folder).partition("the search was ended by ")[2] == before
     assert "the last refinement" not in words("front", folder)
     done = line(standing(read_history(folder / "ledger.jsonl"), budget=None))
-    assert done.endswith(" evaluations, refinement ended by its evaluations")
+    assert done.endswith(" evaluations, refinement ended by its budget of evaluations")
     assert call("status", folder, "--json").json["phase"] == "done"
     assert is_finished(load_campaign(file), folder)
     known = events_of(folder)
@@ -197,7 +197,7 @@ def test_an_interrupted_refinement_is_what_goes_on_and_not_the_search(
     assert ended(folder) == {"search": "budget", "refinement": "interrupted"}
     goes_on = "`evomerge refine` with the same --prefer and --evaluations goes on"
     assert f"of {MORE} evaluations; ended by an interrupt; {goes_on}" in words("status", folder)
-    assert "ended by its evaluations" in words("status", folder)
+    assert "ended by its budget of evaluations" in words("status", folder)
     assert f"the last refinement was ended by an interrupt; {goes_on}" in words("front", folder)
     assert "evomerge run" not in words("status", folder) + words("front", folder)
     # What it found so far is not scored on held-out items, which a run makes up for.

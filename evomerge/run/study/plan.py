@@ -243,7 +243,7 @@ def read_study(directory: Path) -> Recorded:
         arms = {str(name): [str(text) for text in words] for name, words in data["arms"].items()}
         return Recorded(str(data["file"]), arms, tuple(map(int, data["seeds"])))
     except OSError:
-        found = f"it has no {STUDY_FILE}"
+        found = f"it has no {STUDY_FILE}" if directory.is_dir() else "there is no such folder"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"{STUDY_FILE} cannot be read: {error!r}"
     raise UsageError(Problem("E509", "no study here", found, todo, str(directory)))

@@ -214,6 +214,7 @@ def test_a_folder_of_something_else(file: Path, tmp_path: Path) -> None:
     none = call("study", "table", tmp_path)
     assert none.code == 2
     assert "no study here; it has no study.json" in none.err
+    assert "no study here; there is no such folder" in call("study", "table", tmp_path / "no").err
     (tmp_path / "study.json").write_text(json.dumps({"schema": 1, "arms": []}))
     assert "cannot be read" in call("study", "table", tmp_path).err
 
