@@ -196,7 +196,9 @@ def standing(
     left: float | None = None
     if budget is not None:
         # Raced candidates cost less than one evaluation each; those to come will cost like those before.
-        left = max(0.0, budget - history.cost) * (used / history.cost if used else 1.0)
+        # Slopes are no candidates: what they cost says nothing of them.
+        paid = history.cost - history.slope_cost
+        left = max(0.0, budget - history.cost) * (used / paid if used else 1.0)
     now = phase or phase_of(history)
     if now == "selection":
         left = float(len(chosen) - len(settled))

@@ -16,7 +16,7 @@ from evomerge.cli.output import show_log
 from evomerge.cli.seen import Seen
 from evomerge.cli.status_rows import status_rows
 from evomerge.front.tables import shown_value
-from evomerge.ledger.events import StoppedEvent, event_from_json
+from evomerge.ledger.events import SlopeEvent, StoppedEvent, event_from_json
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import complete
 from evomerge.run.driver import Progress
@@ -102,6 +102,14 @@ def test_standing_of_a_finished_campaign():
     assert now.best[2].metric == "mean"
     assert now.best[2].value == pytest.approx(max(means))
     assert standing(history, budget=None).seconds_left is None
+
+
+def test_slopes_say_nothing_of_how_many_evaluations_are_left():
+    history = History.fold(map(event_from_json, events_of(finished().directory)))
+    history.apply(SlopeEvent(batch=0, number=0, request="", weights=(1.0, 1.0), cost=18.0))
+    now = standing(history, budget=54, phase="done", pace=60.0)
+    assert (now.evaluations, now.cost) == (18, 36.0)
+    assert now.seconds_left == pytest.approx(18.0)
 
 
 def test_hypervolume_by_counting_a_grid():
