@@ -152,10 +152,13 @@ class Lesson:
     def _chosen_splits(self) -> int:
         """As many as the genes ask for, and more where the budget does not pay for whole steps."""
         few = SPLITS if self._genes_each() >= self._settings.split_from else 1
+        # Steps of one item become no cheaper, nor does a lesson that is looked at in the end alone.
+        most = max(self._settings.items, few * self._settings.steps)
         self._splits = few
         while (
             self._affordable_steps() < few * self._settings.steps
             and self._items_each(2 * self._splits) >= self._settings.fewest_items
+            and self._splits < most
         ):
             self._splits *= 2
         return self._splits

@@ -229,6 +229,10 @@ def test_steps_are_not_smaller_than_the_fewest_items():
     assert lesson_of(600.0, items=32, fewest_items=16)[1] == {16}
     assert lesson_of(600.0, items=32, fewest_items=1_000_000)[1] == {32}
     assert lesson_of(1800.0, items=32, splits=1)[1] == {32}, "what is stated is not chosen"
+    # One item is the least there is, also where the budget pays for fewer steps all the same.
+    steps, items, cost = lesson_of(100.0, items=32, fewest_items=1)
+    assert (items, cost <= 100.0) == ({1}, True)
+    assert 0 < steps < 30
 
 
 def test_a_lesson_of_few_genes_looks_at_sixteen_items_a_step_whatever_the_budget():
