@@ -65,6 +65,7 @@ def prepared_space(
         str(campaign.space_file),
         campaign.form,
         prepared.one_with_baselines,
+        prepared.mixture_rows,
     )
 
 

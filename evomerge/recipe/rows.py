@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.recipe.places import any_expert
 
 MOST_STEPS = 2**15 - 1
+_PLAIN, _OF_MIXTURES = 1, 2
+"""Schemas of the file."""
 _STORED = np.dtype("<i2")
 
 
@@ -31,18 +34,21 @@ class RowTable:
         low, step: of the grid.
         steps: input to place to int16 [rows], for the places whose rows differ; elsewhere, the coefficient
             table of the recipe holds. A place is as in that table.
+        of_mixtures: whether the matrices of a mixture's experts, which share a place, have these weights.
+            Not in tables from before 2026-12: their merges had the means there, and must have them again.
     """
 
     low: float
     step: float
     steps: Mapping[str, Mapping[str, np.ndarray]]
+    of_mixtures: bool = False
 
     @cached_property
     def content(self) -> bytes:
         """The file, the same for equal tables."""
         ordered = {name: dict(sorted(self.steps[name].items())) for name in sorted(self.steps)}
         head = {
-            "schema": 1,
+            "schema": _OF_MIXTURES if self.of_mixtures else _PLAIN,
             "low": self.low,
             "step": self.step,
             "rows": {
@@ -69,6 +75,8 @@ class RowTable:
         table = self._weights.get(name, {})
         prefix = place
         while prefix and prefix not in table:
+            if self.of_mixtures and (shared := any_expert(prefix)) in table:
+                return table[shared]
             prefix = prefix.rpartition(".")[0]
         return table.get(prefix, ())
 
@@ -105,12 +113,12 @@ def parse_rows(content: bytes, digest: str, where: str, field: str = "") -> RowT
     head, _, body = content.partition(b"\n")
     try:
         data = json.loads(head)
-        if data["schema"] != 1:
+        if data["schema"] not in (_PLAIN, _OF_MIXTURES):
             raise ValueError(f"schema {data['schema']}")
         low, step = float(data["low"]), float(data["step"])
         if not (math.isfinite(low) and math.isfinite(step)):
             raise ValueError("a grid that is not finite")
-        return RowTable(low, step, _steps(data["rows"], body))
+        return RowTable(low, step, _steps(data["rows"], body), data["schema"] == _OF_MIXTURES)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = "the row weights are in a form that this evomerge does not read"
         raise ConfigError(Problem("E150", wrong, str(error), "", where, field=field)) from None

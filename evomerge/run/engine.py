@@ -237,6 +237,7 @@ class Engine:
             warnings=found.warnings,
             one_with_baselines=True,
             shares_rows=True,
+            mixture_rows=True,
             generation=self._generation_seconds() if job.generation == "auto" else None,
         )
         seconds = {"prepare": time.perf_counter() - start}

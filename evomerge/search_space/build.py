@@ -36,6 +36,7 @@ def build_search_space(
     file: str = "",
     form: ModelForm = AS_BASE,
     one_with_baselines: bool = True,
+    mixture_rows: bool = True,
 ) -> SearchSpace:
     """Lay a declaration over a model. `sources` holds `base` and the experts.
 
@@ -112,6 +113,7 @@ def build_search_space(
         form=form,
         calibration=declaration.calibrated,
         one_with_baselines=one_with_baselines,
+        mixture_rows=mixture_rows,
         paths=paths,
         trajectory=trajectory,
         mixtures=mixtures,

@@ -11,8 +11,13 @@ from evomerge.search_space.genes import Gene
 from evomerge.search_space.model_layout import ModelLayout
 from evomerge.search_space.spread import PlaceValues
 
+MIXTURE = "experts"
+"""Of a place that all experts of a mixture share."""
 
-def gather(values: PlaceValues, layout: ModelLayout, gene: Gene) -> tuple[PlaceValues, RowTable | None]:
+
+def gather(
+    values: PlaceValues, layout: ModelLayout, gene: Gene, mixture_rows: bool = True
+) -> tuple[PlaceValues, RowTable | None]:
     """Values in the order of the layout's places, and the weights of places whose rows differ.
 
     Such a place has the mean of its rows, for people to read: merges go by the rows.
@@ -21,6 +26,7 @@ def gather(values: PlaceValues, layout: ModelLayout, gene: Gene) -> tuple[PlaceV
         values: in the order of the layout's leaves.
         layout: with or without rows.
         gene: any of the weight; all have one grid.
+        mixture_rows: as that of `SearchSpace`.
     """
     if not layout.rows:
         return values, None
@@ -40,4 +46,7 @@ def gather(values: PlaceValues, layout: ModelLayout, gene: Gene) -> tuple[PlaceV
                 means.append(round(math.fsum(own) / rows, 12) + 0.0)
                 apart = np.rint((np.array(own) - gene.low) / gene.step)
                 steps.setdefault(key, {})[place] = apart.astype(np.int16)
-    return found, RowTable(gene.low, gene.step, steps) if steps else None
+    of_mixtures = mixture_rows and any(
+        MIXTURE in place.split(".") for own in steps.values() for place in own
+    )
+    return found, RowTable(gene.low, gene.step, steps, of_mixtures) if steps else None

@@ -41,7 +41,8 @@ class SearchSpace:
     """Genes of one campaign, and what turns a genome into a recipe.
 
     `fixed` holds coefficients that are not searched: name to value. `one_with_baselines` is False only for
-    ledgers from before it: there only base and experts are one with the genomes that are them.
+    ledgers from before it: there only base and experts are one with the genomes that are them. So is
+    `mixture_rows`: there the matrices of a mixture's experts have the mean of what is said of their rows.
 
     With `paths` the genes of the path stand after those of the merge that it takes its layers from, and with
     `mixtures` those of the mixture after those of the merge that it stands on. With a `trajectory` genes are
@@ -60,6 +61,7 @@ class SearchSpace:
     form: ModelForm = AS_BASE
     calibration: Calibration | None = None
     one_with_baselines: bool = True
+    mixture_rows: bool = True
     paths: LayerPaths | None = None
     trajectory: Trajectory | None = None
     mixtures: Mixtures | None = None
@@ -154,7 +156,9 @@ class SearchSpace:
         return tuple(genome)
 
     def _merge(self, values: PlaceValues) -> Recipe:
-        by_place, rows = gather(values, self.layout, self.genes[0]) if self.genes else (values, None)
+        by_place, rows = values, None
+        if self.genes:
+            by_place, rows = gather(values, self.layout, self.genes[0], self.mixture_rows)
         merged = MergedSource(
             method=self.method.name,
             inputs=self.experts,

@@ -69,6 +69,29 @@ def test_rows_of_a_ledger_from_before_are_all_its_own(tmp_path: Path) -> None:
     assert shared == own - 2 * len(outside)
 
 
+def test_rows_of_mixtures_of_a_ledger_from_before_are_what_they_were(tmp_path: Path) -> None:
+    weight = {"field": "row", "outside_layers": "shared"}
+    space = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": weight}}
+    campaign = load_campaign(write_campaign(tmp_path, space=space))
+    recorded = finished().history.prepared
+    assert recorded is not None
+    places = ("layers.0.mlp.mlp.gate", "layers.0.mlp.mlp.experts.w1")
+    rows = dict.fromkeys(places, 2)
+    now = replace(recorded, layout=layout_record(ModelLayout(1, places, 8, rows=rows)))
+    assert now.mixture_rows
+    data = json.loads(canonical_json(now.to_json()))
+    del data["mixture_rows"]
+    paths = dict.fromkeys(("base", "math", "code"), "")
+    spaces = [prepared_space(campaign, e, paths) for e in (now, PreparedEvent.from_json(data))]
+    whole = [0.5] * len(spaces[0].genes)
+    for place, differ in zip(places, (False, True), strict=True):
+        index = next(i for i, gene in enumerate(spaces[0].genes) if gene.matrix == place)
+        genome = spaces[0].snap([*whole[:index], 0.25, *whole[index + 1 :]])
+        (table,), (before,) = (each.decode(genome).row_tables for each in spaces)
+        assert (table.of_mixtures, before.of_mixtures) == (differ, False)
+        assert (table.digest != before.digest) == differ
+
+
 def test_a_ledger_from_before_decodes_as_it_did() -> None:
     """Where a grid has no point for the average, its candidates keep the recipes that it recorded."""
     done = finished()

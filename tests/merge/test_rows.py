@@ -29,6 +29,7 @@ from evomerge.search_space import SearchSpaceDeclaration, build_search_space
 from tests.checkpoint.folders import SIZES, llama, write_family
 from tests.merge.passes.cases import merged
 from tests.merge.plan.test_plan import checkpoints
+from tests.merge.test_binding import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -160,8 +161,7 @@ NO_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 """Models with matrices whose first axis counts no outputs."""
 
 
-def other_family(root: Path, family: str) -> dict[str, CheckpointFolder]:
-    kind, fields = NO_ROWS[family]
+def other_family(root: Path, kind: str, fields: Mapping[str, Any]) -> dict[str, CheckpointFolder]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
     first = {name: value.clone() for name, value in model.state_dict().items()}
@@ -183,7 +183,7 @@ def other_family(root: Path, family: str) -> dict[str, CheckpointFolder]:
 def test_a_first_axis_that_counts_no_outputs_has_one_weight(
     tmp_path: Path, family: str, told: set[str]
 ) -> None:
-    folders: dict[str, Any] = dict(other_family(tmp_path, family))
+    folders: dict[str, Any] = dict(other_family(tmp_path, *NO_ROWS[family]))
     base = folders["base"]
     layout = base.row_layout
     assert {place.rpartition(".")[2] for place in layout.rows} == told
@@ -192,6 +192,21 @@ def test_a_first_axis_that_counts_no_outputs_has_one_weight(
         {"embed", "c_attn", "c_proj", "c_fc"} if family == "gpt2" else {"input_linear", "output_linear"}
     )
 
+    assert_rows_are_merged(folders, tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_of_a_mixture_share_the_weights_of_their_rows(tmp_path: Path, family: str) -> None:
+    folders: dict[str, Any] = dict(other_family(tmp_path, *FAMILIES[family]))
+    shared = [place for place in folders["base"].row_layout.rows if "experts" in place.split(".")]
+    assert len(shared) == 2 * 3
+    assert_rows_are_merged(folders, tmp_path / "out")
+
+
+def assert_rows_are_merged(folders: dict[str, Any], out: Path) -> None:
+    """What is exported of a genome with a value for each row is the formula's, and what is live."""
+    base = folders["base"]
+    layout = base.row_layout
     declared = {"schema": 1, "method": "task_arithmetic", "coefficients": {"weight": {"field": "row"}}}
     declaration = SearchSpaceDeclaration.model_validate(declared)
     experts = ("a", "b")
@@ -201,11 +216,11 @@ def test_a_first_axis_that_counts_no_outputs_has_one_weight(
     genome = space.snap([rng.uniform(gene.low, gene.high) for gene in space.genes])
     recipe = space.decode(genome)
     plan = make_plan(recipe, folders, WeightStatistics(folders))
-    assert_live_is_export(folders, plan, tmp_path / "out", "float32")
+    assert_live_is_export(folders, plan, out, "float32")
 
     weight = {(gene.input, gene.places[0]): v for gene, v in zip(space.genes, genome, strict=True)}
     exported: dict[str, torch.Tensor] = {}
-    for file in (tmp_path / "out").glob("*.safetensors"):
+    for file in out.glob("*.safetensors"):
         exported |= load_file(file)
     readers = open_readers(folders)
     for tensor, place in base.tensor_places.items():

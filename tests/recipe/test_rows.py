@@ -51,6 +51,25 @@ def test_equal_tables_are_one_file_and_come_back(tmp_path: Path) -> None:
     assert len(body) == 2 * 7
 
 
+def test_experts_of_a_mixture_have_the_rows_of_the_place_that_they_share() -> None:
+    steps = {"math": {"layers.0.mlp.experts.w1": np.array([3, 2], np.int16)}}
+    found = RowTable(-0.1, 1e-3, steps, of_mixtures=True)
+    for expert in (0, 11):
+        own = f"layers.0.mlp.experts.{expert}.w1.weight"
+        assert found.weights("math", own) == (-0.097, -0.098)
+        assert found.weights("math", own.replace("w1", "w2")) == ()
+    again = parse_rows(found.content, found.digest, "here")
+    assert (again, again.of_mixtures) == (found, True)
+
+
+def test_rows_of_mixtures_from_before_are_merged_as_they_were() -> None:
+    # By the means that the coefficients beside them hold.
+    steps = {"math": {"layers.0.mlp.experts.w1": np.array([3, 2], np.int16)}}
+    before = RowTable(-0.1, 1e-3, steps)
+    assert before.weights("math", "layers.0.mlp.experts.0.w1.weight") == ()
+    assert not parse_rows(before.content, before.digest, "here").of_mixtures
+
+
 def test_a_recipe_is_another_with_other_rows_and_is_read_with_its_own() -> None:
     assert recipe(TABLE).digest != recipe(None).digest
     assert recipe(TABLE).digest != recipe(RowTable(-0.1, 1e-2, STEPS)).digest

@@ -230,6 +230,8 @@ class PreparedEvent(Event):
             baseline's recipe; not in ledgers from before 2026-12, which must decode as they did.
         shares_rows: whether fields of rows heed `outside_layers: shared`; not in ledgers from before 2026-12,
             where they have a gene for each row of embedding and head all the same.
+        mixture_rows: whether the rows of a mixture's experts have the weights that genes say; not in ledgers
+            from before 2026-12, whose merges had the means there.
     """
 
     kind = "prepared"
@@ -242,6 +244,7 @@ class PreparedEvent(Event):
     warnings: tuple[Problem, ...] = ()
     one_with_baselines: bool = False
     shares_rows: bool = False
+    mixture_rows: bool = False
     generation: Mapping[str, float] | None = None
 
     @property
