@@ -39,7 +39,7 @@ def launch(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- OPTION...]",
+            metavar="[-- OPTION]",
             help="Options of sbatch, or of `ray job submit`, each as one word: -- --time=8:00:00",
             show_default=False,
         ),
@@ -70,7 +70,7 @@ def launch(
     allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,
 ) -> None:
-    """Check a campaign, and print the job file that runs it on a cluster.
+    """Check a campaign, and print the job file for a cluster.
 
     slurm: a script for sbatch. rayjob: a KubeRay manifest. job: a `ray job submit` command.
     """
@@ -148,9 +148,9 @@ def bundle(
     allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,
 ) -> None:
-    """Copy all that a campaign reads into one folder that runs anywhere.
+    """Copy all that a campaign reads into one folder.
 
-    Paths in it are relative; SHA256SUMS lists every file for `sha256sum --check`.
+    It runs anywhere: paths in it are relative, and SHA256SUMS lists every file for `sha256sum --check`.
     """
     from evomerge.campaign.bundle import bundle as write_bundle
     from evomerge.campaign.campaign import load_campaign

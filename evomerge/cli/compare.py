@@ -30,10 +30,15 @@ def compare(
     directory: Folder,
     first: Annotated[str, typer.Argument(metavar="A", help=SIDE_HELP, show_default=False)],
     second: Annotated[str, typer.Argument(metavar="B", help=SIDE_HELP, show_default=False)],
-    items: Annotated[int, typer.Option(min=0, help="Items to show of each task, won and lost.")] = 2,
+    items: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Items to show of each task, won and lost.")
+    ] = 2,
     as_json: Json = False,
 ) -> None:
-    """Compare two models: items won and lost by task, how sure it is, and their coefficients."""
+    """Compare two models item by item.
+
+    Items won and lost by task, how certain the difference is, and the coefficients of both.
+    """
     from evomerge.front.comparison import compare as compared
     from evomerge.front.folder import open_campaign_folder
     from evomerge.ledger.history import ITEMS_FOLDER

@@ -56,7 +56,10 @@ def front(
     ] = None,
     lm_eval_json: LmEvalJson = None,
 ) -> None:
-    """Show the front: by default at most 12 members that span it, and the baselines."""
+    """Show the front and the baselines.
+
+    By default at most 12 members that span the front are shown.
+    """
     from evomerge.front.folder import open_campaign_folder
     from evomerge.front.shown import Wish
 

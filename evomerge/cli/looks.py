@@ -41,7 +41,7 @@ def optuna(
         typer.Option("-o", "--output", metavar="FILE", help="An SQLite file, or a journal (.log)."),
     ] = Path("study.db"),
 ) -> None:
-    """Write an Optuna study of a campaign, to look at with optuna-dashboard."""
+    """Write a campaign as an Optuna study, for optuna-dashboard."""
     from evomerge.campaign.campaign import campaign_from_json
     from evomerge.campaign.recorded import recorded_space
     from evomerge.front.folder import open_campaign_folder
@@ -80,7 +80,10 @@ def repair(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Copy what is sound of a damaged campaign folder; `run` goes on with the copy."""
+    """Copy the intact part of a damaged campaign folder.
+
+    `run` goes on with the copy.
+    """
     from evomerge.ledger.repair import repair_folder
 
     found = repair_folder(directory, out)

@@ -40,7 +40,9 @@ TemplateFrom = Annotated[
         "--chat-template-from", metavar="EXPERT", help="Take the chat template from this model."
     ),
 ]
-ShardBytes = Annotated[int, typer.Option(min=1, help="Largest size of one weight file, in bytes.")]
+ShardBytes = Annotated[
+    int, typer.Option(metavar="BYTES", min=1, help="Largest size of one weight file.")
+]
 
 
 def export(
@@ -113,7 +115,7 @@ def merge(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Carry out one recipe, or a mergekit YAML, and write the checkpoint."""
+    """Write the checkpoint of one recipe or mergekit YAML."""
     from evomerge.export.stated import refuse_merge
     from evomerge.export.taken import Taken
 
@@ -196,7 +198,7 @@ def score(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Dtype of the evaluation.")
     ] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of a batch.")] = 32,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `cuda:N`.")] = "cpu",
     base: Annotated[
         str | None, typer.Option(metavar="B", help="What distances are measured from.")
@@ -213,9 +215,9 @@ def score(
     lm_eval_json: LmEvalJson = None,
     as_json: Json = False,
 ) -> None:
-    """Score one checkpoint, or several as a logit ensemble, with one evaluator.
+    """Score one checkpoint with one evaluator.
 
-    The code is that of a search, so that scores can be compared.
+    Or several checkpoints as a logit ensemble. The code is that of a search, so that scores can be compared.
     """
     from evomerge.campaign.devices import check_device
     from evomerge.campaign.references import model_folder

@@ -23,7 +23,7 @@ def moe(
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     shard_bytes: Annotated[
-        int, typer.Option(min=1, help="Largest size of one weight file, in bytes.")
+        int, typer.Option(metavar="BYTES", min=1, help="Largest size of one weight file.")
     ] = 5_000_000_000,
     as_json: Json = False,
 ) -> None:

@@ -29,7 +29,10 @@ def history(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each result.")] = False,
 ) -> None:
-    """Show how a search went: hypervolume and best scores against evaluations, items and seconds."""
+    """Show how a search went.
+
+    Hypervolume and best scores against evaluations, items and seconds.
+    """
     from evomerge.front.folder import open_campaign_folder
     from evomerge.front.tables import shown_value
     from evomerge.front.text_table import Column, filled, prose, table_lines
@@ -110,7 +113,7 @@ def plot(
         str, typer.Option("--pick", metavar="PICK", help=f"For heatmap. {PICK_HELP}")
     ] = "knee",
 ) -> None:
-    """Draw a picture for a paper: the front, the history of the search, or a member's coefficients."""
+    """Draw a front, a history or a member's coefficients for a paper."""
     from evomerge.front import pictures
     from evomerge.front.folder import open_campaign_folder
 

@@ -24,7 +24,7 @@ def push(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload an export to the Hugging Face hub, private unless told otherwise."""
+    """Upload an export to the Hugging Face hub, private by default."""
     from evomerge.export.push import push_folder
 
     show_log()

@@ -39,7 +39,7 @@ def refine(
         str,
         typer.Option(metavar="A=0.7,B=0.3", help="Weights of objectives, or knee.", show_default=False),
     ],
-    evaluations: Annotated[int, typer.Option(min=1, help="The further budget.")] = 40,
+    evaluations: Annotated[int, typer.Option(metavar="N", min=1, help="The further budget.")] = 40,
     allow_task_code: AllowTaskCode = False,
     allow_benchmark_test: AllowBenchmarkTest = False,
     as_json: Json = False,

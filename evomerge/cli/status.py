@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def status(
     directories: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Campaign folders.", show_default=False),
+        typer.Argument(metavar="DIR", help="Campaign folders.", show_default=False),
     ],
     failed: Annotated[
         bool,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 study = typer.Typer(
     name="study",
-    help="Run a campaign with several settings and seeds, and compare what comes out.",
+    help="Run a campaign with several settings and seeds, and compare.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -71,9 +71,10 @@ def run(
     markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
-    """Run a campaign for each arm and seed, or go on with them; the table is printed at the end.
+    """Run a campaign for each arm and seed, or resume.
 
-    Workers are started once, and what one campaign has measured no other measures again.
+    The table is printed at the end. Workers are started once, and what one campaign has measured no other
+    measures again.
     """
     from evomerge.campaign.campaign import load_campaign
     from evomerge.campaign.check import grants_of
@@ -115,9 +116,10 @@ def run(
 
 @study.command()
 def table(directory: StudyFolder, markdown: Markdown = False, as_json: Json = False) -> None:
-    """Show what the arms of a study came to: means over the seeds with 95 % intervals.
+    """Compare the arms of a study.
 
-    Scores are those that decide: of selection items, once a campaign has come to its end.
+    Means over the seeds with 95 % intervals. Scores are those that decide: of selection items, once a
+    campaign has come to its end.
     """
     from evomerge.run.study import table as tables
 

@@ -29,7 +29,10 @@ def sync(
     directory: Folder,
     tracker: Annotated[TrackerName, typer.Argument(metavar="TRACKER", help="Where to.")],
 ) -> None:
-    """Send a whole campaign to a tracker, from its ledger: one that was off, or fell behind."""
+    """Send a whole campaign to a tracker, from its ledger.
+
+    For a tracker that was not in use during the run, or fell behind.
+    """
     from evomerge.front.folder import open_campaign_folder
     from evomerge.ledger.history import History
     from evomerge.run.tracking.display import summary_of

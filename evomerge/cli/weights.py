@@ -23,6 +23,7 @@ Mix = Annotated[
     float,
     typer.Option(
         "--mix",
+        metavar="SHARE",
         min=0.0,
         max=1.0,
         help="Share of the weights in what is compared (MuDSC); the rest is what units do on the text.",
@@ -42,7 +43,10 @@ def kinship(
     ],
     as_json: Json = False,
 ) -> None:
-    """How alike fine-tuned models are: cosine, correlation, distance and signs of what they learned."""
+    """Measure how similar fine-tuned models are.
+
+    Cosine, correlation, distance and signs of their task vectors.
+    """
     from evomerge.checkpoint.compare import compare_with_base
     from evomerge.checkpoint.folder import open_folder
     from evomerge.checkpoint.open import open_source
@@ -110,7 +114,10 @@ def align(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model with its units in another's order: the same outputs, weights that can be merged."""
+    """Permute a model's units to match another model's.
+
+    Its outputs stay the same, and its weights can be merged with the other's.
+    """
     from evomerge.export.stated import refuse_comparison
 
     show_log()
@@ -135,12 +142,17 @@ def barrier(
         Path,
         typer.Option("--text", metavar="FILE", help="A text file, an item a line.", show_default=False),
     ],
-    points: Annotated[int, typer.Option(min=3, help="Models on the line, both ends among them.")] = 11,
+    points: Annotated[
+        int, typer.Option(metavar="N", min=3, help="Models on the line, both ends among them.")
+    ] = 11,
     residual: Residual = True,
     mix: Mix = 1.0,
     as_json: Json = False,
 ) -> None:
-    """The loss on the line between two models, before and after B is aligned with A."""
+    """Measure the loss on the line between two models.
+
+    Before and after B is aligned with A.
+    """
     from evomerge.export.stated import refuse_comparison
 
     show_log()

@@ -51,6 +51,9 @@ _FORMS = {
 """A field that only one form of file has, and what that form is; whoever names one file for another gets
 one error, and not one for each field."""
 
+_NUMBERS = frozenset({"int_type", "float_type"})
+"""Pydantic's faults of a field that is to be a number."""
+
 _SHARED = frozenset({"schema", "name", "base", "experts", "tasks"})
 """Fields of several forms, which do not say that a file is of one."""
 
@@ -169,7 +172,8 @@ def _syntax(error: YAMLError, text: str) -> Problem:
     shown = lines[mark.line].strip() if mark.line < len(lines) else ""
     found = f"the line is {shown!r}" if shown else ""
     wrong = f"YAML syntax: {said or 'cannot parse'}"
-    return Problem("E102", wrong, found, "", "", mark.line + 1, mark.column + 1)
+    todo = "indent with spaces" if "'\\t'" in wrong else ""
+    return Problem("E102", wrong, found, todo, "", mark.line + 1, mark.column + 1)
 
 
 class _Walk:
@@ -305,7 +309,16 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
     message = str(fault["msg"]).removeprefix("Value error, ")
     if kind in ("model_type", "dict_type"):
         message = "this needs fields of its own"
-    return Problem(code, message[:1].lower() + message[1:], found, "", *where)
+    todo = "write it without quotes" if kind in _NUMBERS and _is_number(shown) else ""
+    return Problem(code, message[:1].lower() + message[1:], found, todo, *where)
+
+
+def _is_number(shown: Any) -> bool:
+    """Whether this is text that YAML would have read as a number."""
+    return (
+        isinstance(shown, str)
+        and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", shown) is not None
+    )
 
 
 def _stated(model: type[BaseModel], loc: tuple[str | int, ...]) -> str:

@@ -83,13 +83,13 @@ def choose_shown(front: Front, decision: Decision, wish: Wish) -> Shown:
     ids = {member.id for member in chosen}
     alike_ones = sum(of[m.id] in represented for m in allowed if m.id not in ids)
     how = f"{_counted(front, len(chosen), len(allowed), wish)}, {order}"
+    if front.members and not allowed:
+        how = "no member has what was asked for"
     return Shown(tuple(chosen), len(allowed), alike_ones, how)
 
 
 def _counted(front: Front, count: int, allowed: int, wish: Wish) -> str:
     asked = "members" if allowed == len(front.members) else "members asked for"
-    if allowed == 0 and front.members:
-        return "no member has what was asked for"
     if count == allowed == 1:
         return "the one member" if asked == "members" else "the member asked for"
     if count == allowed:

@@ -280,3 +280,15 @@ def test_a_file_of_its_form_has_its_own_faults(file: Path, content: str) -> None
     with pytest.raises(ConfigError, match=r"E103\].* search_space: missing field") as caught:
         validate(Campaign, data, positions, str(file))
     assert len(caught.value.problems) > 1
+
+
+def test_what_helps_is_said_of_quotes_and_tabs(file: Path) -> None:
+    file.write_text('name: x\nsearch_space: s\nbudget: "12"\n')
+    data, positions = load_yaml(file)
+    with pytest.raises(ConfigError, match=r"budget: .*integer; found '12'; write it without quotes$"):
+        validate(Campaign, data, positions, str(file))
+    with pytest.raises(ConfigError, match=r"budget: .*integer; found 'many'$"):
+        validate(Campaign, {**data, "budget": "many"}, positions, str(file))
+    file.write_text("inner:\n\tsize: 2\n")
+    with pytest.raises(ConfigError, match=r"E102\].*; indent with spaces$"):
+        load_yaml(file)
