@@ -30,7 +30,7 @@ from evomerge.ledger.events import (
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import read_events
-from evomerge.optimizers.baselines import freeze
+from evomerge.optimizers.baselines import freeze, soups_in
 
 __all__ = ["Verification", "examine", "verify"]
 
@@ -89,7 +89,9 @@ def _check_baselines(history: History, result: Verification) -> None:
     if missing:
         result.fault("the baselines are frozen, but one has no scores", ", ".join(missing))
         return
-    expected = freeze(campaign.objectives, metrics, campaign.experts, campaign.constraints)
+    # An average that failed was passed over for others.
+    failed = [name for name in soups_in(history.candidates) if name not in metrics]
+    expected = freeze(campaign.objectives, metrics, campaign.experts, campaign.constraints, failed)
     for name in ("ideal", "nadir", "single", "shown", "bounds"):
         value = getattr(expected, name)
         if getattr(history.baselines, name) != value:

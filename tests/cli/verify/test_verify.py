@@ -7,11 +7,16 @@ import shutil
 
 import pytest
 
-from evomerge.cli.verify.invariants import examine, verify
+from evomerge.campaign.campaign import load_campaign
+from evomerge.cli.verify.invariants import Verification, _check_baselines, examine, verify
 from evomerge.export.export import export_candidate
 from evomerge.export.log import ExportEvent
+from evomerge.ledger.events import CampaignEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.records import RecordFile
+from evomerge.optimizers.baselines import freeze
+from tests.hand_made import failed, scored
+from tests.tiny_models import write_campaign
 from tests.tiny_runs import events_of, finished
 
 
@@ -51,6 +56,29 @@ def test_a_finished_campaign_holds():
     assert found.checked["results counted against the budget"] == 18
     assert found.checked["recipes decoded again"] == len(finished().history.candidates)
     assert found.checked["generations asked again"] == len(finished().history.generations)
+
+
+def test_a_soup_that_failed_is_passed_over_again(tmp_path):
+    """The next one may be shown then."""
+    trio = ("math", "code", "law")
+    campaign = load_campaign(write_campaign(tmp_path, experts=trio, evaluators=("pets",)))
+    scores = {"base": 0.1, "math": 0.6, "code": 0.9, "law": 0.7, "soup-math+code": 0.95}
+    history = History.fold(
+        [
+            CampaignEvent(config=campaign.to_json(), identity="", versions={}),
+            *(scored(name, {"pets.acc": [value]}) for name, value in scores.items()),
+            failed("soup-code+law"),
+        ]
+    )
+    known = history.candidates.items()
+    metrics = {name: c.evaluations["search"].metrics for name, c in known if c.evaluations}
+    parts = campaign.objectives, metrics, trio
+    history.apply(freeze(*parts, failed=["soup-code+law"]))
+    assert "soup-math+code" in history.baselines.shown
+    assert "soup-math+code" not in freeze(*parts).shown
+    result = Verification(file="")
+    _check_baselines(history, result)
+    assert result.problems == []
 
 
 def test_every_prefix_holds(events, tmp_path):
