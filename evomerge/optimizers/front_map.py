@@ -1,7 +1,8 @@
 """Front map: a genome for every preference, genome(w) = clip(A + B w**p), and the steps it takes.
 
 It starts at the simple merges: where one thing alone is preferred the expert that is best at it, in the
-middle, by the power p < 1, about what the best single coefficient of such experts mostly is. Steps are Adam's
+middle, by the power p < 1, about what the best single coefficient of such experts mostly is; of one objective
+at the mean of the experts by how good they are. Steps are Adam's
 (Kingma and Ba 2015, arXiv:1412.6980). As in Pareto hypernetworks (Navon et al. 2021, arXiv:2010.04104) one
 model holds the whole front; here it is a matrix.
 """
@@ -23,6 +24,10 @@ LEVEL = 0.75
 
 MIDDLE, MOST = 2.1, 0.8
 """In the middle the coefficients of specialists add up to the first at the start, none above the second."""
+
+ALONE = 0.5
+"""The power where there is one objective, of which none matters: but 1 is on record for maps that began as
+lines, as those of one objective did before December 2026."""
 
 EDGE = 0.25
 """How far from the edges towards the middle points are asked for; experts themselves are known."""
@@ -119,6 +124,8 @@ def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float | N
     """A and B at the start, float64 [genes, 1 + objectives]; without a spread those of the curved map."""
     objectives = len(ground.items)
     middle = (1.0 / objectives) ** curve(objectives)
+    # Of several objectives experts are mostly good at different ones; of one their whole sum is far off.
+    together = sum(map(sum, ground.gains.values())) if objectives == 1 else 1.0
     level = LEVEL / max(1, len(ground.gains))
     if spread is None and any(map(any, ground.gains.values())):
         level = 0.0
@@ -129,12 +136,13 @@ def starting_table(genes: Sequence[Gene], ground: SlopeGround, spread: float | N
             continue
         own = np.array(ground.gains[gene.input])
         table[row, 0] = level
-        table[row, 1:] = own / max(1.0, middle * own.sum()) if spread is None else spread * own
+        most = max(1.0, together, middle * own.sum())
+        table[row, 1:] = own / most if spread is None else spread * own
     return table
 
 
 def curve(objectives: int) -> float:
     """The power p of a learned map: (1 / objectives) ** p is a specialist's coefficient in the middle."""
     if objectives == 1:
-        return 1.0
+        return ALONE
     return float(np.log(min(MOST, MIDDLE / objectives)) / np.log(1.0 / objectives))

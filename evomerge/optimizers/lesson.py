@@ -130,7 +130,6 @@ class Lesson:
     def _start(self, *, curved: bool) -> None:
         """Begin with a map that nothing was learned into: curved for a lesson, else a line."""
         genes, gains = self._grid.genes, self._ground.gains
-        curved = curved and self._objectives > 1
         learned = np.array([g.coefficient == "weight" and g.input in gains for g in genes])
         table = starting_table(genes, self._ground, None if curved else self._settings.spread)
         self.map = FrontMap(self._grid, table, learned, curve(self._objectives) if curved else 1.0)

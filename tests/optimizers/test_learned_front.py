@@ -58,11 +58,13 @@ class Bed:
             optimizer.tell_slopes([self.answer(request) for request in requests])
 
 
-def learned(seed=1, population=10, ground=GROUND, genes=GENES, focus=None, **options):
+def learned(
+    seed=1, population=10, ground=GROUND, genes=GENES, focus=None, objectives=OBJECTIVES, **options
+):
     found = make_optimizer(
         "learned-front",
         genes,
-        OBJECTIVES,
+        objectives,
         population=population,
         seed=seed,
         settings=optimizer_settings("learned-front", options),
@@ -606,6 +608,25 @@ def test_a_lesson_begins_at_the_experts_and_between_them_near_the_best_single_co
     # An expert that is good at everything is wanted whole in the middle, not twice.
     alone = front_map.starting_table(GENES, SlopeGround((ITEMS, ITEMS), {"math": (1.0, 1.0)}), None)
     assert alone[0, 1:].sum() * 0.5 ** front_map.curve(2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("gains", "start"),
+    [((1.0, 0.0), (1.0, 0.0)), ((1.0, 0.5), (2 / 3, 1 / 3)), ((0.25, 1.0), (0.2, 0.8))],
+)
+def test_of_one_objective_a_lesson_begins_at_the_mean_of_the_experts_by_how_good_they_are(gains, start):
+    ground = SlopeGround((ITEMS,), {name: (own,) for name, own in zip(EXPERTS, gains, strict=True)})
+    optimizer = learned(ground=ground, objectives=OBJECTIVES[:1])
+    (first,) = optimizer.slopes()
+    assert [first.genome[0], first.genome[-1]] == pytest.approx(start, abs=1e-3)
+    # One of a ledger from before is a line, far beyond them, and goes on like that.
+    earlier = learned(ground=ground, objectives=OBJECTIVES[:1])
+    (asked,) = earlier.slopes()
+    earlier.adopt_slopes({0: (*asked.note[:-1], 1.0)})
+    (again,) = earlier.slopes()
+    level = front_map.LEVEL / 2
+    assert again.genome[0] == pytest.approx(min(1.5, level + 1.2 * gains[0]), abs=1e-3)
+    assert (earlier.lesson.map.power, again.note[-1]) == (1.0, 1.0)
 
 
 def test_a_step_of_auto_gives_as_many_workers_something_to_do_as_it_is_told():
