@@ -141,6 +141,13 @@ def test_other_methods_have_no_rows(sources: dict[str, Any], rows: RowTable) -> 
         plan_of(sources, made)
 
 
+def test_rows_have_no_shares(sources: dict[str, Any], rows: RowTable) -> None:
+    """They would be taken as they are, and only the matrices beside them be divided."""
+    made = replace(source(rows), options={"divisor": "weight"})
+    with pytest.raises(ConfigError, match=r"E111.*merged.rows: weights by row are not divided"):
+        plan_of(sources, made)
+
+
 NO_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
         "GPT2Config",

@@ -381,6 +381,9 @@ def checked_method(source: MergedSource, where: str) -> MergeMethod:
     if source.rows is not None and method.name != "task_arithmetic":
         wrong, todo = f"{method.name} has no weights by row", "task_arithmetic has"
         problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
+    elif source.rows is not None and not problems and _has_shares(method, source):
+        wrong, todo = "weights by row are not divided by their sum", "leave `divisor` out"
+        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
     if (method.on_inputs is None) != (source.calibration is None):
         needs, todo = "takes no", ""
         if source.calibration is None:
@@ -392,3 +395,7 @@ def checked_method(source: MergedSource, where: str) -> MergeMethod:
     if problems:
         raise ConfigError(problems)
     return method
+
+
+def _has_shares(method: MergeMethod, source: MergedSource) -> bool:
+    return method.scalars_with(method.resolve(source.options)) != "weights"
