@@ -30,7 +30,7 @@ from evomerge.optimizers.preferences import around
 from evomerge.optimizers.proposals import Asked
 from evomerge.optimizers.settings import AutoSettings, LearnedFrontSettings, SurrogateSettings
 from evomerge.optimizers.slopes import GoneOnWith
-from evomerge.optimizers.surrogate import LEAST, Results, Surrogate
+from evomerge.optimizers.surrogate import LEAST, Results, Surrogate, has_scales_by_gene
 from evomerge.search_space import Gene, Genome
 
 SCALES = (0.6, 1.4)
@@ -167,13 +167,15 @@ class Auto(LearnedFront):
             generations=settings.generations,
             inner_population=settings.inner_population,
             reuse=settings.reuse,
+            scales=settings.scales,
         )
         self._chart = Chart(self, self._grid, len(objectives), evenly=focus is None)
         self._on_chart: dict[Genome, Genome] = {}
         self._handed_over = self._is_beyond = False
         self._points_forecast: Forecast | None = None
         self._by_chart = Surrogate(self._chart.genes, (), seed, focus, steady=steady)
-        self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady)
+        by_gene = has_scales_by_gene(settings.scales, len(genes), len(objectives))
+        self._by_genes = Surrogate(genes, initial, seed, focus, steady=steady, by_gene=by_gene)
 
     @property
     def given_up(self) -> GoneOnWith | None:

@@ -113,10 +113,11 @@ def _random_global(plan: Blueprint) -> Optimizer:
 
 
 def _surrogate(plan: Blueprint) -> Optimizer:
-    from evomerge.optimizers.surrogate import Surrogate
+    from evomerge.optimizers.surrogate import Surrogate, has_scales_by_gene
 
     parts = (plan.genes, plan.initial, plan.seed, plan.focus)
-    return plan.computing(Surrogate(*parts, steady=plan.steady))
+    by_gene = has_scales_by_gene(plan.settings.scales, len(plan.genes), len(plan.objectives))
+    return plan.computing(Surrogate(*parts, steady=plan.steady, by_gene=by_gene))
 
 
 def _cma_es(plan: Blueprint) -> Optimizer:

@@ -3,7 +3,8 @@
 Rasmussen and Williams (2006), "Gaussian Processes for Machine Learning", chapters 2, 4 and 5. A genome is
 seen by level: the mean of each group (one coefficient of one expert), what each depth differs from it, and
 what each gene differs from its depth. Each level has length scales of its own, found by marginal likelihood
-under priors, so that 24, 168 and 2,000 genes need the same handful of numbers.
+under priors, so that 24, 168 and 2,000 genes need the same handful of numbers. Or by gene, each with a length
+scale of its own.
 """
 
 from __future__ import annotations
@@ -92,9 +93,30 @@ class Levels:
         return np.hstack([*means, *depths, *genes])
 
 
+class Genes:
+    """Genomes as features by gene, each with a length scale of its own; as many attributes as `Levels`.
+
+    A group's genes together count as much in a distance as in `Levels`, so that the priors of `fit` are as
+    mild for many genes as for few: length scales grow with the root of their number (Hvarfner, Hellsten and
+    Nardi 2024, arXiv:2402.02229). Where every group is one gene both are the same.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._low, self._span = grid.low, grid.high - grid.low
+        self._share = np.ones(len(grid))
+        for group in grid.groups:
+            self._share[group] = np.sqrt(1.0 / len(group))
+        self.sizes = [1] * len(grid)
+
+    def __call__(self, genomes: np.ndarray) -> np.ndarray:
+        """Float64 [n, genes] to float64 [n, genes]."""
+        found: np.ndarray = (genomes - self._low) / self._span * self._share
+        return found
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Logarithms of length scales (one for each of `Levels.sizes`), and of noise over signal variance."""
+    """Logarithms of length scales (one for each of a form's `sizes`), and of noise over signal variance."""
 
     scales: tuple[float, ...]
     noise: float
@@ -218,7 +240,7 @@ def fit(
     its range, depths and genes more gently.
 
     Args:
-        features: float64 [n, features] of `Levels`.
+        features: float64 [n, features] of `Levels` or `Genes`.
         sizes: features of each length scale, in order.
         values: float64 [n].
         least_noise: variance of noise over that of the values, at least.
@@ -318,7 +340,7 @@ class Fits:
     """
 
     def __init__(self, sizes: list[int]) -> None:
-        """`sizes`: features of each length scale, in order; see `Levels`."""
+        """`sizes`: features of each length scale, in order; see `Levels` and `Genes`."""
         self._sizes = sizes
         self._known: dict[Name, tuple[tuple[int, int], Hyperparameters]] = {}
 

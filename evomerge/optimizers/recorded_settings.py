@@ -31,11 +31,12 @@ EARLIER: Mapping[str, Mapping[str, Option]] = {"auto": _LESSON, "learned-front":
 """Defaults, by kind, of campaigns that recorded none: those begun before December 2026."""
 
 ADDED: Mapping[str, Mapping[str, Option]] = {
-    "auto": {**_BEFORE, "beyond": "never", "chart": "always"},
+    "auto": {**_BEFORE, "beyond": "never", "chart": "always", "scales": "by_level"},
     "cma-es": {"others": "as_weights"},
     "learned-front": _BEFORE,
     "mmmo": {"acquisition": "pool"},
     "optuna": {"seeded": "once"},
+    "surrogate": {"scales": "by_level"},
 }
 """By kind, what a record means that lacks a setting which came later: that all is as it was before."""
 

@@ -54,8 +54,9 @@ class Refiner(Auto):
             places: what earlier refiners noted of genomes that they asked for; where a map was learned, these
                 are places on a refiner's chart.
         """
-        # Near a preference: on the chart, where one was learned.
-        settings = AutoSettings(beyond="never")
+        # Near a preference: on the chart, where one was learned. Length scales as ever: no ledger records
+        # what settings a refinement has, and one that was begun must go on as it began.
+        settings = AutoSettings(beyond="never", scales="by_level")
         super().__init__(genes, objectives, 1, seed, initial, settings, steady=True, focus=preference)
         self._inner = replace(self._inner, start=LEAST)
         self.know(known)

@@ -7,10 +7,9 @@ bounds (`Annotated[float, Between(1, 100)]`).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from evomerge.errors import ConfigError, Problem
@@ -84,8 +83,7 @@ class LearnedFrontSettings:
         held_back: share of the search items that no step sees.
         fewest_held_back: so many of an objective at least, as long as one is left; 0 asks for none, and then
             losses on no items are looked at where there are none, as before December 2026.
-        look_from, look_every: after so many steps, and then so often, the loss on those is looked at; and
-            after the last step.
+        look_from, look_every: after so many steps, then so often, and at the end that loss is looked at.
         patience: after so many looks in a row with a loss above 1.03 times the least it stops before that;
             of a lesson longer than `steps` after more, in proportion.
         give_up: after so many steps in a row of which no gradient could be had it stops; 0 never, and such
@@ -137,7 +135,7 @@ class AutoSettings:
         beyond: whether the surrogate goes on from the chart to the genes themselves: `chosen` does where an
             expert has fewer than 500, when even the lower end of what they are expected to add is more than
             is expected of the chart.
-        generations, inner_population, reuse: of the surrogate; see `SurrogateSettings`.
+        generations, inner_population, reuse, scales: of the surrogate; see `SurrogateSettings`.
     """
 
     loss: Literal["labels", "entropy"] = "labels"
@@ -163,6 +161,7 @@ class AutoSettings:
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60
     reuse: Annotated[int, Between(1, 1_000)] = 4
+    scales: Literal["chosen", "by_gene", "by_level"] = "chosen"
 
 
 @dataclass(frozen=True)
@@ -183,15 +182,16 @@ class SurrogateSettings:
 
     Attributes:
         start: candidates from the structured start before a model is asked.
-        generations: of NSGA-II on the model for each batch.
-        inner_population: of NSGA-II on the model.
+        generations, inner_population: of NSGA-II on the model, for each batch.
         reuse: in steady state, results after which NSGA-II runs on the model again.
+        scales: length scales: one a gene (up to 50), few by level, or `chosen` by number of objectives.
     """
 
     start: Annotated[int, Between(4, 10_000)] = 16
     generations: Annotated[int, Between(1, 1_000)] = 40
     inner_population: Annotated[int, Between(4, 1_000)] = 60
     reuse: Annotated[int, Between(1, 1_000)] = 4
+    scales: Literal["chosen", "by_gene", "by_level"] = "chosen"
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def read_settings(kind: str, form: type[Settings], given: Mapping[str, Option]) 
             is `optimizer.options.NAME`.
     """
     allowed = get_type_hints(form, include_extras=True)
-    names = [field.name for field in dataclasses.fields(form)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(form)]  # type: ignore[arg-type]
     problems = []
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -1,7 +1,8 @@
 """NSGA-II evolves on a model of the objectives; the campaign pays for the winners.
 
-One Gaussian process per objective (`gaussian`) is conditioned on all that was told. NSGA-II (`nsga2`, with
-its operators for experts and layers) runs cheap generations on the model; of what it finds those points are
+One Gaussian process per objective (`gaussian`) is conditioned on all that was told; with four objectives and
+more each gene has a length scale of its own there, as MM-MO's have (`mmmo`). NSGA-II (`nsga2`, with its
+operators for experts and layers) runs cheap generations on the model; of what it finds those points are
 asked, one after the other, that add most hypervolume in expectation over joint draws of the model, given what
 is pending and what was chosen before (`improvement`). With a focus, a point's gain counts the more, the
 better it is under the augmented Chebyshev rule for that preference.
@@ -20,7 +21,16 @@ from evomerge.objectives.origin import MODEL, MUTATED, START
 from evomerge.objectives.pareto import chebyshev, non_dominated
 from evomerge.optimizers import structured
 from evomerge.optimizers.descent import Descent, of
-from evomerge.optimizers.gaussian import Data, Fits, Levels, Name, Process, fitted_at, one_thread
+from evomerge.optimizers.gaussian import (
+    Data,
+    Fits,
+    Genes,
+    Levels,
+    Name,
+    Process,
+    fitted_at,
+    one_thread,
+)
 from evomerge.optimizers.grid import Grid, as_rows
 from evomerge.optimizers.improvement import NEAR, gain_shares, greedy
 from evomerge.optimizers.nsga2 import Nsga2
@@ -42,11 +52,29 @@ GUIDE = 3.0
 MOST_AHEAD = 2.0
 """The most of it, in `NEAR`, that being better than the best known counts."""
 
+MANY_OBJECTIVES = 4
+"""Objectives from which on each gene has a length scale of its own, if nothing else is stated."""
+
+MOST_SCALES = 50
+"""Genes up to which it can have one: with more, few evaluations say no more by gene than by level."""
+
 
 Results = Sequence[tuple[Genome, Outcome]]
 
 Others = Sequence[tuple[int, Complete]]
 """Candidates that lie nowhere in a space, each with how many of those that do were told before it."""
+
+
+def has_scales_by_gene(scales: str, genes: int, objectives: int) -> bool:
+    """Whether genes have length scales of their own, by `SurrogateSettings.scales`.
+
+    By level what tells one place from another has one scale for all. That asks little of few evaluations, but
+    cannot tell the genes by which objectives are traded from those by which all get better; of the former
+    there are the more, the more objectives there are. With two and three, asks are those of earlier versions.
+    """
+    if genes > MOST_SCALES or scales == "by_level":
+        return False
+    return scales == "by_gene" or objectives >= MANY_OBJECTIVES
 
 
 class Surrogate:
@@ -65,14 +93,18 @@ class Surrogate:
         focus: Sequence[float] | None = None,
         *,
         steady: bool,
+        by_gene: bool = False,
     ) -> None:
-        """As the fields of `Blueprint`; `initial` are the genomes to start from, among them the experts."""
+        """As the fields of `Blueprint`; `initial` are the genomes to start from, among them the experts.
+
+        `by_gene`: whether genes have length scales of their own, as `has_scales_by_gene` says.
+        """
         self._grid = Grid(genes)
         self._seed, self._steady = seed, steady
         self._focus = None if focus is None else np.array(focus) / max(focus)
         self._initial = frozenset(map(tuple, self._grid.snap(as_rows(initial, len(genes))).tolist()))
-        self._levels = Levels(self._grid)
-        self._fits = Fits(self._levels.sizes)
+        self._features = Genes(self._grid) if by_gene else Levels(self._grid)
+        self._fits = Fits(self._features.sizes)
         self._then: tuple[int, dict[Name, Data]] | None = None
         self._seen: tuple[int, _Seen | None] | None = None
         self._pool: tuple[int, np.ndarray] | None = None
@@ -120,8 +152,8 @@ class Surrogate:
             return None
         # Random numbers of its own: what is asked does not depend on whether gains are looked at.
         rng = np.random.default_rng((self._seed, 5, len(asked.told), len(asked.pending)))
-        rows = self._levels(np.concatenate([points, as_rows(asked.pending, len(self._grid))]))
-        drawn, known = self._drawn(seen, rows, rng), self._levels(seen.best)
+        rows = self._features(np.concatenate([points, as_rows(asked.pending, len(self._grid))]))
+        drawn, known = self._drawn(seen, rows, rng), self._features(seen.best)
         front = np.stack([model.expect(known) for model in seen.models], axis=1)
         parts = front, drawn[:, len(points) :], drawn[:, : len(points)]
         return gain_shares(*parts, rng, self._focus)
@@ -179,7 +211,7 @@ class Surrogate:
 
     def _data(self, told: Results, known: Told) -> dict[Name, Data]:
         """What each process is given: values of objectives, what breaks a bound (above 0), failures (0.5)."""
-        features = self._levels(known.genomes)
+        features = self._features(known.genomes)
         found: dict[Name, Data] = {
             ("value", k, known.used[k]): (features, column) for k, column in enumerate(known.values.T)
         }
@@ -187,7 +219,7 @@ class Surrogate:
             found["bound", k] = (features, column)
         failed = of_kind(told, Failed, len(self._grid))
         if len(failed):
-            both = np.concatenate([features, self._levels(failed)])
+            both = np.concatenate([features, self._features(failed)])
             found["failure",] = (both, np.repeat([-0.5, 0.5], [len(features), len(failed)]))
         return found
 
@@ -195,7 +227,7 @@ class Surrogate:
         self, model: Process, features: np.ndarray, values: np.ndarray, raced: np.ndarray
     ) -> Process:
         """Raced candidates as a standard deviation worse than the others let expect."""
-        rows = self._levels(raced)
+        rows = self._features(raced)
         mean, deviation = model.predict(rows)
         return model.with_data(
             np.concatenate([features, rows]), np.concatenate([values, mean + deviation])
@@ -203,12 +235,12 @@ class Surrogate:
 
     def _choose(self, seen: _Seen, fresh: np.ndarray, pending: np.ndarray, asked: Asked) -> list[int]:
         """Indices of the rows of `fresh` to ask."""
-        rows = self._levels(np.concatenate([fresh, pending]))
+        rows = self._features(np.concatenate([fresh, pending]))
         rng = asked.rng
         drawn = self._drawn(seen, rows, rng)
         front = np.empty((0, len(seen.models)))
         if seen.feasible:
-            known = self._levels(seen.best)
+            known = self._features(seen.best)
             front = np.stack([model.expect(known) for model in seen.models], axis=1)
         offered = drawn[:, : len(fresh)]
         chosen = greedy(
@@ -256,7 +288,7 @@ class Surrogate:
 
     def _evolve(self, seen: _Seen, settings: SurrogateSettings, rng: np.random.Generator) -> np.ndarray:
         """The front that NSGA-II finds on the models, and its last population, float64 [n, genes]."""
-        grid, levels = self._grid, self._levels
+        grid = self._grid
         inner = Nsga2(
             grid.genes,
             len(seen.models),
@@ -271,7 +303,7 @@ class Surrogate:
             if not batch:
                 break
             rows = np.array(batch)
-            features = levels(rows)
+            features = self._features(rows)
             predicted = np.stack([model.expect(features) for model in seen.models], axis=1)
             broken = np.zeros(len(rows))
             for bound in seen.bounds:

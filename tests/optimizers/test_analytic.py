@@ -159,8 +159,8 @@ def test_models_are_ahead_of_as_many_random_points_on_a_sphere(kind, options, ob
     """In the median of three seeds, by batches of twelve: more points than there are genes.
 
     The whole box is 1.11 to 1.14 times what random points have, so that there is little room. Of twelve seeds
-    in each of these cases all were above 1.01 and most near 1.07; with 40 evaluations of six objectives, by
-    batches of eight, half of them are below 1.
+    in each of these cases all were above 1.01 and most near 1.07, by length scales by level. With these, 40
+    evaluations of six objectives and batches of eight, half of them were below 1.
     """
     name, evaluations = f"dtlz2, {objectives}", 96
     model = Case(kind, options | {"generations": 8, "inner_population": 16}, population=12)

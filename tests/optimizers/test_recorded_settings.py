@@ -66,6 +66,15 @@ def test_a_record_without_a_setting_that_came_later_means_as_it_was_before(kind:
         assert not found.whole_tensors, "methods that make whole tensors had no gradients"
 
 
+@pytest.mark.parametrize("kind", ["auto", "surrogate"])
+def test_a_record_from_before_there_were_scales_by_gene_has_them_by_level(kind: str) -> None:
+    recorded = to_record(optimizer_settings(kind, {}))
+    assert recorded.pop("scales") == "chosen"
+    for older in (recorded, None):
+        assert as_begun(kind, {}, older).scales == "by_level"
+    assert as_begun(kind, {}, {**recorded, "scales": "chosen"}).scales == "chosen"
+
+
 def test_others_that_recorded_none_have_the_defaults() -> None:
     assert as_begun("nsga2", {}, None) == optimizer_settings("nsga2", {})
 

@@ -13,10 +13,10 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete, Failed, Raced
 from evomerge.objectives.pareto import REFERENCE, chebyshev, hypervolume, non_dominated
-from evomerge.optimizers.gaussian import Hyperparameters, Levels, condition, fit
+from evomerge.optimizers.gaussian import Genes, Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import gain_shares, greedy, near_volume
-from evomerge.optimizers.kinds import make_optimizer
+from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
 from evomerge.optimizers.settings import SurrogateSettings
 from evomerge.optimizers.slopes import SlopeRequest
 from evomerge.optimizers.surrogate import Surrogate
@@ -61,6 +61,65 @@ def test_levels_hold_the_mean_of_a_group_its_depths_and_its_genes():
     alike = levels(np.full((1, len(grid)), 0.6))
     assert alike[0, 2:] == pytest.approx(np.zeros(32))
     assert Levels(Grid(unit_genes(1))).sizes == [1]
+
+
+def test_genes_count_as_much_together_as_by_level():
+    problem = merge_like(layers=4, modules=3, experts=2)
+    grid = Grid(problem.genes)
+    genes, levels = Genes(grid), Levels(grid)
+    assert genes.sizes == [1] * 24
+    rows = grid.from_unit(np.random.default_rng(0).random((5, len(grid))))
+    assert (genes(rows) ** 2).sum(axis=1) == pytest.approx((levels(rows) ** 2).sum(axis=1))
+    alone = Grid([replace(gene, input=f"x{k}") for k, gene in enumerate(unit_genes(3))])
+    rows = alone.from_unit(np.random.default_rng(1).random((5, 3)))
+    assert np.array_equal(Genes(alone)(rows), Levels(alone)(rows))
+    assert Genes(alone).sizes == Levels(alone).sizes
+
+
+@pytest.mark.parametrize("objectives", [4, 6])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_with_many_objectives_a_model_tells_the_genes_apart(objectives, seed):
+    """Where on a sphere a point lies and how far out: by level all genes of an expert are alike."""
+    problem = dtlz2(12, objectives)
+    rows = np.round(np.random.default_rng(seed).random((360, 12)), 3)
+    known, fresh = [tuple(row) for row in rows[:60].tolist()], rows[60:]
+    told = [(genome, problem.outcome(genome)) for genome in known]
+    truth = np.array([problem.outcome(genome).values for genome in fresh])
+    missed = {}
+    for scales in ("chosen", "by_level"):
+        proposing = make_optimizer(
+            "surrogate",
+            problem.genes,
+            problem.objectives,
+            population=8,
+            seed=seed,
+            settings=SurrogateSettings(scales=scales),
+        ).proposing
+        models, features = proposing._look(told).models, proposing._features(fresh)
+        found = np.column_stack([model.expect(features) for model in models])
+        # Values are scaled by what was told: how much of the variance is explained does not depend on that.
+        alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, truth.T, strict=True)]
+        missed[scales] = 1.0 - np.mean(np.square(alike))
+    assert missed["chosen"] < 0.7 * missed["by_level"]
+
+
+@pytest.mark.parametrize("kind", ["surrogate", "auto"])
+def test_which_length_scales_there_are_depends_on_objectives_and_genes(kind):
+    def sizes(genes, objectives, scales="chosen"):
+        problem = dtlz2(genes, objectives)
+        options = optimizer_settings(kind, {"scales": scales})
+        optimizer = make_optimizer(
+            kind, problem.genes, problem.objectives, population=8, seed=1, settings=options
+        )
+        proposing = optimizer.proposing if kind == "surrogate" else optimizer._by_genes
+        return proposing._features.sizes
+
+    by_level, by_gene = [1, 12], [1] * 12
+    assert sizes(12, 2) == sizes(12, 3) == by_level, "asks are those of earlier versions"
+    assert sizes(12, 4) == sizes(12, 3, "by_gene") == by_gene
+    assert sizes(12, 4, "by_level") == by_level
+    assert sizes(51, 4) == sizes(51, 4, "by_gene") == [1, 51]
+    assert sizes(50, 4) == [1] * 50
 
 
 def test_a_process_predicts_what_scikit_learn_predicts():

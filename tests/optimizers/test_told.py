@@ -95,7 +95,7 @@ def test_where_smooth_values_rank_otherwise_the_reported_ones_are_modelled_and_s
     told = [(genome, misled.outcome(genome)) for genome in genomes]
     assert learned(told, (), 4).used == ("reported", "reported")
     seen = Surrogate(problem.genes, (), 1, None, steady=False)
-    models, features = seen._look(told).models, seen._levels(np.array(genomes))
+    models, features = seen._look(told).models, seen._features(np.array(genomes))
     reported = np.array([problem.outcome(genome).values for genome in genomes])
     for model, column in zip(models, reported.T, strict=True):
         assert rank_correlation(model.expect(features), column) > 0.9
