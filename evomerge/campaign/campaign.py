@@ -18,6 +18,7 @@ from evomerge.campaign.changes import Change, changed
 from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.campaign.file import CampaignFile
 from evomerge.errors import ConfigError, Problem
+from evomerge.files.paths import without_detours
 from evomerge.files.yaml_file import Positions, load_yaml, place, validate
 from evomerge.objectives.constraint import Constraint, parse_constraint
 from evomerge.objectives.objective import Objective
@@ -254,7 +255,8 @@ def read_campaign(data: Mapping[str, Any], path: Path, positions: Positions) -> 
         problems.append(Problem("E101", "no such search-space file", f"found {stated!r}", todo, *where))
     elif inline or isinstance(stated, str):
         try:
-            space = _inline_space(data, path, positions) if inline else load_search_space(space_file)
+            shown = without_detours(space_file)
+            space = _inline_space(data, path, positions) if inline else load_search_space(shown)
             space = space.located(space_file.parent)
         except ConfigError as error:
             problems += error.problems

@@ -25,6 +25,7 @@ from evomerge.evaluators.task_files import (
     installed_tasks,
     matching_files,
 )
+from evomerge.files.paths import without_detours
 from evomerge.files.yaml_file import load_yaml, validate
 from evomerge.objectives.scores import SPLITS, Split
 from evomerge.recipe.recipe import canonical_json
@@ -296,7 +297,7 @@ def _task_problems(
         if not matching_files(pattern):
             wrong = f"data file of task {task.name} is missing"
             todo = "data_files are relative to the task file"
-            yield fault(field, "E101", wrong, f"no file {pattern}", todo)
+            yield fault(field, "E101", wrong, f"no file {without_detours(Path(pattern))}", todo)
     if task.scored_split is None:
         wrong = f"task {task.name} names no data to score"
         yield fault(field, "E101", wrong, "", f"add `test_split` to {task.path.name}")

@@ -73,6 +73,18 @@ def test_a_sound_file_is_read(file: Path) -> None:
     assert campaign.config.workers.deadline == "auto"
 
 
+def test_a_space_that_lies_elsewhere_is_shown_by_its_plain_path(file: Path) -> None:
+    """And it is another file where a link leads to another folder, whose `..` is not ours."""
+    away = file.parent / "far" / "away"
+    away.mkdir(parents=True)
+    (file.parent / "link").symlink_to(away)
+    (away.parent / "space.yaml").write_text(SPACE.replace("schema: 1", "schema: 2"))
+    error = faults(file, ("space.yaml", "far/../space.yaml"), space=SPACE.replace("layer", "lair"))
+    assert {problem.file for problem in error.problems} == {str(file.parent / "space.yaml")}
+    error = faults(file, ("space.yaml", "link/../space.yaml"))
+    assert {problem.file for problem in error.problems} == {f"{file.parent}/link/../space.yaml"}
+
+
 @pytest.mark.parametrize(
     ("change", "code", "line", "field", "words"),
     [

@@ -74,6 +74,13 @@ def test_missing_data_is_named(bench: Bench) -> None:
     assert "tasks.test: data file of task pets_test is missing; no file" in problems(path)
 
 
+def test_a_missing_file_is_shown_without_detours(bench: Bench) -> None:
+    path = bench()
+    task = path.parent / "tasks/pets_test.yaml"
+    task.write_text(task.read_text().replace("data/pets_test", "../tasks/data/none"))
+    assert f"no file {path.parent / 'tasks/data/none.jsonl'};" in problems(path)
+
+
 def test_an_item_in_two_splits_is_found_whatever_its_id(bench: Bench) -> None:
     path = bench()
     data = path.parent / "tasks/data"
