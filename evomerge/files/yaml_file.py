@@ -12,7 +12,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -258,7 +258,9 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        if (other := _other_form(model, data, file)) is not None:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        needed = [n for n, field in fields.items() if field.is_required() and n not in _SHARED]
+        if (other := other_form(data, fields, needed, file)) is not None:
             raise ConfigError(other) from None
         problems: dict[tuple[str, str], Problem] = {}
         for fault in error.errors():
@@ -272,16 +274,24 @@ def validate(model: type[Model], data: Any, positions: Positions, file: str) -> 
         raise ConfigError(listed) from None
 
 
-def _other_form(model: type[BaseModel], data: Any, file: str) -> Problem | None:
-    """The one problem of a file that has nothing of the form it is read as, and is one of another."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    needed = [name for name, field in fields.items() if field.is_required() and name not in _SHARED]
+def other_form(
+    data: Any, known: Collection[str], needed: Collection[str], file: str, todo: str = ""
+) -> Problem | None:
+    """The one problem of a file that has nothing of the form it is read as, and is one of another.
+
+    Args:
+        data: what stands in the file.
+        known: the fields of the form it is read as.
+        needed: those of which a file of that form has one at least.
+        file: its name.
+        todo: what to give; a file with the fields needed if it is empty.
+    """
     if not isinstance(data, dict) or not needed or any(name in data for name in needed):
         return None
-    mark = next((name for name in _FORMS if name in data and name not in fields), None)
+    mark = next((name for name in _FORMS if name in data and name not in known), None)
     if mark is None:
         return None
-    todo = f"name a file that has {', '.join(f'`{name}`' for name in needed)}"
+    todo = todo or f"name a file that has {', '.join(f'`{name}`' for name in needed)}"
     return Problem("E103", f"this is {_FORMS[mark]}", f"it has `{mark}`", todo, file)
 
 

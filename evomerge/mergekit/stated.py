@@ -12,10 +12,16 @@ from evomerge.campaign.check import locate
 from evomerge.campaign.checkpoint_reference import CheckpointReference
 from evomerge.checkpoint.hub import HUB_NAME
 from evomerge.errors import ConfigError, Problem
+from evomerge.files.yaml_file import load_yaml, other_form
 from evomerge.mergekit.read import read_mergekit
 from evomerge.recipe.json_form import recipe_from_json
 from evomerge.recipe.recipe import UNION, CheckpointSource, MergedSource, Recipe
 from evomerge.recipe.rows import read_rows
+
+_GIVE = "give a recipe in JSON, such as `recipe.json` of an export, or a mergekit YAML"
+
+_SAYS = ("merge_method", "models", "slices", "modules")
+"""One of these stands in every mergekit YAML, also where another was forgotten."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ def read_recipe(file: Path) -> StatedMerge:
     """A recipe file or a mergekit YAML (told apart by content), with its paths resolved.
 
     Raises:
-        ConfigError: E101 missing or unreadable, E102 neither, and the faults `recipe_from_json` and
-            `read_mergekit` find.
+        ConfigError: E101 missing or unreadable, E102 neither, E103 a file of another form, E138 one that
+            states a search, and the faults `recipe_from_json` and `read_mergekit` find.
         CheckpointError: E201, a hub model is not in the local cache.
     """
     try:
@@ -48,8 +54,7 @@ def read_recipe(file: Path) -> StatedMerge:
     except (ValueError, RecursionError) as error:
         if file.suffix in (".yml", ".yaml") or re.search(rb"^(merge_method|genome)\s*:", content, re.M):
             return _from_mergekit(file, content)
-        todo = "give a recipe in JSON, such as `recipe.json` of an export, or a mergekit YAML"
-        problem = Problem("E102", "a recipe is a JSON file", str(error), todo, str(file))
+        problem = Problem("E102", "a recipe is a JSON file", str(error), _GIVE, str(file))
         raise ConfigError(problem) from None
     if isinstance(data, dict) and "merge_method" in data:
         return _from_mergekit(file, content)
@@ -103,5 +108,8 @@ def _from_mergekit(file: Path, content: bytes) -> StatedMerge:
         wrong = "this is a mergekit-evolve file, which states a search and no merge"
         todo = f"evomerge import {file} --out DIR"
         raise ConfigError(Problem("E138", wrong, "", todo, str(file), field="genome"))
+    data, _ = load_yaml(file)
+    if (other := other_form(data, (), _SAYS, str(file), _GIVE)) is not None:
+        raise ConfigError(other)
     found = read_mergekit(file)
     return StatedMerge(found.recipe, found.hubs, found.notes)

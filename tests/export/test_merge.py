@@ -208,6 +208,30 @@ def test_a_campaign_is_no_merge(tmp_path: Path) -> None:
         assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("schema: 1\nkind: lm_eval\nname: math\n", "an evaluator; it has `kind`"),
+        ("schema: 1\nmethod: ties\ncoefficients: {}\n", "a search space; it has `method`"),
+        ("campaign: a.yaml\narms: {}\n", "the arms of a study; it has `arms`"),
+    ],
+)
+def test_a_file_of_another_form_is_no_merge(tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text(text)
+    words = f"E103.*this is {what}; give a recipe in JSON, .*, or a mergekit YAML$"
+    with pytest.raises(ConfigError, match=words) as caught:
+        merge_recipe(file, tmp_path / "out")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_merge_that_lacks_its_method_is_told_of_that(tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("method: ties\nmodels: [{model: math}]\n")
+    with pytest.raises(ConfigError, match=r"E103.* merge_method: missing field"):
+        merge_recipe(file, tmp_path / "out")
+
+
 def test_a_model_of_another_architecture_is_blamed_and_not_a_sound_one(tmp_path: Path) -> None:
     """A GPT-2 of six layers as the base of a Llama of two."""
     write_model(tmp_path / "math", expert=0)
