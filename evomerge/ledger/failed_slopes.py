@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 
 from evomerge.ledger.events import SlopeEvent
 from evomerge.ledger.history import History
+
+MOST_REASON = 200
+"""Characters of the reason why slopes failed."""
 
 
 def slope_name(batch: int, number: int) -> str:
@@ -44,3 +48,11 @@ def commonest(history: History) -> SlopeEvent | None:
         return None
     ((kind, _),) = Counter(each.failure for each in failed).most_common(1)
     return next(each for each in reversed(failed) if each.failure == kind)
+
+
+def slope_failure(history: History) -> str:
+    """Why most slopes failed that did: class and message, on one line; empty if none did."""
+    found = commonest(history)
+    if found is None:
+        return ""
+    return textwrap.shorten(f"{found.failure}: {found.message}", MOST_REASON, placeholder=" ...")

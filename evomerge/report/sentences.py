@@ -14,11 +14,11 @@ from evomerge.front.measures import MEAN, alike, is_fraction
 from evomerge.front.statistics import Interval
 from evomerge.front.tables import shown_interval
 from evomerge.front.uncertainty import FrontUncertainty
-from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
+from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes, slope_failure
 from evomerge.ledger.history import History
 from evomerge.ledger.sessions import FINAL
 from evomerge.objectives.pareto import REFERENCE
-from evomerge.run.standing import phase_of, slope_failure
+from evomerge.run.standing import phase_of
 
 
 def sentences(

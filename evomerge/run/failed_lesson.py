@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from evomerge.errors import Problem, TooManyFailures
-from evomerge.ledger.failed_slopes import commonest
+from evomerge.ledger.failed_slopes import commonest, slope_failure
 from evomerge.ledger.history import History
-from evomerge.run.standing import slope_failure
 
 WITHOUT = "an optimizer without gradients (`kind: surrogate`)"
 

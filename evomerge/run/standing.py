@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
 from evomerge.ledger.bounds import bounds_of, feasible
 from evomerge.ledger.candidate import Candidate
-from evomerge.ledger.failed_slopes import commonest, failed_slopes, measured_slopes
+from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes, slope_failure
 from evomerge.ledger.history import History
 from evomerge.ledger.sessions import FINAL
 from evomerge.objectives.objective import Objective, complete
@@ -26,9 +25,6 @@ BEFORE_SELECTION = ("prepare", "baselines", "learning", "search")
 """Phases after which candidates are still to be scored again."""
 
 MEAN = "mean"
-
-MOST_REASON = 200
-"""Characters of the reason why slopes failed."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ class Standing:
         raced: candidates given up early.
         cost: what of the budget is spent: less than `evaluations` where some were raced, more with slopes.
         slopes, slopes_failed: losses and gradients measured, and those that could not be had.
+        slope_cost: what of `cost` those measured are.
         slope_failure: the most frequent class of failure of those, with a message; empty where none failed.
         refinements: of each, what it is near and how far it is.
         ahead: what was expected of the last candidates asked; None where no model says so.
@@ -97,6 +94,7 @@ class Standing:
     cost: float = 0.0
     slopes: int = 0
     slopes_failed: int = 0
+    slope_cost: float = 0.0
     slope_failure: str = ""
     refinements: tuple[str, ...] = ()
     ended_by: str | None = None
@@ -143,6 +141,7 @@ class Standing:
             "cost": self.cost,
             "slopes": self.slopes,
             "slopes_failed": self.slopes_failed,
+            "slope_cost": self.slope_cost,
             "slope_failure": self.slope_failure or None,
             "refinements": list(self.refinements),
             "forecast": None if self.ahead is None else asdict(self.ahead),
@@ -221,6 +220,7 @@ def standing(
         cost=history.cost,
         slopes=measured_slopes(history),
         slopes_failed=len(failed_slopes(history)),
+        slope_cost=history.slope_cost,
         slope_failure=slope_failure(history),
         shared=history.shared,
         starts=len(history.starts.sources) if history.starts is not None else 0,
@@ -349,7 +349,9 @@ def line(now: Standing) -> str:
         failed = f"{now.slopes_failed} failed, " if now.slopes_failed else ""
         return f"learning: {now.slopes} gradients and losses, {failed}{now.cost:.1f}{of} evaluations"
     if now.phase != "search":
-        return ", ".join([f"{now.phase}: {now.evaluations} evaluations", *ended_words(now)])
+        # Else whoever set the budget misses what the gradients took of it.
+        paid = f" and {now.slope_cost:.1f} for gradients" if now.slopes else ""
+        return ", ".join([f"{now.phase}: {now.evaluations} evaluations{paid}", *ended_words(now)])
     of = "" if now.budget is None else f" of {now.budget}"
     done = f"{now.cost:.1f}" if now.raced or now.slopes else f"{now.evaluations}"
     parts = [f"{now.stage}: {done}{of} evaluations", *pace_text(now)]
@@ -391,11 +393,3 @@ def failures_text(now: Standing) -> str:
     parts = [f"{count} {kind}" for kind, count in now.failures.items()]
     parts += [f"{now.slopes_failed} slopes"] if now.slopes_failed else []
     return ", ".join(parts) or "none"
-
-
-def slope_failure(history: History) -> str:
-    """Why most slopes failed that did: class and message, on one line; empty if none did."""
-    found = commonest(history)
-    if found is None:
-        return ""
-    return textwrap.shorten(f"{found.failure}: {found.message}", MOST_REASON, placeholder=" ...")

@@ -112,6 +112,17 @@ def test_slopes_say_nothing_of_how_many_evaluations_are_left():
     assert now.seconds_left == pytest.approx(18.0)
 
 
+def test_what_gradients_took_of_the_budget_is_said_at_the_end():
+    history = History.fold(map(event_from_json, events_of(finished().directory)))
+    words = "ended by its budget of evaluations"
+    assert line(standing(history, budget=18)) == f"done: 18 evaluations, {words}"
+    history.apply(SlopeEvent(batch=0, number=0, request="", weights=(1.0, 1.0), cost=5.0625))
+    history.apply(StoppedEvent(reason="budget"))
+    now = standing(history, budget=24)
+    assert line(now) == f"done: 18 evaluations and 5.1 for gradients, {words}"
+    assert now.to_json()["slope_cost"] == 5.0625
+
+
 def test_hypervolume_by_counting_a_grid():
     """An independent oracle for two objectives: the dominated share of a fine grid."""
     history = finished().history
