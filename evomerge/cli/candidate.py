@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from evomerge.campaign.recorded import recorded_recipe, recorded_space
@@ -13,6 +14,10 @@ from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.objectives.scores import SPLITS
+from evomerge.search_space import Gene, Genome
+
+MOST_GENES = 40
+"""So many genes are shown one by one unless all are asked for."""
 
 
 def candidate_json(history: History, candidate: Candidate) -> dict[str, Any]:
@@ -83,8 +88,8 @@ def _optimism(candidate: Candidate) -> dict[str, dict[str, float]] | None:
     }
 
 
-def print_candidate(history: History, candidate: Candidate) -> None:
-    """A candidate as text and tables on stdout."""
+def print_candidate(history: History, candidate: Candidate, every: bool = False) -> None:
+    """A candidate as text and tables on stdout; with `every` gene, however many there are."""
     from rich.table import Table
 
     console = table_console()
@@ -137,13 +142,29 @@ def print_candidate(history: History, candidate: Candidate) -> None:
             tell(f"{split}: {spent}")
     if candidate.genome is not None:
         tell("")
+        genes = recorded_space(history).genes
         table = Table(box=ruled(), pad_edge=False, show_edge=False)
         table.add_column("gene")
-        table.add_column("value", justify="right")
-        space = recorded_space(history)
-        for gene, value in zip(space.genes, candidate.genome, strict=True):
-            table.add_row(gene.name, f"{value:g}")
-        if space.layout.rows:
-            tell(f"{len(candidate.genome)} genes, most of single rows; --json has them all")
-        else:
+        if every or len(genes) <= MOST_GENES:
+            table.add_column("value", justify="right")
+            for gene, value in zip(genes, candidate.genome, strict=True):
+                table.add_row(gene.name, f"{value:g}")
             console.print(table)
+            return
+        for head in ("genes", "mean", "least", "most"):
+            table.add_column(head, justify="right")
+        for name, values in _by_expert(genes, candidate.genome).items():
+            numbers = (sum(values) / len(values), min(values), max(values))
+            table.add_row(name, str(len(values)), *(f"{number:.4g}" for number in numbers))
+        console.print(table)
+        tell("")
+        tell(f"{len(genes)} genes; --genes prints each, --json has them all")
+
+
+def _by_expert(genes: Sequence[Gene], genome: Genome) -> dict[str, list[float]]:
+    """Values of the genes of each coefficient and expert, in the order of the genes."""
+    found: dict[str, list[float]] = {}
+    for gene, value in zip(genes, genome, strict=True):
+        name = gene.coefficient if gene.input == "*" else f"{gene.coefficient}.{gene.input}"
+        found.setdefault(name, []).append(value)
+    return found

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def show(
     directory: Folder,
     name: Annotated[str, typer.Argument(metavar="PICK", help=PICK_HELP, show_default=False)],
+    every: Annotated[bool, typer.Option("--genes", help="Print each gene, also of hundreds.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show one candidate: its genes and scores, or why it failed."""
@@ -31,7 +32,7 @@ def show(
     if as_json:
         print_json(candidate_json(opened.history, candidate))
     else:
-        print_candidate(opened.history, candidate)
+        print_candidate(opened.history, candidate, every)
 
 
 def optuna(

@@ -245,6 +245,21 @@ def test_show_a_candidate(campaign):
     assert recipe_from_json(data["recipe"]).digest == candidate.recipe == data["digest"]
 
 
+def test_many_genes_are_told_in_a_few_lines(campaign, monkeypatch):
+    name = campaign.front.members[0].id
+    whole = call("show", campaign.directory, name)
+    monkeypatch.setattr("evomerge.cli.candidate.MOST_GENES", 9)
+    found = call("show", campaign.directory, name)
+    rows = [line.split() for line in found.out.splitlines() if line.startswith("weight.")]
+    genome = campaign.history.candidates[name].genome
+    for row, own in zip(rows, (genome[:5], genome[5:]), strict=True):
+        assert row[1] == "5"
+        assert [float(n) for n in row[2:]] == pytest.approx([sum(own) / 5, min(own), max(own)], 1e-3)
+    assert [row[0] for row in rows] == ["weight.math", "weight.code"]
+    assert found.out.endswith("\n10 genes; --genes prints each, --json has them all\n")
+    assert call("show", campaign.directory, name, "--genes").out == whole.out
+
+
 @pytest.mark.parametrize("name", ["base", "math", "uniform", "single-0.4"])
 def test_show_a_baseline(campaign, name):
     data = call("show", campaign.directory, name, "--json").json
