@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.output import PICK_HELP, Folder, Json, print_json, say, table_console
-from evomerge.errors import LedgerDamaged, Problem, UsageError
+from evomerge.errors import GO_ON, LedgerDamaged, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.front.folder import OpenedFolder
@@ -49,9 +49,8 @@ def optuna(
     from evomerge.optimizers.study import address, write_study
 
     history = open_campaign_folder(directory).history
-    if history.prepared is None:
-        problem = Problem("E500", "the campaign is not prepared yet", str(directory), "run it first")
-        raise UsageError(problem)
+    if all(candidate.genome is None for candidate in history.candidates.values()):
+        raise UsageError(Problem("E507", "there are no trials yet", "nothing is searched", GO_ON))
     objectives = campaign_from_json(history.config).objectives
     count = write_study(history, recorded_space(history).genes, objectives, output)
     say(f"wrote {count} trials to {output}; see them with `optuna-dashboard {address(output)}`")

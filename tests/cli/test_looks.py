@@ -154,6 +154,19 @@ def _copy(campaign, directory, events):
             ledger.append({k: v for k, v in event.items() if k not in ("n", "format")})
 
 
+@pytest.mark.parametrize("last", ["prepared", "baselines"])
+def test_before_the_first_candidate_there_is_no_study(campaign, tmp_path, last):
+    """Told as `history` tells it; a study of no trials looks like an empty search."""
+    events = events_of(campaign.directory)
+    end = next(number for number, event in enumerate(events) if event["event"] == last)
+    _copy(campaign, tmp_path / "run", events[:end])
+    found = call("optuna", tmp_path / "run", "-o", tmp_path / "study.db")
+    assert found.code == 2
+    words = "there are no trials yet; nothing is searched; go on with `evomerge run`"
+    assert f"error[E507]: {words}" in found.err
+    assert not (tmp_path / "study.db").exists()
+
+
 def test_title_counts_differing_items(campaign):
     front = campaign.front
     first = front.members[0]
