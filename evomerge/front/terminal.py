@@ -252,11 +252,9 @@ def optimism_lines(believed: FrontUncertainty, width: int) -> list[str]:
             if wide
             else f"optimism of\n{models}\non search items"
         )
-        heads = (
-            first,
-            "search − selection",
-            "beyond the baselines'" if wide else "beyond the\nbaselines'",
-        )
+        level = " [95 %]" if wide else "\n[95 %]"
+        raw, net = "search − selection", "beyond the baselines'" if wide else "beyond the\nbaselines'"
+        heads = (first, raw + level, net + level)
         columns = [
             Column(tuple(head.split("\n")), tuple((text,) for text in cells), right=index > 0)
             for index, (head, cells) in enumerate(zip(heads, (rows, *intervals), strict=True))

@@ -167,6 +167,8 @@ def test_title_and_optimism_fit(width: int) -> None:
     lines = [*title_lines(front, believed, width), *optimism_lines(believed, width)]
     assert all(len(line) <= width for line in lines)
     assert all(any(line.startswith(name) for line in lines) for name in NAMES)
+    # Of both columns, beside their heads or below them.
+    assert "\n".join(lines).count("[95 %]") == 2
 
 
 def test_a_drawing_has_everyone_where_they_belong() -> None:
