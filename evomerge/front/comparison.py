@@ -10,6 +10,7 @@ import numpy as np
 from evomerge.errors import Problem, UsageError
 from evomerge.front.measures import alike
 from evomerge.front.selection import item_arrays
+from evomerge.front.selection import tasks as tasks_of
 from evomerge.front.statistics import PairedDifference, paired_bootstrap, paired_bootstrap_of_mean
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
@@ -118,7 +119,8 @@ def compare(
         tasks.append(TaskComparison(objective, mine_scored, theirs_scored, won, lost, difference))
     mean = None
     if alike(objectives) and len(pairs) == len(objectives) > 1:
-        mean = paired_bootstrap_of_mean([x for x, _ in pairs], [y for _, y in pairs], seed=seed)
+        mine, theirs = zip(*pairs, strict=True)
+        mean = paired_bootstrap_of_mean(mine, theirs, seed=seed, tasks=tasks_of(objectives))
     return Comparison(a.id, b.id, split, tuple(tasks), mean)
 
 

@@ -131,15 +131,18 @@ def paired_bootstrap_of_mean(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
+    tasks: Sequence[Hashable] | None = None,
 ) -> PairedDifference:
-    """Difference of the means over tasks of two models; per task float [items], resampled per task.
+    """Difference of the means over objectives of two models; per objective float [items].
+
+    `tasks`: as in `probability_non_dominated`.
 
     Raises:
         ValueError: if shapes do not fit or a result is not finite.
     """
     pairs = _checked([_pair(x, y) for x, y in zip(a, b, strict=True)], [1.0] * len(a))
     differences = [np.subtract(*pair)[None, :] for pair in pairs]
-    blocks = _resampled_means(differences, [1.0] * len(a), resamples, seed, None)
+    blocks = _resampled_means(differences, [1.0] * len(a), resamples, seed, tasks)
     means = np.concatenate([block.mean(axis=2)[:, 0] for block in blocks])
     low, high = _percentiles(means, level)
     return PairedDifference(

@@ -60,6 +60,17 @@ def test_less_is_better_where_an_objective_says_so(store: ItemStore) -> None:
     assert found.tasks[0].probability_better == 0.0, "equal is not better"
 
 
+def test_metrics_of_the_same_items_are_no_independent_evidence(store: ItemStore) -> None:
+    events = [*begin(), asked(0, "c00000", "c00001")]
+    for name, rows in (("c00000", A), ("c00001", B)):
+        twice = {"a.acc": rows["a.acc"], "a.exact_match": rows["a.acc"]}
+        events.append(scored(name, twice, store=store))
+    known = History.fold(events).candidates
+    objectives = (Objective("a.acc", "maximize"), Objective("a.exact_match", "maximize"))
+    found = compare(History.fold(events), store, objectives, known["c00000"], known["c00001"])
+    assert found.mean == found.tasks[0].difference, "twice the same says no more than once"
+
+
 def test_held_out_items_decide_where_both_have_them(store: ItemStore) -> None:
     history = history_of(store)
     history.apply(SelectionEvent(ids=("c00000",)))
