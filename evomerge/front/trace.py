@@ -30,8 +30,8 @@ class TracePoint:
 
     Attributes:
         id: of the candidate that gave it.
-        evaluations: budget spent, slopes included.
-        items: answered by all candidates so far; those of slopes are in `evaluations` only.
+        evaluations: budget spent, slopes included, and nothing for what was free.
+        items: of all candidates so far that were paid for; those of slopes are in `evaluations` only.
         seconds: running time, without the pauses between sessions.
         hypervolume: of the search scores that keep all constraints.
         best: per objective the best of these, in its metric's units; None before there is one.
@@ -78,8 +78,9 @@ def trace(
                 answered = sum(event.seen.values())
             elif isinstance(event, FailedEvent):
                 answered = 0
-            items += answered
-            spent += answered / whole if isinstance(event, RacedEvent) and whole else 1.0
+            if not history.candidates[event.id].is_free:
+                items += answered
+                spent += answered / whole if isinstance(event, RacedEvent) and whole else 1.0
         if isinstance(event, EvaluatedEvent):
             found.add(event.metrics)
         seconds = event.elapsed or 0.0

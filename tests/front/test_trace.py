@@ -9,7 +9,7 @@ import pytest
 
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import sparkline, spread_out, trace, trace_csv, trace_records
-from evomerge.ledger.events import AskedCandidate, AskedEvent, SlopeEvent
+from evomerge.ledger.events import AskedCandidate, AskedEvent, SlopeEvent, StartsEvent
 from evomerge.ledger.history import History
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.origin import Origin
@@ -43,6 +43,22 @@ def test_what_was_spent_and_what_was_best_after_each_result() -> None:
     other = (1.1 - 0.4 / 0.6) * 1.1
     assert points[-1].hypervolume == pytest.approx(side * side + other - (1.1 - 0.4 / 0.6) * side)
     assert trace(History.fold(events[:3]), events[:3], OBJECTIVES) == []
+
+
+def test_what_an_earlier_campaign_measured_is_not_spent() -> None:
+    known = StartsEvent(genomes=((0.0,), (1.0,)), origins=("x", "x"), measured=(True, True))
+    events = [
+        *begin(),
+        known,
+        asked(0, "c00000", "c00001", "c00002"),
+        scored("c00000", {"a.acc": [0.5], "b.acc": [0.5]}, shared="earlier"),
+        scored("c00002", {"a.acc": [0.5], "b.acc": [0.6]}),
+        scored("c00001", {"a.acc": [0.5], "b.acc": [0.7]}, shared="earlier"),
+    ]
+    history = History.fold(events)
+    points = trace(history, events, OBJECTIVES)
+    assert [p.evaluations for p in points] == [0.0, 1.0, 1.0]
+    assert points[-1].evaluations == history.cost
 
 
 def test_inbreeding_shows_in_how_akin_parents_are() -> None:
