@@ -15,7 +15,7 @@ from pathlib import Path
 from evomerge.errors import LedgerDamaged, Problem, UsageError
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import staged_folder
-from evomerge.ledger.events import AskedEvent, Event, ScoredEvent, StartsEvent
+from evomerge.ledger.events import AskedEvent, Event, ScoredEvent, SlopeEvent, StartsEvent
 from evomerge.ledger.history import EXPORTS_FILE, ITEMS_FOLDER, LEDGER_FILE
 from evomerge.ledger.item_store import ItemReference, ItemStore
 from evomerge.ledger.ledger import read_events
@@ -30,7 +30,8 @@ class RepairReport:
         events: ledger events copied; `evaluations` of them are results.
         lost_events: sound events behind the damage, which the copy cannot hold.
         lost_bytes: bytes of the ledger that were not copied.
-        damaged_items: the first damaged item record, as the id of its model; "" if all are sound.
+        damaged_items: the first damaged item record, as the id of its model, or what it is of in words; ""
+            if all are sound.
         exports: events of the export log copied; `lost_exports` bytes of it that were not.
     """
 
@@ -46,9 +47,9 @@ class RepairReport:
 def repair_folder(directory: Path, out: Path) -> RepairReport:
     """Copy the sound part of a campaign folder to `out`, a new folder that `run` can go on with.
 
-    Copied are the ledger's records up to the first damaged one (or up to the first result whose
-    per-item results are damaged), all per-item results, and the sound part of the export log. The
-    cache is made again when it is needed.
+    Copied are the ledger's records up to the first damaged one (or up to the first whose per-item
+    results, genome or gradient are damaged), all per-item results, and the sound part of the export log.
+    The cache is made again when it is needed.
 
     Raises:
         UsageError: E509 no campaign in `directory`, E601 `out` exists.
@@ -85,7 +86,7 @@ def repair_folder(directory: Path, out: Path) -> RepairReport:
         evaluations=sum(isinstance(event, ScoredEvent) for event in kept),
         lost_events=len(copied.salvaged),
         lost_bytes=copied.dropped_bytes,
-        damaged_items="" if broken is None else getattr(events[broken], "id", ""),
+        damaged_items="" if broken is None else _owner(events[broken]),
         exports=exports.kept,
         lost_exports=exports.dropped_bytes,
     )
@@ -96,7 +97,18 @@ def _references(event: Event) -> list[ItemReference]:
         return [each.values for each in event.candidates if each.values is not None]
     if isinstance(event, StartsEvent):
         return list(event.values or ())
+    if isinstance(event, SlopeEvent):
+        return [] if event.gradient is None else [event.gradient]
     return list(event.items.values()) if isinstance(event, ScoredEvent) else []
+
+
+def _owner(event: Event) -> str:
+    """Whose the side files of an event are."""
+    if isinstance(event, SlopeEvent):
+        return f"slope {event.number} of batch {event.batch}"
+    if isinstance(event, AskedEvent):
+        return f"batch {event.generation}"
+    return "the starts" if isinstance(event, StartsEvent) else str(getattr(event, "id", ""))
 
 
 def _first_damaged(events: Iterable[Event], store: ItemStore) -> int | None:

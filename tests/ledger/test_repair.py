@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from evomerge.ledger.events import SlopeEvent
 from evomerge.ledger.history import ITEMS_FOLDER, LEDGER_FILE
 from evomerge.ledger.item_store import ItemStore
 from evomerge.ledger.ledger import Ledger, read_events
@@ -35,6 +38,27 @@ def test_a_result_with_damaged_items_is_not_copied_nor_what_follows_it(tmp_path:
     assert report.evaluations == 3  # base, math and the first candidate
     kept = ItemStore(tmp_path / "out" / ITEMS_FOLDER)
     assert all(kept.read(reference) for reference in copied[-1].items.values())
+
+
+def test_a_damaged_gradient_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    store = ItemStore(tmp_path / "run" / ITEMS_FOLDER)
+    gradients = [store.append("slopes", {"gradient": np.arange(4.0)}) for _ in range(2)]
+    with Ledger.open(tmp_path / "run" / LEDGER_FILE, create=True) as ledger:
+        for event in begin():
+            ledger.append(event)
+        for number, gradient in enumerate(gradients):
+            of = {"batch": 0, "number": number, "request": "", "weights": (1.0, 1.0)}
+            ledger.append(SlopeEvent(losses=(1.0, 1.0), cost=0.1, gradient=gradient, **of))
+    segment = store.folder / gradients[1].segment
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+
+    report = repair_folder(tmp_path / "run", tmp_path / "out")
+    events = read_events(tmp_path / "run" / LEDGER_FILE)
+    assert read_events(tmp_path / "out" / LEDGER_FILE) == events[:-1]
+    assert report.damaged_items == "slope 1 of batch 0"
 
 
 def test_events_behind_the_damage_are_told_only_where_their_own_checksum_fits(tmp_path: Path) -> None:
