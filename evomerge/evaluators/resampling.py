@@ -23,13 +23,17 @@ _OVER_TEXTS: dict[Callable[..., Any], Callable[[], Any]] = {
 def resampled_error(aggregate: Callable[[list[Any]], float], results: Sequence[Any]) -> float:
     """The standard deviation of an aggregation over resamples of the results of all items.
 
+    Resamples in which it is no finite number are left out, as where one lacks all items of a class: they
+    must not fail a model whose own value is sound.
+
     Args:
         aggregate: results of items to a number.
         results: what the metric gave for each item.
     """
     draws = np.random.default_rng(0).integers(len(results), size=(RESAMPLES, len(results)))
     value = _by_text(aggregate, results) or (lambda draw: aggregate([results[i] for i in draw]))
-    return float(np.std([value(draw) for draw in draws], ddof=1))
+    values = np.array([value(draw) for draw in draws])
+    return float(np.std(values[np.isfinite(values)], ddof=1))
 
 
 def _by_text(

@@ -57,3 +57,18 @@ def test_others_are_scored_anew(name: str) -> None:
         )
     assert resampling._by_text(aggregate, results) is None
     assert resampled_error(aggregate, results) == anew(aggregate, results)
+
+
+def test_resamples_without_a_value_count_for_nothing() -> None:
+    """As a correlation has none where all items drawn are of one class: the metric itself is sound."""
+    results = [(float(number < 2), float(number % 7)) for number in range(20)]
+
+    def correlation(chosen: list[Any]) -> float:
+        x, y = np.array(chosen).T
+        return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else float("nan")
+
+    draws = np.random.default_rng(0).integers(len(results), size=(RESAMPLES, len(results)))
+    values = [correlation([results[number] for number in draw]) for draw in draws]
+    known = [value for value in values if value == value]
+    assert 0 < len(known) < RESAMPLES
+    assert resampled_error(correlation, results) == float(np.std(known, ddof=1))
