@@ -160,6 +160,9 @@ class Driver:
             self.dispatcher.record(
                 CampaignEvent(config=config, identity=identity, versions=versions, settings=settings)
             )
+        else:
+            # Displays and trackers tell what is new by what they were shown first.
+            self.dispatcher.notify()
         if new := sorted(set(self.grants) - self.history.grants):
             self.dispatcher.record(GrantedEvent(grants=tuple(new)))
         self.prepare()

@@ -10,14 +10,16 @@ import pytest
 from evomerge.errors import EnvironmentFault
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.trace import trace
-from evomerge.ledger.history import History
+from evomerge.ledger.events import EvaluatedEvent
+from evomerge.ledger.history import LEDGER_FILE, History
+from evomerge.ledger.ledger import read_events
 from evomerge.run.progress import Display, Displays, Progress
 from evomerge.run.tracking.display import Tracked
 from evomerge.run.tracking.open import require
 from evomerge.run.tracking.record import Record, Recorder, about
 from tests.cli.terminal import call
 from tests.hand_made import asked, begin, failed, scored
-from tests.tiny_runs import Finished, finished
+from tests.tiny_runs import Finished, finished, run_file
 
 
 @pytest.fixture
@@ -67,6 +69,21 @@ def test_a_real_campaign_ends_at_its_hypervolume(campaign: Finished) -> None:
     assert [r.values["hypervolume"] for r in found[1:]] == [p.hypervolume for p in points]
     assert about(opened.history).run == about(campaign.history).run
     assert about(opened.history, whole=True).run.endswith("-sync")
+
+
+def test_no_result_of_a_later_session_is_left_out(campaign: Finished, tmp_path: Path) -> None:
+    """Nor the first one, where workers answer before anybody waits for them."""
+    shutil.copytree(campaign.file.parent, tmp_path / "campaign")
+    directory = tmp_path / "campaign" / "run"
+    events, ledger = read_events(directory / LEDGER_FILE), directory / LEDGER_FILE
+    results = [event for event in events if isinstance(event, EvaluatedEvent) and event.id[0] == "c"]
+    end = events.index(results[2]) + 1
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:end]))
+    recorder, sent = Recorder(skip_known=True), list[Record]()
+    observer = lambda history, progress: sent.extend(recorder(history))  # noqa: E731
+    history = run_file(tmp_path / "campaign" / campaign.file.name, directory, observer=observer)
+    known = History.fold(events[:end]).settled
+    assert [record.step for record in sent] == list(range(known + 1, history.settled + 1))
 
 
 def test_displays_begin_and_end_together(campaign: Finished) -> None:
