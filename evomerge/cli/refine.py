@@ -90,7 +90,7 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
     from evomerge.front.front import pick
     from evomerge.front.tables import NARROW_NAME, shown_value
     from evomerge.front.text_table import Column, filled, in_pieces, table_lines
-    from evomerge.objectives.pareto import chebyshev
+    from evomerge.objectives.pareto import distances
 
     now = opened.front()
     history = opened.history
@@ -104,10 +104,8 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
     made_for = history.made_for.get(len(history.refinements) - 1)
     if made_for is not None and "search" in history.candidates[made_for].evaluations:
         rows["made_for"] = shown_beside(history, made_for, now.split)
-    distances = {
-        name: float(chebyshev(np.array(member.scaled), np.array(weights)))
-        for name, member in rows.items()
-    }
+    scaled = np.array([member.scaled for member in rows.values()]).reshape(len(rows), len(weights))
+    distance = dict(zip(rows, distances(scaled, np.array(weights)).tolist(), strict=True))
     metrics = [objective.metric for objective in now.objectives]
     spent = history.refined[len(history.refinements) - 1]
     if as_json:
@@ -116,8 +114,7 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
         if made_for is not None and "made_for" not in rows:
             found["made_for"] = {"id": made_for, "failure": _fate(history.candidates[made_for])}
         print_json(
-            {"preference": near, "split": now.split, "evaluations": spent, "distance": distances}
-            | found
+            {"preference": near, "split": now.split, "evaluations": spent, "distance": distance} | found
         )
         return
     weighed = [part.strip() for part in prefer.removeprefix("prefer:").split(",")]
@@ -128,7 +125,7 @@ def _print_gain(opened: OpenedFolder, prefer: str, weights: tuple[float, ...], a
         # One that failed on the deciding items still has search scores.
         of = member.metrics.get(now.split, member.metrics["search"])
         values = [shown_value(o.metric, of[o.metric].value) for o in now.objectives]
-        cells = [member.id, *values, f"{distances[head]:.4f}"]
+        cells = [member.id, *values, f"{distance[head]:.4f}"]
         columns.append(Column((HEADS[head],), tuple((text,) for text in cells), right=True))
     console = table_console()
     for line in table_lines(columns, 3):

@@ -12,6 +12,10 @@ MANY = 48
 """Points from which on comparing all pairs takes longer than sorting."""
 
 
+RHO = 1e-3
+"""What the sum of all objectives counts beside the worst of them, where one is preferred."""
+
+
 def _checked(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
@@ -73,11 +77,27 @@ def knee(scaled: np.ndarray) -> int:
 
 
 def preferred(scaled: np.ndarray, weights: np.ndarray) -> int:
-    """Row that minimises `chebyshev` for `weights` [objectives]."""
-    return int(np.argmin(chebyshev(_checked(scaled), np.asarray(weights, dtype=np.float64))))
+    """Row that is nearest to what `weights` [objectives] prefer; see `distances`."""
+    return int(np.argmin(distances(_checked(scaled), np.asarray(weights, dtype=np.float64))))
 
 
-def chebyshev(scaled: np.ndarray, weights: np.ndarray, rho: float = 1e-3) -> np.ndarray:
+def distances(scaled: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How far rows are from what weights prefer, float64 [points]: `chebyshev`, less being better.
+
+    Where a row is better than the ideal in all that has weight, an objective is divided by its weight
+    instead: times a small weight an amount below 0 is the largest, and what matters least would decide.
+    """
+    counted = weights > 0.0
+    weighted = np.compress(counted, scaled * weights, axis=1)
+    # Equal weights are the knee on either side of the ideal, to the last bit.
+    shares = weights[counted] * np.count_nonzero(counted)
+    better = (weighted / (shares * shares)).max(axis=1)
+    most = np.where(better < 0.0, better, weighted.max(axis=1))
+    found: np.ndarray = most + RHO * weighted.sum(axis=1)
+    return found
+
+
+def chebyshev(scaled: np.ndarray, weights: np.ndarray, rho: float = RHO) -> np.ndarray:
     """The augmented Chebyshev function (Steuer and Choo 1983): less is nearer to what is preferred.
 
     max_k w_k g_k + rho * sum_k w_k g_k on scaled objectives g, float64 [..., objectives] to [...].

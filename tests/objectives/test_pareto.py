@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from evomerge.objectives import pareto
 from evomerge.objectives.pareto import (
+    chebyshev,
     dominates,
     hypervolume,
     knee,
@@ -77,6 +78,32 @@ def test_picks():
     assert knee(front) == 1
     assert preferred(front, np.array([0.9, 0.1])) == 0
     assert preferred(front, np.array([0.1, 0.9])) == 2
+
+
+def test_a_weight_counts_alike_where_all_is_better_than_the_ideal():
+    front = np.array([[-0.5, -0.1], [-0.3, -0.3], [-0.1, -0.5]])
+    assert preferred(front, np.array([0.9, 0.1])) == 0
+    assert preferred(front, np.array([0.1, 0.9])) == 2
+    assert preferred(front, np.array([0.5, 0.5])) == knee(front) == 1
+    assert preferred(front, np.array([1.0, 0.0])) == 0
+    # What has no weight decides nothing, on either side of the ideal.
+    other = np.array([[-0.2, -0.2, 1.0], [-0.1, -0.4, 0.5]])
+    assert preferred(other, np.array([0.5, 0.5, 0.0])) == 0
+    assert preferred(other + 0.5, np.array([0.5, 0.5, 0.0])) == 0
+
+
+def test_a_preference_is_monotone_and_equal_weights_are_the_knee():
+    rng = np.random.default_rng(0)
+    for objectives in range(1, 7):
+        for _ in range(50):
+            scaled = np.round(rng.uniform(-0.6, rng.choice([0.0, 1.2]), (12, objectives)), 2)
+            equal = np.full(objectives, 1.0 / objectives)
+            assert preferred(scaled, equal) == int(np.argmin(chebyshev(scaled, equal)))
+            weights = rng.dirichlet(np.ones(objectives))
+            chosen = preferred(scaled, weights)
+            assert non_dominated(scaled)[chosen]
+            if not (scaled < 0.0).all(axis=1).any():
+                assert chosen == int(np.argmin(chebyshev(scaled, weights)))
 
 
 def test_of_equal_worst_objectives_the_other_decides():

@@ -2,20 +2,24 @@
 
 const view = { kind: "pair", x: 0, y: 1, z: 2, color: "mean", errors: true, others: false, split: null };
 
-// Row of the front that the augmented Chebyshev function picks (Steuer and Choo 1983), as `prefer:` does;
-// `allowed`: rows to choose from. -1 if there is none.
+// Row of the front that is best for the weights, as `prefer:` picks it: by the augmented Chebyshev function (Steuer
+// and Choo 1983), and where rows are better than the ideal in all that has weight as `distances` in
+// `objectives/pareto.py` says; `allowed`: rows to choose from. -1 if there is none.
 function preferredRow(scaled, weights, allowed) {
   const sum = weights.reduce((a, b) => a + b, 0);
   const shares = weights.map((w) => w / sum);
+  const count = shares.filter((w) => w > 0).length;
   let best = -1, least = Infinity;
   for (const row of allowed) {
-    let most = -Infinity, total = 0;
+    let most = -Infinity, better = -Infinity, total = 0;
     scaled[row].forEach((g, k) => {
-      const weighted = g * shares[k];
+      if (!(shares[k] > 0)) return;
+      const weighted = g * shares[k], own = shares[k] * count;
       most = Math.max(most, weighted);
+      better = Math.max(better, weighted / (own * own));
       total += weighted;
     });
-    const value = most + 1e-3 * total;
+    const value = (better < 0 ? better : most) + 1e-3 * total;
     if (value < least) [best, least] = [row, value];
   }
   return best;
