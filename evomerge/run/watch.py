@@ -29,9 +29,10 @@ class Watch:
 
     def __call__(self, history: History, progress: Progress) -> Standing:
         """Where things stand now. The hypervolume is computed again only after a new score."""
-        if progress.done_in_session != self.done:
-            self.done = progress.done_in_session
-            self.times.append(time.monotonic())
+        if (new := progress.done_in_session - self.done) > 0:
+            # Results that arrive together are told of at once.
+            self.done += new
+            self.times.extend([time.monotonic()] * new)
         searched = len(history.searched())
         if searched != self.seen:
             self.seen = searched

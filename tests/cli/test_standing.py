@@ -228,6 +228,17 @@ def test_the_watch_computes_hypervolume_only_for_new_scores(monkeypatch):
     assert now.hypervolume == finished().front.hypervolume["search"]
 
 
+def test_results_that_arrive_together_all_count_for_the_pace(monkeypatch):
+    watch, moment = Watch(), 0.0
+    monkeypatch.setattr("evomerge.run.watch.time.monotonic", lambda: moment)
+    for number in range(1, 6):
+        moment = 10.0 * number
+        progress = Progress("search", (), 40, 4 * number, moment)
+        for _ in range(4):  # the driver tells of each event
+            now = watch(finished().history, progress)
+    assert now.pace == pytest.approx(60 * 19 / 40)
+
+
 def test_the_watch_knows_how_busy_the_workers_are():
     watch = Watch()
     history = finished().history
