@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from evomerge.export.log import held_out_use
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front
 from evomerge.front.measures import MEAN, alike, is_fraction
-from evomerge.front.statistics import Interval
+from evomerge.front.statistics import Interval, Optimism
 from evomerge.front.tables import shown_interval
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes, slope_failure
 from evomerge.ledger.history import History
 from evomerge.ledger.sessions import FINAL
+from evomerge.objectives.objective import Objective
 from evomerge.objectives.pareto import REFERENCE
 from evomerge.run.standing import phase_of
 
@@ -59,12 +61,20 @@ def sentences(
         ),
     }
     if believed.shrinkage is not None:
-        lead = shown_interval(MEAN if alike(front.objectives) else "", believed.shrinkage.mean)
+        lead = lead_words(front.objectives, believed.shrinkage)
         said["belief"] = (
             f"The best models lead the baselines by {lead} more on search items than on selection items, "
             "which the search never saw: near 0, the scores above can be believed."
         )
     return said
+
+
+def lead_words(objectives: Sequence[Objective], shrinkage: Optimism) -> str:
+    """How much of a lead did not hold: of the mean, or of each objective where these have no common unit."""
+    if alike(objectives):
+        return shown_interval(MEAN, shrinkage.mean)
+    pairs = zip(objectives, shrinkage.objectives, strict=True)
+    return ", ".join(f"{shown_interval(o.metric, found)} ({o.metric})" for o, found in pairs)
 
 
 def fewer_sentences() -> dict[str, str]:

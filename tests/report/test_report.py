@@ -17,9 +17,11 @@ from evomerge.cli.app import main
 from evomerge.errors import EnvironmentFault, UsageError
 from evomerge.front.descent import descent_text
 from evomerge.front.folder import open_campaign_folder
+from evomerge.front.statistics import Interval, Optimism
+from evomerge.objectives.objective import Objective
 from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource
-from evomerge.report.sentences import sentences
+from evomerge.report.sentences import lead_words, sentences
 from evomerge.report.write import report_html, write_report
 from tests.report.made import (
     HOSTILE,
@@ -356,6 +358,15 @@ def test_cards_of_an_old_ledger_without_task_vectors(tmp_path: Path) -> None:
     page = page_of(rewritten(tmp_path / "run", change))
     assert page.data["taskVectors"] is None
     assert page.data["models"]["id"] == finished_page().data["models"]["id"]
+
+
+def test_amounts_of_unlike_units_are_not_averaged() -> None:
+    found = Optimism((Interval(0.02, 0.01, 0.03), Interval(4.0, 3.0, 5.0)), Interval(2.01, 1.5, 2.5))
+    alike = (Objective("a.acc", "maximize"), Objective("b.acc", "maximize"))
+    assert lead_words(alike, found) == "+201.0 [+150.0, +250.0]"
+    unlike = (Objective("a.acc", "maximize"), Objective("b.perplexity", "minimize"))
+    words = "+2.0 [+1.0, +3.0] (a.acc), +4 [+3, +5] (b.perplexity)"
+    assert lead_words(unlike, found) == words
 
 
 def test_a_rival_is_drawn_beside_and_must_seek_the_same(tmp_path: Path) -> None:
