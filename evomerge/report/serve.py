@@ -135,6 +135,7 @@ class ReportServer:
                 continue
             try:
                 self._make(version)
-            except EvomergeError as error:
+            except (EvomergeError, OSError) as error:
+                # A file of a network folder may be gone for a moment; the run must not lose its page.
                 self._warn(str(error))
                 self.version = version

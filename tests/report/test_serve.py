@@ -82,6 +82,29 @@ def test_what_cannot_be_read_leaves_the_page_before(
     assert "E502" in said[0]
 
 
+def test_a_file_that_is_gone_for_a_moment_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "LOOK_EVERY", 0.05)
+    (tmp_path / LEDGER_FILE).write_bytes(b"1")
+    content, said = serve.read_content(finished().directory), list[str]()
+
+    def read(directory: Path, rivals: object) -> object:
+        if (tmp_path / LEDGER_FILE).stat().st_size == 2:
+            raise OSError("stale file handle")
+        return content
+
+    monkeypatch.setattr(serve, "read_content", read)
+    with ReportServer(tmp_path, warn=said.append) as server:
+        for size in (2, 3):
+            (tmp_path / LEDGER_FILE).write_bytes(b"1" * size)
+            end = time.monotonic() + 60
+            while server.version != str(size):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+    assert said == ["stale file handle"]
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with (
         ReportServer(finished().directory) as server,
