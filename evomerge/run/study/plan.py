@@ -137,8 +137,11 @@ def plan(
 
     Raises:
         ConfigError: with every fault of every arm.
-        UsageError: E500, arms that do not have the same objectives.
+        UsageError: E500, arms that do not have the same objectives, or state a seed.
     """
+    if seeded := [arm.name for arm in arms if any(each.path == ("seed",) for each in arm.changes)]:
+        wrong, found = "a study states the seeds itself", f"an arm does: {', '.join(seeded)}"
+        raise UsageError(Problem("E500", wrong, found, "give --seeds"))
     problems: list[Problem] = []
     loaded: dict[str, Campaign] = {}
     for arm in arms:

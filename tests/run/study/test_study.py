@@ -184,6 +184,7 @@ def test_an_arm_that_fails_does_not_stop_the_others(file: Path) -> None:
         ("schema: 1\narms: {}\n", [], 3, "arms"),
         ("schema: 1\narms: {a b: {}}\n", [], 3, "this is no name of an arm; found 'a b'"),
         ("schema: 1\narms: {a: {optimizer.kin: x}}\n", [], 3, "optimizer.kin: unknown field"),
+        ("schema: 1\narms: {a: {}, b: {seed: 5}}\n", [], 2, "states the seeds itself; an arm does: b"),
         (ARMS, ["--seeds", "many"], 2, "these are no seeds; found `many`"),
         (ARMS, ["--seeds", "²"], 2, "these are no seeds; found `²`"),
         (ARMS, ["--seeds", "3,3"], 2, "these are no seeds"),
