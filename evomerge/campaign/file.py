@@ -189,7 +189,8 @@ class WorkersSection(_Section):
         gpus: what each worker on Ray is given: a share of a device, one, or several over which its model is
             spread.
         deadline: seconds after which a candidate is given up; `auto` is four times the slowest baseline, at
-            least a minute. A gradient that costs more than an evaluation has so many times as long.
+            least a minute, and so many times as long for a split with more items than the search's. A
+            gradient that costs more than an evaluation has so many times as long.
     """
 
     pool: Literal["inline", "local", "ray"] = "local"

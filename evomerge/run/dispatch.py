@@ -255,7 +255,8 @@ class Dispatcher:
         while self._work.queued and len(self.under_way) < self._most_running():
             entry = self._work.take()
             race = self._races.against(self.history, entry.references) if self._races else None
-            deadline = deadline_seconds(self.campaign.config.workers.deadline, self.history)
+            stated = self.campaign.config.workers.deadline
+            deadline = deadline_seconds(stated, self.history, entry.split)
             recipe, rows = entry.recipe.to_json(), entry.recipe.row_content
             job = Job(entry.id, "evaluate", recipe, entry.split, deadline, race, rows=rows)
             self.under_way.submit(replace(job, generation=self.generation))

@@ -60,12 +60,25 @@ def is_given_up(candidate: Candidate, split: Split) -> bool:
     return candidate.lost.get(split, 0) >= POISON or candidate.attempts_lost > MOST_REQUEUED
 
 
-def deadline_seconds(chosen: float | Literal["auto"] | None, history: History) -> float | None:
-    """Seconds a candidate may take: the campaign's figure, or 4 times the slowest baseline's."""
+def deadline_seconds(
+    chosen: float | Literal["auto"] | None, history: History, split: Split = "search"
+) -> float | None:
+    """Seconds a candidate may take: the campaign's figure, or 4 times the slowest baseline's.
+
+    Baselines tell of search items first: a split that has more has as many times as long.
+    """
     if chosen != "auto":
         return chosen
     slowest = history.slowest_baseline
-    return max(DEADLINE_FLOOR, DEADLINE_TIMES * slowest) if slowest is not None else None
+    if slowest is None:
+        return None
+    return max(DEADLINE_FLOOR, DEADLINE_TIMES * slowest) * _times_the_items(history, split)
+
+
+def _times_the_items(history: History, split: Split) -> float:
+    """How many times the items of the search a split has, by the evaluator that has most more; at least 1."""
+    known = () if history.prepared is None else history.prepared.evaluators.values()
+    return max([1.0, *(each.items.get(split, 0) / max(1, each.items["search"]) for each in known)])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.ledger.candidate import Candidate
+from evomerge.ledger.events import PreparedEvaluator, PreparedEvent, PreparedLayout
 from evomerge.ledger.history import History
 from evomerge.run.safeguards import (
     BACK_OFF_MOST,
@@ -83,6 +84,24 @@ def test_a_deadline_is_stated_or_follows_the_slowest_baseline() -> None:
     assert deadline_seconds("auto", History()) is None
     assert deadline_seconds("auto", History(slowest_baseline=100.0)) == 400.0
     assert deadline_seconds("auto", History(slowest_baseline=0.2)) == 60.0
+
+
+def test_a_split_of_more_items_has_more_time() -> None:
+    """All models that are scored on selection items would be killed where these are many."""
+    history = History(slowest_baseline=100.0)
+    evaluators = {
+        name: PreparedEvaluator(digest="", metrics=(), items=items, deterministic=True)
+        for name, items in {
+            "a": {"search": 10, "selection": 80, "test": 5},
+            "b": {"search": 40, "selection": 40, "test": 40},
+        }.items()
+    }
+    layout = PreparedLayout(layers=1, places=(), parameters=0)
+    parts = {"checkpoints": {}, "storage": "bfloat16", "layout": layout, "evaluators": evaluators}
+    history.apply(PreparedEvent(**parts))
+    assert deadline_seconds("auto", history) == deadline_seconds("auto", history, "test") == 400.0
+    assert deadline_seconds("auto", history, "selection") == 3200.0
+    assert deadline_seconds(5.0, history, "selection") == 5.0
 
 
 def test_who_was_due_first_comes_first() -> None:
