@@ -1,8 +1,8 @@
-"""How a merged source is said in mergekit's words: method, flags, numbers, and what is lost."""
+"""How merged sources are said in mergekit's words: method, flags, numbers, and what is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.merge.passes.scalars import normalised
@@ -23,23 +23,24 @@ class Said:
         name: of the method.
         base: name of the source that is `base_model`, or None.
         flags: for the whole file.
-        speak: our numbers for one tensor to mergekit's.
+        speak: our numbers for one tensor of a source to mergekit's.
         differences: what mergekit does otherwise.
     """
 
     name: str
     base: str | None
     flags: Mapping[str, bool]
-    speak: Callable[[Numbers], Numbers]
+    speak: Callable[[Numbers, MergedSource], Numbers]
     differences: tuple[str, ...]
 
 
-def say(source: MergedSource) -> Said:
-    """Put a merged source into mergekit's words."""
+def say(sources: Sequence[MergedSource]) -> Said:
+    """Put merged sources of one method, with the same options, into mergekit's words."""
+    source = sources[0]
     method = METHODS[source.method]
     options = method.resolve(source.options)
     spoken = SPOKEN[source.method]
-    if source.method == "ram" and _is_ram_plus(source):
+    if source.method == "ram" and any(map(_is_ram_plus, sources)):
         spoken = SPOKEN["ramplus_tl"]
     lost: list[str] = []
     flags: dict[str, bool] = {}
@@ -68,21 +69,23 @@ def say(source: MergedSource) -> Said:
         lost.append("trimmed over the whole model; mergekit trims tensor by tensor")
     if options.rounding == "decimal":
         lost.append("mergekit rounds the number of kept entries in binary, which can be one less")
-    if source.method in ("model_stock", "ram") and source.coefficients.get("lambda"):
+    if source.method in ("model_stock", "ram") and any(s.coefficients.get("lambda") for s in sources):
         lost.append(f"mergekit's {spoken.name} has no lambda")
     if source.method == "arcee_fusion":
         lost.append(
             "mergekit finds the quartiles of large tensors from a random million of their entries"
         )
-        if source.coefficients.get("iqr"):
+        if any(s.coefficients.get("iqr") for s in sources):
             lost.append(
                 "mergekit's arcee_fusion keeps what is 1.5 interquartile ranges above the median"
             )
     if source.method == "karcher":
-        lost += _karcher_losses(source, options)
+        lost += _karcher_losses(sources, options)
 
-    def speak(numbers: Numbers) -> Numbers:
-        return _SPEAKERS.get(source.method, _plainly)(numbers, source, options, inverse)
+    def speak(numbers: Numbers, owner: MergedSource) -> Numbers:
+        if spoken.ours == "ram":
+            return {name: numbers[name] for name in numbers if spoken.parameter(name) is not None}
+        return _SPEAKERS.get(source.method, _plainly)(numbers, owner, options, inverse)
 
     base = source.inputs[0] if source.method == "slerp" else source.base
     if spoken.base == "input" or options.around == "zero":
@@ -90,10 +93,10 @@ def say(source: MergedSource) -> Said:
     return Said(spoken.name, base, flags, speak, tuple(lost))
 
 
-def _karcher_losses(source: MergedSource, options: MethodOptions) -> list[str]:
+def _karcher_losses(sources: Sequence[MergedSource], options: MethodOptions) -> list[str]:
     lost = ["mergekit stops the Karcher iteration at 10 steps or 1e-5"]
-    tables = list(source.coefficients.get("weight", {}).values())
-    if any(table != tables[0] for table in tables):
+    stated = [list(source.coefficients.get("weight", {}).values()) for source in sources]
+    if any(table != tables[0] for tables in stated for table in tables):
         lost.append("mergekit's karcher has no weights")
     if options.around == "base":
         lost.append("mergekit's karcher takes the models, not their task vectors")
@@ -131,11 +134,6 @@ def _topk(numbers: Numbers, source: MergedSource, options: MethodOptions, invers
     return {"select_topk": numbers["density"]}
 
 
-def _ram(numbers: Numbers, source: MergedSource, options: MethodOptions, inverse: bool) -> Numbers:
-    said = ("r", "alpha", "epsilon") if _is_ram_plus(source) else ("epsilon",)
-    return {name: numbers[name] for name in said if name in numbers}
-
-
 def _is_ram_plus(source: MergedSource) -> bool:
     return any(any(table.values()) for table in source.coefficients.get("r", {}).values())
 
@@ -147,5 +145,4 @@ _SPEAKERS = {
     "model_stock": _nothing,
     "arcee_fusion": _nothing,
     "sce": _topk,
-    "ram": _ram,
 }

@@ -136,7 +136,7 @@ class _Writer:
         if len({(s.base, s.inputs[0] if s.method == "slerp" else "") for s in merged}) > 1:
             raise _Unsayable("its parts have several bases")
         first = merged[0]
-        said = say(first)
+        said = say(merged)
         self.differences += said.differences
         if METHODS[first.method].is_random:
             self.differences.append(
@@ -173,7 +173,7 @@ class _Writer:
                 }
                 for name in owner.coefficients
             }
-            for name, by_key in said.speak(found).items():
+            for name, by_key in said.speak(found, owner).items():
                 for key, value in by_key.items():
                     own_name = folder.names.shifted(tensor, owner.shifts.get(key, 0))
                     shown = output if key == "*" else own_name

@@ -13,6 +13,7 @@ from evomerge.checkpoint.open import open_source
 from evomerge.export.export import merge_recipe
 from evomerge.export.files import write_json
 from evomerge.mergekit import mergekit_yaml
+from evomerge.mergekit.stated import read_recipe
 from evomerge.mergekit.write import rules
 from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import (
@@ -150,6 +151,39 @@ def test_single_tensors_scaled(models: Path) -> None:
     # A tensor times zero is zeros: mergekit's way to let a copied layer pass its input on.
     assert not left["model.layers.1.self_attn.o_proj.weight"].any()
     assert left["model.layers.1.self_attn.q_proj.weight"].any()
+
+
+def same_when_read_back(models: Path, first: Path) -> Recipe:
+    """Merge the mergekit file of an export, compare the tensors, give the recipe that was read."""
+    merge_recipe(first / "mergekit_config.yml", models / "second", overwrite=True)
+    left, right = (load_file(n / "model.safetensors") for n in (first, models / "second"))
+    assert all(tensor.equal(right[name]) for name, tensor in left.items())
+    return read_recipe(first / "mergekit_config.yml").recipe
+
+
+@pytest.mark.parametrize(
+    ("method", "lower", "upper"),
+    [
+        ("nuslerp", {"t": {"*": {"": 0.25}}}, {"t": {"*": {"": 0.25}}}),
+        ("ram", {"r": {"*": {"": 0.0}}}, {"r": {"*": {"": 0.5}}}),
+    ],
+)
+def test_merged_layers_of_several_sources_have_each_their_own_numbers(
+    models: Path, method: str, lower: dict[str, Any], upper: dict[str, Any]
+) -> None:
+    parts = {
+        "lower": MergedSource(method, NAMES, "base", lower),
+        "upper": MergedSource(method, ("other", "math"), "base", upper),
+    }
+    if not (models / "other").exists():
+        write_model(models / "other", expert=7)
+    recipe = Recipe(
+        {**sources(models), "other": CheckpointSource(str(models / "other")), **parts},
+        (LayerStep("lower", 0), LayerStep("upper", 1)),
+        {"embed": "lower", "final_norm": "upper", "head": "upper"},
+        "float32",
+    )
+    same_when_read_back(models, carry_out(models, recipe, "first"))
 
 
 def test_a_method_mergekit_does_not_have_is_said(models: Path) -> None:
