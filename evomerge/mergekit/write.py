@@ -98,6 +98,8 @@ class _Writer:
         slices = [self.slice(index, step, said) for index, step in enumerate(recipe.path)]
         document: dict[str, Any] = {"merge_method": said.name if said else "passthrough"}
         base = said.base if said else None
+        if base is None and (said is None or SPOKEN[said.name].base == "input"):
+            base = self.giver()
         if base is not None:
             document["base_model"] = self.reference(base)
         document |= {"dtype": "float32", "out_dtype": recipe.dtype}
@@ -119,6 +121,14 @@ class _Writer:
         lines += [f"- {text}" for text in differences]
         head = "".join(f"# {line}\n" for line in lines)
         return Written(head + stream.getvalue(), differences)
+
+    def giver(self) -> str | None:
+        """The model whose config and tokenizer the merge has, where a base is no part of the method.
+
+        mergekit takes those of any of the models where the file names no base.
+        """
+        name = self.recipe.tokenizer
+        return name if isinstance(self.folders.get(name), CheckpointFolder) else None
 
     def method(self, merged: Sequence[MergedSource]) -> Said | None:
         """How the one method of the file is said; None for copied layers."""
@@ -255,8 +265,8 @@ class _Writer:
     def tokenizer(self, base: str | None) -> dict[str, Any]:
         recipe = self.recipe
         said: dict[str, Any] = {}
-        if recipe.align or (base or "base") != recipe.tokenizer:
-            union = recipe.align and recipe.tokenizer == UNION
+        union = recipe.align and recipe.tokenizer == UNION
+        if recipe.align or base != recipe.tokenizer:
             source = UNION if union else self.reference(recipe.tokenizer)
             rows = {token: self.token(row) for token, row in recipe.tokens.items()}
             more: dict[str, Any] = {"tokens": rows} if rows else {}
@@ -265,6 +275,9 @@ class _Writer:
             else:
                 self.differences.append("mergekit cuts rows of the embedding that have no token")
             said = {"tokenizer": {"source": source, **more}} if more else {"tokenizer_source": source}
+        if not union and base != recipe.tokenizer:
+            whose = "any of its models" if base is None else "its base_model"
+            self.differences.append(f"mergekit takes the config.json of {whose}")
         if recipe.rope and recipe.rope != base:
             self.differences.append("mergekit keeps the rotary positions of the base's config.json")
         if recipe.untied:

@@ -186,6 +186,29 @@ def test_merged_layers_of_several_sources_have_each_their_own_numbers(
     same_when_read_back(models, carry_out(models, recipe, "first"))
 
 
+@pytest.mark.parametrize("method", ["linear", "karcher", "stack"])
+def test_config_and_tokenizer_are_those_of_the_recipe_without_a_base(models: Path, method: str) -> None:
+    """mergekit takes them of any model of a file that names no base."""
+    if method == "stack":
+        path = (LayerStep("code", 0), LayerStep("math", 1))
+        outer = {"embed": "code", "final_norm": "math", "head": "math"}
+        recipe = Recipe(sources(models), path, outer, "float32")
+    else:
+        recipe = of(models, method, {"weight": {"*": {"": 1.0}}})
+    first = carry_out(models, recipe, "first")
+    assert "base_model: ../base\n" in (first / "mergekit_config.yml").read_text()
+    read = same_when_read_back(models, first)
+    assert read.checkpoints[read.tokenizer].path == str(models / "base")
+
+
+def test_a_sphere_without_a_base_says_whose_config_mergekit_takes(models: Path) -> None:
+    first = carry_out(models, of(models, "nuslerp", {"t": HALF}, around="zero"), "first")
+    text = (first / "mergekit_config.yml").read_text()
+    assert "tokenizer_source: ../base\n" in text
+    assert "# - mergekit takes the config.json of any of its models" in text
+    same_when_read_back(models, first)
+
+
 def test_a_method_mergekit_does_not_have_is_said(models: Path) -> None:
     out = carry_out(models, of(models, "star", {"weight": HALF, "eta": HALF}), "star")
     assert not (out / "mergekit_config.yml").exists()
