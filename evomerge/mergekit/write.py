@@ -7,6 +7,7 @@ top; a recipe that has no counterpart at all is refused with the reason.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from evomerge.recipe.recipe import (
 )
 
 Folder = CheckpointFolder | AdapterFolder
+_PLAIN = re.compile(r"[^+@]+(@[0-9a-f]{40})?")
+"""A path, or a hub's model at a commit, that a text of mergekit's means: `+` and `@` part it."""
 _HEAD = (
     "The merge as a mergekit file, written by evomerge; recipe.json beside it is the exact one.",
     "Paths are relative to this folder, in which mergekit must be run.",
@@ -256,11 +259,15 @@ class _Writer:
         folder = self.folders[name]
         return folder.base if isinstance(folder, AdapterFolder) else folder
 
-    def reference(self, name: str) -> str:
+    def reference(self, name: str) -> str | dict[str, Any]:
+        """What mergekit calls a model: a text, but where a path has what parts its texts."""
         folder = self.folders[name]
-        if isinstance(folder, AdapterFolder):
-            return f"{self.references[folder.base.name]}+{self.references[name]}"
-        return self.references[name]
+        parts = [name] if isinstance(folder, CheckpointFolder) else [folder.base.name, name]
+        said = [self.references[part] for part in parts]
+        if all(_PLAIN.fullmatch(part) for part in said):
+            return "+".join(said)
+        paths: list[Any] = [p if _PLAIN.fullmatch(p) else {"path": p} for p in said]
+        return dict(zip(("model", "lora"), paths, strict=False))
 
     def tokenizer(self, base: str | None) -> dict[str, Any]:
         recipe = self.recipe

@@ -209,6 +209,15 @@ def test_a_sphere_without_a_base_says_whose_config_mergekit_takes(models: Path) 
     same_when_read_back(models, first)
 
 
+def test_signs_that_part_texts_may_stand_in_a_folders_name(models: Path) -> None:
+    """`../a+b` would mean the adapter `b` on `../a`, `../a@b` a revision."""
+    write_model(models / "math+code@2", expert=8)
+    merged = MergedSource("task_arithmetic", ("odd",), "base", {"weight": HALF})
+    odd = {"odd": CheckpointSource(str(models / "math+code@2")), "merged": merged}
+    recipe = single_source_recipe({**sources(models), **odd}, "merged", 2, "float32")
+    same_when_read_back(models, carry_out(models, recipe, "first"))
+
+
 def test_a_method_mergekit_does_not_have_is_said(models: Path) -> None:
     out = carry_out(models, of(models, "star", {"weight": HALF, "eta": HALF}), "star")
     assert not (out / "mergekit_config.yml").exists()
