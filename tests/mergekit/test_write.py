@@ -21,6 +21,7 @@ from evomerge.recipe.recipe import (
     LayerStep,
     MergedSource,
     Recipe,
+    Source,
     identity_path,
     single_source_recipe,
 )
@@ -213,8 +214,9 @@ def test_signs_that_part_texts_may_stand_in_a_folders_name(models: Path) -> None
     """`../a+b` would mean the adapter `b` on `../a`, `../a@b` a revision."""
     write_model(models / "math+code@2", expert=8)
     merged = MergedSource("task_arithmetic", ("odd",), "base", {"weight": HALF})
-    odd = {"odd": CheckpointSource(str(models / "math+code@2")), "merged": merged}
-    recipe = single_source_recipe({**sources(models), **odd}, "merged", 2, "float32")
+    odd = CheckpointSource(str(models / "math+code@2"))
+    named: dict[str, Source] = {**sources(models), "odd": odd, "merged": merged}
+    recipe = single_source_recipe(named, "merged", 2, "float32")
     same_when_read_back(models, carry_out(models, recipe, "first"))
 
 
