@@ -10,7 +10,9 @@ from evomerge.recipe.recipe import (
     MERGED,
     CheckpointSource,
     LayerStep,
+    MergedSource,
     Recipe,
+    Source,
     identity_path,
 )
 from evomerge.search_space.layer_path import LayerPaths, Step
@@ -38,13 +40,25 @@ def along(
     if MERGED not in used:
         whole = merge.align or merge.rope or merge.heads or merge.towers
         kept = {n: s for n, s in sources.items() if whole or n in ("base", *used)}
-    return replace(merge, sources=kept, path=path, outer=dict.fromkeys(OUTER_PLACES, outer))
+    places = dict.fromkeys(OUTER_PLACES, outer)
+    if outer == MERGED and merge.head_owner and not _says_all(kept[MERGED]):
+        # No search says anything of a head that all share: it stays the copy that the merge has.
+        places["head"] = merge.outer["head"]
+    return replace(merge, sources=kept, path=path, outer=places)
 
 
 def merge_of(recipe: Recipe, layers: int) -> Recipe | None:
     """The merge that a recipe's path takes layers of, by itself; None where it takes none."""
     if MERGED not in recipe.sources:
         return None
-    return replace(
-        recipe, path=identity_path(layers, MERGED), outer=dict.fromkeys(OUTER_PLACES, MERGED)
-    )
+    outer = dict.fromkeys(OUTER_PLACES, MERGED)
+    if recipe.head_owner and not _says_all(recipe.sources[MERGED]):
+        outer["head"] = recipe.outer["head"]
+    return replace(recipe, path=identity_path(layers, MERGED), outer=outer)
+
+
+def _says_all(source: Source) -> bool:
+    """Whether a merge has a coefficient for any place, named or not."""
+    assert isinstance(source, MergedSource)
+    tables = (table for by_input in source.coefficients.values() for table in by_input.values())
+    return all("" in table for table in tables)

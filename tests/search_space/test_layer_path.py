@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.recipe.recipe import CheckpointSource, LayerStep, checkpoint_recipe
+from evomerge.recipe.recipe import CheckpointSource, LayerStep, ModelForm, checkpoint_recipe
 from evomerge.search_space import (
     SearchSpace,
     SearchSpaceDeclaration,
@@ -110,6 +110,30 @@ def test_what_a_path_does_not_take_is_no_part_of_its_recipe() -> None:
     assert set(recipe.sources) == {"base", "code"}
     assert recipe.path == tuple(LayerStep("code", layer) for layer in range(3))
     assert found.encode(recipe) is not None
+
+
+@pytest.mark.parametrize("field", ["model", "layer"])
+def test_a_head_that_all_share_is_the_copy_that_the_merge_has(field: str) -> None:
+    """Its place is none of the search's, so that no table says anything of it."""
+    declaration = SearchSpaceDeclaration.model_validate(
+        {
+            "schema": 1,
+            "method": "task_arithmetic",
+            "coefficients": {"weight": {"field": field}},
+            "layer_path": {"sources": ["merged", "base"]},
+        }
+    )
+    places = layout(3, outer=("embed", "final_norm"))
+    form = ModelForm(heads="keep:math")
+    found = build_search_space(declaration, places, SOURCES, EXPERTS, "bfloat16", 5, form=form)
+    assert found.paths is not None
+    own = [0.1 * (index % 7) for index in range(len(found.genes) - len(found.paths))]
+    steps = found.paths.spell(found.paths.home)
+    genome = found.snap([*own, *steps])
+    recipe = found.decode(genome)
+    assert recipe.outer == {"embed": "merged", "final_norm": "merged", "head": "base"}
+    assert recipe == found.merging.decode(found.merging.snap(own))
+    assert found.encode(recipe) == genome
 
 
 @pytest.mark.parametrize(
