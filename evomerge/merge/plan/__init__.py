@@ -5,7 +5,8 @@ tensors and numbers only, which `materialize` carries out into a live model or a
 needs no arithmetic (weights of zero, one expert at full weight, density 1) is planned as what it amounts
 to, so equal merges have equal entries.
 
-Read `entries` (what a plan is made of), `make` (from a recipe to a plan) and `merged` (one tensor of it).
+Read `entries` (what a plan is made of), `make` (from a recipe to a plan), `merged` (one tensor of it) and
+`checked` (what is refused before).
 """
 
 from evomerge.merge.plan.entries import MergePlan, PlanInput, TensorPlan

@@ -23,12 +23,12 @@ from evomerge.merge.passes.scalars import (
     normalised,
     slerp,
 )
+from evomerge.merge.plan.checked import checked_method
 from evomerge.merge.plan.entries import PlanInput, row_length
 from evomerge.merge.statistics.order import band_ranks
-from evomerge.recipe.method import MergeMethod, ranked_out_of_range
+from evomerge.recipe.method import ranked_out_of_range
 from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource
-from evomerge.recipe.registered import changed_method, find_method
 
 if TYPE_CHECKING:
     from evomerge.merge.statistics.weights import WeightStatistics
@@ -123,7 +123,7 @@ class Merger:
         weights = self._ones if self._directions else self._weights(tensor, place)
         if self._base is None:
             # Where all weights are zero, one input stays, that there be something to multiply by zero.
-            stated = sorted(weights.items())
+            stated = [(name, weights[name]) for name in self._names]  # a name may stand twice
             used = [(name, weight) for name, weight in stated if weight != 0.0] or stated[:1]
             return Merged(None, tuple(PlanInput(name, tensor, weight) for name, weight in used))
         strength = self._coefficient("lambda", None, place)
@@ -241,6 +241,8 @@ class Merger:
         if self._scalars == "slerp":
             t = self._coefficient("t", None, place)
             first, second = self._source.inputs
+            if first == second:
+                return {first: 0.5}
             gram = self._statistics.gram(tensor, (first, second), self._base)
             above = LERP_ABOVE if self._method.name == "slerp" else NEARLY_ONE
             aa, ab, bb = float(gram[0, 0]), float(gram[0, 1]), float(gram[1, 1])
@@ -357,45 +359,3 @@ class Merger:
 
     def _fault(self, wrong: str, found: str, where: str) -> ConfigError:
         return ConfigError(Problem("E111", wrong, found, field=f"{self._where}.{where}"))
-
-
-def checked_method(source: MergedSource, where: str) -> MergeMethod:
-    """The method of a merged source, once its inputs, base and options are found right."""
-    try:
-        method = find_method(source.method)
-    except ConfigError as error:
-        raise ConfigError([replace(p, field=f"{where}.method") for p in error.problems]) from error
-    changed = changed_method(method, source.function, f"{where}.function")
-    if changed is not None:
-        raise ConfigError(changed)
-    least, most = method.inputs
-    problems = []
-    count = len(source.inputs)
-    if count < least or (most is not None and count > most):
-        wanted = f"exactly {least}" if least == most else f"at least {least}"
-        found = f"found {count}"
-        problems.append(Problem("E118", f"{method.name} takes {wanted} inputs", found, field=where))
-    problems += [
-        Problem("E111", fault, field=f"{where}.options") for fault in method.faults(source.options)
-    ]
-    if source.rows is not None and method.name != "task_arithmetic":
-        wrong, todo = f"{method.name} has no weights by row", "task_arithmetic has"
-        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
-    elif source.rows is not None and not problems and _has_shares(method, source):
-        wrong, todo = "weights by row are not divided by their sum", "leave `divisor` out"
-        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.rows"))
-    if (method.on_inputs is None) != (source.calibration is None):
-        needs, todo = "takes no", ""
-        if source.calibration is None:
-            needs, todo = "needs a", "give `path` of a file with an item a line"
-        wrong = f"{method.name} {needs} calibration text"
-        problems.append(Problem("E111", wrong, "", todo, field=f"{where}.calibration"))
-    if not problems and method.uses_base(method.resolve(source.options)) and source.base is None:
-        problems.append(Problem("E115", f"{method.name} needs a base", field=f"{where}.base"))
-    if problems:
-        raise ConfigError(problems)
-    return method
-
-
-def _has_shares(method: MergeMethod, source: MergedSource) -> bool:
-    return method.scalars_with(method.resolve(source.options)) != "weights"

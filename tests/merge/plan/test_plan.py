@@ -128,6 +128,24 @@ def test_order_of_inputs_does_not_matter(family, statistics):
         assert one == other
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        merged("linear", ("a", "b", "a"), None, weight=1.0),
+        merged("linear", ("a", "b", "a"), None, {"normalise": "no"}, weight={"a": 0.25, "b": 0.5}),
+        merged("karcher", ("a", "a"), None, weight=1.0),
+        merged("slerp", ("a", "a"), None, t=0.25),
+        merged("nuslerp", ("a", "a"), t=0.25),
+        merged("multislerp", ("a", "a"), weight=1.0),
+        merged(inputs=("a", "a"), weight=0.5),
+    ],
+)
+def test_a_model_that_stands_twice_counts_twice(family, statistics, source):
+    entry = plan_of(family, statistics, source).by_name[UP]
+    assert sum(i.weight for i in entry.inputs) == pytest.approx(1.0)
+    assert sum(i.weight for i in entry.inputs if i.source == "b") < 0.6
+
+
 def test_slerp_takes_its_second_input_at_one(family, statistics):
     forward = plan_of(family, statistics, merged("slerp", ("b", "a"), None, t=0.25)).by_name[UP]
     back = plan_of(family, statistics, merged("slerp", ("a", "b"), None, t=0.75)).by_name[UP]
