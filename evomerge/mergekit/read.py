@@ -18,6 +18,7 @@ from evomerge.mergekit.form import read_document
 from evomerge.mergekit.models import Folder, Models
 from evomerge.mergekit.settings import Setting
 from evomerge.mergekit.slices import SlicePlan
+from evomerge.mergekit.speech import STILL
 from evomerge.mergekit.virtual import VirtualSource, stated_tables
 from evomerge.recipe.catalogue import METHODS
 from evomerge.recipe.recipe import (
@@ -83,6 +84,8 @@ def _finish(plan: SlicePlan) -> MergekitMerge:
         )
     if plan.method.ours in ("dare_linear", "dare_ties", "della", "della_linear"):
         notes.append("random masks are ours: the same recipe gives the same masks anywhere")
+    if any(_on_whole_arcs(source) for source in merged.values()):
+        notes.append(STILL)
     if document.tokenizer is not None and not align:
         notes.append("the vocabularies are the same: nothing to align, padding rows stay")
     # mergekit merges models whose rotary positions differ, and takes the config of the base.
@@ -128,6 +131,12 @@ def _merged(plan: SlicePlan, source: VirtualSource) -> MergedSource:
         options=options,
         shifts=source.shifts,
     )
+
+
+def _on_whole_arcs(source: MergedSource) -> bool:
+    """Whether it is NuSLERP of whole task vectors."""
+    options = METHODS[source.method].resolve(source.options)
+    return source.method == "nuslerp" and (options.around, options.along) == ("base", "tensor")
 
 
 def _read_against(plan: SlicePlan, name: str) -> str:

@@ -14,6 +14,12 @@ from evomerge.recipe.recipe import MergedSource
 Numbers = dict[str, dict[str, float]]
 """Coefficient to input (or `*`) to its value for one tensor."""
 
+STILL = (
+    "NuSLERP of a tensor that one expert leaves as it is: mergekit takes the two for perpendicular and adds "
+    "sin(s pi/2) of what the other changed, s its share; here it is s of it"
+)
+"""A difference on whole tensors; along rows and columns ours is mergekit's."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -79,6 +85,8 @@ def say(sources: Sequence[MergedSource]) -> Said:
             lost.append(
                 "mergekit's arcee_fusion keeps what is 1.5 interquartile ranges above the median"
             )
+    if source.method == "nuslerp" and (options.around, options.along) == ("base", "tensor"):
+        lost.append(STILL)
     if source.method == "karcher":
         lost += _karcher_losses(sources, options)
 

@@ -120,6 +120,16 @@ def test_paper_semantics_are_said_to_differ(models: Path) -> None:
     assert "signs were elected before the weights" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("options", "differs"), [({}, True), ({"along": "rows"}, False)])
+def test_arcs_from_a_tensor_that_is_as_in_the_base_are_said_to_differ(
+    models: Path, options: dict[str, str], differs: bool
+) -> None:
+    out = carry_out(models, of(models, "nuslerp", {"t": HALF}, **options), "arc")
+    assert ("takes the two for perpendicular" in (out / "mergekit_config.yml").read_text()) == differs
+    notes = read_recipe(out / "mergekit_config.yml").notes
+    assert any("takes the two for perpendicular" in note for note in notes) == differs
+
+
 def test_stacks_with_scaled_layers(models: Path) -> None:
     path = (LayerStep("code", 0), LayerStep("math", 1, 0.5), LayerStep("math", 1))
     recipe = Recipe(
