@@ -123,7 +123,11 @@ class SlotPool(ABC, Generic[AnySlot]):
         return tuple(slot.state(place) for place, slot in enumerate(self._slots))
 
     def submit(self, job: Job) -> None:
-        """Queue a job and hand it out if a worker is free."""
+        """Queue a job and hand it out if a worker is free.
+
+        Raises:
+            EnvironmentFault: E405, worker after worker ends before it takes a job.
+        """
         self._queue.append(job)
         self._hand_out()
 
@@ -213,7 +217,13 @@ class SlotPool(ABC, Generic[AnySlot]):
             self._give(slot, job)
         except WorkerLost:
             slot = self._replace(slot)
-            self._give(slot, job)
+            try:
+                self._give(slot, job)
+            except WorkerLost as error:
+                self._queue.appendleft(job)
+                self._count_stillborn(error)
+                return
+            self._stillborn = 0
         slot.jobs.append(job)
         slot.since = time.monotonic()
 
@@ -250,14 +260,17 @@ class SlotPool(ABC, Generic[AnySlot]):
         try:
             self._check_ready(slot)
         except WorkerLost as error:
-            self._stillborn += 1
-            if self._stillborn > MAX_STILLBORN:
-                wrong = "workers end before they are ready"
-                raise EnvironmentFault(Problem("E405", wrong, str(error), field="workers")) from error
+            self._count_stillborn(error)
             self._replace(slot)
         else:
             slot.ready, self._stillborn = True, 0
             slot.began = time.monotonic()
+
+    def _count_stillborn(self, error: WorkerLost) -> None:
+        self._stillborn += 1
+        if self._stillborn > MAX_STILLBORN:
+            wrong = "workers end before they are ready"
+            raise EnvironmentFault(Problem("E405", wrong, str(error), field="workers")) from error
 
     def _kill(self, slot: AnySlot) -> JobResult:
         job, lost = slot.jobs[0], {LOST: time.monotonic() - slot.since}

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from evomerge.errors import EnvironmentFault
 from evomerge.run.job import Job, JobResult
 from evomerge.run.pool import slots
 from evomerge.run.pool.processes import MOST_AHEAD, ProcessPool
 from evomerge.run.pool.ray_actors import RayPool
-from evomerge.run.pool.slots import Slot, SlotPool
+from evomerge.run.pool.slots import Slot, SlotPool, WorkerLost
 from tests.local_workers import forked_workers
 from tests.run.pool.toy_runner import SETUP, ToyRunner, answer_of
 from tests.tiny_ray import local_ray
@@ -185,6 +186,34 @@ def test_a_slow_driver_serves_all_workers_alike() -> None:
     for _ in range(60):
         take(pool)
     assert sorted(pool.served.values()) == [20, 20, 20]
+
+
+class Failing(AtOnce):
+    """Of the workers, so many end before they take a job."""
+
+    def __init__(self, ends: int) -> None:
+        self.ends = ends
+        super().__init__(1)
+
+    def _give(self, slot: Slot, job: Job) -> None:
+        if self.ends:
+            self.ends -= 1
+            raise WorkerLost("gone")
+
+
+@pytest.mark.parametrize("ends", [1, 2, slots.MAX_STILLBORN])
+def test_a_job_outlives_workers_that_end_before_they_take_it(ends: int) -> None:
+    pool = Failing(ends)
+    pool.submit(job("add:1"))
+    found = [pool.next(1.0) for _ in range(ends + 1)]
+    assert [each.id for each in found if each is not None] == ["add:1"]
+
+
+def test_workers_that_always_end_are_a_fault() -> None:
+    pool = Failing(1_000)
+    pool.submit(job("add:1"))
+    with pytest.raises(EnvironmentFault, match=r"E405.*workers end before they are ready; gone"):
+        [pool.next(1.0) for _ in range(slots.MAX_STILLBORN + 1)]
 
 
 def test_what_lies_ready_is_given_without_a_wait() -> None:
