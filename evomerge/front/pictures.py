@@ -71,12 +71,13 @@ def save(figure: Figure, path: Path) -> None:
     stated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(hidden, format=path.suffix[1:], dpi=200, metadata=stated[path.suffix])
-        publish_file(hidden, path)
+        try:
+            figure.savefig(hidden, format=path.suffix[1:], dpi=200, metadata=stated[path.suffix])
+            publish_file(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def front_figure(front: Front, chosen: str | None = None) -> Figure:

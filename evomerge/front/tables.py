@@ -211,7 +211,7 @@ def front_latex(front: Front, members: Sequence[Member]) -> str:
 
 
 def write_front_parquet(front: Front, path: Path) -> None:
-    """`front_records` as a Parquet file, which appears whole.
+    """`front_records` as a Parquet file, which appears whole, in a folder that is made if new.
 
     Raises:
         EnvironmentFault: E408, if it cannot be written.
@@ -223,12 +223,14 @@ def write_front_parquet(front: Front, path: Path) -> None:
     columns = list(zip(*rows, strict=True)) or [()] * len(head)
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        parquet.write_table(pa.table(dict(zip(head, map(list, columns), strict=True))), hidden)
-        publish_file(hidden, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parquet.write_table(pa.table(dict(zip(head, map(list, columns), strict=True))), hidden)
+            publish_file(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:

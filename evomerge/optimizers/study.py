@@ -61,14 +61,15 @@ def write_study(
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
-        trials = _trials(history, genes, objectives)
-        _fill(_storage(part, kind), history.stated.name, objectives, trials)
-        os.replace(part, file)
+        try:
+            trials = _trials(history, genes, objectives)
+            _fill(_storage(part, kind), history.stated.name, objectives, trials)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+            Path(f"{part}.lock").unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(file, error) from error
-    finally:
-        part.unlink(missing_ok=True)
-        Path(f"{part}.lock").unlink(missing_ok=True)
     return len(trials)
 
 

@@ -76,8 +76,11 @@ def test_what_a_picture_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     figure = front_figure(made(POINTS))
     with pytest.raises(UsageError, match=r"E500.*ends in .png, .svg, .pdf; found 'front.gif'"):
         save(figure, tmp_path / "front.gif")
+    save(figure, tmp_path / "new" / "front.png")
+    assert (tmp_path / "new" / "front.png").is_file()
+    (tmp_path / "file").touch()
     with pytest.raises(EnvironmentFault, match="E408"):
-        save(figure, tmp_path / "missing" / "front.png")
+        save(figure, tmp_path / "file" / "front.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     words = r"E411.*pictures need matplotlib; it is not installed; pip install 'evomerge\[plot\]'"
     with pytest.raises(EnvironmentFault, match=words):
@@ -98,4 +101,6 @@ def test_latex_and_parquet(tmp_path: Path) -> None:
     assert list(frame["id"]) == ["c0a", "c0b", "c0c", "base"]
     assert list(frame["t1.acc"]) == [0.1, 0.5, 0.9, 0.1]
     with pytest.raises(EnvironmentFault, match="E408"):
-        write_front_parquet(front, tmp_path / "missing" / "front.parquet")
+        write_front_parquet(front, tmp_path / "front.parquet" / "front.parquet")
+    write_front_parquet(front, tmp_path / "new" / "front.parquet")
+    assert (tmp_path / "new" / "front.parquet").is_file()

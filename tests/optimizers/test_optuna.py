@@ -274,4 +274,7 @@ def test_what_is_no_study_is_left_alone(tmp_path):
     found = call("optuna", done.directory, "-o", note)
     assert found.code == 2
     assert "there is a file that is no study" in found.err
+    (tmp_path / "file").touch()
+    found = call("optuna", done.directory, "-o", tmp_path / "file" / "study.db")
+    assert (found.code, "E408" in found.err) == (5, True)
     assert note.read_text() == "mine"
