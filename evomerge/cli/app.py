@@ -7,12 +7,12 @@ Only typer and the error tree are imported here; a verb imports what it needs wh
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +41,7 @@ from evomerge.cli import (
     weights,
 )
 from evomerge.cli.output import print_error, say
-from evomerge.errors import EnvironmentFault, EvomergeError, Interrupted, Problem, UsageError
+from evomerge.errors import EvomergeError, Interrupted, Problem, UsageError
 
 VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     start.init,
@@ -77,9 +77,6 @@ VERBS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     reference.explain,
 )
 """In the order in which they are listed."""
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(Mapping[str, Any]):
@@ -170,10 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
-            # Files say which they are; what has no name is a stream, nearly always stdout.
-            return _failed(_cannot_write(error), as_json)
-        return _failed(_bug(error), as_json)
+        return _failed(_full_stream(error) or _bug(error), as_json)
 
 
 def _failed(error: EvomergeError, as_json: bool) -> int:
@@ -200,9 +194,13 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _cannot_write(error: OSError) -> EvomergeError:
-    found = error.strerror or str(error)
-    return EnvironmentFault(Problem("E408", "cannot write the output", found, "free some space"))
+def _full_stream(error: Exception) -> EvomergeError | None:
+    """Files say which they are; what has no name is a stream, nearly always stdout."""
+    from evomerge.files.storage import cannot_write, is_full
+
+    if not isinstance(error, OSError) or not is_full(error) or error.filename is not None:
+        return None
+    return cannot_write(Path("stdout"), error)
 
 
 def _usage(error: TyperException) -> UsageError:

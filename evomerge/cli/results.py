@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli.output import say
-from evomerge.errors import ConfigError, EnvironmentFault, Problem, UsageError
+from evomerge.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from evomerge.evaluators.results_file import ScoredModel
@@ -100,11 +100,11 @@ def write_score_results(
 
 def _write(place: Path, model: ScoredModel, data: dict[str, object]) -> Path:
     from evomerge.evaluators.results_file import write_results
+    from evomerge.files.storage import cannot_write
 
     try:
         path = write_results(place, model, data)
     except OSError as error:
-        problem = Problem("E408", "cannot write", error.strerror or str(error), file=str(place))
-        raise EnvironmentFault(problem) from error
+        raise cannot_write(place, error) from error
     say(f"wrote {path}")
     return path

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from evomerge.errors import EnvironmentFault, Problem
@@ -94,9 +95,35 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         made.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A hidden name to write a file under, which gets `path`'s once the block ends; folders are made.
+
+    If the block raises, what was at `path` is as it was, and nothing is left beside it.
+
+    Raises:
+        EnvironmentFault: as `cannot_write`, for an `OSError` within as well.
+    """
+    made = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield made
+            publish_file(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room."""
+    return error.errno in _FULL
+
+
 def cannot_write(path: Path, error: OSError) -> EnvironmentFault:
     """The fault for a failed write: E403 if there is no room, else E408; names the path."""
-    full = error.errno in _FULL
+    full = is_full(error)
     return EnvironmentFault(
         Problem(
             "E403" if full else "E408",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evomerge.errors import EnvironmentFault, Problem, UsageError
-from evomerge.files.storage import cannot_write, publish_file
+from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member
 from evomerge.front.measures import is_fraction
 from evomerge.front.tables import marks
@@ -67,17 +66,9 @@ def save(figure: Figure, path: Path) -> None:
         EnvironmentFault: E408, if it cannot be written.
     """
     check_name(path)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
     stated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(hidden, format=path.suffix[1:], dpi=200, metadata=stated[path.suffix])
-            publish_file(hidden, path)
-        finally:
-            hidden.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with written_whole(path) as hidden:
+        figure.savefig(hidden, format=path.suffix[1:], dpi=200, metadata=stated[path.suffix])
 
 
 def front_figure(front: Front, chosen: str | None = None) -> Figure:

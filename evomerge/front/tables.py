@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.files.storage import cannot_write, publish_file
+from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member, broken_by
 from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
@@ -221,16 +220,8 @@ def write_front_parquet(front: Front, path: Path) -> None:
 
     head, rows = front_records(front)
     columns = list(zip(*rows, strict=True)) or [()] * len(head)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            parquet.write_table(pa.table(dict(zip(head, map(list, columns), strict=True))), hidden)
-            publish_file(hidden, path)
-        finally:
-            hidden.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with written_whole(path) as hidden:
+        parquet.write_table(pa.table(dict(zip(head, map(list, columns), strict=True))), hidden)
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:

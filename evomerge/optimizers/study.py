@@ -7,8 +7,6 @@ One without a result is a running trial. Baselines have no genes and are left ou
 
 from __future__ import annotations
 
-import os
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.errors import Problem, UsageError
-from evomerge.files.storage import cannot_write
+from evomerge.files.storage import cannot_write, written_whole
 from evomerge.ledger.bounds import bounds_of
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
@@ -53,23 +51,21 @@ def write_study(
     if kind is None:
         wrong, endings = "a study is an SQLite file or a journal", ", ".join((*SQLITE, *JOURNAL))
         raise UsageError(Problem("E500", wrong, f"found {file}", f"end its name in one of {endings}"))
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        if file.exists() and not file.read_bytes().startswith(_BEGINS[kind]):
-            raise UsageError(
-                Problem("E500", "there is a file that is no study", f"found {file}", "move it")
-            )
-        file.parent.mkdir(parents=True, exist_ok=True)
+        is_other = file.exists() and not file.read_bytes().startswith(_BEGINS[kind])
+    except OSError as error:
+        raise cannot_write(file, error) from error
+    if is_other:
+        raise UsageError(
+            Problem("E500", "there is a file that is no study", f"found {file}", "move it")
+        )
+    with written_whole(file) as part:
         part.touch()
         try:
             trials = _trials(history, genes, objectives)
             _fill(_storage(part, kind), history.stated.name, objectives, trials)
-            os.replace(part, file)
         finally:
-            part.unlink(missing_ok=True)
             Path(f"{part}.lock").unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(file, error) from error
     return len(trials)
 
 

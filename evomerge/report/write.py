@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge.errors import EnvironmentFault, Problem
+from evomerge.files.storage import written_whole
 from evomerge.report.content import read_content
 from evomerge.report.page import render
 
@@ -31,16 +31,10 @@ def write_report(directory: Path, out: Path | None = None, rivals: Sequence[Path
 
     Raises:
         UsageError, LedgerDamaged: as `read_content`.
-        EnvironmentFault: E408, it cannot be written.
+        EnvironmentFault: E403 no room, E408 cannot be written.
     """
     target = out if out is not None else directory / REPORT_FILE
     text = report_html(directory, rivals)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        problem = Problem("E408", "cannot write", error.strerror or str(error), file=str(target))
-        raise EnvironmentFault(problem) from error
+    with written_whole(target) as hidden:
+        hidden.write_text(text, encoding="utf-8")
     return target

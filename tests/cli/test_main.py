@@ -235,8 +235,8 @@ def test_an_output_that_takes_nothing_is_no_bug(words: list[str]) -> None:
         assert "error[E500]: Missing argument" in found.stderr
         return
     assert found.returncode == 5
-    wrong = "error[E408]: cannot write the output; No space left on device; free some space\n"
-    assert found.stderr == wrong
+    wrong = "no room to write; No space left on device; free some space and run again"
+    assert found.stderr == f"error[E403] stdout: {wrong}\n"
 
 
 def test_what_is_wrong_with_a_command_is_told_in_one_line() -> None:
