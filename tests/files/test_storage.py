@@ -33,9 +33,14 @@ def test_what_was_there_stays_where_the_block_fails(
 ) -> None:
     path = tmp_path / "table.csv"
     path.write_text("before")
-    with pytest.raises(found, match=words), written_whole(path) as made:
-        made.write_text("half")
-        raise error
+
+    def write() -> None:
+        with written_whole(path) as made:
+            made.write_text("half")
+            raise error
+
+    with pytest.raises(found, match=words):
+        write()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
