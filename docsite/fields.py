@@ -17,7 +17,7 @@ from evomerge.campaign.file import CampaignFile
 from evomerge.campaign.schema import evaluator_forms, models_of
 from evomerge.files.field_docs import attributes_of, summary_of
 from evomerge.optimizers.builtin import KINDS as OPTIMIZERS
-from evomerge.optimizers.settings import Between
+from evomerge.optimizers.options import Between
 from evomerge.recipe.catalogue import METHODS
 from evomerge.search_space.declaration import SearchSpaceDeclaration
 

@@ -19,7 +19,7 @@ from evomerge.evaluators.kinds import KINDS as EVALUATORS
 from evomerge.evaluators.python_callable import CallableDeclaration
 from evomerge.files.field_docs import attributes_of, summary_of
 from evomerge.optimizers.builtin import KINDS as OPTIMIZERS
-from evomerge.optimizers.settings import option_form
+from evomerge.optimizers.options import option_form
 from evomerge.recipe.catalogue import METHODS
 from evomerge.search_space.declaration import SearchSpaceDeclaration
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from evomerge.objectives.pareto import REFERENCE, chebyshev
+from evomerge.objectives.pareto import REFERENCE, distances
 
 DIRECTIONS = 256
 
 NEAR = 0.03
-"""Of the Chebyshev function: what is so much worse than the best known counts 1/e of what is as good."""
+"""Of the distance from a focus: what is so much worse than the best known counts 1/e of what is as good."""
 
 
 def greedy(
@@ -105,14 +105,21 @@ def _near(
     That is by how good it is where it leaves what the front dominates: 1/e for each `NEAR` that it is worse
     than the best point. They are drawn as far about that as each objective is weighed.
     """
-    known = chebyshev(front, focus)
+    known = _distance(front, focus)
     spread = np.minimum(NEAR / np.maximum(focus, 1e-9), REFERENCE)
     room = REFERENCE - front[np.argmin(known)]
     places = np.maximum(room + spread * rng.laplace(size=(DIRECTIONS, len(room))), 1e-3)
     directions = np.maximum(places / np.linalg.norm(places, axis=1, keepdims=True), 1e-3)
     far = reach(front, directions).max(axis=0) ** (1.0 / len(room))
-    worse = chebyshev(REFERENCE - far[:, None] * directions, focus) - known.min()
+    worse = _distance(REFERENCE - far[:, None] * directions, focus) - known.min()
     return directions, np.exp(-np.maximum(worse, 0.0) / NEAR)
+
+
+def _distance(values: np.ndarray, focus: np.ndarray) -> np.ndarray:
+    """That of `distances`, for weights of which the largest is 1: float64 [n, objectives] to [n]."""
+    total = focus.sum()
+    found: np.ndarray = total * distances(values, focus / total)
+    return found
 
 
 def reach(values: np.ndarray, directions: np.ndarray) -> np.ndarray:

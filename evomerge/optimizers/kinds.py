@@ -16,8 +16,9 @@ from evomerge.errors import ConfigError, Problem, UsageError
 from evomerge.objectives.objective import Objective
 from evomerge.optimizers.builtin import KINDS, Blueprint, OptimizerKind
 from evomerge.optimizers.optimizer import Optimizer, Schedule
+from evomerge.optimizers.options import Option, read_settings
 from evomerge.optimizers.proposals import Propose
-from evomerge.optimizers.settings import Hm3Settings, NoSettings, Option, read_settings
+from evomerge.optimizers.settings import Hm3Settings, NoSettings
 from evomerge.recipe.functions import load_installed
 from evomerge.search_space import Gene, Genome
 
@@ -37,7 +38,7 @@ def optimizer(
 
     Args:
         name: what `optimizer.kind` calls it.
-        settings: a frozen dataclass of its options; see `optimizers.settings` for its fields.
+        settings: a frozen dataclass of its options; see `optimizers.options` for its fields.
         about: one line for `evomerge list optimizers`; the first of the docstring if empty.
 
     Raises:

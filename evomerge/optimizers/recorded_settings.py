@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.optimizers.kinds import optimizer_settings
-from evomerge.optimizers.settings import Option
+from evomerge.optimizers.options import Option
+from evomerge.optimizers.settings import REFINING, AutoSettings
 
 _BEFORE: Mapping[str, Option] = {
     "allotment": "alike",
@@ -60,3 +61,11 @@ def as_begun(kind: str, stated: Mapping[str, Option], recorded: Mapping[str, Opt
     if recorded is None:
         recorded = EARLIER.get(kind, {})
     return optimizer_settings(kind, {**ADDED.get(kind, {}), **recorded, **stated})
+
+
+def refining_as_begun(recorded: Mapping[str, Any] | None) -> AutoSettings:
+    """The settings of a refinement that has begun; `recorded` as for `as_begun`."""
+    if recorded is None:
+        return dataclasses.replace(REFINING, scales="by_level")
+    found: AutoSettings = as_begun("auto", {}, recorded)
+    return found

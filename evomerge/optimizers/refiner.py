@@ -19,7 +19,7 @@ from evomerge.optimizers.auto import Auto
 from evomerge.optimizers.learned_front import LearnedFront
 from evomerge.optimizers.optimizer import Note, Optimizer
 from evomerge.optimizers.proposals import Proposals, focusing
-from evomerge.optimizers.settings import AutoSettings
+from evomerge.optimizers.settings import REFINING, AutoSettings
 from evomerge.optimizers.surrogate import LEAST
 from evomerge.search_space import Gene, Genome
 
@@ -40,6 +40,7 @@ class Refiner(Auto):
         known: Sequence[tuple[Genome, Outcome]],
         before: Optimizer,
         places: Mapping[Genome, Note] = MappingProxyType({}),
+        settings: AutoSettings = REFINING,
     ) -> None:
         """Of a campaign's genes, objectives and seed.
 
@@ -53,10 +54,8 @@ class Refiner(Auto):
             before: the campaign's own optimizer, whose learned map is taken over if it has one.
             places: what earlier refiners noted of genomes that they asked for; where a map was learned, these
                 are places on a refiner's chart.
+            settings: of the refinement.
         """
-        # Near a preference: on the chart, where one was learned. Length scales as ever: no ledger records
-        # what settings a refinement has, and one that was begun must go on as it began.
-        settings = AutoSettings(beyond="never", scales="by_level")
         super().__init__(genes, objectives, 1, seed, initial, settings, steady=True, focus=preference)
         self._inner = replace(self._inner, start=LEAST)
         self.know(known)

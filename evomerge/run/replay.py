@@ -23,7 +23,7 @@ from evomerge.objectives.objective import Failed, Objective, Outcome, complete, 
 from evomerge.optimizers.baselines import UNIFORM
 from evomerge.optimizers.kinds import make_optimizer
 from evomerge.optimizers.optimizer import AdoptingOptimizer, LooksAtItems, Optimizer
-from evomerge.optimizers.recorded_settings import as_begun
+from evomerge.optimizers.recorded_settings import as_begun, refining_as_begun
 from evomerge.optimizers.seeders import metagpt_seeds
 from evomerge.optimizers.slopes import MOST_LEARNING, SlopeGround, SlopeOptimizer
 from evomerge.optimizers.stage import LEARNING, Stage, without_learning
@@ -221,7 +221,7 @@ def refiners(
         if event.by == "policy":
             return PolicyRefiner(space.genes, campaign.objectives, seed, wanted, pairs, optimizer)
         parts = (space.genes, campaign.objectives, seed, initial, wanted, pairs, optimizer)
-        return Refiner(*parts, places)
+        return Refiner(*parts, places, refining_as_begun(event.settings))
 
     return make
 

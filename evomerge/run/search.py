@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evomerge.campaign.campaign import Campaign
 from evomerge.evaluators.racing import References
@@ -31,7 +31,9 @@ from evomerge.optimizers.optimizer import (
     Staged,
 )
 from evomerge.optimizers.proposals import focusing
+from evomerge.optimizers.recorded_settings import to_record
 from evomerge.optimizers.schedule import follow
+from evomerge.optimizers.settings import REFINING
 from evomerge.optimizers.slopes import MOST_LEARNING, Slope, SlopeOptimizer, SlopeRequest
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.dispatch import Dispatcher
@@ -154,9 +156,11 @@ class Search:
     def _begin(self, refinement: Refinement) -> int:
         number = number_of(refinement, self.history)
         if number == len(self.history.refinements):
-            by = None if focusing(self.optimizer) is None else "policy"
-            wanted = refinement.preference, refinement.evaluations
-            self.dispatcher.record(RefineEvent(preference=wanted[0], evaluations=wanted[1], by=by))
+            wanted = RefineEvent(preference=refinement.preference, evaluations=refinement.evaluations)
+            if focusing(self.optimizer) is None:
+                self.dispatcher.record(replace(wanted, settings=to_record(REFINING)))
+            else:
+                self.dispatcher.record(replace(wanted, by="policy"))
         return number
 
     def untold(self) -> list[int]:

@@ -9,7 +9,8 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
-from evomerge.optimizers.settings import Between, Nsga2Settings, RandomSettings, read_settings
+from evomerge.optimizers.options import Between, read_settings
+from evomerge.optimizers.settings import Nsga2Settings, RandomSettings
 from evomerge.testing.optimizers import OBJECTIVES, example_genes
 
 

@@ -8,9 +8,11 @@ import pytest
 from evomerge.objectives.objective import Complete
 from evomerge.objectives.origin import Origin
 from evomerge.optimizers.kinds import make_optimizer, optimizer_settings
+from evomerge.optimizers.recorded_settings import refining_as_begun
 from evomerge.optimizers.refiner import NEIGHBOURS, Refiner
+from evomerge.optimizers.settings import REFINING
 from evomerge.testing.optimizers import OBJECTIVES
-from evomerge.testing.problems import zdt1
+from evomerge.testing.problems import dtlz2, zdt1
 from tests.optimizers.test_learned_front import GENES, GROUND, Bed
 
 FOCUS = (0.8, 0.2)
@@ -126,3 +128,17 @@ def test_without_a_map_no_model_was_made_for_the_preference():
     before = make_optimizer("random", problem.genes, problem.objectives, population=8, seed=1)
     refiner = Refiner(problem.genes, problem.objectives, 2, [], FOCUS, [], before)
     assert refiner.made_for_preference() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"), [(REFINING, [1] * 12), (refining_as_begun(None), [1, 12])]
+)
+def test_with_four_objectives_genes_have_length_scales_of_their_own_unless_it_began_before(
+    settings, sizes
+):
+    problem = dtlz2(12, 4)
+    before = make_optimizer("random", problem.genes, problem.objectives, population=8, seed=1)
+    refiner = Refiner(
+        problem.genes, problem.objectives, 2, [], (0.4, 0.3, 0.2, 0.1), [], before, settings=settings
+    )
+    assert refiner._by_genes._features.sizes == sizes

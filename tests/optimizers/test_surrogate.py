@@ -12,7 +12,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from evomerge.errors import ConfigError
 from evomerge.objectives.objective import Complete, Failed, Raced
-from evomerge.objectives.pareto import REFERENCE, chebyshev, hypervolume, non_dominated
+from evomerge.objectives.pareto import REFERENCE, chebyshev, hypervolume, non_dominated, preferred
 from evomerge.optimizers.gaussian import Genes, Hyperparameters, Levels, condition, fit
 from evomerge.optimizers.grid import Grid
 from evomerge.optimizers.improvement import gain_shares, greedy, near_volume
@@ -207,6 +207,21 @@ def test_with_a_focus_a_gain_is_a_share_of_the_hypervolume_near_it(focus):
     before, now = (near_volume(rows, larger, near) for rows in (front, larger))
     assert now / before == pytest.approx(1.1**2)
     assert near_volume(front[:0], larger, near) == 0.0
+
+
+def test_near_a_focus_is_where_prefer_picks_also_among_points_that_beat_the_ideal():
+    """Of members better than the best expert at everything: the one best at what matters most."""
+    front = np.array([[-0.5, -0.1], [-0.3, -0.3], [-0.1, -0.5]])
+    for focus, here in (((1.0, 0.1), 0), ((1.0, 1.0), 1), ((0.1, 1.0), 2)):
+        weights = np.array(focus)
+        assert preferred(front, weights / weights.sum()) == here
+        volumes = [
+            near_volume(np.delete(front, row, axis=0), front, weights)
+            / near_volume(front, front, weights)
+            for row in range(3)
+        ]
+        # Without the point itself most is lost.
+        assert int(np.argmin(volumes)) == here
 
 
 def test_what_a_surrogate_with_a_focus_expects_is_near_it():

@@ -17,6 +17,8 @@ from evomerge.errors import Interrupted
 from evomerge.ledger.ledger import read_history
 from evomerge.ledger.records import RecordFile
 from evomerge.objectives.pareto import chebyshev
+from evomerge.optimizers.recorded_settings import to_record
+from evomerge.optimizers.settings import REFINING
 from evomerge.run.limits import is_reached
 from evomerge.run.search import Refinement
 from evomerge.run.session import is_finished
@@ -62,6 +64,7 @@ def test_a_refinement_stands_in_the_ledger_and_costs_its_budget(refined: Path) -
     assert events[: len(before)] == before
     begin = events[len(before)]
     assert (begin["event"], begin["preference"], begin["evaluations"]) == ("refine", [0.7, 0.3], MORE)
+    assert begin["settings"] == to_record(REFINING)
     asked = [e for e in events[len(before) :] if e["event"] == "asked"]
     assert {event["refinement"] for event in asked} == {0}
     assert len(asked) >= MORE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from evomerge.campaign.campaign import campaign_from_json
 from evomerge.campaign.prepared import prepared_baselines, prepared_space
 from evomerge.front import selection
 from evomerge.front.folder import open_campaign_folder
-from evomerge.ledger.history import ITEMS_FOLDER
+from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
 from evomerge.optimizers.auto import Auto
+from evomerge.optimizers.recorded_settings import to_record
 from evomerge.optimizers.refiner import Refiner
+from evomerge.optimizers.settings import REFINING, AutoSettings
 from evomerge.run.replay import campaign_optimizer, refiners, replay, seeds
 from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
@@ -54,7 +57,11 @@ def _refined_twice(learned: Path, folder: Path) -> Path:
 
 def askers(folder: Path) -> dict[int | None, Any]:
     """The optimizers of a campaign and of its refinements, replayed to the end."""
-    history = open_campaign_folder(folder).history
+    return optimizers_of(open_campaign_folder(folder).history, folder)
+
+
+def optimizers_of(history: History, folder: Path) -> dict[int | None, Any]:
+    """The same of a history that is at hand."""
     assert history.prepared is not None
     campaign = campaign_from_json(history.config)
     paths = dict.fromkeys(history.prepared.checkpoints, "")
@@ -98,6 +105,28 @@ def test_a_ledger_of_refinements_that_forgot_replays_to_the_same_states(
     more = call("refine", folder, "--prefer", "pets=0.3,birds=0.7", "--evaluations", "2")
     assert more.code == 0, more.err
     assert call("verify", folder).code == 0
+
+
+@pytest.mark.parametrize("recorded", [None, {"reuse": 9}])
+def test_a_refinement_goes_on_with_the_settings_that_its_beginning_recorded(
+    twice: Path, monkeypatch: pytest.MonkeyPatch, recorded: dict[str, int] | None
+) -> None:
+    """Before December 2026 none were recorded; then those of that time."""
+    given: list[AutoSettings] = []
+    make = Refiner.__init__
+
+    def noted(self: Refiner, *parts: Any) -> None:
+        given.append(parts[8])
+        make(self, *parts)
+
+    history = open_campaign_folder(twice).history
+    assert [event.settings for event in history.refinements] == [to_record(REFINING)] * 2
+    settings = None if recorded is None else to_record(REFINING) | recorded
+    history.refinements[0] = replace(history.refinements[0], settings=settings)
+    monkeypatch.setattr(Refiner, "__init__", noted)
+    optimizers_of(history, twice)
+    old = AutoSettings(beyond="never", scales="by_level")
+    assert given == [old if recorded is None else replace(REFINING, **recorded), REFINING]
 
 
 def test_the_model_that_was_made_for_the_preference_is_named_and_scored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from evomerge.ledger.events.event import Event
 from evomerge.ledger.item_store import ItemReference
@@ -121,6 +122,8 @@ class RefineEvent(Event):
         evaluations: the budget, beside the campaign's own.
         by: `policy` where what the campaign's own optimizer learnt goes on; None where a surrogate searches,
             and before 2026-12.
+        settings: of that surrogate, all of them, as the campaign's own are; None of a policy, and before
+            2026-12.
     """
 
     kind = "refine"
@@ -128,6 +131,7 @@ class RefineEvent(Event):
     preference: tuple[float, ...]
     evaluations: int
     by: str | None = None
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
