@@ -37,6 +37,9 @@ COLUMNS = (
 """Of the rows. `low` and `high` end a 95 % interval over test items, the last two count members; older rows
 have nothing there."""
 
+NAMES = {"nsga2-standard": "pymoo's NSGA-II, layers", "random-global": "random, experts"}
+PLACES = {"tensors": "matrices", "model": "experts"}
+
 WHOLE = {"seed", "seeds", "cost", "members", "surely_over_single", "surely_over_uniform"}
 
 
@@ -158,13 +161,24 @@ def draw(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Curve], file: Pa
         ylabel="hypervolume",
     )
     stated = ", ".join(str(cost) for cost in sorted({row["cost"] for row in rows}))
-    test.set(title=f"on test items, cost {stated}; bars: medians", xlabel="hypervolume")
-    test.set_yticks(range(len(arms)), arms, fontsize="small")
+    test.set(
+        title=f"on test items, cost {stated} by size; bars: medians",
+        xlabel="hypervolume",
+    )
+    test.set_yticks(range(len(arms)), [named(arm) for arm in arms], fontsize="small")
     test.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     # The same rows give the same file.
     mpl.rcParams["svg.hashsalt"] = file.name
     figure.savefig(file, metadata={"Date": None})
+
+
+def named(arm: str) -> str:
+    """What the tables of docs call a search and whose genes it has."""
+    kind, _, space = arm.rpartition("-")
+    if arm in NAMES:
+        return NAMES[arm]
+    return f"{kind}, {PLACES.get(space, space)}"
 
 
 def main() -> None:
