@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.front.measures import alike
 from evomerge.front.selection import distinct, item_arrays, tasks
 from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
 from evomerge.ledger.bounds import feasible
@@ -34,7 +35,8 @@ class FrontUncertainty:
         hypervolume: of the front on each split that is scored; `value` is the measured one.
         best_on_search: models that no other one dominated on search items, among those scored on both.
         optimism: by how much these scored better on search items than on selection items, per objective
-            and as a mean, in the metrics' units; None before the selection phase.
+            in the metrics' units, and as a mean, which says something where the objectives are `alike` only;
+            None before the selection phase.
         shrinkage: the same of their lead over the baselines, which were not chosen by their scores: what
             makes one split easier for all models cancels, and selection bias is left.
     """
@@ -45,8 +47,13 @@ class FrontUncertainty:
     shrinkage: Optimism | None
     objectives: tuple[Objective, ...]
 
+    @property
+    def has_mean(self) -> bool:
+        """Whether optimism over all objectives is one number: amounts of several units have no mean."""
+        return len(self.objectives) == 1 or alike(self.objectives)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """As plain JSON data; `mean` is None where objectives are not `alike`."""
         return {
             "hypervolume": {split: _interval(found) for split, found in self.hypervolume.items()},
             "best_on_search": list(self.best_on_search),
@@ -60,7 +67,7 @@ class FrontUncertainty:
         named = zip(self.objectives, found.objectives, strict=True)
         return {
             "objectives": {objective.metric: _interval(own) for objective, own in named},
-            "mean": _interval(found.mean),
+            "mean": _interval(found.mean) if self.has_mean else None,
         }
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from evomerge.front import uncertainty
 from evomerge.front.compute import compute_front
+from evomerge.front.statistics import Interval, Optimism
 from evomerge.front.uncertainty import FrontUncertainty, front_uncertainty
 from evomerge.ledger.events import SelectionEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
-from evomerge.objectives.objective import Scaling
+from evomerge.objectives.objective import Objective, Scaling
 from tests.hand_made import asked, begin, scored
 
 ITEMS = 60
@@ -98,6 +99,19 @@ def test_hypervolume_is_that_of_the_front_with_an_interval(tmp_path: Path) -> No
         interval = result.hypervolume[split]
         assert interval.value == pytest.approx(front.hypervolume[split])
         assert interval.low < interval.high
+
+
+def test_amounts_of_unlike_units_have_no_mean() -> None:
+    found = Optimism((Interval(0.02, 0.01, 0.03), Interval(4.0, 3.0, 5.0)), Interval(2.01, 1.5, 2.5))
+    alike = (Objective("a.acc", "maximize"), Objective("b.acc", "maximize"))
+    unlike = (Objective("a.acc", "maximize"), Objective("b.perplexity", "minimize"))
+    for objectives, mean in (
+        (alike, {"value": 2.01, "low": 1.5, "high": 2.5}),
+        (unlike, None),
+    ):
+        data = FrontUncertainty({}, (), found, found, objectives).to_json()
+        assert data["optimism"]["mean"] == data["shrinkage"]["mean"] == mean
+        assert data["optimism"]["objectives"][objectives[1].metric]["value"] == 4.0
 
 
 def test_before_the_selection_phase_there_is_no_optimism(tmp_path: Path) -> None:
