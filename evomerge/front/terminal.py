@@ -242,7 +242,7 @@ def optimism_lines(believed: FrontUncertainty, width: int) -> list[str]:
         else [shown_interval(n, i) for n, i in zip(names, found.objectives, strict=True)]
         for found in (believed.optimism, believed.shrinkage)
     ]
-    if len(names) > 1 and all(map(is_fraction, names)):
+    if len(names) > 1 and believed.has_mean:
         rows.append("mean %")
         for cells, found in zip(intervals, (believed.optimism, believed.shrinkage), strict=True):
             cells += [] if found is None else [shown_interval("mean", found.mean)]
@@ -253,7 +253,8 @@ def optimism_lines(believed: FrontUncertainty, width: int) -> list[str]:
             else f"optimism of\n{models}\non search items"
         )
         level = " [95 %]" if wide else "\n[95 %]"
-        raw, net = "search − selection", "beyond the baselines'" if wide else "beyond the\nbaselines'"
+        raw, net = optimism_heads(believed)
+        net = net if wide else net.replace("the ", "the\n")
         heads = (first, raw + level, net + level)
         columns = [
             Column(tuple(head.split("\n")), tuple((text,) for text in cells), right=index > 0)
@@ -263,6 +264,15 @@ def optimism_lines(believed: FrontUncertainty, width: int) -> list[str]:
         if width_of(columns, 3) <= width:
             break
     return table_lines(columns, 3 if wide else 2)
+
+
+def optimism_heads(believed: FrontUncertainty) -> tuple[str, str]:
+    """What the two columns of optimism are called, without the level of their intervals.
+
+    Above 0 is flattery. Where less is better that is no difference of search and selection in this order.
+    """
+    maximised = all(objective.direction == "maximize" for objective in believed.objectives)
+    return "search − selection" if maximised else "better on search by", "beyond the baselines'"
 
 
 def smooth_lines(front: Front, width: int) -> list[str]:

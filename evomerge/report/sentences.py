@@ -64,7 +64,8 @@ def sentences(
         lead = lead_words(front.objectives, believed.shrinkage)
         said["belief"] = (
             f"The best models lead the baselines by {lead} more on search items than on selection items, "
-            "which the search never saw: near 0, the scores above can be believed."
+            "which the search never saw (in brackets the 95 % interval): near 0, the scores above can be "
+            "believed."
         )
     return said
 
@@ -72,9 +73,15 @@ def sentences(
 def lead_words(objectives: Sequence[Objective], shrinkage: Optimism) -> str:
     """How much of a lead did not hold: of the mean, or of each objective where these have no common unit."""
     if alike(objectives):
-        return shown_interval(MEAN, shrinkage.mean)
+        return _told(MEAN, shrinkage.mean)
     pairs = zip(objectives, shrinkage.objectives, strict=True)
-    return ", ".join(f"{shown_interval(o.metric, found)} ({o.metric})" for o, found in pairs)
+    return ", ".join(f"{_told(o.metric, found)} ({o.metric})" for o, found in pairs)
+
+
+def _told(measure: str, found: Interval) -> str:
+    """A signed difference with its interval, and the unit that a sentence has no head of a column for."""
+    value, _, interval = shown_interval(measure, found).partition(" ")
+    return f"{value}{' points' if is_fraction(measure) else ''} {interval}"
 
 
 def fewer_sentences() -> dict[str, str]:
@@ -99,11 +106,9 @@ def _decided(front: Front, decision: Decision) -> str:
     if claim is None:
         return f"{begin}."
     gap = claim.difference or Interval(claim.value - claim.other, np.nan, np.nan)
-    value, _, interval = shown_interval(claim.measure, gap).partition(" ")
-    if is_fraction(claim.measure):
-        value += " points"
-    if claim.difference is not None:
-        value += f" {interval}"
+    value = _told(claim.measure, gap)
+    if claim.difference is None:
+        value = value.rpartition(" [")[0]
     what = "the mean" if claim.measure == MEAN else claim.measure
     text = f"{begin}: on {what} the knee lies {value} from the best expert, {claim.against}"
     if claim.probability is not None:

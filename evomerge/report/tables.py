@@ -10,6 +10,7 @@ from evomerge.front.front import Front, Member
 from evomerge.front.measures import MEAN, alike, baseline_kind, is_fraction
 from evomerge.front.statistics import Interval
 from evomerge.front.tables import labels, mean, shown_interval, shown_metric, shown_value
+from evomerge.front.terminal import optimism_heads
 from evomerge.front.uncertainty import FrontUncertainty
 
 
@@ -136,7 +137,7 @@ def optimism_rows(believed: FrontUncertainty) -> dict[str, Any] | None:
     if believed.optimism is None:
         return None
     names = [objective.metric for objective in believed.objectives]
-    with_mean = len(names) > 1 and all(map(is_fraction, names))
+    with_mean = len(names) > 1 and believed.has_mean
     rows = []
     for index, name in enumerate([*names, *([MEAN] if with_mean else [])]):
         cells = []
@@ -154,6 +155,7 @@ def optimism_rows(believed: FrontUncertainty) -> dict[str, Any] | None:
     models = "the best model" if count == 1 else f"the {count} best models"
     return {
         "title": f"How much better {models} by search items looked on those than on held-out ones.",
+        "heads": [f"{name} [95 %]" for name in optimism_heads(believed)],
         "rows": rows,
     }
 

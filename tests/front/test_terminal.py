@@ -171,6 +171,19 @@ def test_title_and_optimism_fit(width: int) -> None:
     assert "\n".join(lines).count("[95 %]") == 2
 
 
+def test_optimism_of_what_is_minimised_is_no_difference_of_scores() -> None:
+    found = Optimism((Interval(0.02, 0.01, 0.03), Interval(4.0, 3.0, 5.0)), Interval(2.01, 1.5, 2.5))
+    heads = {}
+    for name, way in (("b.acc", "maximize"), ("b.perplexity", "minimize")):
+        objectives = (Objective("a.acc", "maximize"), Objective(name, way))  # type: ignore[arg-type]
+        lines = optimism_lines(FrontUncertainty({}, ("c00000",), found, None, objectives), 200)
+        heads[name] = lines[0].split("items", 1)[1].strip()
+        assert any(line.startswith("mean") for line in lines) == (way == "maximize")
+    assert heads["b.acc"] == "search − selection [95 %]"
+    # A perplexity of 10 on search items and of 14 on the others is 4 better, and a difference of -4.
+    assert heads["b.perplexity"] == "better on search by [95 %]"
+
+
 def test_a_drawing_has_everyone_where_they_belong() -> None:
     points = {"c00000": (0.9, 0.1), "c00001": (0.6, 0.6), "c00002": (0.1, 0.9), "base": (0.1, 0.1)}
     front = made(points)

@@ -363,10 +363,18 @@ def test_cards_of_an_old_ledger_without_task_vectors(tmp_path: Path) -> None:
 def test_amounts_of_unlike_units_are_not_averaged() -> None:
     found = Optimism((Interval(0.02, 0.01, 0.03), Interval(4.0, 3.0, 5.0)), Interval(2.01, 1.5, 2.5))
     alike = (Objective("a.acc", "maximize"), Objective("b.acc", "maximize"))
-    assert lead_words(alike, found) == "+201.0 [+150.0, +250.0]"
+    assert lead_words(alike, found) == "+201.0 points [+150.0, +250.0]"
     unlike = (Objective("a.acc", "maximize"), Objective("b.perplexity", "minimize"))
-    words = "+2.0 [+1.0, +3.0] (a.acc), +4 [+3, +5] (b.perplexity)"
+    words = "+2.0 points [+1.0, +3.0] (a.acc), +4 [+3, +5] (b.perplexity)"
     assert lead_words(unlike, found) == words
+
+
+def test_optimism_says_what_its_brackets_are() -> None:
+    page = finished_page()
+    heads = [e.text for e in page.all("th")]
+    assert "search − selection [95 %]" in heads
+    assert "beyond the baselines' [95 %]" in heads
+    assert "(in brackets the 95 % interval)" in page.words
 
 
 def test_a_rival_is_drawn_beside_and_must_seek_the_same(tmp_path: Path) -> None:
