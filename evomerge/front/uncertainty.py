@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.front.measures import alike
+from evomerge.front.measures import BaselineKind, alike, baseline_kind
 from evomerge.front.selection import distinct, item_arrays, tasks
 from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
 from evomerge.ledger.bounds import feasible
@@ -26,6 +26,9 @@ from evomerge.objectives.scores import Split
 DIGITS = 6
 """Digits kept: fewer than what the order of adding could change."""
 
+CHOSEN: tuple[BaselineKind, ...] = ("single", "soup")
+"""Baselines that are the best of several by their search scores."""
+
 
 @dataclass(frozen=True)
 class FrontUncertainty:
@@ -37,8 +40,9 @@ class FrontUncertainty:
         optimism: by how much these scored better on search items than on selection items, per objective
             in the metrics' units, and as a mean, which says something where the objectives are `alike` only;
             None before the selection phase.
-        shrinkage: the same of their lead over the baselines, which were not chosen by their scores: what
-            makes one split easier for all models cancels, and selection bias is left.
+        shrinkage: the same of their lead over the baselines that were not chosen by their scores: what makes
+            one split easier for all models cancels, and selection bias is left. The best single coefficient
+            and the greedy soup were chosen on search items, and have a bias of their own.
     """
 
     hypervolume: Mapping[str, Interval]
@@ -108,7 +112,8 @@ def front_uncertainty(
         before, after = (_mean_rows(chosen, objectives, s, store) for s in ("search", "selection"))
         if before is not None and after is not None:
             flattery = optimism(before, after, signs, seed=seed, tasks=named)
-            others = [history.candidates[name] for name in history.reference_ids()]
+            names = [n for n in history.reference_ids() if baseline_kind(n) not in CHOSEN]
+            others = [history.candidates[name] for name in names]
             others = [c for c in others if {"search", "selection"} <= set(c.evaluations)]
             first, second = (_mean_rows(others, objectives, s, store) for s in ("search", "selection"))
             if first is not None and second is not None:

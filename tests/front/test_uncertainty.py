@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -99,6 +100,25 @@ def test_hypervolume_is_that_of_the_front_with_an_interval(tmp_path: Path) -> No
         interval = result.hypervolume[split]
         assert interval.value == pytest.approx(front.hypervolume[split])
         assert interval.low < interval.high
+
+
+@pytest.mark.usefixtures("few_volumes")
+def test_baselines_that_were_chosen_by_their_scores_say_nothing_of_luck(tmp_path: Path) -> None:
+    """The best single coefficient and the greedy soup are lucky themselves: they would hide luck."""
+    store = ItemStore(tmp_path)
+    history = lucky(store, 3)
+    before = judged(history, store)
+    assert history.baselines is not None
+    shown = (*history.baselines.shown, "single-0.7", "soup-math+code")
+    history.apply(dataclasses.replace(history.baselines, shown=shown))
+    for name in shown[2:]:
+        for split, value in (("search", 1.0), ("selection", 0.0)):
+            rows = {m: [value] * ITEMS for m in ("a.acc", "b.acc")}
+            history.apply(scored(name, rows, split, store))  # type: ignore[arg-type]
+    assert history.selection is None
+    history.apply(SelectionEvent(ids=before.best_on_search))
+    assert {"single-0.7", "soup-math+code"} <= {m.id for m in compute_front(history, store).references}
+    assert judged(history, store).shrinkage == before.shrinkage
 
 
 def test_amounts_of_unlike_units_have_no_mean() -> None:
