@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, objective_index, pick
 from evomerge.front.measures import MEAN, WORST, alike, is_fraction, mean_score, worst_score
-from evomerge.front.spanning import MOST, groups, spanning
+from evomerge.front.spanning import MOST, close, groups, scores_of, spanning
 
 PROBABILITY, ID = "probability", "id"
 USUAL = "ordered by the mean of their scaled scores (0: best of base and experts, 1: worst)"
@@ -42,14 +42,20 @@ class Shown:
     Attributes:
         members: in the order in which they are shown.
         allowed: how many members keep what was asked for.
-        alike: how many of those left out are in the group of one that is shown.
+        like: for how many of those left out one that is shown stands: of its group, within two standard errors
+            of it, and none that a bound leaves out.
         how: the choice and the order, in words.
     """
 
     members: tuple[Member, ...]
     allowed: int
-    alike: int
+    like: Mapping[str, int]
     how: str
+
+    @property
+    def alike(self) -> int:
+        """How many of those left out one that is shown stands for."""
+        return sum(self.like.values())
 
 
 def choose_shown(front: Front, decision: Decision, wish: Wish) -> Shown:
@@ -63,6 +69,7 @@ def choose_shown(front: Front, decision: Decision, wish: Wish) -> Shown:
         for text in texts:
             measure, value = _bound(front, text)
             allowed = [member for member in allowed if sign * (measure(member) - value) >= 0]
+    kept = {member.id for member in allowed}
     if wish.ids:
         named = {pick(front, text).id for text in wish.ids}
         allowed = [member for member in allowed if member.id in named]
@@ -78,14 +85,30 @@ def choose_shown(front: Front, decision: Decision, wish: Wish) -> Shown:
             chosen = [member for member in ordered if member.id in ids]
         else:
             chosen = ordered[:MOST]
-    of = {name: group.leader for group in decision.groups for name in group.ids}
-    represented = {of[member.id] for member in chosen}
-    ids = {member.id for member in chosen}
-    alike_ones = sum(of[m.id] in represented for m in allowed if m.id not in ids)
+    like = _stands_for(front, decision, {member.id for member in chosen}, kept)
     how = f"{_counted(front, len(chosen), len(allowed), wish)}, {order}"
     if front.members and not allowed:
         how = "no member has what was asked for"
-    return Shown(tuple(chosen), len(allowed), alike_ones, how)
+    return Shown(tuple(chosen), len(allowed), like, how)
+
+
+def _stands_for(
+    front: Front, decision: Decision, ids: Collection[str], kept: Collection[str]
+) -> dict[str, int]:
+    """Id to how many of `kept` the first of `ids` in a group stands for; without those who do for none."""
+    values, errors = scores_of(front)
+    rows = {member.id: row for row, member in enumerate(front.members)}
+    found = {}
+    for group in decision.groups:
+        first = next((name for name in group.ids if name in ids), None)
+        if first is None:
+            continue
+        # All are close to the group's leader, which need not be shown, and not so to one another.
+        near = close(values, errors, rows[first])
+        count = sum(name in kept and name not in ids and bool(near[rows[name]]) for name in group.ids)
+        if count:
+            found[first] = count
+    return found
 
 
 def _counted(front: Front, count: int, allowed: int, wish: Wish) -> str:

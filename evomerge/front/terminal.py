@@ -130,7 +130,7 @@ def _columns(
     if any(member.probability is not None for member in shown.members):
         texts = ("" if m.probability is None else f"{m.probability:.2f}" for m in chosen)
         columns.append(Column(_PROBABLE[layout.heads], tuple((text,) for text in texts), right=True))
-    picks = [_remarks(front, decision, shown, member) for member in chosen]
+    picks = [_remarks(front, shown, member) for member in chosen]
     beaten = [_beaten(decision, member) for member in chosen]
     if not layout.beside:
         indent = "  "
@@ -169,19 +169,14 @@ def _below(picks: Sequence[str], beaten: Sequence[str]) -> list[str]:
     return [*picks, f"dominates {beaten[0]}", *beaten[1:]]
 
 
-def _remarks(front: Front, decision: Decision, shown: Shown, member: Member) -> list[str]:
+def _remarks(front: Front, shown: Shown, member: Member) -> list[str]:
     """Picks that name a member, the baselines it is, and how many members left out are like it."""
     if member in front.references:
         return re.split("(?<=;) ", baseline_label(front, member))
     found = [*marks(front).get(member.id, [])]
     found += [f"= baseline {name}" for name in member.equals]
-    ids = {each.id for each in shown.members}
-    group = next(group for group in decision.groups if member.id in group.ids)
-    # One of a group that is shown stands for those that are not.
-    stands = next(name for name in group.ids if name in ids) == member.id
-    hidden = sum(name not in ids for name in group.ids)
-    if stands and hidden and len(shown.members) < len(front.members):
-        found.append(f"{hidden} alike")
+    if member.id in shown.like:
+        found.append(f"{shown.like[member.id]} alike")
     return found
 
 
@@ -221,7 +216,7 @@ def _paragraphs(
     for member in chosen:
         if front.references and member is front.references[0] and shown.members:
             yield "─" * min(width, 20)
-        yield from filled([member.id, *_remarks(front, decision, shown, member)], width)
+        yield from filled([member.id, *_remarks(front, shown, member)], width)
         facts = [f"{_head(o)} {_cell(front, member, o.metric, whole)}" for o in front.objectives]
         if member.probability is not None:
             facts.append(f"P(non-dominated) {member.probability:.2f}")

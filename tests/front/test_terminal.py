@@ -158,6 +158,35 @@ def test_what_a_person_asks_to_see() -> None:
     )
 
 
+def test_a_row_stands_for_those_that_are_close_to_it_and_were_asked_for() -> None:
+    # Both ends are two standard errors from the middle, and four from one another.
+    front = made({"c00000": (0.52, 0.48), "c00001": (0.5, 0.5), "c00002": (0.48, 0.52)}, 0.01)
+    decision = decide(front, None)
+    assert [set(group.ids) for group in decision.groups] == [{"c00000", "c00001", "c00002"}]
+    for name, alike in (("c00001", 2), ("c00002", 1)):
+        shown = choose_shown(front, decision, Wish(ids=(name,)))
+        lines = members_lines(front, decision, shown, 200)
+        assert any(line.startswith(name) and line.endswith(f"{alike} alike") for line in lines)
+        left = "all" if alike == 2 else "1"
+        assert lines[-1].startswith(f"2 more members, {left} of them alike: within two standard errors")
+    rows = {f"c0{number:04d}": (0.3 + number / 500, 0.7 - number / 500) for number in range(60)}
+    front = made(rows, 0.01)
+    decision = decide(front, None)
+    for wish in (Wish(), Wish(sort="id"), Wish(low=("t0.acc=0.35",)), Wish(high=("t0.acc=0.37",))):
+        shown = choose_shown(front, decision, wish)
+        kept = [m.id for m in front.members if shown.allowed == 60 or _keeps(rows[m.id][0], wish)]
+        assert len(kept) == shown.allowed
+        own = {member.id for member in shown.members}
+        for name, count in shown.like.items():
+            left = [n for n in kept if n not in own and abs(rows[n][0] - rows[name][0]) < 0.0201]
+            assert 0 < count <= len(left)
+        assert sum(shown.like.values()) == shown.alike <= len(kept) - len(own)
+
+
+def _keeps(value: float, wish: Wish) -> bool:
+    return value >= 0.35 - 1e-12 if wish.low else value <= 0.37 + 1e-12
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_title_and_optimism_fit(width: int) -> None:
     front = front_of(6)
