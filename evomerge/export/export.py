@@ -45,7 +45,7 @@ from evomerge.export.merge import (
     nonfinite_sources,
     open_merge,
 )
-from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
+from evomerge.export.model_card import Card, CardSearch, CardSource, marked, model_card
 from evomerge.export.outcome import ExportReport, scores_json
 from evomerge.export.picture import PICTURE_FILE, draw_front
 from evomerge.export.scores import check_evaluators, score_export
@@ -158,6 +158,7 @@ def export_candidate(
         search = CardSearch(
             campaign=campaign.config.name,
             candidate=candidate.id,
+            recipe=candidate.recipe,
             choice=choice,
             front=chosen.front,
             scores=scores,
@@ -175,7 +176,7 @@ def export_candidate(
         }
         if taken:
             facts["searched"] = searched_parts(chosen.recipe)
-        more = draw_front(chosen.front, candidate.id, staged)
+        more = draw_front(chosen.front, marked(search), staged)
         warnings += more
         files = _describe(merge, staged, out, aside, search, facts)
         failpoint("export.described")

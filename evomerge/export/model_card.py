@@ -53,6 +53,7 @@ class CardSearch:
 
     Attributes:
         campaign, candidate: their names.
+        recipe: digest of the candidate's, which models of the front may share.
         choice: how it was asked for (`knee`, an id, ...).
         front: the front it was picked from.
         scores: split to metric name to value.
@@ -63,6 +64,7 @@ class CardSearch:
 
     campaign: str
     candidate: str
+    recipe: str
     choice: str
     front: Front
     scores: Mapping[str, Mapping[str, Metric]]
@@ -263,6 +265,13 @@ def _differences(card: Card) -> str:
     )
 
 
+def marked(search: CardSearch) -> str:
+    """Id of the model that a picture of the front marks: the candidate, or a member that is the same merge."""
+    everyone = (*search.front.members, *search.front.references)
+    same = [member.id for member in everyone if member.recipe == search.recipe]
+    return search.candidate if search.candidate in same or not same else same[0]
+
+
 def _front(search: CardSearch, *, picture: bool) -> str:
     front = search.front
     objectives = [objective.metric for objective in front.objectives]
@@ -271,18 +280,17 @@ def _front(search: CardSearch, *, picture: bool) -> str:
         split = front.split if front.split in member.metrics else "search"
         label = code(member.id)
         chance = "" if member.probability is None else f"{member.probability:.2f}"
-        mine = member.recipe == chosen.recipe if chosen else member.id == search.candidate
+        other = "" if split == front.split else f" ({split})"
         return [
-            f"**{label}** (this model)" if mine else label,
+            f"**{label}** (this model)" if member.recipe == search.recipe else label,
             kind,
-            *(scored(member.metrics[split].get(name)) for name in objectives),
+            *(scored(member.metrics[split].get(name)) + other for name in objectives),
             chance,
         ]
 
-    everyone = [*front.members, *front.references]
-    chosen = next((member for member in everyone if member.id == search.candidate), None)
+    shown = [m for m in (*front.members, *front.references) if m.id == marked(search)]
     # The chosen member is never among the rows that a long table leaves out.
-    members = sorted(front.members, key=lambda member: member.id != search.candidate)[: MAX_ROWS // 2]
+    members = sorted(front.members, key=lambda m: m.recipe != search.recipe)[: MAX_ROWS // 2]
     members = [member for member in front.members if member in members]
     rows = [row(member, "front") for member in members]
     rows += [row(member, "baseline") for member in front.references]
@@ -292,13 +300,13 @@ def _front(search: CardSearch, *, picture: bool) -> str:
     )
     if len(members) < len(front.members):
         text += f"{len(members)} of them are shown. "
-    if chosen is None or chosen not in front.members:
+    if all(member.recipe != search.recipe for member in front.members):
         text += "This model is not one of them. "
     text += "The last column is the probability of being non-dominated, by resampling items."
     head = ["model", "", *(code(name) for name in objectives), "P(non-dominated)"]
     if picture:
-        shown = chosen is not None and front.split in chosen.metrics
-        text += f"\n\n![The front{'; this model has a ring' if shown else ''}]({PICTURE_FILE})"
+        ring = any(front.split in member.metrics for member in shown)
+        text += f"\n\n![The front{'; this model has a ring' if ring else ''}]({PICTURE_FILE})"
     return text + "\n\n" + tabled(head, rows)
 
 

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
 from evomerge.export.card_text import MAX_ROWS, plain
-from evomerge.export.model_card import Card, CardSearch, CardSource, model_card
+from evomerge.export.model_card import Card, CardSearch, CardSource, marked, model_card
 from evomerge.front.front import Front, Member
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.scores import Metric
@@ -118,6 +119,7 @@ def make_search(**changes: Any) -> CardSearch:
     fields: dict[str, Any] = {
         "campaign": "tiny",
         "candidate": "c00001",
+        "recipe": f"r-{changes.get('candidate', 'c00001')}",
         "choice": "knee",
         "front": make_front(),
         "scores": scores,
@@ -206,6 +208,31 @@ def test_a_long_front_keeps_the_chosen_member_and_the_baselines() -> None:
 def test_a_model_that_is_not_on_the_front() -> None:
     text = model_card(make_card(make_search(candidate="c00030", choice="c00030")))
     assert "This model is not one of them." in section(text, "Position on the front")
+
+
+@pytest.mark.parametrize("candidate", ["math", "c00030"])
+def test_a_model_that_is_a_member_under_another_name(candidate: str) -> None:
+    """A baseline that the search found again, and a candidate that repeats an earlier one."""
+    front = make_front()
+    expert = replace(front.references[0], id="math", recipe="r-c00001")
+    search = make_search(
+        candidate=candidate, recipe="r-c00001", front=replace(front, references=(expert,))
+    )
+    text = section(model_card(make_card(search, picture=True)), "Position on the front")
+    assert "**`c00001`** (this model) | front" in text
+    assert "**`math`** (this model) | baseline" in text
+    assert "not one of them" not in text
+    assert "this model has a ring" in text
+    assert marked(search) == ("math" if candidate == "math" else "c00001")
+
+
+def test_scores_on_other_items_are_marked() -> None:
+    front = make_front()
+    base = front.references[0]
+    base = replace(base, metrics={"search": base.metrics["search"]})
+    search = make_search(front=replace(front, references=(base,)))
+    text = section(model_card(make_card(search)), "Position on the front")
+    assert "| `base` | baseline | 0.1000 ± 0.0500 (search) | 0.2000 ± 0.0500 (search) |" in text
 
 
 def test_a_merge_without_a_campaign() -> None:
