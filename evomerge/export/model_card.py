@@ -191,7 +191,8 @@ def _headline(card: Card) -> str:
     if card.search is not None:
         search = card.search
         found = search.front
-        failed = sum(found.failures.values())
+        # Baselines are no candidates that were tried.
+        failed = sum(found.failures.values()) - len(found.failed_baselines)
         text += (
             f" It is {code(search.candidate)} of the campaign {code(search.campaign)}, "
             f"asked for as {code(search.choice)}. "

@@ -177,6 +177,9 @@ def test_a_card_without_test_scores_says_so() -> None:
 def test_what_was_tried_and_how_the_recipe_looks() -> None:
     text = model_card(make_card(make_search()))
     assert "tried 40 candidates (seed 7, 2 failed) for 2 objectives" in text
+    front = replace(make_front(), failed_baselines={"uniform": "nonfinite_weights: layer 3"})
+    text = model_card(make_card(make_search(front=front)))
+    assert "tried 40 candidates (seed 7, 1 failed) for 2 objectives" in text
     recipe = section(text, "Recipe")
     assert "| method of `merged` | `ties` |" in recipe
     assert "| place | `weight math` | `weight code` | `density math` | `density code` |" in recipe
