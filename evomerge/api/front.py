@@ -13,8 +13,8 @@ from evomerge.export.stated import refuse_export
 from evomerge.export.taken import Taken
 from evomerge.front.front import Front as ComputedFront
 from evomerge.front.front import Member as FrontMember
-from evomerge.front.front import pick
-from evomerge.front.tables import front_html, front_records, labels, scores_html, shown_metric
+from evomerge.front.front import objective_index, pick
+from evomerge.front.tables import front_html, front_records, headed, labels, scores_html, shown_metric
 from evomerge.objectives.scores import Metric
 from evomerge.recipe.recipe import Recipe
 
@@ -103,7 +103,7 @@ class Member:
 class Front:
     """The models of which none is beaten on every objective, with the baselines beside them.
 
-    Iterates over its members, the best mean first.
+    Iterates over its members, the best mean of scaled scores first, as `evomerge front` shows them.
     """
 
     directory: Path
@@ -116,7 +116,7 @@ class Front:
 
     @property
     def baselines(self) -> tuple[Member, ...]:
-        """Base, experts, uniform average and best single coefficient."""
+        """Base, experts, uniform average, greedy soup, best single coefficient: those that there are."""
         return tuple(Member(self.directory, member) for member in self.found.references)
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ class Front:
         """The member a person asks for.
 
         Args:
-            choice: the id of a member or baseline, `knee`, `best:METRIC`, `best:mean`,
+            choice: the id of a member or baseline, `knee`, `best:METRIC`, `best:mean`, `best:worst`,
                 `prefer:A=0.7,B=0.3` or a bound such as `math.acc>=0.6`.
 
         Raises:
@@ -148,18 +148,23 @@ class Front:
         """Members and baselines with standard errors, over two objectives.
 
         Args:
-            x: a metric; the first objective if None.
-            y: a metric; the second objective if None, or the only one.
+            x: a metric, or an evaluator with one objective; the first objective if None.
+            y: the same; the second objective if None, or the only one.
             ax: where to draw; a new figure if None.
+
+        Raises:
+            UsageError: E506, if there is no such metric.
         """
         from matplotlib import pyplot
 
         names = [objective.metric for objective in self.found.objectives]
-        across, up = x or names[0], y or names[min(1, len(names) - 1)]
+        across, up = self._metric(x or names[0]), self._metric(y or names[min(1, len(names) - 1)])
         axes: Axes = pyplot.subplots()[1] if ax is None else ax
         beside = labels(self.found)
         for kind, group in (("front", self.found.members), ("baselines", self.found.references)):
-            points = [m.metrics.get(self.found.split) or m.metrics["search"] for m in group]
+            # A baseline that was not scored on these items has no place among those that were.
+            group = tuple(m for m in group if self.found.split in m.metrics)
+            points = [m.metrics[self.found.split] for m in group]
             axes.errorbar(
                 [point[across].value for point in points],
                 [point[up].value for point in points],
@@ -179,12 +184,20 @@ class Front:
         axes.legend()
         return axes
 
+    def _metric(self, name: str) -> str:
+        """A metric that was measured, or the one that an evaluator has as an objective."""
+        for member in (*self.found.members, *self.found.references):
+            if name in member.metrics["search"]:
+                return name
+        return self.found.objectives[objective_index(self.found, name)].metric
+
     def __repr__(self) -> str:
         lines = [repr(self.found).strip("<>")]
         for member in self.found.members[:10]:
             metrics = member.metrics.get(self.found.split, {})
             cells = [
-                f"{o.metric} {shown_metric(o.metric, metrics[o.metric])}" for o in self.found.objectives
+                f"{headed(o)} {shown_metric(o.metric, metrics[o.metric])}"
+                for o in self.found.objectives
             ]
             same = f"  = {', '.join(member.equals)}" if member.equals else ""
             lines.append(f"  {member.id}  {'  '.join(cells)}{same}")

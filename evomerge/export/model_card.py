@@ -267,7 +267,7 @@ def _differences(card: Card) -> str:
 
 
 def marked(search: CardSearch) -> str:
-    """Id of the model that a picture of the front marks: the candidate, or a member that is the same merge."""
+    """Id of the model that a picture of the front marks: the candidate, or one that is the same merge."""
     everyone = (*search.front.members, *search.front.references)
     same = [member.id for member in everyone if member.recipe == search.recipe]
     return search.candidate if search.candidate in same or not same else same[0]

@@ -17,7 +17,7 @@ from evomerge.errors import EnvironmentFault, Problem, UsageError
 from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member
 from evomerge.front.measures import is_fraction
-from evomerge.front.tables import marks
+from evomerge.front.tables import headed, marks
 from evomerge.front.trace import TracePoint
 from evomerge.objectives.objective import Objective
 from evomerge.recipe.places import layer_place, lookup
@@ -109,8 +109,8 @@ def front_figure(front: Front, chosen: str | None = None) -> Figure:
                 horizontalalignment="right" if left else "left",
                 fontsize="x-small",
             )
-        axes.set_xlabel(axis_name(across))
-        axes.set_ylabel(axis_name(up))
+        axes.set_xlabel(headed(across))
+        axes.set_ylabel(headed(up))
         if number == 1:
             axes.legend(fontsize="small")
     figure.suptitle(f"{front.campaign}, {front.split} items", fontsize="medium")
@@ -153,12 +153,6 @@ def _value(front: Front, member: Member, objective: Objective) -> float:
     return _unit(objective) * member.metrics[front.split][objective.metric].value
 
 
-def axis_name(objective: Objective) -> str:
-    """A metric with its unit, and the direction where less is better."""
-    unit = " %" if is_fraction(objective.metric) else ""
-    return f"{objective.metric}{unit}" + (" (less is better)" if objective.sign > 0 else "")
-
-
 def history_figure(name: str, points: Sequence[TracePoint], objectives: Sequence[Objective]) -> Figure:
     """Hypervolume and the best of each objective over evaluations, on search items."""
     figure = new_figure(2)
@@ -169,7 +163,7 @@ def history_figure(name: str, points: Sequence[TracePoint], objectives: Sequence
     for index, objective in enumerate(objectives):
         values = [p.best[index] for p in points]
         shown = [math.nan if v is None else _unit(objective) * v for v in values]
-        best.step(spent, shown, where="post", label=axis_name(objective))
+        best.step(spent, shown, where="post", label=headed(objective))
     best.set_ylabel("best so far (search scores)")
     best.legend(fontsize="small")
     for axes in (volume, best):

@@ -42,8 +42,8 @@ class Shown:
     Attributes:
         members: in the order in which they are shown.
         allowed: how many members keep what was asked for.
-        like: for how many of those left out one that is shown stands: of its group, within two standard errors
-            of it, and none that a bound leaves out.
+        like: for how many of those left out one that is shown stands: of its group, within two standard
+            errors of it, and none that a bound leaves out.
         how: the choice and the order, in words.
     """
 

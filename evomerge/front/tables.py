@@ -14,6 +14,7 @@ from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member, broken_by
 from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
+from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import SPLITS, Metric
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def labels(front: Front) -> dict[str, str]:
         same = [f"= {name}" for name in member.equals]
         found[member.id] = " ".join([*named.get(member.id, []), *same])
     return found
+
+
+def headed(objective: Objective) -> str:
+    """A metric at the head of its column: with its unit, and the direction where less is better."""
+    unit = " %" if is_fraction(objective.metric) else ""
+    return f"{objective.metric}{unit}" + ("" if objective.sign < 0 else " (less is better)")
 
 
 def mean(front: Front, member: Member) -> float | None:
@@ -191,7 +198,7 @@ def latex_text(text: str) -> str:
 
 def front_latex(front: Front, members: Sequence[Member]) -> str:
     """Some members and all baselines as a `tabular` for papers, which needs the package `booktabs`."""
-    heads = [f"{o.metric} %" if is_fraction(o.metric) else o.metric for o in front.objectives]
+    heads = [headed(objective) for objective in front.objectives]
     lines = [
         rf"% {front.campaign}: {front.split} items, with standard errors; needs \usepackage{{booktabs}}",
         rf"\begin{{tabular}}{{l{'r' * len(heads)}l}}",
@@ -234,7 +241,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str 
 
 def front_html(front: Front) -> str:
     """Members and baselines as an HTML table."""
-    head = ["model", *(o.metric for o in front.objectives), "P(non-dominated)", "pick"]
+    head = ["model", *map(headed, front.objectives), "P(non-dominated)", "pick"]
     beside = labels(front)
     rows = []
     for group in (front.members, front.references):
@@ -252,5 +259,7 @@ def scores_html(caption: str, scores: Mapping[str, Mapping[str, Metric]]) -> str
     rows = []
     for name in names:
         found = [scores[split].get(name) for split in splits]
-        rows.append([name, *("" if metric is None else shown_metric(name, metric) for metric in found)])
+        unit = " %" if is_fraction(name) else ""
+        cells = ("" if metric is None else shown_metric(name, metric) for metric in found)
+        rows.append([f"{name}{unit}", *cells])
     return html_table(["score", *splits], rows, caption)

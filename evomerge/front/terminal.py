@@ -10,10 +10,9 @@ from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, why_empty
 from evomerge.front.measures import is_fraction, mean_score
 from evomerge.front.shown import Shown
-from evomerge.front.tables import baseline_label, marks, shown_interval, shown_metric
+from evomerge.front.tables import baseline_label, headed, marks, shown_interval, shown_metric
 from evomerge.front.text_table import Column, filled, in_pieces, prose, table_lines, width_of
 from evomerge.front.uncertainty import FrontUncertainty
-from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Metric
 from evomerge.objectives.steering import Choice
 
@@ -82,7 +81,7 @@ def members_lines(front: Front, decision: Decision, shown: Shown, width: int) ->
         columns, below = _columns(front, decision, shown, layout, width)
         if width_of(columns, layout.gap) <= width:
             if layout.heads == "numbers":
-                named = [f"{n} {_head(o)}" for n, o in enumerate(front.objectives, start=1)]
+                named = [f"{n} {headed(o)}" for n, o in enumerate(front.objectives, start=1)]
                 named.append("P probability of being non-dominated")
                 named += [] if layout.errors else ["standard errors in a wider terminal"]
                 lines += filled(named, width)
@@ -107,12 +106,6 @@ def _rest(front: Front, shown: Shown, width: int) -> list[str]:
     return ["", *prose(f"{left} more members{alike}; see them with {ways}", width)]
 
 
-def _head(objective: Objective) -> str:
-    unit = " %" if is_fraction(objective.metric) else ""
-    better = "" if objective.direction == "maximize" else " (less is better)"
-    return f"{objective.metric}{unit}{better}"
-
-
 def _columns(
     front: Front, decision: Decision, shown: Shown, layout: _Layout, width: int
 ) -> tuple[list[Column], list[list[str]]]:
@@ -121,7 +114,7 @@ def _columns(
     columns = [Column(("model",), tuple((member.id,) for member in chosen))]
     for number, objective in enumerate(front.objectives, start=1):
         cells = tuple((_cell(front, member, objective.metric, layout),) for member in chosen)
-        columns.append(Column(_heads(_head(objective), number, layout, cells), cells, right=True))
+        columns.append(Column(_heads(headed(objective), number, layout, cells), cells, right=True))
     means = [mean_score(front.objectives, m.metrics.get(front.split, {})) for m in chosen]
     if any(found is not None for found in means):
         texts = ("" if found is None else f"{100 * found:.1f}" for found in means)
@@ -217,7 +210,7 @@ def _paragraphs(
         if front.references and member is front.references[0] and shown.members:
             yield "─" * min(width, 20)
         yield from filled([member.id, *_remarks(front, shown, member)], width)
-        facts = [f"{_head(o)} {_cell(front, member, o.metric, whole)}" for o in front.objectives]
+        facts = [f"{headed(o)} {_cell(front, member, o.metric, whole)}" for o in front.objectives]
         if member.probability is not None:
             facts.append(f"P(non-dominated) {member.probability:.2f}")
         facts += _below([], _beaten(decision, member))

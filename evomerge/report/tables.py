@@ -7,9 +7,9 @@ from typing import Any
 
 from evomerge.front.decision import Card, Claim, Decision
 from evomerge.front.front import Front, Member
-from evomerge.front.measures import MEAN, alike, baseline_kind, is_fraction
+from evomerge.front.measures import MEAN, WORST, alike, baseline_kind, is_fraction
 from evomerge.front.statistics import Interval
-from evomerge.front.tables import labels, mean, shown_interval, shown_metric, shown_value
+from evomerge.front.tables import headed, labels, mean, shown_interval, shown_metric, shown_value
 from evomerge.front.terminal import optimism_heads
 from evomerge.front.uncertainty import FrontUncertainty
 
@@ -21,6 +21,7 @@ def card_row(front: Front, card: Card, directory: str, out: str) -> dict[str, An
     rows = []
     experts, singles = card.against_experts, card.against_single
     measures = [claim.measure for claim in experts or singles] or [o.metric for o in front.objectives]
+    names = {o.metric: headed(o) for o in front.objectives} | {n: f"{n} %" for n in (MEAN, WORST)}
     for k, measure in enumerate(measures):
         metrics = member.metrics[front.split]
         if measure in metrics:
@@ -30,8 +31,7 @@ def card_row(front: Front, card: Card, directory: str, out: str) -> dict[str, An
         claims = [_claim(experts[k]) if experts else None]
         if single:
             claims.append(_claim(singles[k]))
-        unit = " %" if is_fraction(measure) else ""
-        rows.append({"measure": measure + unit, "value": value, "error": error, "claims": claims})
+        rows.append({"measure": names[measure], "value": value, "error": error, "claims": claims})
     beaten = [
         each.baseline + ("" if each.probability is None else f" (P {each.probability:.2f})")
         for each in card.dominates
@@ -74,7 +74,7 @@ def _claim(claim: Claim) -> dict[str, str]:
 def heads(front: Front) -> list[tuple[str, bool]]:
     """Heads of the table of models, each with whether its cells are words."""
     heads = [("model", False)]
-    heads += [(f"{o.metric}{' %' if is_fraction(o.metric) else ''}", False) for o in front.objectives]
+    heads += [(headed(objective), False) for objective in front.objectives]
     with_mean = _has_mean(front)
     return [
         *heads,

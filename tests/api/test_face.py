@@ -14,7 +14,8 @@ import pytest
 
 import evomerge as em
 from evomerge.front.front import pick
-from evomerge.front.tables import front_csv, html_table, scores_html
+from evomerge.front.tables import front_csv, front_html, front_latex, html_table, scores_html
+from evomerge.objectives.objective import Objective
 from tests.tiny_models import write_campaign, write_model
 from tests.tiny_runs import finished
 
@@ -87,12 +88,36 @@ def test_plot_shows_every_member_and_baseline() -> None:
     drawn = [len(container.lines[0].get_xdata()) for container in axes.containers]
     assert drawn == [len(front.members), len(front.baselines)]
     assert em.open(finished().directory).front().plot("birds.acc", "pets.acc", axes) is axes
+    assert front.plot("birds").get_xlabel() == "birds.acc"
+    with pytest.raises(em.EvomergeError, match=r"E506.*`bird.acc` is no objective; .*did you mean"):
+        front.plot("bird.acc")
+
+
+def test_plot_leaves_out_a_baseline_that_these_items_do_not_judge() -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    front = em.open(finished().directory).front()
+    first, *rest = front.found.references
+    assert front.found.split == "selection"
+    first = replace(first, metrics={"search": first.metrics["search"]})
+    front = replace(front, found=replace(front.found, references=(first, *rest)))
+    axes = front.plot()
+    drawn = [len(container.lines[0].get_xdata()) for container in axes.containers]
+    assert drawn == [len(front.members), len(rest)]
 
 
 def test_html_is_a_table_with_names_escaped(tmp_path: Path) -> None:
     front = em.open(finished().directory).front()
     assert front._repr_html_().count("<tr>") == 1 + len(front.members) + len(front.baselines)
     assert "<th>selection</th>" in front.members[0]._repr_html_()
+    # A share of 0.9 is 90.0 in these tables, and says so.
+    assert "<th>pets.acc %</th>" in front._repr_html_()
+    assert "<td>pets.acc %</td>" in front.members[0]._repr_html_()
+    assert "pets.acc % " in repr(front)
+    costly = replace(front.found, objectives=(Objective("pets.acc", "minimize"),))
+    assert "<th>pets.acc % (less is better)</th>" in front_html(costly)
+    assert r"pets.acc \% (less is better)" in front_latex(costly, costly.members)
     assert "tiny" in em.open(finished().directory)._repr_html_()
     shown = html_table(["<i>"], [["<script>", "a&b"]], "<b>")
     assert "<script>" not in shown

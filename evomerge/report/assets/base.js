@@ -41,9 +41,9 @@ function shown(objective, value) {
 function unit(objective) {
   return objective.percent ? "\u00a0%" : "";
 }
-// A metric with its unit that may be broken before a dot only.
+// A metric as at an axis, that may be broken before a dot or at a blank but not before its unit.
 function named(objective) {
-  const parts = (objective.metric + unit(objective)).split(/(?=\.)/);
+  const parts = axisName(objective).split(/(?=\.)/);
   return parts.flatMap((part, k) => (k ? [el("wbr"), part] : [part]));
 }
 function axisName(objective) {
