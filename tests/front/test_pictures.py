@@ -96,6 +96,8 @@ def test_latex_and_parquet(tmp_path: Path) -> None:
     assert "c0c" not in text
     assert text.count(r"\begin{tabular}{lrrrl}") == text.count(r"\end{tabular}") == 1
     assert latex_text("a_b & 50% \\ {x}") == r"a\_b \& 50\% \textbackslash{} \{x\}"
+    # In LaTeX's first font encoding these print as inverted marks and a dash: "breaks a.acc >= 0.6".
+    assert latex_text("<>|") == r"\textless{}\textgreater{}\textbar{}"
     write_front_parquet(front, tmp_path / "front.parquet")
     frame = pandas.read_parquet(tmp_path / "front.parquet")
     assert list(frame["id"]) == ["c0a", "c0b", "c0c", "base"]
