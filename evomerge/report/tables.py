@@ -36,11 +36,15 @@ def card_row(front: Front, card: Card, directory: str, out: str) -> dict[str, An
         each.baseline + ("" if each.probability is None else f" (P {each.probability:.2f})")
         for each in card.dominates
     ]
+    weakest = "The member whose weakest scaled objective is best"
     says = {
-        "knee": "The member whose weakest scaled objective is best.",
+        "knee": f"{weakest}.",
         "best mean": "The highest mean over the objectives.",
         "best worst case": "The highest of lowest scores.",
     }
+    if not alike(front.objectives):
+        says["best mean"] = "The best mean of the scaled objectives, which have no common unit."
+        says["best worst case"] = f"{weakest}: as the knee, where objectives have no common unit."
     return {
         "kind": card.kind,
         "member": card.member,
@@ -81,7 +85,7 @@ def heads(front: Front) -> list[tuple[str, bool]]:
         *([("mean %", False)] if with_mean else []),
         ("P(non-dominated)", False),
         ("pick, or what it is", True),
-        ("beats on all", True),
+        ("dominates", True),
     ]
 
 

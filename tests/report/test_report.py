@@ -15,6 +15,7 @@ import pytest
 from evomerge.campaign.recorded import recorded_recipe
 from evomerge.cli.app import main
 from evomerge.errors import EnvironmentFault, UsageError
+from evomerge.front.decision import decide
 from evomerge.front.descent import descent_text
 from evomerge.front.folder import open_campaign_folder
 from evomerge.front.statistics import Interval, Optimism
@@ -22,7 +23,9 @@ from evomerge.objectives.objective import Objective
 from evomerge.recipe.places import lookup
 from evomerge.recipe.recipe import MergedSource
 from evomerge.report.sentences import lead_words, sentences
+from evomerge.report.tables import card_row, heads
 from evomerge.report.write import report_html, write_report
+from tests.front.fronts import made
 from tests.report.made import (
     HOSTILE,
     Record,
@@ -367,6 +370,23 @@ def test_amounts_of_unlike_units_are_not_averaged() -> None:
     unlike = (Objective("a.acc", "maximize"), Objective("b.perplexity", "minimize"))
     words = "+2.0 points [+1.0, +3.0] (a.acc), +4 [+3, +5] (b.perplexity)"
     assert lead_words(unlike, found) == words
+
+
+def test_cards_say_by_what_they_were_chosen() -> None:
+    """Where objectives have no common unit, mean and worst score are of the scaled ones."""
+    points = {"c00000": (0.9, 0.5), "c00001": (0.5, 0.1), "base": (0.4, 0.6)}
+    unlike = (Objective("a.acc", "maximize"), Objective("b.loss", "minimize"))
+    for objectives, best, worst in (
+        ((), "The highest mean over the objectives.", "The highest of lowest scores."),
+        (unlike, "The best mean of the scaled objectives, which", "The member whose weakest scaled"),
+    ):
+        front = made(points, objectives=objectives)
+        cards = [card_row(front, card, "run", "out") for card in decide(front, None).cards]
+        assert cards[1]["words"].startswith(best)
+        assert cards[2]["words"].startswith(worst)
+        assert [title for title, _ in heads(front)][-1] == "dominates"
+    assert heads(front)[2] == ("b.loss (less is better)", False)
+    assert [row["measure"] for row in cards[0]["rows"]] == ["a.acc %", "b.loss (less is better)"]
 
 
 def test_optimism_says_what_its_brackets_are() -> None:
