@@ -40,12 +40,18 @@ def compute_front(history: History, store: ItemStore) -> Front:
     values = _values(pool, objectives, split)
     stays = non_dominated(values) if pool else np.zeros(0, dtype=bool)
     chosen = [c for c, stay in zip(pool, stays, strict=True) if stay]
-    probabilities = _probabilities(chosen, objectives, split, store, history.stated.seed)
+    # A model that luck took off the front would as soon be on it. Before the selection there may be
+    # thousands, which would take too long.
+    rivals = pool if split == "selection" else chosen
+    found = _probabilities(rivals, objectives, split, store, history.stated.seed)
+    likely = dict(zip((candidate.id for candidate in rivals), found, strict=True))
     equal = history.baselines_by_recipe()
     choices = _steering(history, objectives)
     members = [
-        _member(candidate, objectives, scaling, split, probability, equal.get(candidate.recipe, ()))
-        for candidate, probability in zip(chosen, probabilities, strict=True)
+        _member(
+            candidate, objectives, scaling, split, likely[candidate.id], equal.get(candidate.recipe, ())
+        )
+        for candidate in chosen
     ]
     members.sort(key=lambda member: (sum(member.scaled), member.id))
     return Front(
@@ -140,15 +146,15 @@ def _values(
 
 
 def _probabilities(
-    members: Sequence[Candidate],
+    models: Sequence[Candidate],
     objectives: Sequence[Objective],
     split: Split,
     store: ItemStore,
     seed: int,
 ) -> list[float | None]:
-    arrays = item_arrays(members, objectives, split, store) if members else None
+    arrays = item_arrays(models, objectives, split, store) if models else None
     if arrays is None:
-        return [None] * len(members)
+        return [None] * len(models)
     signs = [objective.sign for objective in objectives]
     found = probability_non_dominated(
         arrays, signs, resamples=RESAMPLES, seed=seed, tasks=tasks(objectives)

@@ -37,8 +37,8 @@ class Member:
         recipe: digest of its recipe.
         metrics: split to `EVALUATOR.METRIC` to score.
         scaled: its objectives on the deciding split, 0 the ideal and 1 the nadir.
-        probability: of being non-dominated in the front, by resampling items jointly; None for baselines
-            and without per-item results.
+        probability: of being non-dominated, by resampling items jointly: among all models scored on selection
+            items, or, before these decide, in the front; None for baselines and without per-item results.
         equals: the baselines that are the same merge; empty for baselines.
         origin: what it was made of, as far as the optimizer said.
     """

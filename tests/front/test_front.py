@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
@@ -57,6 +58,33 @@ def test_members_are_those_that_nobody_dominates(front: Front) -> None:
     assert one.scaled == pytest.approx((1 / 3, 1 / 3))
     assert one.probability is not None
     assert 0 < one.probability <= 1
+
+
+def test_a_model_that_luck_took_off_the_front_counts_against_its_members(store: ItemStore) -> None:
+    """Of two models that items hardly tell apart one is a member, and as likely beaten as not."""
+    rng = np.random.default_rng(0)
+    one, other = (rng.random(60) < 0.6 for _ in range(2))
+    rows = {"c00000": np.stack([one, one]), "c00001": np.stack([other, other])}
+    better = max(rows, key=lambda name: rows[name].sum())
+    worse = min(rows, key=lambda name: rows[name].sum())
+    assert rows[better].sum() > rows[worse].sum()
+    history = History.fold([*begin(), asked(0, *rows)])
+    for name, (a, b) in rows.items():
+        answers = {"a.acc": a.astype(float).tolist(), "b.acc": b.astype(float).tolist()}
+        for split in ("search", "selection"):
+            history.apply(scored(name, answers, split, store))  # type: ignore[arg-type]
+    assert [m.probability for m in compute_front(history, store).members] == [1.0]
+    history.apply(SelectionEvent(ids=tuple(rows)))
+    for name in ("base", "math"):
+        history.apply(scored(name, {"a.acc": [0.1] * 60, "b.acc": [0.1] * 60}, "selection", store))
+    front = compute_front(history, store)
+    assert (front.split, ids(front)) == ("selection", [better])
+    draws = np.random.default_rng(1).integers(60, size=(20_000, 2, 60))
+    gaps = np.stack([rows[better][k].astype(float) - rows[worse][k] for k in (0, 1)])
+    lead = np.stack([gaps[k][draws[:, k]].mean(axis=1) for k in (0, 1)])
+    beaten = (lead <= 0).all(axis=0) & (lead < 0).any(axis=0)
+    assert 0.05 < beaten.mean() < 0.5
+    assert front.members[0].probability == pytest.approx(1 - beaten.mean(), abs=0.05)
 
 
 def test_hypervolume_is_against_base_and_experts(front: Front) -> None:
