@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from evomerge.campaign.campaign import Campaign
-from evomerge.campaign.check_evaluators import cannot_be_sent, open_evaluators
+from evomerge.campaign.check_evaluators import cannot_be_sent, cannot_chat, open_evaluators
 from evomerge.campaign.check_mixture import cannot_be_mixed
 from evomerge.campaign.check_objectives import (
     benchmark_items,
@@ -159,6 +159,9 @@ def check_campaign(
     problems += cannot_be_sent(campaign, declarations)
     if isinstance(base, CheckpointFolder):
         problems += cannot_be_mixed(campaign, base, declarations.values())
+    source = "base" if campaign.tokenizer in (None, UNION) else campaign.tokenizer
+    if source in paths:
+        problems += cannot_chat(declarations.values(), Path(paths[source]))
     problems += wrong_metrics(campaign, declarations)
     problems += wrong_heads(campaign, declarations)
     learning = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from evomerge.campaign.campaign import Campaign
+from evomerge.checkpoint.habits import writes_chats
 from evomerge.errors import ConfigError, Problem
 from evomerge.evaluators.declaration import Declaration, OpenedItems
 from evomerge.evaluators.kinds import load_declaration
@@ -42,6 +43,25 @@ def open_evaluators(
         except ConfigError as error:
             problems += error.problems
     return declarations
+
+
+def cannot_chat(declarations: Iterable[Declaration], folder: Path) -> list[Problem]:
+    """E154 for evaluators that ask as in a chat, where the tokenizer of merges has no template for one.
+
+    Args:
+        declarations: of the evaluators.
+        folder: of the model whose tokenizer merges have.
+    """
+    if writes_chats(folder):
+        return []
+    field = "apply_chat_template"
+    wrong = "the tokenizer of merges has no chat template"
+    todo = "leave it out, or give that folder a chat_template.jinja"
+    return [
+        declaration.fault(field, "E154", wrong, f"none in {folder}", todo)
+        for declaration in declarations
+        if getattr(declaration, field, False)
+    ]
 
 
 def cannot_be_sent(campaign: Campaign, declarations: Mapping[Path, Declaration]) -> list[Problem]:

@@ -122,6 +122,12 @@ def chat_template(folder: Path) -> str | None:
     return None
 
 
+def writes_chats(folder: Path) -> bool:
+    """Whether a tokenizer's files can hold a chat template, or its class writes chats without one."""
+    others = ("additional_chat_templates", "tekken.json")
+    return chat_template(folder) is not None or any((folder / name).exists() for name in others)
+
+
 def agreed_template(folders: Iterable[Path]) -> str | None:
     """The one chat template of those folders that have one; None where they have none or several."""
     found = {template for folder in folders if (template := chat_template(folder)) is not None}

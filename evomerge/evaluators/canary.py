@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evomerge.evaluators.evaluator import Subject
 
 PROMPT = "The capital of France is"
+NO_CHAT = "leave it out, or give the model whose tokenizer is used a chat_template.jinja that can"
 TOKENS = 64
 """Longest probe: enough to see every layer at work, short enough to cost nothing."""
 
@@ -35,6 +36,25 @@ def must_write(subject: Subject, declaration: Declaration, encoder: bool = False
             wrong += " and has no encoder"
         todo = "for classifiers there are `text_classification` and `image_classification`"
         raise ConfigError(declaration.fault("kind", "E154", wrong, type(model).__name__, todo))
+
+
+def must_chat(subject: Subject, declaration: Declaration, system: str | None = None) -> None:
+    """See that a tokenizer writes a chat, with what its `system` says before the prompt.
+
+    Raises:
+        ConfigError: E154, it has no chat template, or one that refuses such turns.
+    """
+    tokenizer: Any = subject.tokenizer
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": PROMPT})
+    try:
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # No template is a ValueError; what a template itself refuses is an error of jinja's.
+        found = str(error).partition("!")[0] or type(error).__name__
+        field = "system_instruction" if system else "apply_chat_template"
+        wrong = "the tokenizer cannot write these prompts as a chat"
+        raise ConfigError(declaration.fault(field, "E154", wrong, found, NO_CHAT)) from error
 
 
 @torch.inference_mode()

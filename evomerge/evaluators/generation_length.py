@@ -51,8 +51,10 @@ class Length(ItemEvaluator):
 
     def evaluate(self, subject: Subject, split: Split, blocks: Sequence[int] | None = None) -> Scores:
         """See `Evaluator.evaluate`. A model with logits that are not finite would write all the same."""
-        from evomerge.evaluators.canary import check_logits
+        from evomerge.evaluators.canary import check_logits, must_chat
 
+        if self.declaration.apply_chat_template:
+            must_chat(subject, self.declaration)
         check_logits(subject.model, subject.tokenizer, [])
         return super().evaluate(subject, split, blocks)
 

@@ -22,7 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import ConfigError, EnvironmentFault
-from evomerge.evaluators.canary import check_logits, must_write, refuse_nan
+from evomerge.evaluators.canary import check_logits, must_chat, must_write, refuse_nan
 from evomerge.evaluators.continuous import live_generator
 from evomerge.evaluators.data import quiet
 from evomerge.evaluators.generation import Generation, GeneratorFactory
@@ -242,6 +242,8 @@ class LmEvalTasks:
             return kept
         recorder = language_model(Recorder, subject)
         task, chat = loaded.task, self.declaration.apply_chat_template
+        if chat:
+            must_chat(subject, self.declaration, self.declaration.system_instruction)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with quiet():
             task.build_all_requests(

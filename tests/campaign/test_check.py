@@ -60,6 +60,16 @@ def test_a_sound_campaign_has_no_problems_and_honest_estimates(folder: Path) -> 
     assert found.genes == 10
 
 
+def test_chats_need_a_chat_template_of_the_tokenizer_that_merges_have(folder: Path) -> None:
+    evaluator = min((folder / "evaluators").glob("*.yaml"))
+    evaluator.write_text(json.dumps({**json.loads(evaluator.read_text()), "apply_chat_template": True}))
+    (fault,) = report(folder).problems
+    assert (fault.code, fault.file, fault.field) == ("E154", str(evaluator), "apply_chat_template")
+    assert fault.found == f"none in {folder / 'models' / 'base'}"
+    (folder / "models" / "base" / "chat_template.jinja").write_text("{{ messages }}")
+    assert report(folder).problems == []
+
+
 @pytest.mark.parametrize(
     ("budget", "evaluations", "rescored"),
     [

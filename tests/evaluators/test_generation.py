@@ -105,6 +105,37 @@ def test_chats_are_those_of_stock_lm_eval(bench: Bench, tokenizer: Any, multitur
     assert scores.metrics["pets.tokens"].value > 0
 
 
+REFUSES_SYSTEMS = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{{ message['content'] }} . {% endfor %}answer"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "said"),
+    [
+        (None, "", r"E154\] .*pets.yaml.* apply_chat_template: .* cannot write .* as a chat; .* not set"),
+        (REFUSES_SYSTEMS, "", None),
+        (REFUSES_SYSTEMS, "system_instruction: be a cat\n",
+         r"E154\] .*pets.yaml.* system_instruction: .* as a chat; System role not supported; leave it out"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_cannot_write_a_chat_is_named(
+    bench: Bench, tokenizer: Any, template: str | None, system: str, said: str | None
+) -> None:
+    path = bench(WRITE, DECLARED + "apply_chat_template: true\n" + system, counts=(4, 3, 3))
+    subject = Subject(build_llama(len(tokenizer)), tokenizer)
+    tokenizer.chat_template = template
+    try:
+        if said is None:
+            assert written(path, subject)[1]
+            return
+        with pytest.raises(ConfigError, match=said):
+            written(path, subject)
+    finally:
+        tokenizer.chat_template = None
+
+
 def counted_steps(model: Any) -> list[int]:
     steps: list[int] = []
     model.register_forward_hook(lambda *_: steps.append(1))

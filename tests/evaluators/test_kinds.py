@@ -95,6 +95,14 @@ def test_the_error_of_perplexity_is_that_of_resampling_windows(tmp_path: Path, s
     assert scores.metrics["own.perplexity"].stderr == pytest.approx(resampled.std(), rel=0.1)
 
 
+def test_lengths_of_a_chat_need_a_chat_template(tmp_path: Path, subject) -> None:
+    lines = "".join(json.dumps({"prompt": f"say {number}"}) + "\n" for number in range(20))
+    (tmp_path / "prompts.jsonl").write_text(lines)
+    path = declare(tmp_path, kind="length", prompts="prompts.jsonl", apply_chat_template=True)
+    with pytest.raises(ConfigError, match=r"E154.* apply_chat_template: .*chat_template is not set"):
+        opened(path).evaluate(subject, "search")
+
+
 def test_lengths_are_those_of_writing_one_answer_after_the_other(tmp_path: Path, subject) -> None:
     """Token by token without padding, cache or batch."""
     lines = [{"q": text} for text in ("one", "a longer question?", "x", "and four", "five", "si", "7")]
