@@ -18,6 +18,7 @@ from evomerge.campaign.check_evaluators import cannot_be_sent, cannot_chat, open
 from evomerge.campaign.check_mixture import cannot_be_mixed
 from evomerge.campaign.check_objectives import (
     benchmark_items,
+    bounds_in_percent,
     cannot_race,
     learns,
     may_teach,
@@ -163,6 +164,9 @@ def check_campaign(
     if source in paths:
         problems += cannot_chat(declarations.values(), Path(paths[source]))
     problems += wrong_metrics(campaign, declarations)
+    unreachable, idle = bounds_in_percent(campaign, declarations)
+    problems += unreachable
+    warnings += idle
     problems += wrong_heads(campaign, declarations)
     learning = False
     if space is not None and len(declarations) == len(campaign.evaluator_files):

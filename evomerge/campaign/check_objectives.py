@@ -10,7 +10,11 @@ from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.file import OptimizerSection, StageSection
 from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
+from evomerge.evaluators.kinds import KINDS
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
+from evomerge.front.measures import as_share
+from evomerge.objectives.constraint import Bound
+from evomerge.objectives.region import is_region, stated_bounds
 from evomerge.optimizers.stage import LEARNING
 from evomerge.recipe.recipe import AS_BASE, EACH
 from evomerge.search_space import SearchSpace
@@ -182,6 +186,41 @@ def odd_counts(campaign: Campaign) -> list[Problem]:
     if count == 1:
         wrong = "with one objective the front is its best model"
     return [campaign.fault(("objectives",), "E130", wrong, f"found {count}")]
+
+
+def bounds_in_percent(
+    campaign: Campaign, declarations: Mapping[Path, Declaration]
+) -> tuple[list[Problem], list[Problem]]:
+    """E110 for bounds on accuracies that are stated in percent: faults, and warnings.
+
+    An accuracy that no model reaches is a fault; another bound keeps out nothing, or spends a budget where
+    nothing lies. Metrics of people's own functions are left alone: their names may begin like accuracies.
+    """
+    known = {
+        metric
+        for declaration in declarations.values()
+        if declaration.kind in KINDS
+        for metric in declaration.directions()
+    }
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    stated: list[tuple[tuple[str | int, ...], Bound]] = [
+        (("constraints", index), Bound(each.metric, each.relation, each.number))
+        for index, each in enumerate(campaign.constraints)
+        if each.of is None
+    ]
+    focus = campaign.config.optimizer.focus
+    if isinstance(focus, str) and is_region(focus):
+        bounds = stated_bounds(campaign.objectives, focus)
+        stated += [(("optimizer", "focus"), bound) for bound in bounds]
+    for where, bound in stated:
+        share = as_share(bound.metric, bound.value) if bound.metric in known else ""
+        if share:
+            wrong = f"`{bound}`: scores are shares of 1"
+            todo = f"write {share} for {bound.value:g} %"
+            fatal = where[0] == "constraints" and bound.relation == ">="
+            (problems if fatal else warnings).append(campaign.fault(where, "E110", wrong, "", todo))
+    return problems, warnings
 
 
 def measured_by_the_clock(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
-from evomerge.front.measures import mean_score, worst_score
+from evomerge.front.measures import as_share, mean_score, worst_score
 from evomerge.objectives.constraint import Bound, broken
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.origin import Origin
@@ -265,6 +265,9 @@ def _constrained(front: Front, text: str, scaled: np.ndarray) -> Member:
     except ValueError as error:
         raise UsageError(Problem("E506", str(error))) from None
     for part, bound in zip(text.split(","), bounds, strict=True):
+        if share := as_share(bound.metric, bound.value):
+            todo = f"write {bound.metric}{bound.relation}{share} for {bound.value:g} %"
+            raise UsageError(Problem("E506", f"`{part.strip()}`: scores are shares of 1", todo=todo))
         side = 1.0 if bound.relation == ">=" else -1.0
         sure = [_at_the_bound(front, member, bound.metric, side) for member in front.members]
         missing = side * (bound.value - np.array(sure))

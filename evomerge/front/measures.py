@@ -22,6 +22,11 @@ def is_fraction(metric: str) -> bool:
     return metric in (MEAN, WORST) or metric.partition(".")[2].startswith(ACCURACIES)
 
 
+def as_share(metric: str, value: float) -> str:
+    """The share of 1 that a bound in percent means; empty where it is none, or the metric no fraction."""
+    return f"{value / 100:g}" if is_fraction(metric) and 1 < value <= 100 else ""
+
+
 def alike(objectives: Sequence[Objective]) -> bool:
     """Whether all objectives are fractions to maximise, so that their scores may be averaged as they are."""
     return all(o.direction == "maximize" and is_fraction(o.metric) for o in objectives)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evomerge.errors import Problem, UsageError
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, objective_index, pick
-from evomerge.front.measures import MEAN, WORST, alike, is_fraction, mean_score, worst_score
+from evomerge.front.measures import MEAN, WORST, alike, as_share, mean_score, worst_score
 from evomerge.front.spanning import MOST, close, groups, scores_of, spanning
 
 PROBABILITY, ID = "probability", "id"
@@ -149,8 +149,8 @@ def _bound(front: Front, text: str) -> tuple[Callable[[Member], float], float]:
     metrics = [each.metric for each in front.objectives]
     if name.strip() not in (MEAN, WORST):
         metrics = [front.objectives[objective_index(front, name.strip())].metric]
-    if 1 < value <= 100 and all(map(is_fraction, metrics)):
-        todo = f"write {name}={value / 100:g} for {value:g} %"
+    if all(shares := [as_share(metric, value) for metric in metrics]):
+        todo = f"write {name}={shares[0]} for {value:g} %"
         raise UsageError(Problem("E506", f"`{text}`: scores are shares of 1", todo=todo))
     return measure, value
 

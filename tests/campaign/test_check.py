@@ -293,6 +293,18 @@ print(sorted(heavy & set(sys.modules)))
     assert done.stdout.strip() == "[]"
 
 
+def test_a_bound_on_an_accuracy_is_no_percentage(folder: Path) -> None:
+    found = report(folder, constraints=["pets.acc >= 45", "birds.acc <= 90"])
+    assert [(p.code, p.field) for p in found.problems] == [("E110", "constraints[0]")]
+    assert "`pets.acc >= 45`: scores are shares of 1; write 0.45 for 45 %" in str(found.problems[0])
+    assert [(p.code, p.field) for p in found.warnings] == [("E110", "constraints[1]")]
+    found = report(folder, optimizer={"kind": "auto", "focus": "pets>=60,birds>=0.2"})
+    assert found.problems == []
+    assert [p.words for p in found.warnings] == [
+        "`pets.acc >= 60`: scores are shares of 1; write 0.6 for 60 %"
+    ]
+
+
 def test_a_constraint_names_a_metric_that_is_measured(folder: Path) -> None:
     found = report(folder, constraints=["pets.acc >= 0.2", "bird.acc >= 0.9 x math"])
     assert [(p.code, p.field) for p in found.problems] == [("E124", "constraints[1]")]

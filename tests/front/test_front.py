@@ -224,6 +224,7 @@ def test_a_constraint_must_hold_at_the_lower_bound(front: Front) -> None:
             r"METRIC>=VALUE",
         ),
         ("c00003", "`c00003` is no member of the front"),
+        ("a>=60", r"E506.*`a>=60`: scores are shares of 1; write a.acc>=0.6 for 60 %"),
         ("best:c", r"`c` is no objective; objectives: a.acc, b.acc"),
         ("best:a.ac", r"`a.ac` is no objective.*did you mean `a.acc`\?"),
         ("best:", "is no member"),
