@@ -249,6 +249,9 @@ def _open_checkpoints(
 def _in_the_campaign(campaign: Campaign, name: str, problem: Problem) -> Problem:
     """A folder that is missing is a fault of the line that names it."""
     stated = (campaign.config.base if name == "base" else campaign.config.experts[name]).path
+    if stated is None and problem.code in ("E201", "E238"):
+        named = ("base", "hub") if name == "base" else ("experts", name, "hub")
+        return campaign.fault(named, problem.code, problem.wrong, problem.found, problem.todo)
     if problem.code != "E201" or stated is None:
         return problem
     todo = problem.todo

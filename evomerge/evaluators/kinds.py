@@ -28,7 +28,7 @@ from evomerge.evaluators.whole_model import (
     Size,
     SizeDeclaration,
 )
-from evomerge.files.yaml_file import load_yaml, position, validate
+from evomerge.files.yaml_file import load_yaml, other_form, position, validate
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ def load_declaration(path: Path) -> Declaration:
             `Declaration.problems` finds those of what it names.
     """
     data, positions = load_yaml(path)
+    if "kind" not in data and not {"metrics", "tasks"} & {*data}:
+        other = other_form(data, LmEvalDeclaration.model_fields, ("kind",), str(path))
+        todo = f"add `kind`, one of {', '.join(KINDS)} or a function of your own"
+        place = (str(path), *position(positions, ("kind",)), "kind")
+        raise ConfigError(other or Problem("E103", "missing field", "", todo, *place))
     kind = data.get("kind", "lm_eval")
     if kind == "lm_eval":
         return load_evaluator(path)

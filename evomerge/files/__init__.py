@@ -3,9 +3,10 @@
 In come YAML files and what is to be written; out come values with their lines, every fault at once, and files
 and folders that outlive a crash.
 
-Read `yaml_file` (YAML 1.2 with the line of every field, and all faults at once), `storage` (small durable
-steps), `field_docs` (what fields mean, from docstrings), `staging` (a folder that takes its name only when
-it is complete), `scratch` (folders for the moment) and `paths` (how paths are shown).
+Read `mending` (what to write instead of a wrong value), `yaml_file` (YAML 1.2 with the line of every field,
+and all faults at once), `storage` (small durable steps), `field_docs` (what fields mean, from docstrings),
+`staging` (a folder that takes its name only when it is complete), `scratch` (folders for the moment) and
+`paths` (how paths are shown).
 """
 
 from evomerge.files.staging import staged_folder

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +25,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.files.mending import fields_at, instead, own_fields
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
@@ -47,12 +49,14 @@ _FORMS = {
     "arms": "the arms of a study",
     "method": "a search space",
     "kind": "an evaluator",
+    "output_type": "a task of lm-eval, which an evaluator names",
+    "doc_to_text": "a task of lm-eval, which an evaluator names",
 }
 """A field that only one form of file has, and what that form is; whoever names one file for another gets
 one error, and not one for each field."""
 
-_NUMBERS = frozenset({"int_type", "float_type"})
-"""Pydantic's faults of a field that is to be a number."""
+_ENDING = ("a simple key", "a flow mapping", "a flow sequence", "a quoted scalar")
+"""What a parser was in when it came upon a fault further down, whose cause is where it began."""
 
 _SHARED = frozenset({"schema", "name", "base", "experts", "tasks"})
 """Fields of several forms, which do not say that a file is of one."""
@@ -171,6 +175,12 @@ def _syntax(error: YAMLError, text: str) -> Problem:
     lines = text.splitlines()
     shown = lines[mark.line].strip() if mark.line < len(lines) else ""
     found = f"the line is {shown!r}" if shown else ""
+    begun = error.context_mark if isinstance(error, MarkedYAMLError) else None
+    if begun is not None and begun.line < mark.line and str(error.context).endswith(_ENDING):
+        line = lines[begun.line].strip()
+        found = "; ".join(
+            filter(None, (found, f"what begins in line {begun.line + 1}, {line!r}, does not end"))
+        )
     wrong = f"YAML syntax: {said or 'cannot parse'}"
     todo = "indent with spaces" if "'\\t'" in wrong else ""
     return Problem("E102", wrong, found, todo, "", mark.line + 1, mark.column + 1)
@@ -189,6 +199,15 @@ class _Walk:
         self.problems.append(
             Problem(code, wrong, "", "", "", mark.line + 1, mark.column + 1, dotted(path))
         )
+
+    def commas(self, node: MappingNode, path: tuple[str | int, ...]) -> None:
+        """`{low: 0,1}` is a field `1` without a value, by a comma that was to be a dot."""
+        for (key, value), (digits, nothing) in itertools.pairwise(node.value):
+            texts = [str(each.value) for each in (value, digits, nothing)]
+            if texts[2] == "" and texts[1].isdecimal() and re.fullmatch(r"[-+]?\d+", texts[0]):
+                where = (*path, str(key.value))
+                wrong = f"`{texts[0]},{texts[1]}` has a comma; write it with a dot"
+                self.fault("E108", wrong, key, where)
 
     def visit(self, node: Node, path: tuple[str | int, ...], depth: int) -> None:
         self.nodes += 1
@@ -210,6 +229,8 @@ class _Walk:
             )
         if isinstance(node, MappingNode):
             seen: dict[str, int] = {}
+            if node.flow_style:
+                self.commas(node, path)
             for key, value in node.value:
                 if not isinstance(key, ScalarNode):
                     self.fault("E102", "a field name must be plain text", key, path)
@@ -305,7 +326,7 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
     shown = fault.get("input")
     found = f"found {shown!r}" if not isinstance(shown, dict | list) else ""
     if kind == "extra_forbidden":
-        known = _fields_at(model, loc[:-1])
+        known = fields_at(model, loc[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1)
         todo = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(sorted(known))}"
         return Problem("E104", "unknown field", "", todo, *where)
@@ -319,16 +340,10 @@ def _problem(model: type[BaseModel], fault: Any, positions: Positions, file: str
     message = str(fault["msg"]).removeprefix("Value error, ")
     if kind in ("model_type", "dict_type"):
         message = "this needs fields of its own"
-    todo = "write it without quotes" if kind in _NUMBERS and _is_number(shown) else ""
+    if isinstance(shown, dict | list):
+        found = "found a list" if isinstance(shown, list) else "found fields"
+    todo = instead(kind, shown, own_fields(model, loc))
     return Problem(code, message[:1].lower() + message[1:], found, todo, *where)
-
-
-def _is_number(shown: Any) -> bool:
-    """Whether this is text that YAML would have read as a number."""
-    return (
-        isinstance(shown, str)
-        and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", shown) is not None
-    )
 
 
 def _stated(model: type[BaseModel], loc: tuple[str | int, ...]) -> str:
@@ -349,20 +364,3 @@ def _path_in_file(
         if (*path, part) in positions or (missing and index == len(loc) - 1):
             path = (*path, part)
     return path
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    current: Any = model
-    for part in loc:
-        fields = getattr(current, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else current
-        current = next(
-            (
-                option
-                for option in (annotation, *getattr(annotation, "__args__", ()))
-                if isinstance(option, type) and issubclass(option, BaseModel)
-            ),
-            current,
-        )
-    fields = getattr(current, "model_fields", {})
-    return [field.alias or name for name, field in fields.items()]

@@ -181,6 +181,14 @@ def test_one_file_is_dealt_out_by_content(tmp_path: Path) -> None:
     [
         ({"kind": "perplexty", "text": "t"}, r"E108.*kind.*did you mean `perplexity`"),
         ({"kind": 3}, r"E108.*kinds: lm_eval, perplexity"),
+        (
+            {"text": "t.txt"},
+            r"E103\] .*own.yaml:\S+ kind: missing field; add `kind`, one of lm_eval, per",
+        ),
+        (
+            {"task": "pets", "output_type": "multiple_choice"},
+            r"E103\] .*own.yaml: this is a task of lm-eval, which an evaluator names; it has `output_type`",
+        ),
         ({"kind": "size", "block_size": 4}, r"E104.*block_size: unknown field"),
         ({"kind": "perplexity"}, r"E103.*text: missing field"),
         ({"kind": "perplexity", "text": "t.txt", "window": 3}, r"E108.*window: .*16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -292,3 +293,37 @@ def test_what_helps_is_said_of_quotes_and_tabs(file: Path) -> None:
     file.write_text("inner:\n\tsize: 2\n")
     with pytest.raises(ConfigError, match=r"E102\].*; indent with spaces$"):
         load_yaml(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("inner: 3\n", r"inner: .*; found 3; its fields: size, rate$"),
+        ("inner: [1]\n", r"inner: .*; found a list; its fields: size, rate$"),
+        (
+            "listed: {size: 1}\n",
+            r"listed: .*; found fields; write a list, `\[{size: ..., rate: ...}\]`$",
+        ),
+        ("listed: [4]\n", r"listed\[0\]: .*; found 4; its fields: size, rate$"),
+        ("named: [1]\n", r"named: .*; found a list; write `NAME: ...` for each$"),
+        ("name: 3\n", r"name: .*; found 3; put it in quotes$"),
+        ("inner: {rate: '0,5'}\n", r"inner.rate: .*; found '0,5'; write it with a dot, 0.5$"),
+        ("inner:\n  rate: 0,5\n", r":2:3 inner.rate: .*; found '0,5'; write it with a dot, 0.5$"),
+        ("inner: {rate: 0,5}\n", r":1:9 inner.rate: `0,5` has a comma; write it with a dot$"),
+        ("inner: {size: 4, rate: -1,25, }\n", r"inner.rate: `-1,25` has a comma; write it with a dot$"),
+    ],
+)
+def test_what_to_write_instead_is_said(file: Path, content: str, words: str) -> None:
+    assert re.search(words, message(file, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "begun"),
+    [
+        ("schema: 1\nname x\ninner: {}\n", r"line 2, 'name x', does not end"),
+        ("name: x\ninner: {size: 1\nlisted: []\n", r"line 2, 'inner: {size: 1', does not end"),
+        ("listed: [\nname: 'x\n", r"line 2, \"name: 'x\", does not end"),
+    ],
+)
+def test_a_syntax_error_names_the_line_where_it_began(file: Path, content: str, begun: str) -> None:
+    assert re.search(r"error\[E102\].*what begins in " + begun, message(file, content))
