@@ -52,6 +52,25 @@ def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
         ValueError: naming the line that is no JSON object or lacks a required field.
         OSError: if the file cannot be read.
     """
+    try:
+        return _json_lines(path, required)
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
+
+
+def not_utf8(path: Path) -> ValueError:
+    """The fault of a text file whose bytes are not UTF-8, with the line of the first that is not."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{content[error.start]:02x}"
+        return ValueError(f"{path.name}:{line}: no UTF-8 text ({byte}); save it as UTF-8")
+    return ValueError(f"{path.name}: no UTF-8 text; save it as UTF-8")
+
+
+def _json_lines(path: Path, required: Sequence[str]) -> list[Item]:
     items: list[Item] = []
     # Not `splitlines`: JSON strings may hold characters that it takes for the end of a line.
     with path.open(encoding="utf-8") as lines:
@@ -61,6 +80,9 @@ def json_lines(path: Path, required: Sequence[str] = ()) -> list[Item]:
             try:
                 item = json.loads(line)
             except json.JSONDecodeError as error:
+                if number == 1 and line.startswith("\ufeff"):
+                    wrong = "a byte order mark before the first item; save it as UTF-8 without one"
+                    raise ValueError(f"{path.name}:1: {wrong}") from None
                 raise ValueError(f"{path.name}:{number}: not a JSON line ({error.msg})") from None
             if not isinstance(item, dict):
                 raise ValueError(f"{path.name}:{number}: an item is a JSON object")

@@ -322,7 +322,12 @@ def _overlaps(declaration: LmEvalDeclaration, chosen: dict[Split, TaskFile]) -> 
     ids: dict[Split, set[str]] = {}
     for split, task in chosen.items():
         try:
-            ids[split] = set(task.local_item_ids() or ())
+            found_ids = task.local_item_ids()
+            ids[split] = set(found_ids or ())
+            # A file that is missing is a fault of its own.
+            if found_ids == [] and task.data_files(task.scored_split):
+                wrong = f"task {task.name} has no items"
+                yield declaration.fault(f"tasks.{split}", "E128", wrong, "", "give more items")
         except (ValueError, OSError) as error:
             wrong = f"data of task {task.name} cannot be read"
             yield declaration.fault(f"tasks.{split}", "E102", wrong, str(error))

@@ -19,7 +19,7 @@ from pydantic import Field
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluators.item_evaluator import ItemEvaluator, chosen_items
 from evomerge.evaluators.item_files import ItemsDeclaration, SplitFiles
-from evomerge.evaluators.items import Item
+from evomerge.evaluators.items import Item, not_utf8
 from evomerge.objectives.scores import Metric, Scores, Split, mean_metric
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ class PerplexityDeclaration(ItemsDeclaration):
 
     def read(self, path: Path) -> list[Item]:
         """The windows of a text file."""
-        return [{"text": window} for window in windows(path.read_text(encoding="utf-8"), self.window)]
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
+        return [{"text": window} for window in windows(text, self.window)]
 
     def directions(self) -> dict[str, bool | None]:
         """`perplexity` per token; `loglikelihood` (nats) and `tokens` are means per window."""

@@ -46,11 +46,14 @@ def read_recipe(file: Path) -> StatedMerge:
     except FileNotFoundError:
         problem = Problem("E101", "no such file", todo="check the path", file=str(file))
         raise ConfigError(problem) from None
+    except IsADirectoryError:
+        problem = Problem("E101", "this is a folder, no file", "", _GIVE, str(file))
+        raise ConfigError(problem) from None
     except OSError as error:
         found = error.strerror or str(error)
         raise ConfigError(Problem("E101", "cannot read the file", found, file=str(file))) from None
     try:
-        data = json.loads(content.decode("utf-8"))
+        data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if file.suffix in (".yml", ".yaml") or re.search(rb"^(merge_method|genome)\s*:", content, re.M):
             return _from_mergekit(file, content)
@@ -60,6 +63,11 @@ def read_recipe(file: Path) -> StatedMerge:
         return _from_mergekit(file, content)
     if isinstance(data, dict) and "search_space" in data:
         raise _is_a_campaign(file)
+    if isinstance(data, dict) and data and not {"path", "outer"} & {*data}:
+        found = (
+            f"it has {', '.join(f'`{name}`' for name in [*data][:5])}, and neither `path` nor `outer`"
+        )
+        raise ConfigError(Problem("E103", "this states no merge", found, _GIVE, str(file)))
     recipe = recipe_from_json(
         data, str(file), lambda digest, where: read_rows(file.parent, digest, where)
     )

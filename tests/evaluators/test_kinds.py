@@ -195,6 +195,14 @@ def test_one_file_is_dealt_out_by_content(tmp_path: Path) -> None:
         ({"kind": "perplexity", "text": "none.txt"}, r"E101.*text: no such file; found 'none.txt'"),
         ({"kind": "perplexity", "text": "short.txt"}, r"E128.*text: the \w+ split has no items"),
         ({"kind": "length", "prompts": "short.txt"}, r"E102.*prompts: .*short.txt:1: not a JSON line"),
+        (
+            {"kind": "perplexity", "text": "latin.txt"},
+            r"E102.* latin.txt:2: no UTF-8 text \(byte 0xe4\); save",
+        ),
+        (
+            {"kind": "length", "prompts": "latin.jsonl"},
+            r"E102.* latin.jsonl:1: no UTF-8 text \(byte 0xe4\)",
+        ),
         ({"kind": "length", "prompts": "p.jsonl", "field": "q"}, r"E102.*p.jsonl:1: an item lacks q"),
         (
             {
@@ -208,6 +216,8 @@ def test_one_file_is_dealt_out_by_content(tmp_path: Path) -> None:
 )
 def test_faults_name_code_and_field(tmp_path: Path, fields: dict[str, object], words: str) -> None:
     (tmp_path / "short.txt").write_text("a text")
+    (tmp_path / "latin.txt").write_bytes(b"a text\n\xe4 word")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe4 word"}\n')
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match=words):
         opened(declare(tmp_path, **fields))

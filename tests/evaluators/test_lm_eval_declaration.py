@@ -98,6 +98,23 @@ def test_a_data_line_that_is_no_json_is_named(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "E128] .*tasks.test: task pets_test has no items; give more items"),
+        (b"\xef\xbb\xbf{}\n", "pets_test.jsonl:1: a byte order mark before the first item; save it as"),
+        (
+            b'{}\n{"question": "\xe4"}\n',
+            "pets_test.jsonl:2: no UTF-8 text (byte 0xe4); save it as UTF-8",
+        ),
+    ],
+)
+def test_data_that_gives_no_items_says_why(bench: Bench, content: bytes, words: str) -> None:
+    path = bench()
+    (path.parent / "tasks/data/pets_test.jsonl").write_bytes(content)
+    assert all(part in problems(path) for part in words.split(".*"))
+
+
+@pytest.mark.parametrize(
     ("line", "shown"),
     [
         ("process_results: !function steal.secrets", "process_results: !function steal.secrets"),

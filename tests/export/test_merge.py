@@ -140,6 +140,16 @@ def test_faults_of_a_recipe_file(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("method: ties\n")
     with pytest.raises(ConfigError, match=r"E102.*a recipe is a JSON file"):
         merge_recipe(tmp_path / "recipe.json", out)
+    (tmp_path / "config.json").write_text('{"architectures": [], "hidden_size": 8, "sources": {}}')
+    no_merge = r"E103\] .*config.json: this states no merge; it has `architectures`, `hidden_size`, .*"
+    with pytest.raises(
+        ConfigError, match=no_merge + "give a recipe in JSON, such as `recipe.json`"
+    ) as one:
+        merge_recipe(tmp_path / "config.json", out)
+    assert len(one.value.problems) == 1
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"E101.*: this is a folder, no file; give a recipe in JSON"):
+        merge_recipe(tmp_path, out)
     (tmp_path / "merge.yml").write_text("merge_method: linear\nmodels: [\n")
     with pytest.raises(ConfigError, match=r"E102.*merge.yml:3:1: YAML syntax"):
         merge_recipe(tmp_path / "merge.yml", out)
