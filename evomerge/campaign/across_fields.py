@@ -180,3 +180,26 @@ def focus_faults(config: CampaignFile, positions: Positions, file: Path) -> list
         refused = [problem for problem in error.problems if problem.field == "optimizer.focus"]
         return [Problem(p.code, p.wrong, p.found, p.todo, *where) for p in refused]
     return []
+
+
+def worker_fields_without_effect(
+    workers: WorkersSection, positions: Positions, file: Path
+) -> list[Problem]:
+    """Warnings (E142) for what other pools would look at: an address, a number of workers."""
+    found = []
+    if workers.address is not None and workers.pool != "ray":
+        words = (f"`pool: {workers.pool}` has no address", workers.address, "write `pool: ray`")
+        found.append(("address", *words))
+    if workers.count > 1 and workers.pool == "inline":
+        words = ("`pool: inline` is one worker", str(workers.count), "write `pool: local`")
+        found.append(("count", *words))
+    return [
+        Problem(
+            "E142",
+            wrong,
+            f"found {shown}",
+            f"{todo}, or leave it out",
+            *place(positions, file, "workers", name),
+        )
+        for name, wrong, shown, todo in found
+    ]

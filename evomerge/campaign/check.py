@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from evomerge.campaign.across_fields import worker_fields_without_effect
 from evomerge.campaign.campaign import Campaign
 from evomerge.campaign.check_evaluators import cannot_be_sent, cannot_chat, open_evaluators
 from evomerge.campaign.check_mixture import cannot_be_mixed
@@ -179,6 +180,12 @@ def check_campaign(
     if "benchmark_test" not in grants:
         problems += benchmark_items(campaign, declarations)
     warnings += odd_counts(campaign)
+    warnings += worker_fields_without_effect(campaign.config.workers, campaign.positions, campaign.file)
+    if campaign.results is not None and campaign.results.exists() and not campaign.results.is_dir():
+        wrong, todo = "evaluations are shared in a folder", "name a folder; it is made if new"
+        problems.append(
+            campaign.fault(("results",), "E135", wrong, f"{campaign.results} is a file", todo)
+        )
     warnings += measured_by_the_clock(campaign, declarations)
     estimates: dict[str, float] = {}
     if layout is not None and isinstance(base, CheckpointFolder) and not problems:

@@ -293,6 +293,28 @@ print(sorted(heavy & set(sys.modules)))
     assert done.stdout.strip() == "[]"
 
 
+def test_settings_of_workers_that_their_pool_does_not_know_are_told(folder: Path) -> None:
+    found = report(folder, workers={"pool": "local", "address": "auto"})
+    assert found.problems == []
+    assert [(p.code, p.field, p.words) for p in found.warnings] == [
+        ("E142", "workers.address", "`pool: local` has no address; found auto; write `pool: ray`, or "
+         "leave it out"),
+    ]  # fmt: skip
+    found = report(folder, workers={"pool": "inline", "count": 3})
+    assert [p.words for p in found.warnings] == [
+        "`pool: inline` is one worker; found 3; write `pool: local`, or leave it out"
+    ]
+    assert report(folder, workers={"pool": "ray", "address": "auto", "count": 3}).warnings == []
+
+
+def test_results_are_shared_in_a_folder(folder: Path) -> None:
+    assert report(folder, results="shared").problems == []
+    (folder / "shared").touch()
+    (fault,) = report(folder, results="shared").problems
+    assert (fault.code, fault.field) == ("E135", "results")
+    assert fault.found == f"{folder / 'shared'} is a file"
+
+
 def test_a_bound_on_an_accuracy_is_no_percentage(folder: Path) -> None:
     found = report(folder, constraints=["pets.acc >= 45", "birds.acc <= 90"])
     assert [(p.code, p.field) for p in found.problems] == [("E110", "constraints[0]")]
