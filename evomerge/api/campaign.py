@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,14 @@ from evomerge.run.session import run_session
 logger = logging.getLogger(__name__)
 
 PathLike = str | Path
+
+
+def _paths(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every field and list item of what stands for a campaign file."""
+    yield path
+    inner = data.items() if isinstance(data, Mapping) else ()
+    for key, value in enumerate(data) if isinstance(data, list | tuple) else inner:
+        yield from _paths(value, (*path, key))
 
 
 class Campaign:
@@ -64,6 +72,7 @@ class Campaign:
     ) -> None:
         root = Path() if folder is None else Path(folder)
 
+        # What has another form is left as it is, for the reader of campaign files to refuse.
         def model(place: PathLike, field: str) -> dict[str, str]:
             inside = root / place
             return reference_fields(str(inside if inside.is_dir() else place), field)
@@ -73,16 +82,23 @@ class Campaign:
             "name": name,
             "seed": seed,
             "base": model(base, "base"),
-            "experts": {key: model(place, f"experts.{key}") for key, place in experts.items()},
+            "experts": {key: model(place, f"experts.{key}") for key, place in experts.items()}
+            if isinstance(experts, Mapping)
+            else experts,
             "search_space": dict(search_space)
             if isinstance(search_space, Mapping)
             else str(search_space),
-            "evaluators": [str(file) for file in evaluators],
-            "objectives": [{"metric": m, "direction": d} for m, d in objectives.items()],
+            "evaluators": evaluators
+            if isinstance(evaluators, str)
+            else [str(file) for file in evaluators],
+            "objectives": [{"metric": m, "direction": d} for m, d in objectives.items()]
+            if isinstance(objectives, Mapping)
+            else objectives,
             "budget": dict(budget) if isinstance(budget, Mapping) else {"evaluations": budget},
             **sections,
         }
-        self._loaded = read_campaign(data, root.resolve() / "<keywords>", {})
+        places = dict.fromkeys(_paths(data), (0, 0))
+        self._loaded = read_campaign(data, root.resolve() / "<keywords>", places)
 
     @classmethod
     def load(cls, path: PathLike) -> Campaign:

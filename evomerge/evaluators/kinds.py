@@ -91,6 +91,12 @@ def load_declaration(path: Path) -> Declaration:
         place = (str(path), *position(positions, ("kind",)), "kind")
         raise ConfigError(other or Problem("E103", "missing field", "", todo, *place))
     kind = data.get("kind", "lm_eval")
+    if isinstance(kind, str) and kind in KINDS and kind in registered():
+        place = (str(path), *position(positions, ("kind",)), "kind")
+        todo = "register the function under another name"
+        raise ConfigError(
+            Problem("E108", f"`{kind}` is built in, and a function too", "", todo, *place)
+        )
     if kind == "lm_eval":
         return load_evaluator(path)
     installed = {**entry_points(), **registered()}

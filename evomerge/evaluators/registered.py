@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipe.functions import Registered, Shipped, registered_function
+from evomerge.recipe.functions import Registered, Shipped, refuse_no_name, registered_function
 
 Function = Callable[..., Mapping[str, Sequence[float]]]
 
@@ -19,7 +19,11 @@ def evaluator(kind: str) -> Callable[[Function], Function]:
     It is called for each block of items as `function(subject, items, options)` and gives, for each metric, a
     number for each item; see `evomerge.evaluators.python_callable`. A declaration (YAML) with this `kind`
     names its metrics, items and options.
+
+    Raises:
+        UsageError: E512, without a name.
     """
+    refuse_no_name("evaluator", kind)
 
     def register(function: Function) -> Function:
         _REGISTERED[kind] = registered_function(kind, function)

@@ -359,6 +359,8 @@ def _path_in_file(
     loc: tuple[str | int, ...], positions: Positions, missing: bool
 ) -> tuple[str | int, ...]:
     """`loc` without the labels pydantic adds for the members of a union; a missing field stays."""
+    if not positions:
+        return loc  # what came from no file
     path: tuple[str | int, ...] = ()
     for index, part in enumerate(loc):
         if (*path, part) in positions or (missing and index == len(loc) - 1):

@@ -191,6 +191,7 @@ def pick(front: Front, text: str) -> Member:
     Raises:
         UsageError: E506 for an unknown id, metric or form, E507 if nothing satisfies a constraint.
     """
+    text = str(text)  # from Python anything may be given, and is no member then
     for member in (*front.members, *front.references):
         if member.id == text:
             return member

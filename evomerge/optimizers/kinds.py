@@ -19,7 +19,7 @@ from evomerge.optimizers.optimizer import Optimizer, Schedule
 from evomerge.optimizers.options import Option, read_settings
 from evomerge.optimizers.proposals import Propose
 from evomerge.optimizers.settings import Hm3Settings, NoSettings
-from evomerge.recipe.functions import load_installed
+from evomerge.recipe.functions import load_installed, refuse_no_name
 from evomerge.search_space import Gene, Genome
 
 GROUP = "evomerge.optimizers"
@@ -44,6 +44,7 @@ def optimizer(
     Raises:
         UsageError: E512, for the name of a built-in kind, and for settings that are no dataclass.
     """
+    refuse_no_name("optimizer", name)
     if name in KINDS:
         problem = Problem("E512", f"`{name}` is a built-in optimizer", "", "choose another name")
         raise UsageError(problem)

@@ -63,6 +63,17 @@ class Registered:
     why_not: str = ""
 
 
+def refuse_no_name(decorator: str, name: object) -> None:
+    """See that a decorator was given a name, and not the function itself.
+
+    Raises:
+        UsageError: E512.
+    """
+    if not isinstance(name, str) or not name:
+        todo = f'write `@evomerge.{decorator}("NAME")`'
+        raise UsageError(Problem("E512", f"`@evomerge.{decorator}` needs a name", "", todo))
+
+
 def registered_function(kind: str, function: Function) -> Registered:
     """A function under a name; the digest is of its module's file, or of its text where there is none."""
     module = getattr(function, "__module__", "__main__")

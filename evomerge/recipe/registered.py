@@ -21,6 +21,7 @@ from evomerge.recipe.functions import (
     Registered,
     Shipped,
     load_installed,
+    refuse_no_name,
     registered_function,
     source_digest,
 )
@@ -75,6 +76,7 @@ def merge_method(
         UsageError: E512, for the name of a built-in method, for coefficients that the function does not take,
             and for bounds that are no range with the default inside.
     """
+    refuse_no_name("merge_method", name)
     if name in METHODS:
         problem = Problem("E512", f"`{name}` is a built-in merge method", "", "choose another name")
         raise UsageError(problem)

@@ -16,7 +16,8 @@ from evomerge.errors import CandidateError, CheckpointError, Problem, UsageError
 from evomerge.evaluators.evaluator import Evaluator, Head, Subject, Writer
 from evomerge.evaluators.judge import score_subject
 from evomerge.evaluators.kinds import load_declaration, open_evaluator
-from evomerge.objectives.scores import Scores, Split
+from evomerge.objectives.scores import SPLITS, Scores, Split
+from evomerge.recipe.recipe import DTYPES
 
 
 def offline() -> None:
@@ -81,9 +82,13 @@ def score_checkpoint(
         CheckpointError: if a folder cannot be read, or those of an ensemble do not fit together; E232, if
             outputs or scores are not finite.
         ConfigError: if the evaluator has faults.
-        UsageError: if the evaluator measures a distance and there is no `base`; E500, of an ensemble and an
-            evaluator that does not go by log-likelihoods.
+        UsageError: if the evaluator measures a distance and there is no `base`; E500, for a split or dtype
+            that there is not, and of an ensemble and an evaluator that does not go by log-likelihoods.
     """
+    for name, given, known in (("split", split, SPLITS), ("dtype", dtype, (*DTYPES,))):
+        if given not in known:
+            todo = f"give one of {', '.join(known)}"
+            raise UsageError(Problem("E500", f"no such {name}", f"found {given!r}", todo))
     evaluators = open_evaluators([evaluator], allow_code=allow_task_code)
     opened = open_folder(folder, folder.name)
     if ensemble:

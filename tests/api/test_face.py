@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,67 @@ def test_a_campaign_by_keywords_is_that_of_its_file(tmp_path: Path) -> None:
     assert report.plan["budget"].startswith("18 evaluations after")
     assert len(repr(report).splitlines()) < 20
     report.raise_problems()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"optimiser": {"kind": "auto"}},
+            r"E104.* optimiser: unknown field; did you mean `optimizer`\?",
+        ),
+        ({"budget": {"evals": 8}}, r"E104.* budget.evals: unknown field; did you mean `evaluations`\?"),
+        ({"experts": ["models/math"]}, r"E108.* experts: .*; found a list; write `NAME: ...` for each"),
+        (
+            {"experts": "models/math"},
+            r"E108.* experts: .*; found 'models/math'; write `NAME: ...` for each",
+        ),
+        ({"evaluators": "pets.yaml"}, r"E108.* evaluators: .*; write a list, `\[pets.yaml\]`"),
+        ({"objectives": ["pets.acc"]}, r"E108.* objectives\[0\]: .* its fields: metric, direction"),
+        ({"objectives": "pets.acc"}, r"E108.* objectives: .*; found 'pets.acc'; write a list"),
+        ({"objectives": {"pets.acc": "max"}}, r"E108.* objectives\[0\].direction: .*; found 'max'"),
+        ({"workers": {"deadline": "none"}}, r"E108.* workers.deadline: .*; found 'none'"),
+    ],
+)
+def test_a_keyword_of_another_form_is_named(
+    tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    write_campaign(tmp_path)
+    given: dict[str, Any] = {
+        "base": "models/base",
+        "experts": {"math": "models/math"},
+        "search_space": "space.yaml",
+        "evaluators": ["evaluators/pets.yaml"],
+        "objectives": {"pets.acc": "maximize"},
+        "budget": 20,
+        "folder": tmp_path,
+    }
+    em.Campaign(**given)
+    with pytest.raises(em.EvomergeError, match=words):
+        em.Campaign(**{**given, **changed})
+
+
+def test_slips_in_calls_are_faults_of_their_own(tmp_path: Path) -> None:
+    front = em.open(finished().directory).front()
+    with pytest.raises(em.EvomergeError, match=r"E506.*`7` is no member of the front"):
+        front.pick(7)  # type: ignore[arg-type]
+    with pytest.raises(em.EvomergeError, match=r"E506.*`pet.acc` is no objective.*mean `pets.acc`"):
+        front.plot("pet.acc")
+    write_campaign(tmp_path)
+    model, evaluator = tmp_path / "models/base", tmp_path / "evaluators/pets.yaml"
+    with pytest.raises(
+        em.EvomergeError, match=r"E500.*no such split; found 'tests'; give one of search,"
+    ):
+        em.score(model, evaluator, split="tests")  # type: ignore[arg-type]
+    with pytest.raises(
+        em.EvomergeError, match=r"E500.*no such dtype; found 'bf16'; give one of bfloat16,"
+    ):
+        em.score(model, evaluator, dtype="bf16")  # type: ignore[arg-type]
+    for decorator in ("evaluator", "merge_method", "optimizer"):
+        with pytest.raises(
+            em.EvomergeError, match=rf"E512.*`@evomerge.{decorator}` needs a name; write"
+        ):
+            getattr(em, decorator)(print)
 
 
 def test_faults_are_collected_and_raised_on_demand(tmp_path: Path) -> None:

@@ -124,3 +124,16 @@ def test_what_is_shipped_is_the_function_by_itself() -> None:
     assert room.shipped(["closed"]) == ()
     with pytest.raises(em.EvomergeError, match=r"E123.*cannot be loaded in a worker.*no_such_module"):
         room.install([room.Shipped("x", "no_such_module", "x", "")])
+
+
+def test_a_function_with_the_name_of_a_built_in_kind_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file would be read as the built-in kind, and the function never called."""
+    monkeypatch.setattr(room, "_REGISTERED", {})
+    em.evaluator("size")(lambda subject, items, options: {"share": [0.0]})
+    (tmp_path / "own.yaml").write_text(json.dumps({"schema": 1, "kind": "size", "name": "own"}))
+    with pytest.raises(
+        em.EvomergeError, match=r"E108.* kind: `size` is built in, and a function too; reg"
+    ):
+        load_declaration(tmp_path / "own.yaml")
