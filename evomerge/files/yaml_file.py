@@ -175,8 +175,10 @@ def _syntax(error: YAMLError, text: str) -> Problem:
     lines = text.splitlines()
     shown = lines[mark.line].strip() if mark.line < len(lines) else ""
     found = f"the line is {shown!r}" if shown else ""
-    begun = error.context_mark if isinstance(error, MarkedYAMLError) else None
-    if begun is not None and begun.line < mark.line and str(error.context).endswith(_ENDING):
+    begun, inside = None, ""
+    if isinstance(error, MarkedYAMLError):
+        begun, inside = error.context_mark, str(error.context)
+    if begun is not None and begun.line < mark.line and inside.endswith(_ENDING):
         line = lines[begun.line].strip()
         found = "; ".join(
             filter(None, (found, f"what begins in line {begun.line + 1}, {line!r}, does not end"))
