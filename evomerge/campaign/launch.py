@@ -58,6 +58,8 @@ stop() {
 }
 trap stop TERM
 trap 'again=1; stop' USR1
+# What this shell ignores by then a child would ignore as well, and nothing could end it.
+begin() { (trap - TERM USR1; exec "$@") & }
 
 # One secret for this job, readable by its owner only; Ray refuses everybody without it.
 export RAY_AUTH_MODE=token
@@ -73,21 +75,26 @@ start=(ray start --block --disable-usage-stats @AMOUNTS@ --dashboard-agent-liste
 @ADDRESS@
 export RAY_ADDRESS="$address:$port"
 
-"${start[@]}" --temp-dir "$folder" --head --node-ip-address "$address" --port "$port" \\
-  --include-dashboard false &
+begin "${start[@]}" --temp-dir "$folder" --head --node-ip-address "$address" --port "$port" \\
+  --include-dashboard false
 ray=$!
 until [ -n "$stopping" ] || (exec 3<> "/dev/tcp/$address/$port") 2> /dev/null; do
   kill -0 "$ray" 2> /dev/null || exit 5
   sleep 1
 done
+code=@STOPPED@
+if [ -z "$stopping" ]; then
 @OTHERS@
-@RUN@ &
-run=$!
-if [ -n "$stopping" ]; then kill -TERM "$run"; fi
-wait "$run"
-code=$?
-# A signal ends the first wait; the run ends a little later.
-if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
+  begin @RUN@
+  run=$!
+  if [ -n "$stopping" ]; then kill -TERM "$run"; fi
+  wait "$run"
+  code=$?
+  # A signal ends the first wait; the run ends a little later.
+  if [ -n "$stopping" ]; then wait "$run"; code=$?; fi
+  # One that a stop met while Python started has begun nothing, and cannot say so.
+  if [ -n "$stopping" ] && [ "$code" -eq 143 ]; then code=@STOPPED@; fi
+fi
 trap '' TERM USR1
 @LEAVE@kill "$ray" 2> /dev/null
 wait
@@ -103,12 +110,11 @@ HEAD_OF_SEVERAL = """
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 name=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
 address=$(srun --nodes=1 --ntasks=1 --exclude="$first" getent ahostsv4 "$name" | head -n 1 | cut -d' ' -f1)"""
-OTHERS = """
-# A node that is lost costs what ran on it; the others go on.
-srun --no-kill --kill-on-bad-exit=0 --nodes=@COUNT@ --ntasks=@COUNT@ --cpus-per-task=@CPUS@ \\
-  --exclude="$first" bash -c 'own="$0-$SLURM_NODEID"; trap "rm -rf $own" EXIT; "$@" --temp-dir "$own"' \\
-  "$folder" "${start[@]}" --address "$RAY_ADDRESS" &
-others=$!
+OTHERS = """\
+  # A node that is lost costs what ran on it; the others go on.
+  begin srun --no-kill --kill-on-bad-exit=0 --nodes=@COUNT@ --ntasks=@COUNT@ --cpus-per-task=@CPUS@ \\
+    --exclude="$first" bash -c 'own="$0-$SLURM_NODEID"; trap "rm -rf $own" EXIT; "$@" --temp-dir "$own"' \\
+    "$folder" "${start[@]}" --address "$RAY_ADDRESS"
 """
 
 

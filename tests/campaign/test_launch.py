@@ -198,6 +198,59 @@ def test_options_of_the_scheduler_take_the_place_of_ours(file: Path) -> None:
 
 SCONTROL = '#!/bin/bash\necho "$@" >> "$SHIM_LOG"\n'
 
+HEAD = f"""\
+#!{sys.executable}
+import os, pathlib, socket, sys, time
+pathlib.Path(os.environ["BEGUN"], "ray").touch()
+if os.environ["IN"] == "run":
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    server = socket.create_server(("127.0.0.1", port))
+time.sleep(600)
+"""
+RUN = '#!/bin/bash\ntouch "$BEGUN/run"\nexec sleep 600\n'
+"""A run that has no handler yet: its Python is still loading what it needs."""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("start", ["ray", "run"])
+def test_a_stop_that_comes_while_something_starts_is_a_stop(
+    file: Path, start: str, sent: signal.Signals
+) -> None:
+    """Nothing begins after it, all that began ends, and only SIGUSR1 asks for a place in the queue."""
+    folder = file.parent
+    campaign = load_campaign(a_campaign(folder, count=1))
+    (folder / "job.sh").write_text(slurm_script(campaign, folder / "run", place(campaign, 1)))
+    for name, text in {"scontrol": SCONTROL, "ray": HEAD, "evomerge": RUN}.items():
+        (folder / "shims").mkdir(exist_ok=True)
+        (folder / "shims" / name).write_text(text)
+        (folder / "shims" / name).chmod(0o755)
+    begun, asked, job = folder / "begun", folder / "asked.txt", str(os.getpid())
+    begun.mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{folder / 'shims'}:{os.environ['PATH']}",
+        "HOME": str(folder / "home"),
+        "SLURM_JOB_ID": job,
+        "SHIM_LOG": str(asked),
+        "BEGUN": str(begun),
+        "IN": start,
+    }
+    batch = subprocess.Popen(["bash", str(folder / "job.sh")], env=environment)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not (begun / start).exists():
+            assert batch.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        batch.send_signal(sent)
+        assert batch.wait(60) == 75
+    finally:
+        batch.kill()
+        batch.wait(10)
+    assert (begun / "run").exists() == (start == "run")
+    assert asked.exists() == (sent == signal.SIGUSR1)
+    assert [*(folder / "home" / ".ray").iterdir()] == []
+
 
 @pytest.mark.timeout(2000)
 def test_the_batch_script_stops_cleanly_and_asks_to_be_requeued(tmp_path: Path) -> None:
