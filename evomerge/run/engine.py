@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
@@ -41,7 +42,7 @@ from evomerge.merge.statistics.prepare import prepare_statistics
 from evomerge.merge.statistics.weights import WeightStatistics
 from evomerge.objectives.scores import SPLITS, Scores
 from evomerge.recipe.json_form import recipe_from_json
-from evomerge.recipe.recipe import EACH, UNION, Recipe, checkpoint_recipe
+from evomerge.recipe.recipe import AS_BASE, EACH, UNION, Recipe, canonical_json, checkpoint_recipe
 from evomerge.recipe.registered import install_methods
 from evomerge.recipe.rows import parse_rows
 from evomerge.run.generation_times import base_recipe, time_engines, writing
@@ -89,14 +90,14 @@ class Engine:
             self.folders = with_heads(self.folders)
         if setup.form.head_owner:
             self.folders = with_head_of(self.folders, setup.form.head_owner)
-            cache = cache / f"head-{setup.form.head_owner}"
         self.stored = dict(self.folders)
         self.readers = open_readers(self.folders)
         self._tokenizer_folder = base.path
+        if setup.form != AS_BASE:
+            # Statistics of aligned rows, say, are not those of the files; arms of a study share the others.
+            cache = cache / f"form-{_form_digest(setup)}"
         if setup.form.tokenizer is not None:
-            self._align(setup.form.tokenizer)
-            # Statistics of aligned rows are not those of the files alone.
-            cache = cache / f"vocabulary-{setup.form.tokenizer}"
+            self._align(setup.form.tokenizer, cache)
         if setup.form.rope:
             self.folders = with_positions(self.folders, setup.form.rope)
         self.statistics = WeightStatistics(self.folders, directory=cache, readers=self.readers)
@@ -109,7 +110,7 @@ class Engine:
         self._routers: Routers | None = None
         self._tokenizer: Any = None
 
-    def _align(self, tokenizer: str) -> None:
+    def _align(self, tokenizer: str, cache: Path) -> None:
         """Bring all sources into one vocabulary, whose tokenizer evaluators then use."""
         target = None if tokenizer == UNION else tokenizer
         form = self.setup.form
@@ -123,7 +124,7 @@ class Engine:
         full = {n: f.path for n, f in self.folders.items() if isinstance(f, CheckpointFolder)}
         paths = [path for _, path in sorted(full.items())] if target is None else []
         self._tokenizer_folder = union_tokenizer(
-            Path(self.setup.cache) / "union-tokenizer",
+            cache / "union-tokenizer",
             self._tokenizer_folder,
             [path for path in paths if path != self._tokenizer_folder],
             alignment.vocabulary.ids,
@@ -361,3 +362,9 @@ class Engine:
             if self._heads.tensors
             else {},
         )
+
+
+def _form_digest(setup: WorkerSetup) -> str:
+    """Of the form of all merges and of the models whose rows and heads it may take: 16 hex digits."""
+    stated = {"form": asdict(setup.form), "sources": list(setup.sources.items())}
+    return hashlib.sha256(canonical_json(stated).encode()).hexdigest()[:16]

@@ -1,6 +1,8 @@
 """Campaigns over models whose vocabularies differ: refused unless the file says whose tokens merges have."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,21 @@ from evomerge.checkpoint.vocabulary import token_ids
 from evomerge.cli.verify.invariants import verify
 from evomerge.errors import ConfigError
 from evomerge.export.export import export_candidate
+from evomerge.front.folder import open_campaign_folder
+from evomerge.ledger.history import History
 from tests.checkpoint.test_vocabulary import change_tokens
+from tests.cli.terminal import call
 from tests.tiny_models import write_campaign
 from tests.tiny_runs import run_file
 
+TRIMMED = {
+    "schema": 1,
+    "method": "ties",
+    "coefficients": {
+        "weight": {"field": "model", "low": 0.0, "high": 1.5},
+        "density": {"field": "model", "low": 0.1, "high": 0.9},
+    },
+}
 SMALL = {"optimizer": {"population": 4}, "budget": {"evaluations": 4}, "baselines": {"single": [0.4]}}
 
 
@@ -109,3 +122,33 @@ def test_a_row_of_nobody(folder: Path) -> None:
     file = write_campaign(folder, tokenizer={"source": "base", "tokens": tokens}, **SMALL)
     with pytest.raises(ConfigError, match=r"E133.*tokens.<z>.source: no such source of a token's row"):
         load_campaign(file)
+
+
+def test_arms_of_a_study_keep_their_vocabularies_apart(folder: Path) -> None:
+    """They share a cache: each arm has the scores that it has by itself."""
+    first, _ = experts_of(folder)
+    forms: dict[str, dict[str, Any]] = {
+        "union": {"source": "union"},
+        "theirs": {"source": first, "tokens": {"<z>": {"source": first, "token": "sum"}}},
+    }
+    alone = {}
+    for name, tokenizer in forms.items():
+        file = write_campaign(folder, tokenizer=tokenizer, space=TRIMMED, **SMALL)
+        alone[name] = scores(run_file(file, folder / f"alone-{name}"))
+    arms = {name: {"tokenizer": tokenizer} for name, tokenizer in forms.items()}
+    (folder / "arms.yaml").write_text(json.dumps({"schema": 1, "arms": arms}))
+    words = ["--arms", folder / "arms.yaml", "--seeds", "1", "--dir", folder / "study"]
+    done = call("study", "run", file, *words)
+    assert done.code == 0, done.err
+    for path in (folder / "study" / "runs").glob("*/"):
+        found = scores(open_campaign_folder(path).history)
+        assert found == alone[path.name.rpartition("-")[0]]
+
+
+def scores(history: History) -> dict[str, dict[str, float]]:
+    """Candidate to metric to value, on search items."""
+    return {
+        candidate.id: {n: m.value for n, m in candidate.evaluations["search"].metrics.items()}
+        for candidate in history.candidates.values()
+        if "search" in candidate.evaluations
+    }
