@@ -18,7 +18,7 @@ from evomerge.recipe.recipe import canonical_json
 from tests.cli.terminal import call
 from tests.run.killed import asked, come_to_the_same
 from tests.tiny_models import EXPERTS, write_campaign
-from tests.tiny_runs import events_of, finished, forked, run_file
+from tests.tiny_runs import events_of, finished, forked, forward_passes_once, run_file
 
 SPACE = {
     "schema": 1,
@@ -184,3 +184,25 @@ def test_it_goes_on_with_the_rows_it_began_with(
     assert "embed" not in rows
     assert any(slope.gradient for batch in history.slopes for slope in batch.values())
     assert call("verify", tmp_path / "run").code == 0
+
+
+def test_a_study_goes_on_with_the_rows_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its campaigns share workers, which are told of the record all the same."""
+    file = write_campaign(tmp_path, space=SPACE, optimizer=OPTIMIZER, budget={"evaluations": 12})
+    words = ["study", "run", file, "--dir", tmp_path / "study", "--seeds", 1]
+    rule = folder.rows_by_place
+
+    def begun() -> None:
+        monkeypatch.setattr(folder, "rows_by_place", lambda *given: rule(*given) | {"embed": 1})
+        call(*words)
+
+    with forward_passes_once():
+        assert forked(begun, "slopes.before_record=kill@1") == -signal.SIGKILL
+        done = call(*words)
+    assert done.code == 0, done.err
+    (run,) = (tmp_path / "study" / "runs").iterdir()
+    (prepared,) = [e for e in events_of(run) if e["event"] == "prepared"]
+    assert "embed" not in prepared["layout"]["rows"]
+    assert call("verify", run).code == 0

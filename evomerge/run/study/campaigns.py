@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evomerge.campaign.check import CheckReport, check_campaign, check_devices
 from evomerge.campaign.file import WorkersSection
 from evomerge.errors import EvomergeError, Interrupted, Problem, TooManyFailures
 from evomerge.ledger.events import Grant
-from evomerge.ledger.history import CACHE_FOLDER
+from evomerge.ledger.history import CACHE_FOLDER, LEDGER_FILE
+from evomerge.ledger.ledger import read_history_until
 from evomerge.run.check_starts import are_recorded, check_starts
 from evomerge.run.driver import run
 from evomerge.run.job import WorkerSetup
@@ -74,6 +75,7 @@ def run_study(
         report = reports[each.arm]
         campaign = each.campaign
         setup = worker_setup(campaign, report.paths, report.storage, cache, "task_code" in grants)
+        setup = replace(setup, rows=_other_rows(each.directory, report))
         for group in groups:
             if group.setup == setup and group.workers == campaign.config.workers:
                 break
@@ -86,6 +88,19 @@ def run_study(
             with SharedPool(lambda group=group: open_pool(group.workers, group.setup)) as pool:  # type: ignore[misc]
                 gave_up |= _Runs(pool, group, grants, tell, stop).all(at_once)
     return gave_up
+
+
+def _other_rows(directory: Path, report: CheckReport) -> Mapping[str, int] | None:
+    """The rows that a campaign began with, where an earlier version told others apart than are told now.
+
+    Those that have begun share workers with those that have not.
+    """
+    file = directory / LEDGER_FILE
+    if report.layout is None or not file.is_file():
+        return None
+    history = read_history_until(file, lambda known: known.prepared is not None)
+    recorded = history.prepared.layout.rows if history.prepared else None
+    return None if recorded == (report.layout.rows or None) else recorded
 
 
 def check_arms(
