@@ -38,7 +38,7 @@ def parse_change(text: str) -> Change:
         )
     try:
         return Change(path, YAML(typ="safe", pure=True).load(value), text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # a ValueError: the 31st of February
         found = str(error).splitlines()[0]
         raise UsageError(Problem("E500", f"`{text}` has no value", found, field="--set")) from error
 

@@ -62,6 +62,10 @@ def test_what_is_no_change_is_refused() -> None:
             parse_change(text)
     with pytest.raises(UsageError, match=r"E500\] --set: `seed=\[1` has no value"):
         parse_change("seed=[1")
+    with pytest.raises(UsageError, match=r"--set: `name=2026-02-31` has no value; day is out of range"):
+        parse_change("name=2026-02-31")
+    with pytest.raises(UsageError, match=r"has no value; maximum recursion depth"):
+        parse_change("name=" + 2000 * "[")
 
 
 def test_a_run_with_another_seed(file: Path, tmp_path: Path) -> None:
