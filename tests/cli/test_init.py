@@ -168,10 +168,17 @@ def test_a_hub_base_in_the_cache_is_looked_at(models, tmp_path, monkeypatch):
     assert checked.code == 0, checked.err
 
 
-def test_an_empty_folder_will_do(models, tmp_path):
+@pytest.mark.parametrize("name", ["empty", "."])
+def test_an_empty_folder_will_do(name, models, tmp_path, monkeypatch):
+    """Also the one we are in, which no other can replace."""
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty" if name == "." else tmp_path)
     words = ["--base", models / "base", "--expert", f"math={models / 'math'}"]
-    assert call("init", tmp_path / "empty", *words).code == 0
+    found = call("init", name, *words)
+    assert found.code == 0, found.err
+    names = {path.name for path in (tmp_path / "empty").iterdir()}
+    assert names == {"campaign.yaml", "evaluators", "schemas", "search_space.yaml"}
+    assert call("check", Path(name) / "campaign.yaml").code == 0
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def write_starter(
     tasks: OwnTasks | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write a starter campaign; it appears whole or not at all.
+    """Write a starter campaign; it appears whole or not at all. In a folder that exists its file comes last.
 
     Args:
         directory: a new or empty folder.
@@ -67,15 +67,22 @@ def write_starter(
         EnvironmentFault: if it cannot be written.
     """
     _refuse_used(directory)
+    # A folder that is there may be the one we are in, or a mount: no other can take its place.
+    is_there = directory.exists()
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        parent = directory if is_there else directory.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=parent))
     except OSError as error:
         raise cannot_write(directory, error) from error
     try:
         _fill(made, directory, base, experts, tasks, tell)
-        made.chmod(0o755)
-        os.replace(made, directory)
+        if is_there:
+            for path in sorted(made.iterdir(), key=lambda path: path.name == CAMPAIGN_FILE):
+                os.replace(path, directory / path.name)
+        else:
+            made.chmod(0o755)
+            os.replace(made, directory)
     except OSError as error:
         raise cannot_write(directory, error) from error
     finally:
