@@ -133,8 +133,11 @@ def unmounted(campaign: Campaign, directory: Path, values: Values) -> list[Probl
     """What a campaign reads and writes that lies in no mounted folder, each by name with the remedy."""
     folders = [Path(folder) for folder in values.mounts.values()]
     run = Input("the campaign folder", directory.resolve(), campaign.file, "--dir")
+    places = [*inputs_of(campaign), run]
+    if campaign.results is not None:
+        places.append(Input("the folder of shared results", campaign.results, campaign.file, "results"))
     problems = []
-    for each in (*inputs_of(campaign), run):
+    for each in places:
         if any(each.path.is_relative_to(folder) for folder in folders):
             continue
         place = each.path if each.path.is_dir() else each.path.parent

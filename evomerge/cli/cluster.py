@@ -124,12 +124,15 @@ def _mounts(given: list[str]) -> dict[str, str]:
     Raises:
         UsageError: E500.
     """
-    mounts = {}
+    mounts: dict[str, str] = {}
     for text in given:
         claim, colon, folder = text.partition(":")
         if not claim or not colon or not folder:
             todo = "write --mount models:/data/models"
             raise UsageError(Problem("E500", "a mount is CLAIM:FOLDER", f"found `{text}`", todo))
+        if claim in mounts:
+            todo = "name a folder above both"
+            raise UsageError(Problem("E500", f"claim `{claim}` is mounted twice", "", todo))
         mounts[claim] = str(Path(folder).resolve())
     return mounts
 

@@ -129,6 +129,25 @@ def test_what_is_not_mounted_is_refused_by_name(tmp_path: Path) -> None:
     assert "mountPath: " + str(shared) in both.out
 
 
+def test_shared_results_must_be_mounted_too(tmp_path: Path) -> None:
+    """A pod could write them nowhere."""
+    file = a_campaign(tmp_path / "campaign")
+    models = ["--mount", f"models:{finished().file.parent}", "--mount", f"runs:{file.parent}"]
+    words = ["launch", "rayjob", file, "--dir", file.parent / "run", "--image", "evomerge:1", *models]
+    refused = call(*words, "--set", "results=../results")
+    assert (refused.code, refused.out) == (2, "")
+    found = f"results: the folder of shared results lies in no mounted folder; found {tmp_path}/results"
+    assert f"{found}; give --mount CLAIM:{tmp_path}, or" in refused.err
+    assert call(*words, "--set", "results=results").code == 0
+
+
+def test_a_claim_has_one_folder(file: Path) -> None:
+    words = ["launch", "rayjob", file, "--dir", file.parent / "run", "--image", "evomerge:1"]
+    refused = call(*words, "--mount", "data:/a", "--mount", "data:/b")
+    assert (refused.code, refused.out) == (2, "")
+    assert "error[E500]: claim `data` is mounted twice; name a folder above both" in refused.err
+
+
 def test_a_relative_folder_is_where_one_stands(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     words = ["launch", "rayjob", "campaign.yaml", "--dir", "../" + file.parent.name + "/run"]
