@@ -145,6 +145,8 @@ def _planned(campaign: Campaign, models: Models, hub: bool) -> _Plan:
     document["evaluators"] = [
         _plan_evaluator(plan, load_declaration(path), path) for path in campaign.evaluator_files
     ]
+    if Path(document.get("results") or "").is_absolute():
+        document["results"] = "results"  # of its own: the one here is on no other machine
     plan.texts["campaign.yaml"] = _as_text(document)
     return plan
 

@@ -67,6 +67,15 @@ def test_a_bundle_checks_and_runs_anywhere(scattered: Path, tmp_path: Path) -> N
     assert front_text(moved / "run") == finished().text
 
 
+@pytest.mark.parametrize(("stated", "kept"), [("{}/results", "results"), ("../results", "../results")])
+def test_results_of_this_machine_stay_here(
+    scattered: Path, tmp_path: Path, stated: str, kept: str
+) -> None:
+    write_campaign(scattered.parent, results=stated.format(tmp_path))
+    assert call("bundle", scattered, tmp_path / "made", "--models", "link").code == 0
+    assert load_campaign(tmp_path / "made" / "campaign.yaml").config.results == kept
+
+
 def test_models_may_be_linked_and_other_kinds_bring_their_items(
     scattered: Path, tmp_path: Path
 ) -> None:
