@@ -76,7 +76,7 @@ def write_union(folder: Path, others: Sequence[Path], ids: Mapping[str, int]) ->
     ]
     _extend(data, known | new, words, str(path))
     if "merges" in data["model"]:
-        data["model"]["merges"] += merges
+        data["model"]["merges"] = _in_one_form([*data["model"]["merges"], *merges])
     data["added_tokens"].sort(key=lambda entry: entry["id"])
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     for name in _OLDER_FILES:
@@ -106,6 +106,13 @@ def union_tokenizer(folder: Path, base: Path, others: Sequence[Path], ids: Mappi
 
 def _joined(merge: Any) -> str:
     return "".join(merge.split(" ") if isinstance(merge, str) else merge)
+
+
+def _in_one_form(merges: list[Any]) -> list[Any]:
+    """Pairs of tokens where some are: no reader takes them beside `left right`, as older files have."""
+    if all(isinstance(merge, str) for merge in merges):
+        return merges
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
 
 
 def _extend(
