@@ -115,6 +115,8 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
         kind = "LoRA with whole embedding rows"
     elif kind == FACTORED and tied:
         kind = "LoRA of a tied embedding"
+    elif kind == FACTORED and _renamed(headers, base):
+        kind = "LoRA of renamed modules"
     factors = _factors(headers, config, base, str(folder / WEIGHTS)) if kind == FACTORED else {}
     stated = str(config.get("base_model_name_or_path") or "")
     own = {str(base.path), base.path.name, str(base.config.get("_name_or_path", ""))}
@@ -131,13 +133,36 @@ def open_adapter(path: str | Path, name: str, base: CheckpointFolder) -> Adapter
     return AdapterFolder(name, folder, config, base, headers, kind, factors, own_head, warnings)
 
 
+def _inside(key: str, base: CheckpointFolder) -> str:
+    """The name inside the model of what an adapter stores, as the base's files have it.
+
+    Some files, as the hub's of GPT-2, begin inside the module that holds all but the head (`transformer`).
+    """
+    name = key.removeprefix(_PREFIX)
+    parts = name.split(".")[1:]
+    modules = (".".join(parts[: count + 1]) for count in range(len(parts)))
+    bare = any(f"{module}.weight" in base.tensors for module in modules)
+    return name.partition(".")[2] if bare else name
+
+
 def stored_whole(key: str, base: CheckpointFolder) -> str | None:
     """The embedding or head of the base that tensor `key` of an adapter replaces, or None.
 
     PEFT stores them beside factors of theirs, and where tokens were added.
     """
-    tensor = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    tensor = _inside(key, base).replace(".base_layer.", ".")
     return tensor if place_kind(base.places.get(tensor, "")) in ("embed", "head") else None
+
+
+def _renamed(headers: Mapping[str, TensorHeader], base: CheckpointFolder) -> bool:
+    """Whether a LoRA has modules that the files of a base that is no decoder do not name.
+
+    transformers renames modules of such models when it loads them (LLaVA, ViT). PEFT goes by the live ones,
+    and finds or misses them.
+    """
+    matches = [_FACTOR.match(key) for key in headers]
+    tensors = [_inside(f"{match[1]}.weight", base) for match in matches if match is not None]
+    return not base.names.decoder and any(t not in base.tensors for t in tensors)
 
 
 def _of_the_tied(headers: Mapping[str, TensorHeader], base: CheckpointFolder) -> list[tuple[str, str]]:
@@ -150,7 +175,7 @@ def _of_the_tied(headers: Mapping[str, TensorHeader], base: CheckpointFolder) ->
     ]
     found = []
     for key in headers if base.tied else ():
-        inside = key.removeprefix(_PREFIX)
+        inside = _inside(key, base)
         for tensor in (*embeddings, _head_of(base)):
             rest = inside.removeprefix(tensor.removesuffix("weight"))
             if rest != inside:
@@ -205,12 +230,15 @@ def _factors(
 ) -> dict[str, LowRank]:
     faults: list[tuple[str, str, str, str]] = []
     modules: dict[str, dict[str, TensorHeader]] = {}
+    live: dict[str, str] = {}
     for key, header in headers.items():
         match = _FACTOR.match(key)
         if match is None:
             faults.append(("E234", "not a LoRA factor", key, "its config says plain LoRA"))
             continue
-        modules.setdefault(match.group(1).removeprefix(_PREFIX), {})[match.group(2)] = header
+        module = _inside(f"{match[1]}.weight", base).removesuffix(".weight")
+        live[module] = match[1].removeprefix(_PREFIX)
+        modules.setdefault(module, {})[match[2]] = header
     factors: dict[str, LowRank] = {}
     flipped = _fan_in_fan_out(modules, config, base)
     for module, parts in modules.items():
@@ -227,8 +255,8 @@ def _factors(
             found = f"{base.path} has no tensor {tensor}"
             faults.append(("E221", "the base has no such module", module, found))
             continue
-        rank = _pattern_value(config.get("rank_pattern") or {}, module, config["r"])
-        alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        rank = _pattern_value(config.get("rank_pattern") or {}, live[module], config["r"])
+        alpha = _pattern_value(config.get("alpha_pattern") or {}, live[module], config["lora_alpha"])
         # PEFT goes by the class of the layer, whatever the config says; a shape that is not square tells it.
         outer = _product(a, b)
         square = len(set(target.shape)) == 1

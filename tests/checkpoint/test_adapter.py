@@ -71,6 +71,42 @@ def test_delta_is_that_of_peft(tmp_path, fields):
     assert content_digest(adapter) != content_digest(base)
 
 
+def write_hub_gpt2(folder):
+    """GPT-2 as the hub has it: its files begin inside `transformer`, the module that PEFT names."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 24, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    save(model, folder, torch.float32)
+    file = folder / "model.safetensors"
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, str(file), metadata={"format": "pt"})
+
+
+def test_files_that_leave_out_the_name_of_the_module_that_holds_all_but_the_head(tmp_path):
+    write_hub_gpt2(tmp_path / "base")
+    base = open_folder(tmp_path / "base", "base")
+    tuned = write_adapter(
+        tmp_path,
+        target_modules=["c_attn", "mlp.c_proj"],
+        fan_in_fan_out=True,
+        rank_pattern={"transformer.h.1.attn.c_attn": 2},
+    )
+    adapter = open_source(tmp_path / "adapter", "math", base)
+    reader = open_readers({"base": base, "math": adapter})["math"]
+    after = tuned.merge_and_unload().state_dict()
+    assert {*adapter.factors} == {
+        f"h.{layer}.{module}.weight" for layer in (0, 1) for module in ("attn.c_attn", "mlp.c_proj")
+    }
+    for name in base.tensors:
+        end, factors = reader.read(name), reader.delta(name)
+        end = end if factors is None else end + factors[0] @ factors[1]
+        torch.testing.assert_close(end, after[f"transformer.{name}"], rtol=1e-5, atol=1e-6)
+    # Factors of the embedding would change the head that is tied to it.
+    write_adapter(tmp_path, target_modules=["wte"])
+    tied = open_source(tmp_path / "adapter", "math", base)
+    assert (tied.kind, tied.own_head) == ("LoRA of a tied embedding", "lm_head.weight")
+
+
 def test_other_base_is_a_warning(tmp_path):
     write_adapter(tmp_path)
     base = open_folder(tmp_path / "base", "base")
