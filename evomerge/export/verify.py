@@ -8,7 +8,6 @@ logits), and the campaign's evaluators (the recorded scores come out again).
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,11 +19,11 @@ from evomerge.checkpoint.folder import open_folder
 from evomerge.checkpoint.reader import TensorReader
 from evomerge.checkpoint.writer import TensorSpec
 from evomerge.errors import CheckpointError, ExportCheckFailed, Problem
+from evomerge.merge.probe import answer, probe_inputs
 from evomerge.merge.skeleton import model_class
 from evomerge.objectives.scores import Metric
 
 NOTHING = "nothing was published"
-PROBE_TOKENS = 16
 
 ROUNDING = 1e-5
 """Relative; one item of a million more or less is a larger difference of any accuracy."""
@@ -110,39 +109,10 @@ def check_loading(folder: Path, dtype: str) -> Any:
     probe = probe_inputs(model.eval())
     if probe:
         with torch.inference_mode():
-            outputs = model(**probe)
-        first = outputs["logits"] if "logits" in outputs else outputs[0]
-        if not bool(first.isfinite().all()):
+            answered = answer(model, probe)
+        if not bool(answered.isfinite().all()):
             raise _failed("the reloaded model's logits are not finite numbers")
     return model
-
-
-def probe_inputs(model: Any) -> dict[str, Any]:
-    """A small input of a model by its own names; empty where its kind of input is not known here."""
-    given = inspect.signature(model.forward).parameters
-    inputs: dict[str, Any] = {}
-    if "input_ids" in given:
-        vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        inputs["input_ids"] = torch.arange(min(PROBE_TOKENS, vocabulary))[None]
-        if model.config.is_encoder_decoder:
-            inputs["decoder_input_ids"] = inputs["input_ids"]
-        if "use_cache" in given:
-            inputs["use_cache"] = False
-        if "pixel_values" in given and model.main_input_name == "pixel_values":
-            inputs |= _pixels(model)
-    elif model.main_input_name == "pixel_values":
-        inputs |= _pixels(model)
-    return inputs
-
-
-def _pixels(model: Any) -> dict[str, Any]:
-    part = getattr(model.config, "vision_config", model.config)
-    size, channels = getattr(part, "image_size", None), getattr(part, "num_channels", 3)
-    if size is None:
-        return {}
-    height, width = (size, size) if isinstance(size, int) else size
-    ramp = torch.linspace(-1.0, 1.0, channels * height * width).view(1, channels, height, width)
-    return {"pixel_values": ramp.to(model.dtype)}
 
 
 def check_scores(

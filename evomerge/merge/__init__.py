@@ -8,7 +8,8 @@ arithmetic), `statistics/` (what methods must know of the weights, and of inputs
 as the experts of one), `align/` (orders of units), then `binding` (checkpoint tensor to live parameter),
 `slopes` (gradients by the weights of experts), `skeleton` (the live model's body), `layer_bank` (its
 layers, which a path may repeat), `heads` (heads that stay beside a merge), `device_map` (models over
-several devices), `threads` (torch's), `distance` (from the base), `peft_adapters` (adapters that become
-full models first) and `ensemble` (models that answer as one, to compare with).
+several devices), `threads` (torch's), `distance` (from the base), `probe` (what a model is tried with),
+`peft_adapters` (adapters that become full models first) and `ensemble` (models that answer as one, to
+compare with).
 Import from these modules; nothing is re-exported here.
 """

@@ -28,6 +28,7 @@ from evomerge.errors import CheckpointError, Problem
 from evomerge.failpoint import failpoint
 from evomerge.files.staging import check_space, staged_folder
 from evomerge.merge.binding import bind
+from evomerge.merge.probe import answer, probe_inputs
 from evomerge.merge.skeleton import allocate, build_skeleton
 
 ADAPTERS_FOLDER = "adapters"
@@ -37,7 +38,6 @@ _SHARD_BYTES = 5 * 10**9
 _SIDE_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
                "spiece.model", "sentencepiece.bpe.model", "tekken.json", "chat_template.*",
                "generation_config.json")  # fmt: skip
-_TOKENS = 16
 _TOLERANCE = 1e-3
 """Of the largest logit: how far PEFT's merge may be from the adapter it was made of, in float32."""
 
@@ -144,7 +144,9 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
             Problem(code, f"{adapter.name}: {wrong}", found, todo, str(adapter.path))
         )
 
-    embedding = model.get_input_embeddings()
+    probe = probe_inputs(model)
+    parts = adapter.own_head or adapter.config.get("ensure_weight_tying")
+    embedding = model.get_input_embeddings() if parts else None
     # What `PeftModel.from_pretrained` does, which keeps to itself what it could not load.
     where = str(adapter.path)
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
@@ -168,9 +170,10 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
     ):
         if keys:
             raise refuse("E234", wrong, f"{keys[0]}, one of {len(keys)}")
-    ids = torch.arange(_TOKENS)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
-    before = tuned(input_ids=ids, use_cache=False).logits
-    if adapter.own_head or adapter.config.get("ensure_weight_tying"):
+    if not probe:
+        raise refuse("E234", "PEFT's merge cannot be tried: it is not known what this model is given")
+    before = answer(tuned, probe)
+    if parts:
         _part(tuned, embedding)
     _merge_in_place(tuned, peft.tuners.tuners_utils.BaseTunerLayer)
     merged = tuned.merge_and_unload()
@@ -179,7 +182,7 @@ def _merged(model: Any, adapter: AdapterFolder) -> Any:
         if not torch.equal(merged.get_input_embeddings().weight, head.weight):
             raise refuse("E229", "its head is no longer the embedding, which the base ties it to")
         head.weight = merged.get_input_embeddings().weight
-    after = merged(input_ids=ids, use_cache=False).logits
+    after = answer(merged, probe)
     largest, apart = before.abs().max(), (after - before).abs().max()
     if not apart <= _TOLERANCE * largest:
         shown = f"logits differ by {apart:.2g}, the largest is {largest:.2g}"

@@ -24,6 +24,7 @@ from evomerge.merge import peft_adapters
 from evomerge.merge.binding import bind
 from evomerge.merge.peft_adapters import merge_adapters
 from tests.checkpoint.folders import SIZES, llama, save
+from tests.other_models import FAMILIES, tiny
 from tests.tiny_runs import killed_at
 
 PROJECTIONS = ["q_proj", "down_proj"]
@@ -155,6 +156,34 @@ def test_every_kind_is_merged_as_peft_merges_it(name, tmp_path):
         assert torch.equal(reader.read(tensor), expected[tensor]), tensor
         torch.testing.assert_close(expected[tensor], trained[tensor], rtol=1e-4, atol=1e-5)
     assert any((expected[tensor] - before[tensor]).abs().max() > 1e-3 for tensor in expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_are_no_decoders(family, dora, tmp_path):
+    """transformers renames modules of some of them when it loads their files; PEFT knows the live names."""
+    model = tiny(family)
+    model.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", use_dora=dora)
+    tuned = peft.get_peft_model(type(model).from_pretrained(tmp_path / "base"), config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    tuned.save_pretrained(tmp_path / "adapter")
+    opened, folders, _ = merged(tmp_path)
+    renamed = family in ("vit", "llava", "gemma3", "qwen2_vl")
+    assert opened.kind == ("DoRA" if dora else "LoRA of renamed modules" if renamed else "LoRA")
+    tuned.merge_and_unload().save_pretrained(tmp_path / "expected")
+    expected = open_readers({"math": open_folder(tmp_path / "expected", "math")})["math"]
+    reader = open_readers(folders)["math"]
+    assert {*folders["math"].tensors} == {*expected.folder.tensors}
+    for tensor in expected.folder.tensors:
+        end, factors = reader.read(tensor), reader.delta(tensor)
+        end = end if factors is None else end + factors[0] @ factors[1]
+        torch.testing.assert_close(end, expected.read(tensor), rtol=1e-5, atol=1e-6)
 
 
 TIED_KINDS = {
