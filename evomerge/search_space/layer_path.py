@@ -120,7 +120,11 @@ class LayerPaths:
     def identity(self, source: str) -> tuple[Step, ...]:
         """All layers of a source in order, as far as the limits allow."""
         own = [(n, 1.0) for n, (name, _) in enumerate(self.choices) if name == source]
-        return self.steps(self.spell(self._limited(own)))
+        try:
+            return self.steps(self.spell(self._limited(own)))
+        except ValueError:
+            # Of an indicator what fills it up stands in any free slot: none may be left behind the layers.
+            return self.steps(self.spell([own[place] for place in self._kept(own)]))
 
     def steps(self, row: Sequence[float]) -> tuple[Step, ...]:
         """The path of a row whose values lie on their grids, brought within the limits.

@@ -59,6 +59,25 @@ def test_a_path_has_one_row_and_keeps_the_limits(section: dict[str, Any]) -> Non
         assert found.encode(found.decode(genome)) == genome
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_a_search_may_begin_with_any_source_whatever_the_least_length(
+    rounds: int, repeats: int
+) -> None:
+    """Layers of a source alone are too few for most lengths; others join them where a slot is free."""
+    sources = ["merged", "base", "math"]
+    limits = {"form": "indicator", "rounds": rounds, "max_repeats": repeats, "sources": sources}
+    for least in range(1, 9 * min(rounds, repeats) + 1):
+        paths = space(min_layers=least, max_layers=max(least, 4), **limits).paths
+        assert paths is not None
+        for source in sources:
+            steps = paths.identity(source)
+            assert paths.is_spelled(steps)
+            assert len(steps) == max(least, 3)
+            taken = [paths.choices[choice] for choice, _ in steps]
+            assert {(source, layer) for layer in range(3)} <= {*taken}
+
+
 def test_different_genomes_are_different_recipes() -> None:
     found = space(2, sources=["merged", "math"], max_layers=3)
     every = {
