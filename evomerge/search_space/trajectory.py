@@ -29,7 +29,8 @@ class Trajectory:
     def genes(self) -> tuple[Gene, ...]:
         """The last checkpoint of a window, how many there are, and where there is a choice their distance."""
         count = float(len(self.weights))
-        bounds = {"last": (1.0, count), "length": (1.0, count), "stride": (1.0, float(self.strides))}
+        strides = float(self.strides) if count > 1.0 else 1.0
+        bounds = {"last": (1.0, count), "length": (1.0, count), "stride": (1.0, strides)}
         return tuple(
             Gene(f"window.{name}", low, high, 1.0, name, "*", ())
             for name, (low, high) in bounds.items()

@@ -77,8 +77,12 @@ def test_windows_go_with_linear_alone(more: dict[str, object]) -> None:
     data = {"schema": 1, "method": "linear", "trajectory": {}} | more
     with pytest.raises(ValueError, match="goes with `method: linear` alone"):
         SearchSpaceDeclaration.model_validate(data)
-    with pytest.raises(ConfigError, match=r"E121"):
-        space(1, RUN[:1])
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_one_checkpoint_alone_has_no_windows(strides: int) -> None:
+    with pytest.raises(ConfigError, match=r"E121.*nothing to search"):
+        space(strides, RUN[:1])
 
 
 def test_a_campaign_over_a_run(tmp_path: Path) -> None:
