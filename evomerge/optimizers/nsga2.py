@@ -114,7 +114,8 @@ class Nsga2(Genetic):
             points = members.get("X")[self._rng.integers(len(members), size=count)]
             anew = self._rng.random(points.shape) < 0.5
             drawn = self._grid.from_unit(self._rng.random(points.shape))
-            mutants = np.where(anew, drawn, points)
+            # Slots of two paths in one row may spell a third otherwise than it is spelled.
+            mutants = self._grid.snap(np.where(anew, drawn, points))
             self._descents.note(mutants, [of(MUTATED, parent) for parent in points])
             return mutants
         points = self._start_points(count, self._rng)

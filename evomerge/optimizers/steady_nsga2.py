@@ -130,7 +130,7 @@ class SteadyNsga2(Genetic):
             return drawn
         anew = rng.random(drawn.shape) < 0.5
         parent = self._members.genome(int(rng.integers(len(self._members))))
-        mutant = np.where(anew, drawn, parent)
+        mutant = self._grid.snap(np.where(anew, drawn, parent))
         self._descents.note(mutant, of(MUTATED, parent))
         return mutant
 

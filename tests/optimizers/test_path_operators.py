@@ -111,6 +111,28 @@ def test_optimizers_ask_paths_and_begin_again_alike(kind, schedule) -> None:
     assert histories[0] == histories[1]
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", ["nsga2", "random", "cma-es", "surrogate"])
+@pytest.mark.parametrize(
+    "section",
+    [{"max_layers": 3}, {"form": "indicator", "rounds": 1, "min_layers": 3, "max_repeats": 1}],
+)
+def test_small_spaces_of_paths_are_searched_to_their_end(section, kind, schedule) -> None:
+    """Where mating gives only known paths, slots of two are mixed, which may spell a third otherwise."""
+    found = space(2, sources=["merged", "math"], **section)
+    left = set(Grid(found.genes).all_points())
+    optimizer = make_optimizer(
+        kind, found.genes, minimised(2), population=4, seed=3, schedule=schedule,
+        settings=optimizer_settings(kind, OPTIONS.get(kind, {})),
+    )  # fmt: skip
+    outcome = distance_to([1, 2, 2])
+    while batch := optimizer.ask():
+        assert {*batch} <= left
+        left -= {*batch}
+        optimizer.tell([outcome(genome) for genome in batch])
+    assert not left
+
+
 def test_nsga2_finds_a_path_that_chance_does_not() -> None:
     found = space(6, sources=["merged", "math", "code"], max_layers=9)
     target = [1, 2, 9, 10, 10, 11, 5, 6]
