@@ -137,6 +137,10 @@ def _check_lora(config: Mapping[str, Any], refuse: Callable[[str, str], None]) -
         refuse("r", "the rank must be a positive integer")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         refuse("lora_alpha", "lora_alpha must be a number")
+    # AdaLoRA's say which directions of each module are left.
+    for field in ("rank_pattern", "alpha_pattern") if config.get("peft_type") == "LORA" else ():
+        if not _is_pattern(config.get(field) or {}):
+            refuse(field, "must give a number for each regular expression of module names")
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         refuse("bias", "must be none, all or lora_only")
     name = start.lower() if isinstance(start, str) else start
@@ -148,6 +152,16 @@ def _check_lora(config: Mapping[str, Any], refuse: Callable[[str, str], None]) -
         refuse("init_lora_weights", _CHANGED_BASE)
     else:
         refuse("init_lora_weights", "this start is not understood; it may have changed the base")
+
+
+def _is_pattern(patterns: Any) -> bool:
+    """Whether it has the form that PEFT reads: a regular expression to a number, one or more."""
+    try:
+        return all(
+            re.compile(key) and isinstance(value, int | float) for key, value in patterns.items()
+        )
+    except (AttributeError, re.error):
+        return False
 
 
 def _unset(value: Any) -> bool:

@@ -38,11 +38,14 @@ _ALIGN = (
 def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list[Problem]:
     """Everything in which experts do not fit the base, in one list.
 
-    E220 and E221 tensors missing or unknown, E223 shapes, E224 architecture numbers (layers, sizes,
-    heads), E225 model type, E226 vocabulary size, E227 same ids with other tokens, E229 tying,
-    E230 quantised weights, E245 rotary positions; and what is `MERGED_ANYWAY`: E228 other special tokens,
-    generation settings or chat template, E231 mixed dtypes.
+    E202 fields of a config that cannot be read, and nothing else then; E220 and E221 tensors missing or
+    unknown, E223 shapes, E224 architecture numbers (layers, sizes, heads), E225 model type, E226 vocabulary
+    size, E227 same ids with other tokens, E229 tying, E230 quantised weights, E245 rotary positions; and what
+    is `MERGED_ANYWAY`: E228 other special tokens, generation settings or chat template, E231 mixed dtypes.
     """
+    full = [base, *(expert for expert in experts if isinstance(expert, CheckpointFolder))]
+    if unreadable := [problem for folder in full for problem in _unreadable(folder)]:
+        return unreadable
     problems = _quantised(base)
     for expert in experts:
         if isinstance(expert, AdapterFolder):
@@ -62,6 +65,21 @@ def compare_with_base(base: CheckpointFolder, experts: Sequence[Folder]) -> list
         problems += _classes(base, expert)
         problems += _tensors(base, expert)
     return problems + _dtypes(base, experts)
+
+
+def _unreadable(folder: CheckpointFolder) -> list[Problem]:
+    """E202 for what a config states in a form that transformers does not read either."""
+    part, labels = text_config(folder.config), folder.config.get("id2label")
+    stated = {key: part.get(key) for key in ("rope_parameters", "rope_scaling")}
+    wrong = {key: (value, "an object") for key, value in stated.items()}
+    wrong = {key: each for key, each in wrong.items() if not isinstance(each[0] or {}, Mapping)}
+    if isinstance(labels, dict) and not all(key.isdecimal() for key in labels):
+        wrong["id2label"] = (labels, "an object with a number for each class")
+    file = str(folder.path / "config.json")
+    return [
+        Problem("E202", f"{folder.name}: must be {form}", shortened(value), file=file, field=key)
+        for key, (value, form) in wrong.items()
+    ]
 
 
 def other_architecture(base: CheckpointFolder, expert: CheckpointFolder) -> list[Problem]:

@@ -178,4 +178,7 @@ def _content(token: Any) -> Any:
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
-    return sorted(value) if isinstance(value, list) else [value]
+    # Ids are numbers; a file may say others too, which do not compare with them.
+    return (
+        sorted(value, key=lambda each: (str(type(each)), each)) if isinstance(value, list) else [value]
+    )

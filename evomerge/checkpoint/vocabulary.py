@@ -91,7 +91,7 @@ def token_ids(folder: Path) -> dict[str, int]:
         data = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
         added = {entry["content"]: entry["id"] for entry in data.get("added_tokens", ())}
         return plain_ids(data) | added
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

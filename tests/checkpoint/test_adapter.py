@@ -138,6 +138,9 @@ def test_other_base_is_a_warning(tmp_path):
         ("task_type", "SEQ_CLS", "no language model"),
         ("bias", "some", "none, all or lora_only"),
         ("r", 0, "positive integer"),
+        ("rank_pattern", [1], "a number for each regular expression"),
+        ("alpha_pattern", {"q_proj": "4"}, "a number for each regular expression"),
+        ("alpha_pattern", {"(": 4}, "a number for each regular expression"),
         ("lora_alpha", None, "must be a number"),
     ],
 )

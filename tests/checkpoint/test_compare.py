@@ -46,6 +46,38 @@ def codes(base, *experts):
     return sorted({problem.code for problem in compare_with_base(base, experts)})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("rope_scaling", "linear", "must be an object"),
+        ("rope_parameters", [1], "must be an object"),
+        ("id2label", {"cat": 0}, "must be an object with a number for each class"),
+    ],
+)
+def test_fields_of_a_config_that_cannot_be_read(tmp_path, base, field, value, said):
+    other = expert(tmp_path, config={field: value})
+    for first, second in ((base, other), (other, base)):
+        (problem,) = compare_with_base(first, [second])
+        assert (problem.code, problem.field, problem.wrong) == ("E202", field, f"expert: {said}")
+        assert problem.found == json.dumps(value)
+        assert problem.file == str(other.path / "config.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model": {"vocab": null}}', '{"model": 5}'])
+def test_a_tokenizer_that_cannot_be_read_says_nothing(tmp_path, base, text):
+    other = expert(tmp_path)
+    (other.path / "tokenizer.json").write_text(text)
+    assert compare_with_base(base, [other]) == []
+
+
+def test_ids_that_are_no_numbers_differ(tmp_path, base):
+    other = expert(tmp_path)
+    for folder, ids in ((base, [1, 2]), (other, [1, "</s>"])):
+        (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    (problem,) = compare_with_base(base, [other])
+    assert (problem.code, problem.found) == ("E228", 'eos_token_id: base [1, 2], expert [1, "</s>"]')
+
+
 def test_a_fine_tune_fits(tmp_path, base):
     assert compare_with_base(base, [expert(tmp_path)]) == []
 
