@@ -80,7 +80,7 @@ def test_a_campaign_and_a_mergekit_file_name_it(snapshot: Path, tmp_path: Path) 
     hub = {"hub": "acme/base", "revision": commit_of("base"), "path": None}
     campaign = load_campaign(write_campaign(tmp_path / "c", base=hub))
     (problem,) = check_campaign(campaign).problems
-    assert (problem.code, problem.field) == ("E238", "base")
+    assert (problem.code, problem.field) == ("E238", "base.hub")
     file = tmp_path / "merge.yml"
     model = f"acme/base@{commit_of('base')}"
     file.write_text(f"merge_method: linear\nmodels: [{{model: {model}, parameters: {{weight: 1}}}}]\n")
