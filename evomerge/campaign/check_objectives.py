@@ -12,8 +12,8 @@ from evomerge.errors import Problem
 from evomerge.evaluators.declaration import Declaration
 from evomerge.evaluators.kinds import KINDS
 from evomerge.evaluators.lm_eval_declaration import LmEvalDeclaration, benchmark_problem
-from evomerge.front.measures import as_share
 from evomerge.objectives.constraint import Bound
+from evomerge.objectives.measures import as_share
 from evomerge.objectives.region import is_region, stated_bounds
 from evomerge.optimizers.stage import LEARNING
 from evomerge.recipe.recipe import AS_BASE, EACH

@@ -233,8 +233,8 @@ def _table(found: Comparison, rows: Sequence[Sequence[str]], width: int) -> list
 
 
 def _row(task: TaskComparison) -> list[str]:
-    from evomerge.front.measures import is_fraction
     from evomerge.front.tables import shown_metric
+    from evomerge.objectives.measures import is_fraction
 
     metric = task.objective.metric
     name = f"{metric} %" if is_fraction(metric) else metric

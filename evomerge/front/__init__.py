@@ -7,8 +7,8 @@ Read `front` first (members and picks), `compute` (who is one) and `folder` (a c
 reading while a run goes on). How sure it is: `statistics` (bootstraps over items), `uncertainty` (how far a
 whole front may be believed), `selection` (which candidates deserve held-out items). What a person decides
 by: `spanning` and `decision` (a few members, and what each claims over the baselines, read from `draws`),
-`comparison` (two models item by item), `trace` (how a search went), `measures`, and `candidate` and `shown`
-(which members are meant). How it looks: `tables`, `terminal` with `text_table` and `drawing`, `pictures`,
+`comparison` (two models item by item), `trace` (how a search went), and `candidate` and `shown` (which
+members are meant). How it looks: `tables`, `terminal` with `text_table` and `drawing`, `pictures`,
 `descent` (how a candidate came about), `words`.
 """
 

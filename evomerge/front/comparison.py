@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
-from evomerge.front.measures import alike
 from evomerge.front.selection import item_arrays
 from evomerge.front.selection import tasks as tasks_of
 from evomerge.front.statistics import PairedDifference, paired_bootstrap, paired_bootstrap_of_mean
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.measures import alike
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import SPLITS, Metric, Split
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from evomerge.front.draws import Draws
 from evomerge.front.front import Front, Member, pick
-from evomerge.front.measures import MEAN, WORST, alike, baseline_kind, mean_score, worst_score
 from evomerge.front.spanning import Group, Spanning, groups, spanning
 from evomerge.front.statistics import LEVEL, Interval
+from evomerge.objectives.measures import MEAN, WORST, alike, baseline_kind, mean_score, worst_score
 from evomerge.objectives.scores import Split
 
 CardKind = Literal["knee", "best mean", "best worst case"]

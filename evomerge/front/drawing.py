@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 
 from evomerge.front.front import Front, Member
-from evomerge.front.measures import baseline_kind
 from evomerge.front.tables import shown_value
+from evomerge.objectives.measures import baseline_kind
 
 MEMBER, SHOWN, KNEE = ".", "o", "K"
 LETTERS = {"base": "b", "expert": "e", "average": "u", "soup": "g", "single": "s", "ensemble": "L"}

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import Problem, UsageError
-from evomerge.front.measures import as_share, mean_score, worst_score
 from evomerge.objectives.constraint import Bound, broken
+from evomerge.objectives.measures import as_share, mean_score, worst_score
 from evomerge.objectives.objective import Objective, Scaling
 from evomerge.objectives.origin import Origin
 from evomerge.objectives.pareto import knee, preferred

@@ -16,9 +16,9 @@ import numpy as np
 from evomerge.errors import EnvironmentFault, Problem, UsageError
 from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member
-from evomerge.front.measures import is_fraction
 from evomerge.front.tables import headed, marks
 from evomerge.front.trace import TracePoint
+from evomerge.objectives.measures import is_fraction
 from evomerge.objectives.objective import Objective
 from evomerge.recipe.places import layer_place, lookup
 from evomerge.recipe.recipe import MERGED, MergedSource, Recipe

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from evomerge.errors import Problem, UsageError
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, objective_index, pick
-from evomerge.front.measures import MEAN, WORST, alike, as_share, mean_score, worst_score
 from evomerge.front.spanning import MOST, close, groups, scores_of, spanning
+from evomerge.objectives.measures import MEAN, WORST, alike, as_share, mean_score, worst_score
 
 PROBABILITY, ID = "probability", "id"
 USUAL = "ordered by the mean of their scaled scores (0: best of base and experts, 1: worst)"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from evomerge.files.storage import written_whole
 from evomerge.front.front import Front, Member, broken_by
-from evomerge.front.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.front.text_table import Column, in_pieces, table_lines, width_of
+from evomerge.objectives.measures import BaselineKind, baseline_kind, is_fraction, mean_score
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import SPLITS, Metric
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front, Member, why_empty
-from evomerge.front.measures import is_fraction, mean_score
 from evomerge.front.shown import Shown
 from evomerge.front.tables import baseline_label, headed, marks, shown_interval, shown_metric
 from evomerge.front.text_table import Column, filled, in_pieces, prose, table_lines, width_of
 from evomerge.front.uncertainty import FrontUncertainty
+from evomerge.objectives.measures import is_fraction, mean_score
 from evomerge.objectives.scores import Metric
 from evomerge.objectives.steering import Choice
 

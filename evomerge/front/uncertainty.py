@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.front.measures import BaselineKind, alike, baseline_kind
 from evomerge.front.selection import distinct, item_arrays, tasks
 from evomerge.front.statistics import Interval, Optimism, hypervolume_interval, optimism
 from evomerge.ledger.bounds import feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.measures import BaselineKind, alike, baseline_kind
 from evomerge.objectives.objective import Objective, Scaling, complete
 from evomerge.objectives.pareto import non_dominated
 from evomerge.objectives.scores import Split

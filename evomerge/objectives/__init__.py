@@ -5,10 +5,11 @@ which points no other beats. The only room with a minus sign: everywhere else a 
 evaluator reports.
 
 Read `scores` first (what was measured), then `objective` (what is wanted, and what an optimizer is
-told), `constraint` (what must be kept), `preference` (how much each objective counts), `region` (between
-which bounds a pick is to lie), `steering` (which value a search goes by), `forecast` (what it expects of a
-batch), `origin` (how it came to a candidate) and `pareto` (arithmetic on plain arrays, whose library workers
-do not need); import the last four from their own modules.
+told), `measures` (which metrics are shares and can be averaged), `constraint` (what must be kept),
+`preference` (how much each objective counts), `region` (between which bounds a pick is to lie), `steering`
+(which value a search goes by), `forecast` (what it expects of a batch), `origin` (how it came to a
+candidate) and `pareto` (arithmetic on plain arrays, whose library workers do not need); import the last
+four from their own modules.
 """
 
 from evomerge.objectives.constraint import Constraint, parse_constraint

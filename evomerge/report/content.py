@@ -16,12 +16,12 @@ from evomerge.campaign.recorded import recorded_space
 from evomerge.errors import EvomergeError, Problem, UsageError
 from evomerge.front.folder import OpenedFolder, open_campaign_folder
 from evomerge.front.front import Front
-from evomerge.front.measures import is_fraction
 from evomerge.front.terminal import smooth_lines
 from evomerge.front.words import duration
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes
 from evomerge.ledger.history import ITEMS_FOLDER, History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.measures import is_fraction
 from evomerge.report.coefficients import baseline_tables, genes_json, modules_of, recipes_yaml
 from evomerge.report.experts import influence_json, task_vectors_json
 from evomerge.report.models import (

@@ -9,12 +9,12 @@ import numpy as np
 
 from evomerge.front.descent import descent_words
 from evomerge.front.front import Front
-from evomerge.front.measures import baseline_kind
 from evomerge.front.tables import labels
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.events import AskedEvent, Event, FailedEvent, RacedEvent, ScoredEvent
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.measures import baseline_kind
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import SPLITS, Metric, Split
 

@@ -11,13 +11,13 @@ import numpy as np
 from evomerge.export.log import held_out_use
 from evomerge.front.decision import Decision
 from evomerge.front.front import Front
-from evomerge.front.measures import MEAN, alike, is_fraction
 from evomerge.front.statistics import Interval, Optimism
 from evomerge.front.tables import shown_interval
 from evomerge.front.uncertainty import FrontUncertainty
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes, slope_failure
 from evomerge.ledger.history import History
 from evomerge.ledger.sessions import FINAL
+from evomerge.objectives.measures import MEAN, alike, is_fraction
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.pareto import REFERENCE
 from evomerge.run.standing import phase_of

@@ -7,11 +7,11 @@ from typing import Any
 
 from evomerge.front.decision import Card, Claim, Decision
 from evomerge.front.front import Front, Member
-from evomerge.front.measures import MEAN, WORST, alike, baseline_kind, is_fraction
 from evomerge.front.statistics import Interval
 from evomerge.front.tables import headed, labels, mean, shown_interval, shown_metric, shown_value
 from evomerge.front.terminal import optimism_heads
 from evomerge.front.uncertainty import FrontUncertainty
+from evomerge.objectives.measures import MEAN, WORST, alike, baseline_kind, is_fraction
 
 
 def card_row(front: Front, card: Card, directory: str, out: str) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from evomerge.campaign.estimates import RESCORED
-from evomerge.front.measures import is_fraction
 from evomerge.front.words import duration
 from evomerge.ledger.bounds import bounds_of, feasible
 from evomerge.ledger.candidate import Candidate
 from evomerge.ledger.failed_slopes import failed_slopes, measured_slopes, slope_failure
 from evomerge.ledger.history import History
 from evomerge.ledger.sessions import FINAL
+from evomerge.objectives.measures import is_fraction
 from evomerge.objectives.objective import Objective, complete
 from evomerge.objectives.pareto import hypervolume
 from evomerge.optimizers.baselines import soups_in

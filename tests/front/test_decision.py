@@ -12,11 +12,11 @@ from evomerge.front.compute import compute_front
 from evomerge.front.decision import CARDS, Decision, claims, decide
 from evomerge.front.draws import Draws, draw
 from evomerge.front.front import Front, Member, pick
-from evomerge.front.measures import baseline_kind
 from evomerge.front.spanning import MOST, close, groups, scores_of, spanning
 from evomerge.front.statistics import probability_dominates
 from evomerge.ledger.history import History
 from evomerge.ledger.item_store import ItemStore
+from evomerge.objectives.measures import baseline_kind
 from evomerge.objectives.objective import Objective
 from tests.front.fronts import made
 from tests.hand_made import asked, begin, scored

@@ -12,7 +12,6 @@ from evomerge.errors import UsageError
 from evomerge.front.decision import decide
 from evomerge.front.drawing import drawing_lines
 from evomerge.front.front import Front
-from evomerge.front.measures import is_fraction
 from evomerge.front.shown import Shown, Wish, choose_shown
 from evomerge.front.spanning import MOST
 from evomerge.front.statistics import Interval, Optimism
@@ -20,6 +19,7 @@ from evomerge.front.tables import scores_lines
 from evomerge.front.terminal import members_lines, optimism_lines, title_lines
 from evomerge.front.text_table import filled, in_pieces, prose
 from evomerge.front.uncertainty import FrontUncertainty
+from evomerge.objectives.measures import is_fraction
 from evomerge.objectives.objective import Objective
 from evomerge.objectives.scores import Metric
 from tests.front.fronts import made

@@ -145,7 +145,8 @@ def test_a_tokenizer_section_is_kept(models: Path, tmp_path: Path) -> None:
 def test_the_commands_in_its_comments_complete_the_campaign(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = GENOME[: GENOME.index("tasks:")] + "tasks: [{name: pets}, {name: org/birds}]\n"
+    tasks = "apply_chat_template: false\ntasks: [{name: pets}, {name: org/birds}]\n"
+    text = GENOME[: GENOME.index("tasks:")] + tasks
     import_genome(write(models, text), tmp_path / "out")
     source = write_task(tmp_path / "source")
     birds = source / "pets.yaml"

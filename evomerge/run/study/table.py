@@ -13,9 +13,9 @@ from scipy.special import stdtrit
 
 from evomerge.errors import Problem, UsageError
 from evomerge.front.folder import open_campaign_folder
-from evomerge.front.measures import mean_score, worst_score
 from evomerge.front.tables import shown_value
 from evomerge.ledger.history import History
+from evomerge.objectives.measures import mean_score, worst_score
 from evomerge.objectives.objective import Scaling
 from evomerge.objectives.pareto import hypervolume
 from evomerge.run.standing import phase_of
