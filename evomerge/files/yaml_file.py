@@ -205,11 +205,14 @@ class _Walk:
     def commas(self, node: MappingNode, path: tuple[str | int, ...]) -> None:
         """`{low: 0,1}` is a field `1` without a value, by a comma that was to be a dot."""
         for (key, value), (digits, nothing) in itertools.pairwise(node.value):
-            texts = [str(each.value) for each in (value, digits, nothing)]
-            if texts[2] == "" and texts[1].isdecimal() and re.fullmatch(r"[-+]?\d+", texts[0]):
-                where = (*path, str(key.value))
-                wrong = f"`{texts[0]},{texts[1]}` has a comma; write it with a dot"
-                self.fault("E108", wrong, key, where)
+            parts = (key, value, digits, nothing)
+            # The text of a node that is no scalar would be all below it, with aliases spelled out.
+            if not all(isinstance(part, ScalarNode) for part in parts):
+                continue
+            name, whole, rest, empty = (part.value for part in parts)
+            if empty == "" and rest.isdecimal() and re.fullmatch(r"[-+]?\d+", whole):
+                wrong = f"`{whole},{rest}` has a comma; write it with a dot"
+                self.fault("E108", wrong, key, (*path, name))
 
     def visit(self, node: Node, path: tuple[str | int, ...], depth: int) -> None:
         self.nodes += 1

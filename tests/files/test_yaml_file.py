@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
+from ruamel.yaml.nodes import SequenceNode
 
 from evomerge.errors import ConfigError
 from evomerge.files.yaml_file import MAX_BYTES, _parsed, dotted, load_yaml, position, validate
@@ -327,3 +328,19 @@ def test_what_to_write_instead_is_said(file: Path, content: str, words: str) -> 
 )
 def test_a_syntax_error_names_the_line_where_it_began(file: Path, content: str, begun: str) -> None:
     assert re.search(r"error\[E102\].*what begins in " + begun, message(file, content))
+
+
+def test_no_node_is_spelled_out_on_the_way_to_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of lists of aliases of lists of aliases the text is millions of times as long as the file."""
+
+    def spelled(self: SequenceNode) -> str:
+        raise AssertionError("a list was written out")
+
+    monkeypatch.setattr(SequenceNode, "__repr__", spelled)
+    monkeypatch.setattr(SequenceNode, "__str__", spelled)
+    file = tmp_path / "laughs.yaml"
+    file.write_text("a: &a [x, x]\nb: {c: *a, d: [*a, *a], e: 1, f: }\n")
+    data, _ = load_yaml(file)
+    assert data["b"]["c"] == ["x", "x"]
